@@ -1,0 +1,64 @@
+# ABMLL Serve in a container: two stages, non-root, one volume, health-checked.
+#
+#   docker build -t abmll-serve .
+#       The torch that pip picks by itself: on Linux that is the CUDA build (several GB; it also runs without a GPU).
+#   docker build -t abmll-serve --build-arg TORCH_INDEX_URL=<address of PyTorch's CPU wheel index> .
+#       The CPU build. The address is the one PyTorch's "Start Locally" page shows for "Compute Platform: CPU";
+#       for a given CUDA version, take the address it shows for that version.
+#
+# A mirror or a company certificate for pip goes in as a build secret, which leaves no trace in the image:
+#   docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf ...
+# BASE_IMAGE may be any Debian-like image with Python >= 3.11, its venv module and CA certificates.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS builder
+ARG TORCH_INDEX_URL=""
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PATH=/opt/abmll/bin:$PATH
+RUN python3 -m venv /opt/abmll
+WORKDIR /src
+
+# Dependencies come before the source, so that a change of code does not install torch again. torch goes first
+# and alone: its index carries old copies of other packages, and once it is there pip keeps it.
+COPY pyproject.toml ./
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > /tmp/requirements.txt \
+    && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch' /tmp/requirements.txt)" \
+    && pip install -r /tmp/requirements.txt
+
+COPY . .
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    pip install --no-deps .
+
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="abmll-serve" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.description="Few-shot adaptation of language models with uncertainty you can act on"
+
+# A fixed numeric identity, so that Kubernetes can check runAsNonRoot and volumes can be owned ahead of time.
+RUN groupadd --gid 10001 abmll \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/abmll --shell /usr/sbin/nologin abmll \
+    && install -d -o 10001 -g 10001 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
+COPY --from=builder /opt/abmll /opt/abmll
+
+# Base weights (cache) and acknowledged adapters (data) are all the server writes: one volume holds both.
+ENV PATH=/opt/abmll/bin:$PATH \
+    HOME=/var/lib/abmll \
+    ABMLL_CACHE_DIR=/var/lib/abmll/cache \
+    ABMLL_DATA_DIR=/var/lib/abmll/data \
+    HF_HOME=/var/lib/abmll/cache/huggingface \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+VOLUME /var/lib/abmll
+EXPOSE 8000
+
+# Liveness only: a server that is loading, busy or draining is healthy. /readyz is for load balancers.
+HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=4 \
+    CMD ["python3", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+
+ENTRYPOINT ["abmll"]
+CMD ["serve", "--host", "0.0.0.0"]
