@@ -57,8 +57,9 @@ VOLUME /var/lib/abmll
 EXPOSE 8000
 
 # Liveness only: a server that is loading, busy or draining is healthy. /readyz is for load balancers.
+# A port other than 8000 is set with ABMLL_PORT, so that this check follows it.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=4 \
-    CMD ["python3", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python3", "-c", "import os; from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', int(os.environ.get('ABMLL_PORT', 8000)), timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 
 ENTRYPOINT ["abmll"]
 CMD ["serve", "--host", "0.0.0.0"]

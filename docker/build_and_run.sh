@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Builds the image and gets a prediction out of a container, on a machine without a Docker engine (Debian, root):
+#
+#   docker/build_and_run.sh > transcript.md
+#
+# The transcript (Markdown) goes to stdout, the log of the build and of the server to stderr.
+#
+#   BASE_IMAGE  base image to build on; without it, a minimal Debian with Python is made with debootstrap
+#   WORK_DIR    where images are kept, so that the next run finds its base; without it, nothing is kept
+#   PORT        port of the container, which shares the host's network (8000)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+BASE_IMAGE=${BASE_IMAGE:-}
+PORT=${PORT:-8000}
+IMAGE=localhost/abmll-serve
+STAND_IN=localhost/python-base
+READY_SECONDS=600
+
+work=${WORK_DIR:-$(mktemp -d)}
+mkdir -p "$work"
+volume=$(mktemp -d "$work/volume.XXXXXX")
+exchange=$(mktemp -d "$work/exchange.XXXXXX")
+runner=
+
+log() { printf -- '--- %s\n' "$*" >&2; }
+seconds_since() { python3 -c "import time; print(f'{time.time() - $1:.1f}')"; }
+
+# vfs and chroot need no kernel feature beyond root; --root keeps everything in one folder that can be removed.
+storage() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
+
+cleanup() {
+    [ -z "$runner" ] || stop_server || true
+    storage rm --all >/dev/null 2>&1 || true
+    storage rmi --force "$IMAGE" >/dev/null 2>&1 || true
+    storage rmi --prune >/dev/null 2>&1 || true
+    rm -rf "$volume" "$exchange" "$work/rootfs" "$work/pip.conf"
+    [ -n "${WORK_DIR:-}" ] || rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+
+need_tools() {
+    local missing=()
+    command -v buildah >/dev/null || missing+=(buildah)
+    [ -n "$BASE_IMAGE" ] || command -v debootstrap >/dev/null || missing+=(debootstrap)
+    command -v curl >/dev/null || missing+=(curl)
+    [ ${#missing[@]} -eq 0 ] && return
+    log "installing ${missing[*]}"
+    { apt-get update -q && apt-get install -qy --no-install-recommends "${missing[@]}"; } >&2
+}
+
+# The stand-in for python:3.11-slim. `buildah mount` on vfs is a plain folder, so a copy fills the image.
+make_base() {
+    storage inspect --type image "$STAND_IN" >/dev/null 2>&1 && return
+    log "making the base image with debootstrap"
+    debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
+        bookworm "$work/rootfs" >&2
+    local container
+    container=$(storage from scratch)
+    cp -a "$work/rootfs/." "$(storage mount "$container")/"
+    storage umount "$container" >&2
+    storage commit --rm "$container" "$STAND_IN" >&2
+    rm -rf "$work/rootfs"
+}
+
+# Writes what `pip config list` shows (files and environment) as one pip.conf, for the build only, and prints the
+# local files and folders it names, one a line.
+host_pip_settings() {
+    python3 - "$work/pip.conf" <<'PYTHON'
+import ast, pathlib, subprocess, sys
+
+lines = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
+settings = {}
+for line in sorted(lines.splitlines(), key=lambda line: line.startswith(":env:")):  # the environment wins
+    name, _, value = line.partition("=")
+    settings[name.rsplit(".", 1)[1]] = ast.literal_eval(value)
+pathlib.Path(sys.argv[1]).write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
+words = (word.removeprefix("file://") for value in settings.values() for word in value.split())
+print(*sorted({w for w in words if w.startswith("/") and pathlib.Path(w).exists()}), sep="\n")
+PYTHON
+}
+
+build_image() {
+    local mounts=() path
+    while read -r path; do
+        [ -z "$path" ] || mounts+=(-v "$path:$path:ro")
+    done < <(host_pip_settings)
+    storage bud --isolation chroot --format docker --build-arg "BASE_IMAGE=${BASE_IMAGE:-$STAND_IN}" \
+        --secret "id=pip.conf,src=$work/pip.conf" "${mounts[@]}" -t "$IMAGE" . >&2
+}
+
+config() { storage inspect --type image --format "{{json .Docker.Config.$1}}" "$IMAGE"; }
+as_words() { python3 -c 'import json, sys; print(*json.loads(sys.argv[1]), sep="\n")' "$1"; }
+
+# What `docker run IMAGE` would do: the image's own entry point, command, user and environment.
+start_server() {
+    local command
+    mapfile -t command < <(as_words "$(config Entrypoint)"; as_words "$(config Cmd)")
+    started=$(date +%s.%N)
+    storage run --isolation chroot --env "ABMLL_PORT=$PORT" -v "$volume:/var/lib/abmll:rw" "$container" \
+        -- "${command[@]}" >&2 &
+    runner=$!
+    until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
+        kill -0 "$runner" 2>/dev/null || { log "the server ended before it was ready"; exit 1; }
+        [ "$(seconds_since "$started" | cut -d. -f1)" -lt "$READY_SECONDS" ] || { log "not ready in time"; exit 1; }
+        sleep 0.5
+    done
+    ready_seconds=$(seconds_since "$started")
+}
+
+# The first process under `buildah run` that is the image's user: the server itself.
+server_pid() {
+    local pid=$runner
+    while [ -n "$pid" ] && [ "$(stat -c %u "/proc/$pid" 2>/dev/null)" != "$uid" ]; do
+        pid=$(pgrep -P "$pid" | head -n 1)
+    done
+    printf '%s' "$pid"
+}
+
+# SIGTERM, as an orchestrator sends it; the status is the server's.
+stop_server() {
+    local pid status=0
+    pid=$(server_pid)
+    kill -TERM "${pid:-$runner}"
+    wait "$runner" || status=$?
+    runner=
+    return "$status"
+}
+
+need_tools
+[ -n "$BASE_IMAGE" ] || make_base
+
+started=$(date +%s.%N)
+build_image
+build_seconds=$(seconds_since "$started")
+size=$(storage images --format '{{.Size}}' "$IMAGE")
+user=$(python3 -c 'import json, sys; print(json.loads(sys.argv[1]))' "$(config User)")
+uid=${user%%:*}
+chown "$user" "$volume"
+
+container=$(storage from "$IMAGE")
+start_server
+first_ready=$ready_seconds
+served_by=$(stat -c %u:%g "/proc/$(server_pid)")
+
+mapfile -t healthcheck < <(as_words "$(config Healthcheck.Test)" | tail -n +2)
+storage run --isolation chroot --env "ABMLL_PORT=$PORT" "$container" -- "${healthcheck[@]}" && health=healthy || health=unhealthy
+
+# The request is the worked example of the server's own OpenAPI document.
+api=http://127.0.0.1:$PORT
+curl -fsS --noproxy '*' "$api/openapi.json" -o "$exchange/openapi.json"
+python3 -c '
+import json, sys
+schema = json.load(open(sys.argv[1]))["components"]["schemas"]["PredictRequest"]
+print(json.dumps(schema["examples"][0]))' "$exchange/openapi.json" > "$exchange/request.json"
+post() { curl -sS --fail-with-body --noproxy '*' -H 'Content-Type: application/json' --data @"$exchange/request.json" "$api/v1/predict"; }
+post > "$exchange/first.json"
+stop_server && first_exit=0 || first_exit=$?
+
+start_server
+second_ready=$ready_seconds
+post > "$exchange/second.json"
+stop_server && second_exit=0 || second_exit=$?
+
+commit=$(git rev-parse --short HEAD)
+git diff --quiet HEAD -- || commit="$commit with uncommitted changes"
+cat <<MARKDOWN
+# A prediction from inside the container
+
+Made by \`docker/build_and_run.sh\` at commit $commit: the image is built with buildah (chroot isolation), started by its
+own entry point as its own user, asked from outside over HTTP, stopped with SIGTERM, and started again on the same volume.
+
+| what | value |
+|---|---|
+| base image | ${BASE_IMAGE:-Debian bookworm, minimal, with Python 3.11 (stand-in for python:3.11-slim)} |
+| torch in the image | $(storage run --isolation chroot "$container" -- python3 -c 'import torch; print(torch.__version__)') |
+| image size | $size |
+| build, base image there | $build_seconds s |
+| user and group of the server process | $served_by |
+| HEALTHCHECK command | $health |
+| first start, ready after | $first_ready s |
+| second start, ready after | $second_ready s |
+| exit status after SIGTERM, first and second | $first_exit, $second_exit |
+
+Request, to \`POST /v1/predict\` (the example of the OpenAPI document):
+
+\`\`\`json
+$(cat "$exchange/request.json")
+\`\`\`
+
+Answer of the first start:
+
+\`\`\`json
+$(python3 -m json.tool "$exchange/first.json")
+\`\`\`
+
+$(python3 - "$exchange/first.json" "$exchange/second.json" <<'PYTHON'
+import json, sys
+
+first, second = (json.load(open(path)) for path in sys.argv[1:])
+same = first["predictions"] == second["predictions"]
+print(
+    f"After the restart the same request was answered with cache `{second['cache']}` (before: `{first['cache']}`) in "
+    f"{second['timings']['total_seconds']:.2f} s (before: {first['timings']['total_seconds']:.2f} s), the predictions "
+    f"{'being equal' if same else 'DIFFERING'}."
+)
+PYTHON
+)
+MARKDOWN
+[ "$health" = healthy ] && [ "$served_by" = "$user" ] && [ "$first_exit" -eq 0 ] && [ "$second_exit" -eq 0 ]

@@ -1,0 +1,226 @@
+"""The files around the code agree with the code: image, manifests, scripts, licence, direction of imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+MANIFESTS = {m["kind"]: m for m in yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text())}
+POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
+DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
+
+
+def dockerfile_stages() -> list[list[tuple[str, str]]]:
+    """Instructions of the Dockerfile as (name, argument), one list per stage, each beginning with its FROM."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    instructions = [
+        (name, argument.strip()) for name, _, argument in (line.partition(" ") for line in lines if line)
+    ]
+    starts = [i for i, (name, _) in enumerate(instructions) if name == "FROM"]
+    return [instructions[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+
+
+RUNTIME = dockerfile_stages()[-1]
+
+
+def runtime(name: str) -> str:
+    """The argument of the runtime stage's only instruction of that name."""
+    (argument,) = (argument for n, argument in RUNTIME if n == name)
+    return argument
+
+
+def runtime_environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in runtime("ENV").split())
+
+
+# ---- the image ---------------------------------------------------------------------------------------------
+
+
+def test_image_is_built_in_two_stages_from_one_base() -> None:
+    stages = dockerfile_stages()
+    assert [stage[0][1] for stage in stages] == ["${BASE_IMAGE} AS builder", "${BASE_IMAGE}"]
+    assert not any("pip " in argument for name, argument in RUNTIME if name == "RUN")
+
+
+def test_dockerfile_names_no_address() -> None:
+    assert "://" not in (ROOT / "Dockerfile").read_text()
+
+
+def test_image_runs_as_a_fixed_non_root_user_after_all_that_needs_root() -> None:
+    user, group = (int(part) for part in runtime("USER").split(":"))
+    assert user >= 10000
+    assert group >= 10000
+    names = [name for name, _ in RUNTIME]
+    assert "RUN" not in names[names.index("USER") :]
+
+
+def test_image_starts_the_installed_command() -> None:
+    (command,) = json.loads(runtime("ENTRYPOINT"))
+    assert command in PYPROJECT["project"]["scripts"]
+    assert json.loads(runtime("CMD")) == ["serve", "--host", "0.0.0.0"]
+    assert int(runtime("EXPOSE")) == Settings.model_fields["port"].default
+
+
+def test_image_health_is_liveness_and_needs_nothing_but_python() -> None:
+    command = json.loads(runtime("HEALTHCHECK").partition("CMD ")[2])
+    assert command[:2] == ["python3", "-c"]
+    assert "'/livez'" in command[2]
+    compile(command[2], "HEALTHCHECK", "exec")
+
+
+def test_what_the_server_writes_lies_under_the_volume() -> None:
+    environment = runtime_environment()
+    for name in ("ABMLL_CACHE_DIR", "ABMLL_DATA_DIR", "HF_HOME"):
+        assert Path(environment[name]).is_relative_to(runtime("VOLUME"))
+
+
+def test_image_label_carries_the_version_and_licence_of_the_package() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', runtime("LABEL")))
+    assert labels["version"] == PYPROJECT["project"]["version"]
+    assert labels["licenses"] == PYPROJECT["project"]["license"]
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_build_context_holds_what_the_package_needs() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    packages = {
+        pattern.rstrip("*") for pattern in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    files = {"pyproject.toml", PYPROJECT["project"]["readme"], *PYPROJECT["project"]["license-files"]}
+    assert allowed == packages | files
+
+
+# ---- the manifests -----------------------------------------------------------------------------------------
+
+
+def test_every_abmll_variable_is_a_setting() -> None:
+    """The server refuses to start on an `ABMLL_` variable that it does not know."""
+    used = set(runtime_environment())
+    for service in COMPOSE["services"].values():
+        used |= set(service.get("environment", {}))
+    used |= {entry["name"] for entry in POD["containers"][0].get("env", [])}
+    ours = {name.removeprefix("ABMLL_").lower() for name in used if name.startswith("ABMLL_")}
+    assert ours >= {"cache_dir", "data_dir", "device"}
+    assert ours <= set(Settings.model_fields)
+    assert POD["enableServiceLinks"] is False
+
+
+def test_compose_has_a_service_for_cpu_and_one_for_gpu() -> None:
+    assert {name: service["profiles"] for name, service in COMPOSE["services"].items()} == {
+        "cpu": ["cpu"],
+        "gpu": ["gpu"],
+    }
+    for service in COMPOSE["services"].values():
+        assert (ROOT / "docker" / service["build"]["context"] / "Dockerfile").is_file()
+        assert service["volumes"] == [f"data:{runtime('VOLUME')}"]
+        assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
+        assert service["read_only"] is True
+    devices = COMPOSE["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+
+
+def test_pod_is_given_longer_than_deregistration_and_drain_together() -> None:
+    command, seconds = POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    assert POD["terminationGracePeriodSeconds"] > int(seconds) + DRAIN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("probe", "path"),
+    [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")],
+)
+def test_pod_probes_ask_the_right_question_on_the_right_port(probe: str, path: str) -> None:
+    (container,) = POD["containers"]
+    (port,) = container["ports"]
+    assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+    assert port["containerPort"] == int(runtime("EXPOSE"))
+
+
+def test_pod_is_confined() -> None:
+    (container,) = POD["containers"]
+    user, group = (int(part) for part in runtime("USER").split(":"))
+    context = POD["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert (context["runAsUser"], context["runAsGroup"], context["fsGroup"]) == (user, group, group)
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {runtime("VOLUME"), "/tmp"}
+    assert container["image"].endswith(f":{PYPROJECT['project']['version']}")
+
+
+def test_service_reaches_the_pod_and_the_claim_is_mounted() -> None:
+    labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert MANIFESTS["Service"]["spec"]["selector"] == labels
+    assert MANIFESTS["Service"]["spec"]["ports"][0]["targetPort"] == POD["containers"][0]["ports"][0]["name"]
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in POD["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]]
+
+
+# ---- scripts and hooks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [".ci/run", "docker/build_and_run.sh"])
+def test_scripts_are_executable_and_stop_at_the_first_error(script: str) -> None:
+    path = ROOT / script
+    assert path.stat().st_mode & 0o111
+    assert "set -euo pipefail" in path.read_text()
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_commit_hooks_run_the_tools_of_the_dev_extra() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    tools = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    dev = {
+        re.split(r"[<>=\[]", requirement)[0]
+        for requirement in PYPROJECT["project"]["optional-dependencies"]["dev"]
+    }
+    assert tools == {"ruff", "mypy"}
+    assert tools <= dev
+
+
+# ---- the house ---------------------------------------------------------------------------------------------
+
+PACKAGES = ("abmll", "model_store", "service")  # each may import those before it
+
+
+def imported_packages(source: str) -> set[str]:
+    """Those of our packages that a module names in an import, wherever in the module."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} & set(PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_one_way(package: str) -> None:
+    allowed = set(PACKAGES[: PACKAGES.index(package) + 1])
+    modules = sorted((ROOT / package).rglob("*.py"))
+    assert modules
+    upward: dict[str, Any] = {
+        str(module.relative_to(ROOT)): imported
+        for module in modules
+        if (imported := imported_packages(module.read_text()) - allowed)
+    }
+    assert upward == {}
