@@ -24,7 +24,7 @@ DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
 
 
 def dockerfile_stages() -> list[list[tuple[str, str]]]:
-    """Instructions of the Dockerfile as (name, argument), one list per stage, each beginning with its FROM."""
+    """Instructions of the Dockerfile as (name, argument), one list per stage, from its FROM on."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     instructions = [
