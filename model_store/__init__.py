@@ -1,0 +1,1 @@
+"""What is loaded: base models, posterior artifacts, and the durable store of adapted posteriors."""

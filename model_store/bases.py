@@ -1,0 +1,105 @@
+"""Loading a base model by name: fetched and quantised the first time, from the cache in seconds afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from model_store.catalogue import BaseModel, Quantisation, resolve_base
+from model_store.convert import dequantise, dequantised_bytes, load_model, quantise
+from model_store.identity import BaseIdentity
+from model_store.progress import Report, no_report, progress_bar
+from model_store.sources import fetch_checkpoint, source_revision
+from model_store.storage import cached_folder, require_free_space
+
+_LAYOUT = "bases-v1"  # changes when an older cache must not be read any more
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A frozen `transformers` causal language model in evaluation mode, its tokenizer, and what it is."""
+
+    model: Any
+    tokenizer: Any
+    identity: BaseIdentity
+
+
+def load_base(
+    name: str,
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    keep_dequantised: bool | None = None,
+    progress: bool = True,
+) -> LoadedBase:
+    """The base model that `name` means (see `resolve_base`), quantised by its catalogue default unless told otherwise.
+
+    `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces the
+    quantised layers in memory by bf16 ones with the same weights, which run faster on the CPU; by default so on the CPU
+    when memory allows. Safe to call from several processes at once.
+
+    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
+    """
+    base = resolve_base(name)
+    with progress_bar() if progress else nullcontext(no_report) as report, _quiet_transformers():
+        identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
+        folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
+        report(f"Loading {base.name}", 0, 0)
+        model = load_model(folder, device)
+        if _should_dequantise(model, device, keep_dequantised):
+            dequantise(model)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    return LoadedBase(model, tokenizer, identity)
+
+
+def default_cache_dir() -> Path:
+    """`ABMLL_CACHE_DIR`, or `abmll` in the user's cache folder."""
+    return Path(os.environ.get("ABMLL_CACHE_DIR") or platformdirs.user_cache_dir("abmll"))
+
+
+def _model_folder(base: BaseModel, identity: BaseIdentity, cache_dir: Path, device: str, report: Report) -> Path:
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "--", base.name)
+    cache = cache_dir / _LAYOUT / f"{slug}-{identity.revision.removeprefix('sha256:')[:16]}"
+    if identity.quantisation == "none":
+        return fetch_checkpoint(base.source, identity.revision, cache, report)
+
+    def build(folder: Path) -> None:
+        checkpoint = fetch_checkpoint(base.source, identity.revision, cache, report)
+        weights_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+        require_free_space(folder, weights_bytes * 3 // 4, base.name)
+        report(f"Quantising {base.name} to {identity.quantisation}", 0, 0)
+        quantise(checkpoint, folder, identity.quantisation, device)
+
+    return cached_folder(cache / identity.quantisation, build, base.name, report)
+
+
+def _should_dequantise(model: Any, device: str, keep_dequantised: bool | None) -> bool:
+    if keep_dequantised is not None:
+        return keep_dequantised
+    # Half of what is free is left to activations, adapters and the rest of the machine.
+    return device == "cpu" and dequantised_bytes(model) < psutil.virtual_memory().available // 2
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep its progress bars and notes from mixing with ours."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,30 @@
+"""Which base model numbers came from: recorded with everything that was trained or adapted on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from model_store.catalogue import Quantisation
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """Two bases with equal identity have equal weights.
+
+    `revision` is the commit of a hub model, else `sha256:<digest>` of what the weights were made from.
+    """
+
+    id: str
+    revision: str
+    quantisation: Quantisation
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`."""
+        return cls(id=values["id"], revision=values["revision"], quantisation=values["quantisation"])

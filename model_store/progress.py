@@ -1,0 +1,49 @@
+"""How long work tells its reader where it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+Report = Callable[[str, int, int], None]
+"""`report(what, done, total)`: what is being done, and how much of it in any unit; `total` 0 where that is unknown."""
+
+_log = logging.getLogger(__name__)
+
+
+def no_report(what: str, done: int, total: int) -> None:
+    """A `Report` that says nothing."""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A `Report` drawn as one line on the terminal (standard error); nothing is drawn until something is reported.
+
+    Each new stage is logged as well, for readers without a terminal.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task: TaskID | None = None
+    current = ""
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal task, current
+        if what != current:
+            _log.info("%s", what)
+            current = what
+            if task is None:
+                bar.start()
+            else:
+                bar.remove_task(task)
+            task = bar.add_task(what, total=total or None)
+        if task is not None:
+            bar.update(task, completed=done)
+
+    try:
+        yield report
+    finally:
+        bar.stop()

