@@ -1,0 +1,1 @@
+"""Meta-training: learning the global posterior theta from many tasks."""

@@ -1,0 +1,105 @@
+"""Text to token ids: a prompt once, and every option as its continuation.
+
+Options are scored by their own words after the bare question; models below about a billion parameters bind letters
+poorly (METHOD section 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from abmll.errors import PromptTooLongError
+from abmll.tasks import Example, Query, check_options
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """The texts around an input; recorded with a posterior because it was trained with them."""
+
+    before_input: str = ""
+    after_input: str = "\nAnswer:"
+    before_output: str = " "
+
+    def to_json(self) -> dict[str, str]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, str]) -> Self:
+        """Inverse of `to_json`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a prompt and of each continuation to score behind it (none for a free-text query)."""
+
+    prompt: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt and all continuations."""
+        return len(self.prompt) + sum(map(len, self.continuations))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest continuation: what has to fit the context."""
+        return len(self.prompt) + max(map(len, self.continuations), default=0)
+
+
+class PromptEncoder:
+    """Encodes queries and examples with one tokenizer and template. Stateless after construction, so threads may share it.
+
+    `max_tokens` is the context: a prompt with its longest continuation must fit, or `PromptTooLongError` is raised.
+    """
+
+    def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
+        self.tokenizer, self.template, self.max_tokens = tokenizer, template, max_tokens
+        self.end_of_text: int = tokenizer.eos_token_id
+
+    def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
+        """A query's prompt and options. `reserve_tokens` leaves room for generation; `truncate` cuts the input's end.
+
+        Raises `OptionsError` for options that cannot be scored and `PromptTooLongError` for what does not fit.
+        """
+        if query.options:
+            check_options(query.options)
+        return self._fit(query.input, self._continuations(query.options), truncate, reserve_tokens)
+
+    def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
+        """As `encode`; a free-text example has its output, closed by the end-of-text token, as the one continuation."""
+        if example.options:
+            return self.encode(example.query, truncate=truncate)
+        (output,) = self._continuations((example.output,))
+        return self._fit(example.input, ((*output, self.end_of_text),), truncate, 0)
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """The text of generated ids, without special tokens and the space that joins it to the prompt."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _continuations(self, texts: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        if not texts:
+            return ()
+        joined = [self.template.before_output + text.strip() for text in texts]
+        return tuple(map(tuple, self.tokenizer(joined, add_special_tokens=False)["input_ids"]))
+
+    def _fit(
+        self, text: str, continuations: tuple[tuple[int, ...], ...], truncate: bool, reserve_tokens: int
+    ) -> EncodedPrompt:
+        template = self.template
+        prompt = self._ids(template.before_input + text + template.after_input)
+        room = self.max_tokens - reserve_tokens - max(map(len, continuations), default=0)
+        if len(prompt) > room:
+            if not truncate:
+                raise PromptTooLongError(len(prompt) + self.max_tokens - room, self.max_tokens)
+            tail = tuple(self.tokenizer(template.after_input, add_special_tokens=False)["input_ids"])
+            if room <= len(tail):
+                raise PromptTooLongError(len(tail) + 1 + self.max_tokens - room, self.max_tokens)
+            prompt = self._ids(template.before_input + text)[: room - len(tail)] + tail
+        return EncodedPrompt(prompt, continuations)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text)["input_ids"])
