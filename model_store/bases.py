@@ -1,4 +1,4 @@
-"""Loading a base model by name: fetched and quantised the first time, from the cache in seconds afterwards."""
+"""Loading a base model by name: fetched and quantised the first time, from the cache in seconds after."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import psutil
-from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from model_store.catalogue import BaseModel, Quantisation, resolve_base
-from model_store.convert import dequantise, dequantised_bytes, load_model, quantise
+from model_store.convert import dequantise, dequantised_bytes, load_model, load_tokenizer, quantise
 from model_store.identity import BaseIdentity
+from model_store.memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
 from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import cached_folder, require_free_space
@@ -43,11 +42,11 @@ def load_base(
     keep_dequantised: bool | None = None,
     progress: bool = True,
 ) -> LoadedBase:
-    """The base model that `name` means (see `resolve_base`), quantised by its catalogue default unless told otherwise.
+    """The base model that `name` means (see `resolve_base`), quantised by its default unless told otherwise.
 
-    `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces the
-    quantised layers in memory by bf16 ones with the same weights, which run faster on the CPU; by default so on the CPU
-    when memory allows. Safe to call from several processes at once.
+    `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces
+    the quantised layers in memory by bf16 ones with the same weights, which run faster on the CPU; by default
+    this is done on the CPU when memory allows. Safe to call from several processes at once.
 
     Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
     """
@@ -59,8 +58,7 @@ def load_base(
         model = load_model(folder, device)
         if _should_dequantise(model, device, keep_dequantised):
             dequantise(model)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LoadedBase(model, tokenizer, identity)
+        return LoadedBase(model, load_tokenizer(folder), identity)
 
 
 def default_cache_dir() -> Path:
@@ -68,7 +66,9 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("ABMLL_CACHE_DIR") or platformdirs.user_cache_dir("abmll"))
 
 
-def _model_folder(base: BaseModel, identity: BaseIdentity, cache_dir: Path, device: str, report: Report) -> Path:
+def _model_folder(
+    base: BaseModel, identity: BaseIdentity, cache_dir: Path, device: str, report: Report
+) -> Path:
     slug = re.sub(r"[^A-Za-z0-9.-]+", "--", base.name)
     cache = cache_dir / _LAYOUT / f"{slug}-{identity.revision.removeprefix('sha256:')[:16]}"
     if identity.quantisation == "none":
@@ -77,6 +77,7 @@ def _model_folder(base: BaseModel, identity: BaseIdentity, cache_dir: Path, devi
     def build(folder: Path) -> None:
         checkpoint = fetch_checkpoint(base.source, identity.revision, cache, report)
         weights_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+        # int8 halves the linear layers and leaves the embeddings: 0.61 for the embedded default.
         require_free_space(folder, weights_bytes * 3 // 4, base.name)
         report(f"Quantising {base.name} to {identity.quantisation}", 0, 0)
         quantise(checkpoint, folder, identity.quantisation, device)
@@ -88,7 +89,7 @@ def _should_dequantise(model: Any, device: str, keep_dequantised: bool | None) -
     if keep_dequantised is not None:
         return keep_dequantised
     # Half of what is free is left to activations, adapters and the rest of the machine.
-    return device == "cpu" and dequantised_bytes(model) < psutil.virtual_memory().available // 2
+    return device == "cpu" and dequantised_bytes(model) < available_bytes() // 2
 
 
 @contextmanager

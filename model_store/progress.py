@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 Report = Callable[[str, int, int], None]
-"""`report(what, done, total)`: what is being done, and how much of it in any unit; `total` 0 where that is unknown."""
+"""`report(what, done, total)`: what is being done and how much of it, in any unit; `total` is 0 if unknown."""
 
 _log = logging.getLogger(__name__)
 
@@ -21,27 +22,24 @@ def no_report(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A `Report` drawn as one line on the terminal (standard error); nothing is drawn until something is reported.
+    """A `Report` drawn as one line on standard error; nothing is drawn until something is reported.
 
     Each new stage is logged as well, for readers without a terminal.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
     task: TaskID | None = None
     current = ""
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal task, current
-        if what != current:
+        if task is None or what != current:
             _log.info("%s", what)
-            current = what
-            if task is None:
-                bar.start()
-            else:
+            bar.start()
+            if task is not None:
                 bar.remove_task(task)
-            task = bar.add_task(what, total=total or None)
-        if task is not None:
-            bar.update(task, completed=done)
+            task, current = bar.add_task(what, total=total or None), what
+        bar.update(task, completed=done)
 
     try:
         yield report

