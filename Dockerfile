@@ -45,12 +45,14 @@ RUN groupadd --gid 10001 abmll \
     && install -d -o 10001 -g 10001 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
 COPY --from=builder /opt/abmll /opt/abmll
 
-# Base weights (cache) and acknowledged adapters (data) are all the server writes: one volume holds both.
+# Base weights (cache) and acknowledged adapters (data) are all the server writes: one volume holds both. The server
+# fetches the default base with the pip of its virtual environment, whose own cache would only be a second copy.
 ENV PATH=/opt/abmll/bin:$PATH \
     HOME=/var/lib/abmll \
     ABMLL_CACHE_DIR=/var/lib/abmll/cache \
     ABMLL_DATA_DIR=/var/lib/abmll/data \
     HF_HOME=/var/lib/abmll/cache/huggingface \
+    PIP_NO_CACHE_DIR=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 VOLUME /var/lib/abmll

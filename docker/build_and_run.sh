@@ -21,6 +21,7 @@ work=${WORK_DIR:-$(mktemp -d)}
 mkdir -p "$work"
 volume=$(mktemp -d "$work/volume.XXXXXX")
 exchange=$(mktemp -d "$work/exchange.XXXXXX")
+pip_mounts=()
 runner=
 
 log() { printf -- '--- %s\n' "$*" >&2; }
@@ -75,30 +76,38 @@ for line in sorted(lines.splitlines(), key=lambda line: line.startswith(":env:")
     name, _, value = line.partition("=")
     settings[name.rsplit(".", 1)[1]] = ast.literal_eval(value)
 pathlib.Path(sys.argv[1]).write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
-words = (word.removeprefix("file://") for value in settings.values() for word in value.split())
-print(*sorted({w for w in words if w.startswith("/") and pathlib.Path(w).exists()}), sep="\n")
+words = (word for value in settings.values() for word in value.split())
+# An index on disk (file://.../simple) links to files that lie beside it, so its parent is what has to be there.
+paths = (pathlib.Path(w[7:]).parent if w.startswith("file://") else pathlib.Path(w) for w in words)
+print(*sorted({str(p) for p in paths if p.is_absolute() and p.exists()}), sep="\n")
 PYTHON
 }
 
+# Both the build and the first start of the server (which fetches the base model with pip) see those settings.
 build_image() {
-    local mounts=() path
+    local path
     while read -r path; do
-        [ -z "$path" ] || mounts+=(-v "$path:$path:ro")
+        [ -z "$path" ] || pip_mounts+=(-v "$path:$path:ro")
     done < <(host_pip_settings)
     storage bud --isolation chroot --format docker --build-arg "BASE_IMAGE=${BASE_IMAGE:-$STAND_IN}" \
-        --secret "id=pip.conf,src=$work/pip.conf" "${mounts[@]}" -t "$IMAGE" . >&2
+        --secret "id=pip.conf,src=$work/pip.conf" "${pip_mounts[@]}" -t "$IMAGE" . >&2
 }
 
-config() { storage inspect --type image --format "{{json .Docker.Config.$1}}" "$IMAGE"; }
-as_words() { python3 -c 'import json, sys; print(*json.loads(sys.argv[1]), sep="\n")' "$1"; }
+# An entry of the image's configuration, one element a line.
+config() {
+    storage inspect --type image "$IMAGE" | python3 -c '
+import functools, json, sys
+value = functools.reduce(dict.get, sys.argv[1].split("."), json.load(sys.stdin)["Docker"]["config"])
+print(*([value] if isinstance(value, str) else value), sep="\n")' "$1"
+}
 
 # What `docker run IMAGE` would do: the image's own entry point, command, user and environment.
 start_server() {
     local command
-    mapfile -t command < <(as_words "$(config Entrypoint)"; as_words "$(config Cmd)")
+    mapfile -t command < <(config Entrypoint && config Cmd)
     started=$(date +%s.%N)
-    storage run --isolation chroot --env "ABMLL_PORT=$PORT" -v "$volume:/var/lib/abmll:rw" "$container" \
-        -- "${command[@]}" >&2 &
+    storage run --isolation chroot --env "ABMLL_PORT=$PORT" -v "$volume:/var/lib/abmll:rw" \
+        "${pip_mounts[@]}" -v "$work/pip.conf:/etc/pip.conf:ro" "$container" -- "${command[@]}" >&2 &
     runner=$!
     until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
         kill -0 "$runner" 2>/dev/null || { log "the server ended before it was ready"; exit 1; }
@@ -108,11 +117,12 @@ start_server() {
     ready_seconds=$(seconds_since "$started")
 }
 
-# The first process under `buildah run` that is the image's user: the server itself.
+# The container's own first process: below `buildah run` and its wrappers, the last of which has the user already.
 server_pid() {
     local pid=$runner
-    while [ -n "$pid" ] && [ "$(stat -c %u "/proc/$pid" 2>/dev/null)" != "$uid" ]; do
+    while [ "$(stat -c %u "/proc/$pid")" != "$uid" ] || [ "$(basename "$(readlink "/proc/$pid/exe")")" = buildah ]; do
         pid=$(pgrep -P "$pid" | head -n 1)
+        [ -n "$pid" ] || return 1
     done
     printf '%s' "$pid"
 }
@@ -120,8 +130,8 @@ server_pid() {
 # SIGTERM, as an orchestrator sends it; the status is the server's.
 stop_server() {
     local pid status=0
-    pid=$(server_pid)
-    kill -TERM "${pid:-$runner}"
+    pid=$(server_pid) || pid=$runner
+    kill -TERM "$pid"
     wait "$runner" || status=$?
     runner=
     return "$status"
@@ -134,7 +144,7 @@ started=$(date +%s.%N)
 build_image
 build_seconds=$(seconds_since "$started")
 size=$(storage images --format '{{.Size}}' "$IMAGE")
-user=$(python3 -c 'import json, sys; print(json.loads(sys.argv[1]))' "$(config User)")
+user=$(config User)
 uid=${user%%:*}
 chown "$user" "$volume"
 
@@ -143,7 +153,7 @@ start_server
 first_ready=$ready_seconds
 served_by=$(stat -c %u:%g "/proc/$(server_pid)")
 
-mapfile -t healthcheck < <(as_words "$(config Healthcheck.Test)" | tail -n +2)
+mapfile -t healthcheck < <(config Healthcheck.Test | tail -n +2)
 storage run --isolation chroot --env "ABMLL_PORT=$PORT" "$container" -- "${healthcheck[@]}" && health=healthy || health=unhealthy
 
 # The request is the worked example of the server's own OpenAPI document.
