@@ -185,10 +185,12 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
     stream: list[int] = []
     batches = []
     for _ in range(steps):
-        while len(stream) < min(batch_size, size):
-            stream += [i for i in rng.sample(range(size), size) if i not in stream]
-        batches.append(stream[:batch_size])
-        stream = stream[batch_size:]
+        if len(stream) < batch_size:
+            # What is left of this pass comes last in the next, so that no batch holds an example twice.
+            stream += sorted(rng.sample(range(size), size), key=lambda i: i in stream)
+        count = min(batch_size, size)
+        batches.append(stream[:count])
+        stream = stream[count:]
     return batches
 
 

@@ -1,0 +1,145 @@
+"""Adaptation: the optimiser, the batches, and what does and does not move the result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from abmll.adapt import AdamW, AdaptSettings, batch_order, prepare, step_loss, token_batches, weight_divergences
+from abmll.errors import OptionsError, PromptTooLongError, SupportError
+from abmll.model import FewShotModel
+from abmll.posterior import GlobalPosterior, TaskPosterior, unflatten
+from abmll.tasks import Example
+
+FAST = AdaptSettings(steps=4, learning_rate=0.01, batch_size=3)
+
+
+def test_adamw_is_pytorchs_without_weight_decay() -> None:
+    start = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    gradients = torch.randn(5, 20, generator=torch.Generator().manual_seed(1))
+    theirs = torch.nn.Parameter(start.clone())
+    optimiser = torch.optim.AdamW([theirs], lr=0.03, weight_decay=0.0)
+    ours, state = start.clone(), AdamW.zeros_like(start)
+    for gradient in gradients:
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        ours = state.update(ours, gradient, 0.03)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_batches_are_whole_passes_in_random_order() -> None:
+    batches = batch_order(5, 2, 5, seed=3)
+    flat = [i for batch in batches for i in batch]
+    assert all(len(batch) == len(set(batch)) == 2 for batch in batches)
+    assert sorted(flat) == sorted([*range(5)] * 2)
+    assert batches == batch_order(5, 2, 5, seed=3)
+    assert batches != batch_order(5, 2, 5, seed=4)
+    assert batch_order(2, 8, 2, seed=0) in ([[0, 1], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [1, 0]])
+
+
+def test_token_batches_cover_everything_within_the_budget() -> None:
+    lengths = [5, 40, 7, 7, 100, 3]
+    batches = token_batches(lengths, 50)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert all(max(lengths[i] for i in b) * len(b) <= 50 for b in batches if len(b) > 1)
+
+
+@pytest.mark.parametrize("family", ["weight", "output"])
+def test_adapting_lowers_the_loss_on_the_support_and_repeats_exactly(
+    family: str, make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    offset = 0.02 if family == "weight" else -8.0
+    model = make_model(noise=family, spread_offset=offset)
+    settings = replace(FAST, steps=12)
+    first, again = model.adapt(support, settings, seed=1), model.adapt(support, settings, seed=1)
+    assert torch.equal(first.posterior.values, again.posterior.values)
+    assert first.losses == again.losses
+    assert first.losses[-1] < 0.5 * first.losses[0]
+    assert not torch.equal(first.posterior.values, model.adapt(support, settings, seed=2).posterior.values)
+    assert torch.equal(model.adapt(support, replace(settings, steps=0)).posterior.values, model.prior.values)
+
+
+def test_the_likelihood_does_not_depend_on_theta(make_model: Callable[..., FewShotModel], support: list[Example]) -> None:
+    """METHOD 9.2: theta's adapters never enter the forward pass; they move the divergence only."""
+    for family, offset in (("weight", 0.02), ("output", -8.0)):
+        model = make_model(noise=family, spread_offset=offset)
+        prepared = prepare(model.backbone, model.encode_support(support))
+        rank, sites = model.prior.config.rank, model.prior.sites
+        phi = unflatten(model.prior.values[None], sites, rank)
+        losses = []
+        for theta in (model.prior.values, model.prior.values * 1.1):
+            arguments = dict(task_of_row=torch.zeros(3, dtype=torch.long), seeds=[1, 2, 3])
+            prior = unflatten(theta[None], sites, rank)
+            losses.append(step_loss(model.backbone, prepared.batch([0, 1, 2], torch.device("cpu")), phi, prior=prior, **arguments))
+        assert torch.equal(losses[0].nll, losses[1].nll)
+        assert float(losses[0].kl.detach()) == pytest.approx(0, abs=1e-3)
+        assert float(losses[1].kl.detach()) > 1
+
+
+@pytest.mark.parametrize("family", ["weight", "output"])
+def test_two_tasks_in_one_batch_get_the_gradients_they_get_alone(
+    family: str, make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    model = make_model(noise=family, spread_offset=0.02 if family == "weight" else -8.0)
+    config, sites = model.prior.config, model.prior.sites
+    prepared = prepare(model.backbone, model.encode_support(support))
+    both = torch.stack([model.prior.values, model.prior.values * 1.2]).requires_grad_()
+    cpu = torch.device("cpu")
+
+    def gradient(values: torch.Tensor, chosen: list[int], tasks: list[int], seeds: list[int]) -> torch.Tensor:
+        loss = step_loss(
+            model.backbone, prepared.batch(chosen, cpu), unflatten(values, sites, config.rank),
+            task_of_row=torch.tensor(tasks), seeds=seeds,
+        )  # fmt: skip
+        (found,) = torch.autograd.grad(loss.nll.sum(), values)
+        return found
+
+    together = gradient(both, [0, 1, 2, 3], [0, 1, 1, 0], [11, 12, 13, 14])
+    first = gradient(both[:1].detach().requires_grad_(), [0, 3], [0, 0], [11, 14])
+    second = gradient(both[1:].detach().requires_grad_(), [1, 2], [0, 0], [12, 13])
+    torch.testing.assert_close(together, torch.cat([first, second]), atol=1e-4, rtol=1e-3)
+
+
+def test_beta_holds_phi_near_theta(make_model: Callable[..., FewShotModel], support: list[Example]) -> None:
+    model = make_model()
+    free, held = (model.adapt(support, replace(FAST, beta=beta), seed=1).posterior for beta in (0.0, 1e-2))
+
+    def divergence(phi: TaskPosterior) -> float:
+        tensors = (unflatten(p.values[None], p.sites, p.config.rank) for p in (phi, model.prior))
+        return float(weight_divergences(model.prior.config, model.prior.sites, *tensors)[0])
+
+    assert divergence(held) < 0.8 * divergence(free)
+
+
+def test_free_text_support_is_learnt(make_model: Callable[..., FewShotModel]) -> None:
+    support = [Example(f"the capital {i}", "Paris") for i in range(4)]
+    losses = make_model().adapt(support, AdaptSettings(steps=15, learning_rate=0.02, batch_size=4)).losses
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ([], SupportError, "empty"),
+        ([Example("a", "x", ("x", "y")), Example("b", "x", ("x", "y"))], SupportError, "two classes"),
+        ([Example("a", "z", ("x", "y"))], OptionsError, "not among"),
+        ([Example("a", "x", ("x", "x "))], OptionsError, "repeated"),
+        ([Example("a", "x", ("x", "y")), Example("b", "free")], SupportError, "some have none"),
+        ([Example("word " * 300, "x", ("x", "y")), Example("b", "y", ("x", "y"))], PromptTooLongError, "at most 256"),
+    ],
+)
+def test_unusable_support_is_refused(
+    bad: list[Example], error: type[Exception], message: str, make_model: Callable[..., FewShotModel]
+) -> None:
+    with pytest.raises(error, match=message):
+        make_model().adapt(bad)
+
+
+def test_theta_of_another_model_is_refused(make_model: Callable[..., FewShotModel]) -> None:
+    from abmll.errors import PosteriorMismatchError
+    from tests.tiny import tiny_model, tiny_tokenizer
+
+    prior: GlobalPosterior = make_model("gpt_neox").prior
+    with pytest.raises(PosteriorMismatchError, match="other layers"):
+        FewShotModel(tiny_model(), tiny_tokenizer(), prior)

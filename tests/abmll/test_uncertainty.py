@@ -1,0 +1,64 @@
+"""The predictive distribution's summary against hand values and independent formulas."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abmll.uncertainty import entropy, summarise
+
+
+def test_two_samples_by_hand() -> None:
+    predictive = summarise(("a", "b"), torch.tensor([[0.9, 0.1], [0.5, 0.5]]), samples=2)
+    assert predictive.answer == "a"
+    assert predictive.probabilities == pytest.approx((0.7, 0.3))
+    assert predictive.margin == pytest.approx(0.4)
+    assert predictive.stds == pytest.approx((math.sqrt(0.08), math.sqrt(0.08)))
+    total = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3))
+    expected = (-(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) + math.log(2)) / 2
+    u = predictive.uncertainty
+    assert (u.total_entropy, u.expected_entropy) == pytest.approx((total, expected))
+    assert u.mutual_information == pytest.approx(2 * (total - expected))
+    assert u.mc_standard_error == pytest.approx(math.sqrt(0.08) / math.sqrt(2))
+
+
+def test_the_mean_alone_knows_nothing_of_spread() -> None:
+    predictive = summarise(("a", "b", "c"), torch.tensor([[0.2, 0.5, 0.3]]), samples=0)
+    u = predictive.uncertainty
+    assert predictive.samples == 0
+    assert predictive.stds == (0.0, 0.0, 0.0)
+    assert (u.mutual_information, u.mc_standard_error) == (0.0, 0.0)
+    assert u.total_entropy == u.expected_entropy == pytest.approx(float(entropy(torch.tensor([0.2, 0.5, 0.3]))))
+
+
+def test_unlisted_probability_counts_as_one_outcome() -> None:
+    predictive = summarise(("text",), torch.tensor([[0.25], [0.25]]), samples=2)
+    assert predictive.confidence == predictive.margin == pytest.approx(0.25)
+    assert predictive.uncertainty.total_entropy == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+
+
+def test_mutual_information_is_unbiased_where_the_plug_in_is_low() -> None:
+    """Average over many draws of S = 8 against the value at S = 200,000."""
+    g = torch.Generator().manual_seed(0)
+    logits = lambda n: torch.randn(n, 3, generator=g, dtype=torch.float64) * 0.5  # noqa: E731
+    truth = summarise(("a", "b", "c"), logits(200_000).softmax(-1), samples=1).uncertainty.mutual_information
+    small = [summarise(("a", "b", "c"), logits(8).softmax(-1), samples=8).uncertainty.mutual_information for _ in range(3000)]
+    values = torch.tensor(small)
+    standard_error = float(values.std()) / math.sqrt(len(values))
+    assert abs(float(values.mean()) - truth) < 4 * standard_error + 0.01 * truth
+    assert float(values.mean()) * 7 / 8 < truth - 4 * standard_error
+
+
+@given(st.lists(st.lists(st.floats(-20, 20), min_size=3, max_size=3), min_size=1, max_size=9))
+def test_bounds_hold_for_any_samples(rows: list[list[float]]) -> None:
+    p = torch.tensor(rows, dtype=torch.float64).softmax(-1)
+    predictive = summarise(("a", "b", "c"), p, samples=len(rows))
+    u = predictive.uncertainty
+    assert sum(predictive.probabilities) == pytest.approx(1)
+    assert 0 <= u.expected_entropy <= math.log(3) + 1e-9
+    assert -1e-9 <= u.total_entropy <= math.log(3) + 1e-9
+    assert u.mutual_information >= 0
+    assert 1 / 3 - 1e-9 <= predictive.confidence <= 1 + 1e-9
+    assert 0 <= predictive.margin <= predictive.confidence

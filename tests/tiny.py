@@ -1,0 +1,48 @@
+"""Tiny random models of several architectures, and a tokenizer made on the spot: the real code in milliseconds."""
+
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CORPUS = [
+    "the film was wonderful and the actors were great",
+    "a dull story, badly told; I want my money back",
+    "Answer: positive negative neutral not related related\n",
+    "What is the capital of France? Paris. 0123456789",
+]
+HIDDEN, HEADS, LAYERS, VOCABULARY = 32, 4, 4, 320
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "intermediate_size": 48, "max_position_embeddings": 256, "initializer_range": 0.2, "eos_token_id": 0,
+    "bos_token_id": None, "pad_token_id": None,
+}  # fmt: skip
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: transformers.LlamaConfig(**_COMMON, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen2": lambda: transformers.Qwen2Config(**_COMMON, num_key_value_heads=2),
+    "mistral": lambda: transformers.MistralConfig(**_COMMON, num_key_value_heads=2, sliding_window=None),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_COMMON),
+    "phi": lambda: transformers.PhiConfig(**_COMMON),
+}
+
+
+def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `VOCABULARY` tokens at most, with an end-of-text token 0."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")  # noqa: S106
+
+
+def tiny_model(architecture: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
+    """A random model, the same on every call."""
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture](), dtype=dtype).eval()
