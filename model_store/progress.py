@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 Report = Callable[[str, int, int], None]
-"""`report(what, done, total)`: what is being done and how much of it, in any unit; `total` is 0 if unknown."""
+"""`report(what, done, total)`: what is being done, and how much of it in any unit; `total` 0 if unknown."""
 
 _log = logging.getLogger(__name__)
 

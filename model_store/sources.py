@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def source_revision(source: Source) -> str:
-    """The revision of `BaseIdentity`. For a hub source, the commit: asked of the hub, or offline of its cache.
+    """The revision of `BaseIdentity`. For a hub source, the commit that the hub (offline: its cache) names.
 
     Raises `FetchError` when the hub does not answer and nothing is cached.
     """

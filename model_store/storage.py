@@ -34,6 +34,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files directly in `folder`; 0 where there is no such folder."""
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+
+
 @contextmanager
 def full_disk_is_an_error(what: str) -> Iterator[None]:
     """Turn the ways in which libraries report a full disk into `StorageFullError` naming `what`."""
@@ -113,7 +118,7 @@ def check_seal(folder: Path, *names: str) -> None:
     try:
         digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         damaged = [name for name in names or digests if file_sha256(folder / name) != digests[name]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise CorruptArtifactError(f"{folder.name} is incomplete: {error}") from error
     if damaged:
         raise CorruptArtifactError(f"{folder.name} is damaged: {damaged[0]} does not match its digest")

@@ -1,0 +1,67 @@
+"""A posterior's manifest as a model card: Markdown under the front matter that model hubs read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+_INTRODUCTION = """\
+A global LoRA posterior, meta-trained by Amortized Bayesian Meta-Learning for LoRA (ABMLL): the prior from
+which a few labelled examples of a new task are adapted to a task posterior. It only works on the base model
+named here, at this revision and in this quantisation.
+"""
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """The card of a manifest in its JSON form."""
+    base = manifest["base"]
+    front = {
+        "base_model": base["id"],
+        "library_name": "abmll-serve",
+        "tags": ["abmll", "lora", "meta-learning"],
+    }
+    sections = {
+        "Base model": base,
+        "Adapter": manifest["config"],
+        "Adaptation it is meant for": manifest["adapt"],
+        "Prompt template": manifest["template"],
+        "Metrics": manifest["metrics"],
+        "Training": manifest["training"],
+    }
+    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {manifest['id']}", ""]
+    lines += [_INTRODUCTION, f"SHA-256 of configuration, sites and values: `{manifest['digest']}`"]
+    for title, values in sections.items():
+        lines += ["", f"## {title}", "", *(list(_bullets(values)) or ["Nothing recorded."])]
+    return "\n".join(lines) + "\n"
+
+
+def _bullets(values: Any, indent: str = "") -> Iterator[str]:
+    """Lines of a Markdown list: a mapping by name, a list of mappings one a line."""
+    if not isinstance(values, Mapping):
+        yield from (f"{indent}- {_inline(item)}" for item in values)
+        return
+    for name, item in values.items():
+        if _is_nested(item):
+            yield f"{indent}- **{name}**"
+            yield from _bullets(item, indent + "  ")
+        else:
+            yield f"{indent}- **{name}**: {_inline(item)}"
+
+
+def _is_nested(item: Any) -> bool:
+    if isinstance(item, list | tuple):
+        return any(isinstance(element, Mapping) for element in item)
+    return isinstance(item, Mapping)
+
+
+def _inline(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return "; ".join(f"{name}: {_inline(value)}" for name, value in item.items())
+    if isinstance(item, list | tuple):
+        return ", ".join(map(_inline, item))
+    if isinstance(item, float):
+        return f"{item:.6g}"
+    text = str(item)
+    return text if text == text.strip() != "" else f"`{text!r}`"  # white space that matters

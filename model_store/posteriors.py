@@ -1,0 +1,158 @@
+"""Posterior artifacts: a folder with a global posterior's tensors, a manifest, and a model card.
+
+    posterior.safetensors   the tensors, named `layers.15.q.mean.A` and so on
+    manifest.json           `PosteriorManifest`
+    README.md               the same for people
+
+Those that ship with this package lie in `posteriors/<id>/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from abmll.posterior import AdapterConfig, GlobalPosterior, Site
+from model_store.card import model_card
+from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
+from model_store.identity import BaseIdentity
+from model_store.storage import staged
+from model_store.tensors import posterior_digest, read_tensors, sites_from_json, sites_to_json, write_tensors
+
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+_SHIPPED = Path(__file__).parent / "posteriors"
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class PosteriorManifest:
+    """What a global posterior is, what it fits, and how it came to be.
+
+    `base` is what it was trained on and must be served with. `adapt` and `template` are the settings to adapt
+    and prompt it with (`AdaptSettings` and `PromptTemplate` as plain values). `training` (data with licences,
+    commit, command, seed, machine) and `metrics` are free. `digest` is `posterior_digest` of the posterior, so
+    it covers `config` and `sites` too.
+    """
+
+    id: str
+    base: BaseIdentity
+    config: AdapterConfig
+    sites: tuple[Site, ...]
+    adapt: Mapping[str, Any]
+    template: Mapping[str, Any]
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    digest: str
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(
+        cls,
+        prior: GlobalPosterior,
+        *,
+        id: str,
+        base: BaseIdentity,
+        adapt: Mapping[str, Any],
+        template: Mapping[str, Any],
+        training: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+    ) -> Self:
+        """The manifest of `prior`. Raises `ValueError` for an id that would not do as a folder name."""
+        if not _ID.fullmatch(id):
+            raise ValueError(f"a posterior id has lower-case letters, digits, dots and dashes, not {id!r}")
+        return cls(
+            id=id,
+            base=base,
+            config=prior.config,
+            sites=prior.sites,
+            adapt=adapt,
+            template=template,
+            training=training,
+            metrics=metrics,
+            digest=posterior_digest(prior),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `manifest.json`."""
+        return {
+            "format_version": self.format_version,
+            "id": self.id,
+            "base": self.base.to_json(),
+            "config": self.config.to_json(),
+            "adapt": dict(self.adapt),
+            "template": dict(self.template),
+            "digest": self.digest,
+            "metrics": dict(self.metrics),
+            "training": dict(self.training),
+            "sites": sites_to_json(self.sites),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
+        if values["format_version"] != FORMAT_VERSION:
+            found = values["format_version"]
+            raise UnsupportedFormatError(
+                f"posterior format {found!r} is not the one read here, {FORMAT_VERSION}"
+            )
+        return cls(
+            **{
+                **values,
+                "base": BaseIdentity.from_json(values["base"]),
+                "config": AdapterConfig.from_json(values["config"]),
+                "sites": sites_from_json(values["sites"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class LoadedPosterior:
+    """A global posterior with its manifest."""
+
+    prior: GlobalPosterior
+    manifest: PosteriorManifest
+
+
+def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorManifest) -> None:
+    """Write the artifact to `folder`, complete or not at all, replacing what is there.
+
+    Raises `ValueError` when `manifest` is of another posterior, and `StorageFullError`.
+    """
+    if manifest.digest != posterior_digest(prior):
+        raise ValueError("the manifest is of another posterior")
+    with staged(folder, f"posterior {manifest.id}") as staging:
+        write_tensors(staging, prior)
+        (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
+        (staging / "README.md").write_text(model_card(manifest.to_json()), encoding="utf-8")
+
+
+def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
+    """The artifact that ships under this id, or the one in this folder.
+
+    Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the manifest
+    cannot be read or the tensors are not those that it describes.
+    """
+    folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
+    if not folder.is_dir():
+        shipped = ", ".join(shipped_posteriors()) or "none"
+        raise UnknownArtifactError(
+            f"{str(id_or_path)!r} is no folder and not a shipped posterior ({shipped})"
+        )
+    try:
+        manifest = PosteriorManifest.from_json(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifactError(f"the manifest of {folder.name} cannot be read: {error!r}") from error
+    prior = read_tensors(folder, GlobalPosterior, manifest.config, manifest.sites)
+    if posterior_digest(prior) != manifest.digest:
+        raise CorruptArtifactError(f"the tensors of {folder.name} do not match the digest in its manifest")
+    return LoadedPosterior(prior, manifest)
+
+
+def shipped_posteriors() -> list[str]:
+    """Ids of the posteriors in this package, sorted."""
+    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}"))

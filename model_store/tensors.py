@@ -1,0 +1,59 @@
+"""Posteriors as safetensors files, and the digest that names their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from abmll.errors import PosteriorMismatchError
+from abmll.posterior import AdapterConfig, Posterior, Site
+from model_store.errors import CorruptArtifactError
+
+TENSORS_FILE = "posterior.safetensors"
+
+AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
+
+
+def posterior_digest(posterior: Posterior) -> str:
+    """Hexadecimal SHA-256 of everything a posterior is: its configuration, its sites, and its fp32 values."""
+    sha = hashlib.sha256(canonical_json([posterior.config.to_json(), sites_to_json(posterior.sites)]))
+    sha.update(posterior.values.detach().cpu().float().contiguous().numpy().astype("<f4").data)
+    return sha.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """One spelling for equal values, to be digested."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sites_to_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
+    """Plain values for a manifest."""
+    return [asdict(site) for site in sites]
+
+
+def sites_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Site, ...]:
+    """Inverse of `sites_to_json`."""
+    return tuple(Site(**value) for value in values)
+
+
+def write_tensors(folder: Path, posterior: Posterior) -> None:
+    """Write `posterior.to_tensors()` into `folder`."""
+    tensors = {name: tensor.cpu() for name, tensor in posterior.to_tensors().items()}
+    save_file(tensors, folder / TENSORS_FILE)
+
+
+def read_tensors(
+    folder: Path, kind: type[AnyPosterior], config: AdapterConfig, sites: Sequence[Site]
+) -> AnyPosterior:
+    """The posterior in `folder`. Raises `CorruptArtifactError` unless its tensors exist and fit `sites`."""
+    try:
+        return kind.from_tensors(config, sites, load((folder / TENSORS_FILE).read_bytes()))
+    except (FileNotFoundError, SafetensorError, PosteriorMismatchError) as error:
+        raise CorruptArtifactError(f"the tensors of {folder.name} cannot be read: {error}") from error
