@@ -8,6 +8,7 @@
 #   BASE_IMAGE  base image to build on; without it, a minimal Debian with Python is made with debootstrap
 #   WORK_DIR    where images are kept, so that the next run finds its base; without it, nothing is kept
 #   PORT        port of the container, which shares the host's network (8000)
+#   ABMLL_POSTERIOR  passed on to the server: the posterior to serve, if not the one that ships
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -106,11 +107,12 @@ start_server() {
     local command
     mapfile -t command < <(config Entrypoint && config Cmd)
     started=$(date +%s.%N)
-    storage run --isolation chroot --env "ABMLL_PORT=$PORT" -v "$volume:/var/lib/abmll:rw" \
+    storage run --isolation chroot --env "ABMLL_PORT=$PORT" \
+        ${ABMLL_POSTERIOR:+--env "ABMLL_POSTERIOR=$ABMLL_POSTERIOR"} -v "$volume:/var/lib/abmll:rw" \
         "${pip_mounts[@]}" -v "$work/pip.conf:/etc/pip.conf:ro" "$container" -- "${command[@]}" >&2 &
     runner=$!
     until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
-        kill -0 "$runner" 2>/dev/null || { log "the server ended before it was ready"; exit 1; }
+        kill -0 "$runner" 2>/dev/null || { runner=; log "the server ended before it was ready"; exit 1; }
         [ "$(seconds_since "$started" | cut -d. -f1)" -lt "$READY_SECONDS" ] || { log "not ready in time"; exit 1; }
         sleep 0.5
     done
@@ -188,6 +190,7 @@ own entry point as its own user, asked from outside over HTTP, stopped with SIGT
 | build, base image there | $build_seconds s |
 | user and group of the server process | $served_by |
 | HEALTHCHECK command | $health |
+| posterior | ${ABMLL_POSTERIOR:-the one that ships} |
 | first start, ready after | $first_ready s |
 | second start, ready after | $second_ready s |
 | exit status after SIGTERM, first and second | $first_exit, $second_exit |
