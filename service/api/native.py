@@ -1,0 +1,91 @@
+"""Our own surface: adapters and predictions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service import schemas
+from service.api.http import JsonRoute, documented_errors, engine_of, request_id, unless_disconnected
+from service.api.translate import (
+    adapt_request,
+    adapter_object,
+    create_response,
+    predict_request,
+    predict_response,
+    thresholds,
+)
+from service.engine.engine import Predicted
+from service.metrics import Metrics
+
+_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
+router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
+
+
+@router.post(
+    "/adapters",
+    status_code=201,
+    response_model=schemas.CreateAdapterResponse,
+    responses={
+        200: {"model": schemas.CreateAdapterResponse, "description": "It was there already."},
+        **_WORK_ERRORS,
+    },
+)
+async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -> Response:
+    """Adapt to a support set. The same body always gives the same id, and is adapted once.
+
+    201 when this request made the adapter, 200 when it was there or was being made. Either way it survives a restart.
+    """
+    obtained = await unless_disconnected(request, engine_of(request).create_adapter(adapt_request(body)))
+    answer = create_response(obtained, request_id(request))
+    return _json(answer, 201 if answer.cache == "miss" else 200)
+
+
+@router.get("/adapters", responses=documented_errors(422, 500))
+async def list_adapters(
+    request: Request,
+    after: Annotated[str | None, Query(description="Id after which the page begins.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most adapters of the page.")] = 100,
+) -> schemas.AdapterList:
+    """Adapters that this server keeps, ordered by id."""
+    manifests, has_more = await engine_of(request).adapters(after, limit)
+    return schemas.AdapterList(data=list(map(adapter_object, manifests)), has_more=has_more)
+
+
+@router.get("/adapters/{adapter_id}", responses=documented_errors(404, 500))
+async def get_adapter(adapter_id: str, request: Request) -> schemas.Adapter:
+    """One adapter."""
+    return adapter_object((await engine_of(request).adapter(adapter_id)).manifest)
+
+
+@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 500))
+async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
+    """Forget an adapter, on disk too. Requests that are using it finish."""
+    await engine_of(request).delete_adapter(adapter_id)
+    return schemas.DeletedAdapter(id=adapter_id)
+
+
+@router.post("/predict", response_model=schemas.PredictResponse, responses=_WORK_ERRORS)
+async def predict(body: schemas.PredictRequest, request: Request) -> Response:
+    """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
+
+    Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
+    """
+    predicted = await unless_disconnected(request, engine_of(request).predict(predict_request(body)))
+    # Many inputs times many options make megabytes of JSON: not on the event loop.
+    return await asyncio.to_thread(_render, predicted, body, request)
+
+
+def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
+    answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
+    metrics: Metrics = request.app.state.metrics
+    for prediction in answer.predictions:
+        metrics.confidence.observe(prediction.confidence)
+        metrics.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
+    return _json(answer, 200)
+
+
+def _json(answer: schemas.WireModel, status: int) -> Response:
+    return Response(answer.model_dump_json(exclude_none=True), status, media_type="application/json")

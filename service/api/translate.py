@@ -1,0 +1,128 @@
+"""Between the wire and the domain: requests inward, answers outward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from abmll.tasks import Example, Query
+from service import schemas
+from service.engine.admission import count_labels
+from service.engine.engine import Obtained, Predicted
+from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
+from service.gate import Thresholds, abstain_reason
+
+if TYPE_CHECKING:
+    from abmll.predict import Prediction
+    from model_store.adapters import AdapterManifest
+
+
+def adapt_request(body: schemas.CreateAdapterRequest) -> AdaptRequest:
+    """What the body asks to adapt to."""
+    return _adapt_request(body, body.support, body.adapt)
+
+
+def predict_request(body: schemas.PredictRequest) -> PredictRequest:
+    """What the body asks to predict."""
+    adapter: str | AdaptRequest
+    if body.support is not None:
+        adapter = _adapt_request(body, body.support, body.adapt or schemas.Adapt())
+    else:
+        adapter = str(body.adapter_id)
+    rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
+    queries = tuple(Query(row.input, _options(row.options, body.options)) for row in rows)
+    return PredictRequest(
+        adapter, queries, body.samples, body.seed, body.max_new_tokens, body.truncate, body.model
+    )
+
+
+def _adapt_request(
+    body: schemas.CreateAdapterRequest | schemas.PredictRequest,
+    rows: Sequence[schemas.SupportRow],
+    adapt: schemas.Adapt,
+) -> AdaptRequest:
+    support = tuple(Example(row.input, row.output, _options(row.options, body.options)) for row in rows)
+    return AdaptRequest(support, AdaptOverrides(**adapt.model_dump()), body.seed, body.truncate, body.model)
+
+
+def _options(own: list[str] | None, shared: list[str] | None) -> tuple[str, ...]:
+    return tuple(own or shared or ())
+
+
+def thresholds(gate: schemas.Gate) -> Thresholds:
+    """The gate that the body asks for."""
+    return Thresholds(gate.min_confidence, gate.min_margin, gate.max_mutual_information)
+
+
+def adapter_object(manifest: AdapterManifest) -> schemas.Adapter:
+    """The adapter as the API shows it."""
+    return schemas.Adapter(**_adapter_fields(manifest))
+
+
+def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapterResponse:
+    """The adapter, and how this request came by it."""
+    return schemas.CreateAdapterResponse(
+        **_adapter_fields(obtained.adapter.manifest),
+        cache=obtained.cache.value,
+        timings=_timings(obtained),
+        request_id=request_id,
+    )
+
+
+def predict_response(
+    predicted: Predicted, gate: Thresholds, seed: int, request_id: str
+) -> schemas.PredictResponse:
+    """Predictions with their uncertainty and the gate's decision."""
+    manifest = predicted.adapter.manifest
+    return schemas.PredictResponse(
+        adapter_id=manifest.id,
+        predictions=[_prediction(i, prediction, gate) for i, prediction in enumerate(predicted.predictions)],
+        usage=schemas.Usage(
+            support_tokens=manifest.support.tokens,
+            prompt_tokens=sum(prediction.prompt_tokens for prediction in predicted.predictions),
+            completion_tokens=sum(prediction.completion_tokens for prediction in predicted.predictions),
+        ),
+        seed=seed,
+        warnings=list(manifest.warnings),
+        cache=predicted.cache.value,
+        timings=_timings(predicted),
+        request_id=request_id,
+    )
+
+
+def _prediction(index: int, prediction: Prediction, gate: Thresholds) -> schemas.Prediction:
+    predictive = prediction.predictive
+    reason = abstain_reason(predictive, gate)
+    rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
+    return schemas.Prediction(
+        index=index,
+        answer=predictive.answer,
+        confidence=predictive.confidence,
+        margin=predictive.margin,
+        decision="answer" if reason is None else "abstain",
+        abstain_reason=reason,
+        distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
+        uncertainty=schemas.UncertaintyReport(**asdict(predictive.uncertainty)),
+        samples=predictive.samples,
+    )
+
+
+def _timings(obtained: Obtained) -> schemas.Timings:
+    return schemas.Timings(**asdict(obtained.timings))
+
+
+def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
+    support = manifest.support
+    return {
+        "id": manifest.id,
+        "base": schemas.BaseInfo(**manifest.base.to_json()),
+        "posterior": manifest.posterior_id,
+        "support": schemas.SupportSummary(
+            n=support.n, tokens=support.tokens, per_label=count_labels(support.examples)
+        ),
+        "options": list(support.options) or None,
+        "created": manifest.created,
+        "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
+        "warnings": list(manifest.warnings),
+    }

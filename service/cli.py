@@ -1,0 +1,236 @@
+"""The command `abmll`. Model code is imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import httpx
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+from abmll.errors import AbmllError
+from abmll.tasks import Example, Query, read_examples, read_rows
+from service import demo as demo_task
+from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
+from service.errors import ServiceError
+from service.settings import Settings
+from service.settings_options import with_settings
+
+if TYPE_CHECKING:
+    from service.engine.engine import Engine
+
+T = TypeVar("T")
+app = typer.Typer(
+    help="Few-shot adaptation of language models, with uncertainty you can act on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
+SupportFile = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows, JSON Lines or CSV.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="One option to choose from; repeat it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+@with_settings()
+def serve(
+    settings: Settings,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Once ready, answer a demo request and keep serving.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings and leave.")
+    ] = False,
+) -> None:
+    """Start the server."""
+    if print_config:
+        out.print_json(settings.model_dump_json())
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from service.server import serve as run  # noqa: PLC0415
+
+    raise typer.Exit(run(settings, on_ready=_show_demo if demo else None))
+
+
+@app.command()
+def demo(
+    url: Annotated[str, typer.Option(help="Address of a running server.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Send a first adapt-and-predict request to a running server: sort support tickets from 16 examples."""
+    if not _show_demo(url):
+        raise typer.Exit(1)
+
+
+def _show_demo(url: str) -> bool:
+    """Whether the server at `url` answered the demo request, after showing its answer or what went wrong."""
+    from service.tables import prediction_table  # noqa: PLC0415
+
+    out.print(f"16 labelled support tickets and 6 new ones to POST {url}/v1/predict ...")
+    try:
+        response = httpx.post(f"{url}/v1/predict", json=demo_task.predict_body(), timeout=600)
+        answer = response.raise_for_status().json()
+    except httpx.HTTPStatusError as error:
+        err.print(f"[red]The server refused:[/] {error.response.text}")
+        return False
+    except httpx.HTTPError as error:
+        err.print(f"[red]No answer from {url}:[/] {error}")
+        return False
+    out.print(prediction_table(answer, demo_task.INPUTS))
+    return True
+
+
+@app.command()
+@with_settings(*MODEL_SETTINGS)
+def adapt(
+    settings: Settings,
+    *,
+    support: SupportFile,
+    option: Options = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same support and seed, same adapter.")] = 0,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Adapt to labelled rows in this process, and keep the adapter in the data folder."""
+    with _errors_told():
+        overrides = AdaptOverrides(steps, learning_rate)
+        request = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
+        obtained = _with_engine(settings, lambda engine: engine.create_adapter(request))
+        from service.api.translate import adapter_object  # noqa: PLC0415
+        from service.tables import adapter_table  # noqa: PLC0415
+
+        answer = adapter_object(obtained.adapter.manifest).model_dump(mode="json")
+        _show(answer, adapter_table(answer), as_json)
+
+
+@app.command()
+@with_settings(*MODEL_SETTINGS)
+def predict(
+    settings: Settings,
+    *,
+    inputs: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`, JSON Lines or CSV.")
+    ],
+    support: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Labelled rows to adapt to.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Id of an adapter made before, instead of --support.")
+    ] = None,
+    option: Options = None,
+    samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples; 0 for the mean only.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Same request and seed, same answer.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps, with --support.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate, with --support.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest free-text answer.")] = 32,
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer rows in this process, with an adapter made before or one made from labelled rows."""
+    with _errors_told():
+        from service.api.translate import predict_response  # noqa: PLC0415
+        from service.gate import Thresholds  # noqa: PLC0415
+        from service.tables import prediction_table  # noqa: PLC0415
+
+        if (support is None) == (adapter is None):
+            raise typer.BadParameter("give exactly one of --support and --adapter")
+        source: AdaptRequest | str = str(adapter)
+        if support is not None:
+            overrides = AdaptOverrides(steps, learning_rate)
+            source = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
+        queries = _read_queries(inputs, option)
+        request = PredictRequest(source, queries, samples, seed, max_new_tokens, truncate)
+        predicted = _with_engine(settings, lambda engine: engine.predict(request))
+        answer = predict_response(predicted, Thresholds(min_confidence), seed, "local").model_dump(
+            mode="json"
+        )
+        _show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the base models of the catalogue and the posteriors that ship."""
+    from model_store.catalogue import CATALOGUE, DEFAULT_BASE  # noqa: PLC0415
+    from model_store.posteriors import shipped_posteriors  # noqa: PLC0415
+    from service.tables import models_table  # noqa: PLC0415
+
+    rows = [
+        {"name": base.name, "default": base.name == DEFAULT_BASE, "quantisation": base.quantisation}
+        for base in CATALOGUE.values()
+    ]
+    answer = {"bases": rows, "posteriors": list(shipped_posteriors())}
+    _show(answer, models_table(answer), as_json)
+
+
+def _read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:
+    return tuple(replace(e, options=e.options or tuple(options or ())) for e in read_examples(path))
+
+
+def _read_queries(path: Path, options: list[str] | None) -> tuple[Query, ...]:
+    queries = []
+    for number, row in enumerate(read_rows(path), start=1):
+        if not isinstance(row.get("input"), str):
+            raise AbmllError(f"{path.name} row {number} needs the text `input`")
+        queries.append(Query(row["input"], tuple(row.get("options") or options or ())))
+    return tuple(queries)
+
+
+def _with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+    from service.engine.build import build_engine  # noqa: PLC0415
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    async def run() -> T:
+        engine = build_engine(settings, Metrics())
+        try:
+            await engine.start()
+            return await work(engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """One line on standard error and status 1 for what is expected to go wrong; anything else keeps its traceback."""
+    from model_store.errors import StoreError  # noqa: PLC0415
+
+    try:
+        yield
+    except (AbmllError, ServiceError, StoreError) as error:
+        err.print(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(1) from error
+
+
+def _show(answer: dict[str, Any], table: RenderableType, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        out.print(table)

@@ -1,0 +1,264 @@
+"""The engine: takes domain requests, has the model work done by an executor, and answers.
+
+It owns the server's state (starting, ready, draining), the bound on requests at a time, and their deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from service.engine.admission import OptionRule, admit_adapt, admit_queries, check_model
+from service.engine.identity import adapter_id
+from service.engine.manifest import adapter_of, check_adapter
+from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
+from service.engine.registry import AdapterRegistry
+from service.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    LoadFailedError,
+    QueueFullError,
+    StartingError,
+)
+from service.executors.contract import AdaptJob, Executor, PredictJob, ServedModel, Timed
+from service.metrics import Metrics
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from abmll.predict import Prediction
+    from abmll.tasks import Query
+    from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+
+log = logging.getLogger(__name__)
+
+_STARTING_RETRY_SECONDS = 5
+_DRAINING_RETRY_SECONDS = 10
+
+
+class State(StrEnum):
+    """Life of the engine: from starting to ready or failed; from starting or ready to draining."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+@dataclass
+class Timings:
+    """Seconds that one request spent waiting for the model, adapting and predicting, and in all."""
+
+    queue_seconds: float = 0.0
+    adapt_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """An adapter and how a request came by it."""
+
+    adapter: StoredAdapter
+    cache: CacheOutcome
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Predicted(Obtained):
+    """Predictions in the order of the queries."""
+
+    predictions: Sequence[Prediction]
+
+
+@dataclass
+class _Ticket:
+    """One admitted request: the model it is for, its clock, and its adapter once that is known."""
+
+    served: ServedModel
+    timings: Timings
+    adapter_id: str | None = None
+
+
+class Engine:
+    """Used from one event loop. `start` once, then `create_adapter` and `predict` from any task; `close` at the end."""
+
+    def __init__(self, settings: Settings, executor: Executor, store: AdapterStore, metrics: Metrics) -> None:
+        self._settings, self._executor, self._metrics = settings, executor, metrics
+        self._registry = AdapterRegistry(store, settings.adapter_memory_bytes, metrics)
+        self._served: ServedModel | None = None
+        self._state = State.STARTING
+        self._in_flight = 0
+        self._request_seconds = 1.0  # moving average, for Retry-After
+
+    @property
+    def state(self) -> State:
+        """Where the engine is in its life."""
+        return self._state
+
+    @property
+    def served(self) -> ServedModel:
+        """What is loaded, also while draining. Raises `StartingError` before it is, `LoadFailedError` if it cannot be."""
+        if self._state is State.FAILED:
+            raise LoadFailedError("the model could not be loaded; the server's log says why")
+        if self._served is None:
+            raise StartingError("the model is loading", None, _STARTING_RETRY_SECONDS)
+        return self._served
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        return self._in_flight
+
+    async def start(self) -> None:
+        """Load the model and take requests from then on. Raises whatever loading raises."""
+        try:
+            self._served = await self._executor.start()
+        except Exception:
+            self._state = State.FAILED
+            raise
+        if self._state is State.STARTING:
+            self._state = State.READY
+            self._metrics.ready.set(1)
+
+    def check_ready(self) -> ServedModel:
+        """What is loaded. Raises `StartingError`, `LoadFailedError` or `DrainingError` where no work is taken."""
+        if self._state is State.DRAINING:
+            raise DrainingError("the server is shutting down", None, _DRAINING_RETRY_SECONDS)
+        return self.served
+
+    def drain(self) -> None:
+        """Take no new work from now on; what is in flight goes on."""
+        if self._state is not State.FAILED:
+            self._state = State.DRAINING
+        self._metrics.ready.set(0)
+
+    async def idle(self) -> None:
+        """Wait until no request and no adaptation is in flight."""
+        while self._in_flight:
+            await asyncio.sleep(0.02)
+        await self._registry.settle()
+
+    async def close(self) -> None:
+        """Drain, and let go of the workers and the store."""
+        self.drain()
+        await self._executor.close()
+        await self._registry.close()
+
+    async def create_adapter(self, request: AdaptRequest) -> Obtained:
+        """The adapter of `request`, kept on disk before this returns.
+
+        Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
+        """
+        async with self._ticket() as ticket:
+            job = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
+            adapter, cache = await self._obtain(job, ticket)
+            return Obtained(adapter, cache, ticket.timings)
+
+    async def predict(self, request: PredictRequest) -> Predicted:
+        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`."""
+        async with self._ticket() as ticket:
+            check_model(request.model, ticket.served)
+            if isinstance(request.adapter, AdaptRequest):
+                job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
+                queries = await self._admit(request, ticket.served, OptionRule.of(job.support))
+                adapter, cache = await self._obtain(job, ticket)
+            else:
+                adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
+                ticket.adapter_id = request.adapter
+                check_adapter(adapter.manifest, ticket.served)
+                queries = await self._admit(request, ticket.served, OptionRule.of(adapter.manifest.support.examples))
+            work = PredictJob(
+                adapter.posterior,
+                queries,
+                request.samples,
+                request.seed,
+                request.max_new_tokens,
+                request.truncate,
+            )
+            done = await self._executor.predict(work)
+            ticket.timings.queue_seconds += done.queue_seconds
+            ticket.timings.predict_seconds = done.run_seconds
+            self._record_predict(work, done)
+            return Predicted(adapter, cache, ticket.timings, done.value)
+
+    async def adapter(self, adapter_id: str) -> StoredAdapter:
+        """The adapter of this id. Raises `UnknownAdapterError`."""
+        return await self._registry.get(adapter_id)
+
+    async def adapters(self, after: str | None, limit: int) -> tuple[list[AdapterManifest], bool]:
+        """Manifests of at most `limit` adapters with ids beyond `after`, in order, and whether there are more."""
+        return await self._registry.page(after, limit)
+
+    async def delete_adapter(self, adapter_id: str) -> None:
+        """Forget the adapter for good. Raises `UnknownAdapterError`."""
+        await self._registry.delete(adapter_id)
+
+    @asynccontextmanager
+    async def _ticket(self) -> AsyncIterator[_Ticket]:
+        """Admit one request, before anything is computed for it, and hold it to its deadline."""
+        ticket = _Ticket(self.check_ready(), Timings())
+        if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
+            raise QueueFullError("the server is busy", None, self._retry_after_seconds())
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.deadline_seconds) as deadline:
+                yield ticket
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            message = (
+                f"not done in {self._settings.deadline_seconds:g} s; the adaptation goes on, so try again"
+            )
+            raise DeadlineExceededError(
+                message, None, self._retry_after_seconds(), ticket.adapter_id
+            ) from error
+        finally:
+            ticket.timings.total_seconds = time.monotonic() - started
+            self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    async def _admit(
+        self, request: PredictRequest, served: ServedModel, rule: OptionRule
+    ) -> tuple[Query, ...]:
+        return await asyncio.to_thread(admit_queries, request, served, self._settings, rule)
+
+    async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
+        identity = ticket.adapter_id = adapter_id(job, ticket.served)
+
+        async def make() -> StoredAdapter:
+            done = await self._executor.adapt(job)
+            self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
+            self._metrics.adapt_seconds.observe(done.run_seconds)
+            self._metrics.adapt_steps.inc(job.settings.steps)
+            self._metrics.tokens.labels("support").inc(done.value.support_tokens)
+            ticket.timings.queue_seconds += done.queue_seconds
+            ticket.timings.adapt_seconds = done.run_seconds
+            return adapter_of(identity, job, ticket.served, done.value)
+
+        adapter, cache = await self._registry.obtain(identity, make)
+        self._metrics.cache.labels(cache).inc()
+        return adapter, cache
+
+    def _record_predict(self, job: PredictJob, done: Timed[Sequence[Prediction]]) -> None:
+        self._metrics.queue_seconds.labels("predict").observe(done.queue_seconds)
+        self._metrics.predict_seconds.observe(done.run_seconds)
+        self._metrics.samples.inc(job.samples * len(job.queries))
+        for prediction in done.value:
+            self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
+            self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
+
+    def _retry_after_seconds(self) -> int:
+        """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
+        expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        return math.ceil(min(60.0, max(1.0, expected)))

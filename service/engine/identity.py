@@ -1,0 +1,36 @@
+"""An adapter's id: the digest of everything that determines it. Same support, same id, on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from abmll.tasks import Example
+from service.executors.contract import AdaptJob, ServedModel
+
+
+def adapter_id(job: AdaptJob, served: ServedModel) -> str:
+    """`adp_` and the first 128 bits of the digest of the job and of the model it runs on."""
+    determining = {
+        "base": served.base.to_json(),
+        "posterior": served.posterior_digest,
+        "template": dict(served.template),
+        "support": support_digest(job.support),
+        "settings": asdict(job.settings),
+        "seed": job.seed,
+        "truncate": job.truncate,
+    }
+    return f"adp_{_digest(determining)[:32]}"
+
+
+def support_digest(support: Sequence[Example]) -> str:
+    """Hexadecimal SHA-256 of the examples, in their order."""
+    return _digest([[example.input, example.output, list(example.options)] for example in support])
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,51 @@
+"""What is recorded with an adapter, and what is read back from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from model_store.adapters import AdapterManifest, StoredAdapter, SupportRecord
+from service.engine.admission import shared_options, support_warnings
+from service.engine.identity import support_digest
+from service.errors import AdapterMismatchError
+from service.executors.contract import AdaptJob, ServedModel
+
+if TYPE_CHECKING:
+    from abmll.adapt import Adaptation
+
+
+def adapter_of(identity: str, job: AdaptJob, served: ServedModel, adaptation: Adaptation) -> StoredAdapter:
+    """The adapter to store for a finished job."""
+    manifest = AdapterManifest(
+        id=identity,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=served.base,
+        posterior_id=served.posterior_id,
+        posterior_digest=served.posterior_digest,
+        settings={**asdict(job.settings), "truncate": job.truncate, "template": dict(served.template)},
+        seed=job.seed,
+        support=SupportRecord(
+            examples=job.support,
+            tokens=adaptation.support_tokens,
+            options=shared_options(job.support),
+            digest=support_digest(job.support),
+        ),
+        losses=adaptation.losses,
+        warnings=support_warnings(job.support),
+        config=adaptation.posterior.config,
+        sites=adaptation.posterior.sites,
+    )
+    return StoredAdapter(manifest, adaptation.posterior)
+
+
+def check_adapter(manifest: AdapterManifest, served: ServedModel) -> None:
+    """Raise `AdapterMismatchError` unless the adapter belongs to the base and global posterior that are served."""
+    if manifest.base != served.base or manifest.posterior_digest != served.posterior_digest:
+        made, now = manifest.base, served.base
+        message = (
+            f"adapter {manifest.id} was made with {made.id} ({made.quantisation}) and posterior {manifest.posterior_id}; "
+            f"this server serves {now.id} ({now.quantisation}) with {served.posterior_id}"
+        )
+        raise AdapterMismatchError(message, "adapter_id")

@@ -1,0 +1,1 @@
+"""How model work is carried out: one contract (`contract.py`), one transport a module."""

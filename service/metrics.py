@@ -1,0 +1,66 @@
+"""What `/metrics` shows. One registry an app, so that several apps in a process do not mix; every label is bounded."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_CONFIDENCE = tuple(i / 20 for i in range(1, 21))
+
+
+class Metrics:
+    """The instruments, by name. Intervals come from one process's monotonic clock."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "abmll_requests",
+            "Answered requests by route template and status.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "abmll_request_seconds",
+            "From the first byte to the answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("abmll_requests_in_flight", "Requests that wait or run.", registry=registry)
+        self.ready = Gauge("abmll_ready", "1 while the server takes work.", registry=registry)
+        self.queue_seconds = Histogram(
+            "abmll_queue_seconds",
+            "Wait for the model, by lane.",
+            ["lane"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.adapt_seconds = Histogram(
+            "abmll_adapt_seconds", "One adaptation.", buckets=_SECONDS, registry=registry
+        )
+        self.predict_seconds = Histogram(
+            "abmll_predict_seconds", "The predictions of one request.", buckets=_SECONDS, registry=registry
+        )
+        self.adapt_steps = Counter("abmll_adapt_steps", "Gradient steps made.", registry=registry)
+        self.samples = Counter("abmll_samples", "Posterior samples times inputs.", registry=registry)
+        self.tokens = Counter("abmll_tokens", "Tokens by kind.", ["kind"], registry=registry)
+        self.cache = Counter(
+            "abmll_adapter_cache", "How requests came by adapters.", ["outcome"], registry=registry
+        )
+        self.memory_bytes = Gauge("abmll_adapter_memory_bytes", "Adapters kept in memory.", registry=registry)
+        self.evictions = Counter(
+            "abmll_adapter_evictions", "Adapters dropped from memory.", registry=registry
+        )
+        self.confidence = Histogram(
+            "abmll_confidence", "Confidence of predictions.", buckets=_CONFIDENCE, registry=registry
+        )
+        self.decisions = Counter(
+            "abmll_decisions",
+            "Predictions by decision and, for abstentions, reason.",
+            ["decision", "reason"],
+            registry=registry,
+        )
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self._registry)

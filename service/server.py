@@ -1,0 +1,88 @@
+"""Serving: uvicorn with a drain. The first SIGTERM or SIGINT stops new work and lets what is in flight finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+
+from service.api.app import create_app
+from service.engine.engine import Engine, State
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Keeps listening while it drains, so that `/readyz` can say 503; leaves when the model cannot be loaded."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._engine, self._drain_seconds = engine, drain_seconds
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop, then drain; uvicorn closes the sockets afterwards."""
+        await super().main_loop()
+        log.info("draining for at most %g s", self._drain_seconds)
+        self._engine.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                await self._engine.idle()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop serving."""
+        return self._engine.state is State.FAILED or await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, and then exit with 0; leave at once at the second. Stored adapters are whole either way."""
+        del frame
+        if self.should_exit:
+            os._exit(128 + sig)
+        self.should_exit = True
+
+
+def serve(settings: Settings, on_ready: Callable[[str], object] | None = None) -> int:
+    """Serve until a signal; returns the exit status, 1 where the model could not be loaded.
+
+    `on_ready` is called in a thread with the server's address, once it takes requests.
+    """
+    app = create_app(settings)
+    engine: Engine = app.state.engine
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
+    )
+    server = DrainingServer(config, engine, settings.drain_seconds)
+
+    async def run() -> None:
+        announcing = asyncio.create_task(_announce(server, engine, on_ready))
+        try:
+            await server.serve()
+        finally:
+            announcing.cancel()
+
+    asyncio.run(run())
+    return 1 if engine.state is State.FAILED else 0
+
+
+async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[str], object] | None) -> None:
+    while engine.state is State.STARTING or not server.started:
+        await asyncio.sleep(0.05)
+    if engine.state is not State.READY:
+        return
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound to
+    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    log.info("ready: %s answers, with documentation at %s/docs", url, url)
+    if on_ready is not None:
+        await asyncio.to_thread(on_ready, url)

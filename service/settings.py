@@ -1,0 +1,102 @@
+"""Every setting of the service, in one frozen model. Precedence: command line, then `ABMLL_*` environment, then default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "ABMLL_"
+UNTRAINED = "untrained"
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or does not hold; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Where the service listens, what it serves, and what it refuses."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    model: str = Field(
+        default="smollm2-135m-instruct", description="Name of the base model in the catalogue."
+    )
+    posterior: str | None = Field(
+        default=None,
+        description="Id or folder of the global posterior, or `untrained`; by default the one shipped for the model.",
+    )
+    quantisation: Literal["nf4", "int8", "none"] | None = Field(
+        default=None, description="Quantisation of the base; by default the one its catalogue entry names."
+    )
+    device: str = Field(
+        default="cpu", description="Torch device that runs the model, such as `cpu` or `cuda:0`."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the model; by default torch's choice."
+    )
+
+    data_dir: Path = Field(
+        default=Path(platformdirs.user_data_dir("abmll")),
+        description="Folder in which acknowledged adapters are kept.",
+    )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Folder for downloaded and quantised bases; by default the user's cache folder.",
+    )
+    adapter_memory_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="Adapters kept in memory, in bytes; the others are read from `data_dir`.",
+    )
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest request body; beyond it 413.")
+    max_support: int = Field(default=256, ge=1, description="Most support examples of one adapter.")
+    max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
+    max_options: int = Field(default=128, ge=2, description="Most options of one example or input.")
+    max_text_chars: int = Field(default=32_768, ge=1, description="Longest single text, in characters.")
+    max_samples: int = Field(default=64, ge=0, le=64, description="Most posterior samples of one prediction.")
+    max_steps: int = Field(default=64, ge=1, description="Most gradient steps of one adaptation.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Most tokens of one free-text answer.")
+
+    queue_limit: int = Field(
+        default=64,
+        ge=1,
+        description="Requests that may wait or run at a time; beyond it 429 with Retry-After.",
+    )
+    deadline_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="Longest time a request may take; beyond it 504, and a retry joins its adaptation.",
+    )
+    drain_seconds: float = Field(
+        default=45.0, ge=0, description="Time that requests in flight have to finish after the first SIGTERM."
+    )
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Root of the adapter store."""
+        return self.data_dir / "adapters"
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from `given` (the command line; None means not given), the environment and the defaults.
+
+    Raises `SettingsError` naming what is wrong, including an `ABMLL_` variable that is no setting.
+    """
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting in the environment: {unknown[0]}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

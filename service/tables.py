@@ -1,0 +1,72 @@
+"""Answers as tables for people at a terminal. They take the wire objects, so a server's answer prints like a local one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+
+def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
+    """One row an input: the answer, how sure, and what was decided."""
+    timings = answer["timings"]
+    table = Table(
+        title=f"adapter {answer['adapter_id']} ({answer['cache']})",
+        caption=(
+            f"adapted in {timings['adapt_seconds']:.1f} s, predicted in {timings['predict_seconds']:.1f} s; "
+            "information: mutual information between answer and weights, in nats"
+        ),
+    )
+    for heading in ("input", "answer"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("confidence", "runner-up", "information"):
+        table.add_column(heading, justify="right")
+    table.add_column("decision")
+    for row in answer["predictions"]:
+        top = next(o for o in row["distribution"] if o["option"] == row["answer"])
+        information = row["uncertainty"]["mutual_information"]
+        table.add_row(
+            escape(_short(inputs[row["index"]])),
+            escape(_short(row["answer"])),
+            f"{row['confidence']:.2f} ± {top['std']:.2f}",
+            f"{row['confidence'] - row['margin']:.2f}",
+            f"{information:.3f}",
+            "[green]answer[/]" if row["decision"] == "answer" else "[yellow]abstain[/]",
+        )
+    return table
+
+
+def adapter_table(adapter: Mapping[str, Any]) -> Table:
+    """One adapter, a field a row."""
+    table = Table(title=f"adapter {adapter['id']}", show_header=False)
+    base, support = adapter["base"], adapter["support"]
+    losses = adapter["diagnostics"]["losses"]
+    rows = {
+        "base": f"{base['id']} ({base['quantisation']})",
+        "posterior": adapter["posterior"],
+        "support": f"{support['n']} examples, {support['tokens']} tokens",
+        "labels": ", ".join(f"{label}: {n}" for label, n in support["per_label"].items()) or "free text",
+        "loss by step": " ".join(f"{loss:.3f}" for loss in losses),
+        "warnings": "\n".join(adapter["warnings"]) or "none",
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def models_table(catalogue: Mapping[str, Any]) -> Table:
+    """Bases that have a name, and the posteriors that ship."""
+    table = Table(
+        title="base models", caption="posteriors: " + (", ".join(catalogue["posteriors"]) or "none")
+    )
+    for heading in ("name", "quantisation", "default"):
+        table.add_column(heading)
+    for base in catalogue["bases"]:
+        table.add_row(base["name"], base["quantisation"], "yes" if base["default"] else "")
+    return table
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model_store.adapters import AdapterStore
+from service.api.app import create_app
+from service.engine.engine import Engine
+from service.executors.inline import InlineExecutor
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.service.fakes import FakeWorker
+
+Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+class Server:
+    """One server in this process: the application around a fake worker and a real store. Runs once."""
+
+    def __init__(self, root: Path, worker: FakeWorker | None = None, **settings: object) -> None:
+        self.worker = worker or FakeWorker()
+        self.settings = Settings(data_dir=root, **settings)
+        self.metrics = Metrics()
+        self.store = AdapterStore(self.settings.adapters_dir)
+        self.engine = Engine(self.settings, InlineExecutor(self.worker.load), self.store, self.metrics)
+        self.app = create_app(self.settings, self.engine, self.metrics)
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, ready: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+        """The server between start-up and shutdown, as an HTTP client."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with (
+            self.app.router.lifespan_context(self.app),
+            httpx.AsyncClient(transport=transport, base_url="http://server") as client,
+        ):
+            if ready:
+                await self.app.state.loading
+            yield client
+
+    def run(self, scenario: Scenario, *, ready: bool = True) -> None:
+        """Play `scenario`, a coroutine function, against the running server."""
+
+        async def play() -> None:
+            async with asyncio.timeout(30), self.running(ready=ready) as client:
+                await scenario(client)
+
+        asyncio.run(play())
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        """One POST to a server that runs for just this request."""
+        answers = []
+
+        async def scenario(client: httpx.AsyncClient) -> None:
+            answers.append(await client.post(path, json=body))
+
+        self.run(scenario)
+        return answers[0]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for `condition`; the scenario's own timeout ends a wait in vain."""
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)

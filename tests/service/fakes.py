@@ -1,0 +1,111 @@
+"""A model that costs nothing: probabilities from a hash, so that every answer is determined by its request."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from abmll.adapt import Adaptation, AdaptSettings
+from abmll.errors import PromptTooLongError
+from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
+from abmll.predict import Prediction
+from abmll.prompting import EncodedPrompt
+from abmll.tasks import Example, Query, check_options
+from abmll.uncertainty import summarise
+from model_store.identity import BaseIdentity
+from service.executors.contract import AdaptJob, PredictJob, ServedModel
+
+CONFIG = AdapterConfig(rank=1, modules=("q",))
+SITES = (Site(0, "q", 4, 4),)
+MAX_TOKENS = 256
+
+
+class FakeEncoder:
+    """A token a character; the context holds `MAX_TOKENS`."""
+
+    max_tokens = MAX_TOKENS
+
+    def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
+        if query.options:
+            check_options(query.options)
+        continuations = tuple(tuple(map(ord, option)) for option in query.options)
+        room = MAX_TOKENS - reserve_tokens - max(map(len, continuations), default=0)
+        if len(query.input) > room and (room < 1 or not truncate):
+            raise PromptTooLongError(len(query.input) + MAX_TOKENS - room, MAX_TOKENS)
+        return EncodedPrompt(tuple(map(ord, query.input[:room])), continuations)
+
+    def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
+        return self.encode(Query(example.input, example.options or ()), truncate=truncate)
+
+
+def served_model(posterior_digest: str = "d" * 64) -> ServedModel:
+    return ServedModel(
+        base=BaseIdentity("fake-1b", "sha256:0", "none"),
+        posterior_id="fake-posterior",
+        posterior_digest=posterior_digest,
+        template={"after_input": "\nAnswer:"},
+        defaults=AdaptSettings(),
+        encoder=FakeEncoder(),
+    )
+
+
+class FakeWorker:
+    """Counts what it does. Clear `adapt_gate` or `predict_gate` to hold it in the middle of work; set `fail` to have it raise."""
+
+    def __init__(self, served: ServedModel | None = None) -> None:
+        self.served = served or served_model()
+        self.adapted: list[AdaptJob] = []
+        self.predicted: list[PredictJob] = []
+        self.load_gate, self.adapt_gate, self.predict_gate = (threading.Event() for _ in range(3))
+        for gate in (self.load_gate, self.adapt_gate, self.predict_gate):
+            gate.set()
+        self.fail: Exception | None = None
+
+    def load(self) -> FakeWorker:
+        assert self.load_gate.wait(30)
+        if self.fail:
+            raise self.fail
+        return self
+
+    def adapt(self, job: AdaptJob) -> Adaptation:
+        self.adapted.append(job)
+        assert self.adapt_gate.wait(30)
+        if self.fail:
+            raise self.fail
+        generator = torch.Generator().manual_seed(_number(repr(job)) % 2**62)
+        values = torch.rand(flat_size(SITES, CONFIG.rank), generator=generator)
+        losses = tuple(1.0 / (step + 1) for step in range(job.settings.steps))
+        encode = self.served.encoder.encode_example
+        tokens = sum(encode(example, truncate=job.truncate).tokens for example in job.support)
+        return Adaptation(TaskPosterior(CONFIG, SITES, values), losses, tokens)
+
+    def predict(self, job: PredictJob) -> Sequence[Prediction]:
+        self.predicted.append(job)
+        assert self.predict_gate.wait(30)
+        if self.fail:
+            raise self.fail
+        return [self._predict(job, query) for query in job.queries]
+
+    def _predict(self, job: PredictJob, query: Query) -> Prediction:
+        options = query.options or ("some text",)
+        weights = job.posterior.values.tolist()
+        rows = [
+            [
+                1 + _number(f"{weights} {query.input} {option} {job.seed if job.samples else ''} {n}") % 1000
+                for option in options
+            ]
+            for n in range(max(1, job.samples))
+        ]
+        probabilities = torch.tensor(rows, dtype=torch.float64)
+        probabilities /= probabilities.sum(-1, keepdim=True)
+        completion = 0 if query.options else len(options[0])
+        return Prediction(
+            summarise(options, probabilities, samples=job.samples), len(query.input), completion
+        )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

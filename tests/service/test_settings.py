@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.settings import Settings, SettingsError, load_settings
+
+
+def test_the_command_line_wins_over_the_environment_which_wins_over_the_default(monkeypatch) -> None:
+    assert load_settings().port == 8000
+    monkeypatch.setenv("ABMLL_PORT", "8001")
+    assert load_settings().port == 8001
+    assert load_settings(port=8002).port == 8002
+    assert load_settings(port=None).port == 8001
+
+
+@pytest.mark.parametrize("variable", ["ABMLL_PROT", "abmll_modle"])
+def test_an_unknown_variable_is_refused_by_name(monkeypatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SettingsError, match=variable):
+        load_settings()
+
+
+def test_a_wrong_value_is_refused_with_the_name_of_its_setting(monkeypatch) -> None:
+    monkeypatch.setenv("ABMLL_MAX_SAMPLES", "65")
+    with pytest.raises(SettingsError, match="max_samples"):
+        load_settings()
+
+
+def test_unknown_settings_and_changes_are_refused() -> None:
+    with pytest.raises(SettingsError, match="nonsense"):
+        load_settings(nonsense=1)
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 1
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_print_config_shows_what_the_server_would_use(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ABMLL_MAX_INPUTS", "7")
+    result = CliRunner().invoke(app, ["serve", "--print-config", "--port", "9", "--data-dir", str(tmp_path)])
+    shown = json.loads(result.stdout)
+    assert (shown["port"], shown["max_inputs"], shown["data_dir"]) == (9, 7, str(tmp_path))
+    assert set(shown) == set(Settings.model_fields)
+
+
+def test_serve_refuses_an_unknown_variable(monkeypatch) -> None:
+    monkeypatch.setenv("ABMLL_PROT", "1")
+    result = CliRunner().invoke(app, ["serve", "--print-config"])
+    assert result.exit_code == 2
+    assert "ABMLL_PROT" in result.output
