@@ -21,7 +21,7 @@ from abmll.prompting import EncodedPrompt
 from abmll.rows import Rows, by_row, collate, packed_length
 
 # Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
-KL_ROWS = 64
+KL_ROWS = 16
 
 
 @dataclass(frozen=True)
