@@ -26,7 +26,10 @@ KL_ROWS = 16
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """How phi is fitted: AdamW steps on batches of support examples. `beta` weighs KL(phi || theta); 0 is the paper's test time."""
+    """How phi is fitted: AdamW steps on batches of support examples.
+
+    `beta` weighs KL(phi || theta); 0 is what the paper does at test time.
+    """
 
     steps: int = 6
     learning_rate: float = 1e-3
@@ -63,7 +66,11 @@ class Prepared:
         rows = collate([self.examples[i].prompt for i in chosen], device)
         hidden = pad_sequence([self.hidden[i] for i in chosen], batch_first=True)
         padding = rows.input_ids.shape[1] - hidden.shape[1]
-        return torch.nn.functional.pad(hidden, (0, 0, 0, padding)), rows, [self.examples[i].label for i in chosen]
+        return (
+            torch.nn.functional.pad(hidden, (0, 0, 0, padding)),
+            rows,
+            [self.examples[i].label for i in chosen],
+        )
 
 
 def prepare(backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = 1024) -> Prepared:
@@ -127,7 +134,9 @@ def step_loss(
     config, sites = backbone.config, backbone.sites
     # One sign vector has the exact moments of many (UNCERTAINTY 4.3) at a quarter of the cost of the default's four.
     config = replace(config, noise_rank=1)
-    samples: Samples = draw_samples(config, sites, phi, seeds=seeds, task_of_sample=task_of_row, dtype=hidden.dtype)
+    samples: Samples = draw_samples(
+        config, sites, phi, seeds=seeds, task_of_sample=task_of_row, dtype=hidden.dtype
+    )
     draw = samples.for_rows(torch.arange(len(labels), device=hidden.device), rows.valid)
     if isinstance(draw, OutputDraw):
         draw.prior = prior
@@ -136,13 +145,20 @@ def step_loss(
     if prior is None:
         return StepLoss(nll, zero, zero)
     if isinstance(draw, OutputDraw):
-        sums = (zero.index_add(0, task_of_row, torch.as_tensor(by_example)) for by_example in (draw.kl, draw.log_prior))
+        sums = (
+            zero.index_add(0, task_of_row, torch.as_tensor(by_example))
+            for by_example in (draw.kl, draw.log_prior)
+        )
         return StepLoss(nll, *sums)
     return StepLoss(nll, *weight_divergences(config, sites, phi, prior, kl_seed))
 
 
 def weight_divergences(
-    config: AdapterConfig, sites: Sequence[Site], q: Sequence[SiteTensors], p: Sequence[SiteTensors], seed: int | None = None
+    config: AdapterConfig,
+    sites: Sequence[Site],
+    q: Sequence[SiteTensors],
+    p: Sequence[SiteTensors],
+    seed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """KL(q || p) and log p(p), each [T] in nats over all sites of the `weight` family; with a `seed`, estimates on some rows."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
@@ -242,5 +258,7 @@ def adapt(
 ) -> Adaptation:
     """Test-time adaptation: `settings.steps` steps from theta on batches of the support, with a fresh optimiser."""
     batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-    posterior, losses = fit(backbone, prior, prepare(backbone, examples), settings, batches, seed, on_step=on_step)
+    posterior, losses = fit(
+        backbone, prior, prepare(backbone, examples), settings, batches, seed, on_step=on_step
+    )
     return Adaptation(posterior, losses, sum(example.prompt.tokens for example in examples))

@@ -76,7 +76,9 @@ class Backbone:
         if norm is None or layers is None:
             raise UnsupportedModelError(f"{type(decoder).__name__} has no `layers` followed by a final norm")
         if not 0 <= config.first_layer < len(layers):
-            raise UnsupportedModelError(f"first_layer {config.first_layer} is outside the model's {len(layers)} layers")
+            raise UnsupportedModelError(
+                f"first_layer {config.first_layer} is outside the model's {len(layers)} layers"
+            )
         self._call = _Call()
         self.sites = _wrap(layers, config, self._call)
         self._decoder = decoder
@@ -87,7 +89,8 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def max_tokens(self) -> int:
@@ -97,13 +100,18 @@ class Backbone:
     def _mask(self, visible: Tensor) -> Tensor:
         """What attention adds to its scores [R, 1, L, keys]: 0 where `visible`, the dtype's lowest number elsewhere."""
         dtype = self.model.dtype
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+            ~visible, torch.finfo(dtype).min
+        )[:, None]
 
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
         """Activations [B, L, d] below the first adapted layer."""
         out = self._trunk(
-            input_ids=rows.input_ids, attention_mask=self._mask(rows.visible), position_ids=rows.positions, use_cache=False
+            input_ids=rows.input_ids,
+            attention_mask=self._mask(rows.visible),
+            position_ids=rows.positions,
+            use_cache=False,
         )
         hidden: Tensor = out.last_hidden_state
         return hidden
@@ -118,7 +126,9 @@ class Backbone:
             hidden, mask = hidden.repeat(copies, 1, 1), mask.repeat(copies, 1, 1, 1)
             positions = positions.repeat(copies, 1)
         with _running(self._call, draw):
-            out = self._top(inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False)
+            out = self._top(
+                inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False
+            )
         states = out.last_hidden_state.unflatten(0, (copies, -1))
         # Several segments start at the same prompt position: compute each position's logits once.
         length = rows.input_ids.shape[1]
@@ -128,14 +138,20 @@ class Backbone:
         return tokens.new_zeros(copies, len(rows.segment_row)).index_add(1, rows.segment, tokens)
 
     @torch.no_grad()
-    def next_logits(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None) -> Tensor:
+    def next_logits(
+        self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
+    ) -> Tensor:
         """Logits [R, V] in fp32 behind the last token of `ids` [R, L], continuing and extending the KV `cache`.
 
         `visible` [R, L, keys] covers cached keys and the new ones.
         """
         with _running(self._call, draw):
             out = self._decoder(
-                input_ids=ids, attention_mask=self._mask(visible), position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=ids,
+                attention_mask=self._mask(visible),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
             )
         logits: Tensor = self._head(out.last_hidden_state[:, -1]).float()
         return logits
@@ -168,7 +184,7 @@ def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: _Call) -> tu
                 continue
             base = module.base if isinstance(module, AdaptedLinear) else module
             site = Site(index, name, base.in_features, base.out_features)  # type: ignore[arg-type]
-            setattr(layer.get_submodule(parent), leaf, AdaptedLinear(base, len(sites), call))  # type: ignore[arg-type]
+            setattr(layer.get_submodule(parent), leaf, AdaptedLinear(base, len(sites), call))
             sites.append(site)
     if not sites:
         raise UnsupportedModelError(f"none of the modules {', '.join(config.modules)} was found")

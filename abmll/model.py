@@ -35,11 +35,17 @@ class FewShotModel:
         """
         config = prior if isinstance(prior, AdapterConfig) else prior.config
         self.backbone = Backbone(model, config)
-        self.prior = GlobalPosterior.untrained(config, self.backbone.sites) if isinstance(prior, AdapterConfig) else prior
+        self.prior = (
+            GlobalPosterior.untrained(config, self.backbone.sites)
+            if isinstance(prior, AdapterConfig)
+            else prior
+        )
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
         self.defaults = defaults or AdaptSettings()
-        self.encoder = PromptEncoder(tokenizer, template or PromptTemplate(), max_tokens or self.backbone.max_tokens)
+        self.encoder = PromptEncoder(
+            tokenizer, template or PromptTemplate(), max_tokens or self.backbone.max_tokens
+        )
 
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
         """The support in tokens. Raises `SupportError`, `OptionsError` or `PromptTooLongError`."""
@@ -81,7 +87,10 @@ class FewShotModel:
         """
         posterior = posterior or TaskPosterior.start(self.prior)
         prompts = [
-            self.encoder.encode(query, truncate=truncate, reserve_tokens=0 if query.options else max_new_tokens) for query in queries
+            self.encoder.encode(
+                query, truncate=truncate, reserve_tokens=0 if query.options else max_new_tokens
+            )
+            for query in queries
         ]
         results: dict[int, Prediction] = {}
         with_options = [i for i, query in enumerate(queries) if query.options]
@@ -94,7 +103,13 @@ class FewShotModel:
         if free_text:
             chosen = [prompts[i] for i in free_text]
             found = predict_text(
-                self.backbone, posterior, chosen, self.encoder, samples=samples, seed=seed, max_new_tokens=max_new_tokens
+                self.backbone,
+                posterior,
+                chosen,
+                self.encoder,
+                samples=samples,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
             )
             results |= dict(zip(free_text, found, strict=True))
         return [results[i] for i in range(len(queries))]

@@ -74,7 +74,7 @@ class LoraSamples:
 
     loras: Sequence[Lora]
 
-    def for_rows(self, sample_of_row: Tensor, valid: Tensor) -> LoraDraw:  # noqa: ARG002 - weights are the same for all tokens
+    def for_rows(self, sample_of_row: Tensor, valid: Tensor) -> LoraDraw:
         """See `Samples`."""
         return LoraDraw(self.loras, sample_of_row)
 
@@ -101,7 +101,9 @@ def draw_signs(
     bits = torch.arange(8, dtype=torch.uint8)
     for row, seed in zip(out, seeds, strict=True):
         # Eight signs from each random byte: drawing is then a small part of building the adapter.
-        raw = torch.randint(0, 256, (words,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+        raw = torch.randint(
+            0, 256, (words,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+        )
         row.copy_(((raw[:, None] >> bits) & 1).flatten()[:count]).mul_(2).sub_(1)
     return out.to(device)
 
@@ -119,16 +121,18 @@ def weight_samples(
     dW = s B_mu A_mu + m^-1/2 sum_k diag(u_k) [s B_s, 1] [A_s; c] diag(v_k), with u and v Rademacher.
     """
     m, scaling = config.noise_rank, config.scaling
-    pieces = iter(signs.split([m * size for site in sites for size in (site.d_in, site.d_out)], dim=1))
+    pieces = iter(torch.split(signs, [m * size for site in sites for size in (site.d_in, site.d_out)], dim=1))
     loras = []
     for site, t in zip(sites, tensors, strict=True):
-        v = next(pieces).unflatten(1, (m, 1, site.d_in))
-        u = next(pieces).unflatten(1, (m, site.d_out, 1))
+        v = next(pieces).reshape(-1, m, 1, site.d_in)
+        u = next(pieces).reshape(-1, m, site.d_out, 1)
         noise_scaling = config.noise_scale / math.sqrt(m)
         offset_row = torch.full_like(t.spread_a[:, :1], config.spread_offset)
         ones = torch.full_like(t.spread_b[..., :1], noise_scaling)
         augmented_a = torch.cat([t.spread_a, offset_row], 1).to(signs.dtype)  # [T, r + 1, d_in]
-        augmented_b = torch.cat([scaling * noise_scaling * t.spread_b, ones], 2).to(signs.dtype)  # [T, d_out, r + 1]
+        augmented_b = torch.cat([scaling * noise_scaling * t.spread_b, ones], 2).to(
+            signs.dtype
+        )  # [T, d_out, r + 1]
         mean_a, mean_b = t.mean_a.to(signs.dtype), (scaling * t.mean_b).to(signs.dtype)
         noise_a = (v * _pick(augmented_a, task_of_sample)[:, None]).flatten(1, 2)  # [G, m (r + 1), d_in]
         noise_b = (u * _pick(augmented_b, task_of_sample)[:, None]).transpose(1, 2).flatten(2)

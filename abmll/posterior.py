@@ -96,8 +96,8 @@ def flat_size(sites: Sequence[Site], rank: int) -> int:
 def unflatten(values: Tensor, sites: Sequence[Site], rank: int) -> list[SiteTensors]:
     """Views [..., rows, columns] by site of flat `values` [..., P]; differentiable with one backward node."""
     shapes = [shape for site in sites for shape in site_shapes(site, rank)]
-    pieces = values.split([a * b for a, b in shapes], dim=-1)
-    views = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    pieces = torch.split(values, [a * b for a, b in shapes], dim=-1)
+    views = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
     return [SiteTensors(*views[i : i + 4]) for i in range(0, len(views), 4)]
 
 
@@ -112,7 +112,9 @@ class Posterior:
     def __post_init__(self) -> None:
         expected = flat_size(self.sites, self.config.rank)
         if self.values.shape != (expected,):
-            raise PosteriorMismatchError(f"expected {expected} values for {len(self.sites)} sites, got {tuple(self.values.shape)}")
+            raise PosteriorMismatchError(
+                f"expected {expected} values for {len(self.sites)} sites, got {tuple(self.values.shape)}"
+            )
 
     def by_site(self) -> list[SiteTensors]:
         """The matrices of every site, as views."""
@@ -127,7 +129,9 @@ class Posterior:
         }
 
     @classmethod
-    def from_tensors(cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]) -> Self:
+    def from_tensors(
+        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+    ) -> Self:
         """Inverse of `to_tensors`. Raises `PosteriorMismatchError` naming the first tensor that is missing or misshapen."""
         pieces = []
         for site in sites:
@@ -185,7 +189,9 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * (math.log(2 * math.pi) + log_var + (x - mean).square() * (-log_var).exp())
 
 
-def kl_one_sample(sample: Tensor, mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
+def kl_one_sample(
+    sample: Tensor, mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor
+) -> Tensor:
     """log q(sample) - log p(sample) by element: unbiased for `gaussian_kl` when `sample` ~ q (the released code's estimator)."""
     return gaussian_log_prob(sample, mean_q, log_var_q) - gaussian_log_prob(sample, mean_p, log_var_p)
 

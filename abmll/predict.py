@@ -37,7 +37,9 @@ class Prediction:
     completion_tokens: int
 
 
-def sample_groups(backbone: Backbone, posterior: TaskPosterior, samples: int, seed: int) -> list[tuple[int, Samples]]:
+def sample_groups(
+    backbone: Backbone, posterior: TaskPosterior, samples: int, seed: int
+) -> list[tuple[int, Samples]]:
     """S samples in groups of (how many, their draws); S = 0 is one group of the mean. Sample n depends on `seed` and n alone."""
     device = backbone.device
     tensors = unflatten(posterior.values.to(device)[None], posterior.sites, posterior.config.rank)
@@ -48,7 +50,9 @@ def sample_groups(backbone: Backbone, posterior: TaskPosterior, samples: int, se
         seeds = [derive_seed(seed, "sample", n) for n in range(start, min(start + SAMPLES_PER_PASS, samples))]
         tasks = torch.zeros(len(seeds), dtype=torch.long, device=device)
         dtype = backbone.model.dtype
-        drawn = draw_samples(posterior.config, posterior.sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=dtype)
+        drawn = draw_samples(
+            posterior.config, posterior.sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=dtype
+        )
         groups.append((len(seeds), drawn))
     return groups
 
@@ -87,7 +91,11 @@ def predict_options(
     groups = sample_groups(backbone, posterior, samples, seed)
     scores = continuation_log_probs(backbone, groups, prompts)
     return [
-        Prediction(summarise(texts, row.double().softmax(-1), samples=samples), len(prompt.prompt), prompt.tokens - len(prompt.prompt))
+        Prediction(
+            summarise(texts, row.double().softmax(-1), samples=samples),
+            len(prompt.prompt),
+            prompt.tokens - len(prompt.prompt),
+        )
         for prompt, texts, row in zip(prompts, options, scores, strict=True)
     ]
 
@@ -108,16 +116,29 @@ def predict_text(
     """
     groups = sample_groups(backbone, posterior, samples, seed)
     written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-    for chunk in token_batches([len(p.prompt) + max_new_tokens for p in prompts], max(1, TOKENS_PER_PASS // SAMPLES_PER_PASS)):
+    for chunk in token_batches(
+        [len(p.prompt) + max_new_tokens for p in prompts], max(1, TOKENS_PER_PASS // SAMPLES_PER_PASS)
+    ):
         for count, drawn in groups:
-            texts = generate(backbone, drawn, count, [prompts[i].prompt for i in chunk], encoder.end_of_text, max_new_tokens)
+            texts = generate(
+                backbone,
+                drawn,
+                count,
+                [prompts[i].prompt for i in chunk],
+                encoder.end_of_text,
+                max_new_tokens,
+            )
             for i, row in zip(chunk, texts, strict=True):
                 written[i] += row
     candidates = [_distinct(texts, encoder) for texts in written]
     scored = [EncodedPrompt(p.prompt, tuple(c.values())) for p, c in zip(prompts, candidates, strict=True)]
     scores = continuation_log_probs(backbone, groups, scored)
     return [
-        Prediction(summarise(tuple(texts), row.double().exp(), samples=samples), len(prompt.prompt), sum(map(len, tokens)))
+        Prediction(
+            summarise(tuple(texts), row.double().exp(), samples=samples),
+            len(prompt.prompt),
+            sum(map(len, tokens)),
+        )
         for prompt, texts, row, tokens in zip(prompts, candidates, scores, written, strict=True)
     ]
 
@@ -132,7 +153,12 @@ def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dic
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone, samples: Samples, count: int, prompts: Sequence[tuple[int, ...]], end: int, max_new_tokens: int
+    backbone: Backbone,
+    samples: Samples,
+    count: int,
+    prompts: Sequence[tuple[int, ...]],
+    end: int,
+    max_new_tokens: int,
 ) -> list[list[tuple[int, ...]]]:
     """Greedy continuations by prompt and sample, each ending with `end` unless `max_new_tokens` cut it off.
 
@@ -141,7 +167,9 @@ def generate(
     device, batch = backbone.device, len(prompts)
     length = max(map(len, prompts))
     ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device).repeat(count, 1)
-    valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device).repeat(count, 1)
+    valid = torch.tensor(
+        [[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device
+    ).repeat(count, 1)
     positions = (valid.long().cumsum(1) - 1).clamp_min(0)
     visible = valid[:, None, :] & torch.ones(length, length, dtype=torch.bool, device=device).tril()
     visible = visible | torch.eye(length, dtype=torch.bool, device=device)

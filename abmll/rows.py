@@ -59,7 +59,11 @@ def collate(prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu"
     segments: list[int] = []
     segment_row: list[int] = []
     for row, encoded in enumerate(prompts):
-        tokens, places, groups = list(encoded.prompt), list(range(len(encoded.prompt))), [0] * len(encoded.prompt)
+        tokens, places, groups = (
+            list(encoded.prompt),
+            list(range(len(encoded.prompt))),
+            [0] * len(encoded.prompt),
+        )
         last = len(encoded.prompt) - 1
         for number, continuation in enumerate(encoded.continuations, start=1):
             start = len(tokens)
@@ -80,11 +84,13 @@ def collate(prompts: Sequence[EncodedPrompt], device: torch.device | str = "cpu"
     key, query = group[:, None, :], group[:, :, None]
     visible = causal & ((key == 0) | (key == query)) & valid[:, None, :] & valid[:, :, None]
     visible |= torch.eye(length, dtype=torch.bool)
-    flat = [torch.tensor(values, dtype=torch.long) for values in (rows, where, targets, segments, segment_row)]
+    flat = [
+        torch.tensor(values, dtype=torch.long) for values in (rows, where, targets, segments, segment_row)
+    ]
     return Rows(*(tensor.to(device) for tensor in (ids, positions, valid, visible, *flat)))
 
 
 def by_row(segment_values: Tensor, rows: Rows) -> list[Tensor]:
     """Split values of segments [..., M] into one tensor [..., options of the row] for each row."""
     counts = torch.bincount(rows.segment_row, minlength=rows.input_ids.shape[0])
-    return list(segment_values.split(counts.tolist(), dim=-1))
+    return list(torch.split(segment_values, counts.tolist(), dim=-1))

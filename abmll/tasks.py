@@ -73,7 +73,9 @@ def check_support(support: Sequence[Example]) -> None:
             if example.output not in example.options:
                 raise OptionsError(f"the output {example.output!r} is not among the options")
     if support[0].options and _one_class_only(support):
-        raise SupportError(f"all support examples are labelled {support[0].output!r}: at least two classes are needed")
+        raise SupportError(
+            f"all support examples are labelled {support[0].output!r}: at least two classes are needed"
+        )
 
 
 def _one_class_only(support: Sequence[Example]) -> bool:

@@ -62,7 +62,8 @@ class Predictive:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Shannon entropy in nats over the last dimension; zero probabilities count nothing."""
-    return torch.special.entr(probabilities).sum(-1)
+    values: Tensor = torch.special.entr(probabilities).sum(-1)
+    return values
 
 
 def summarise(options: tuple[str, ...], probabilities: Tensor, *, samples: int) -> Predictive:

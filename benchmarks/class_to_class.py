@@ -36,7 +36,9 @@ SPLIT = "metaicl/class_to_class"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path("configs/class_to_class.yaml"))
     parser.add_argument("--arms", nargs="+", default=["untrained", "trained"])
@@ -54,7 +56,11 @@ def main() -> None:
     tasks = collection.read(collection.names(SPLIT, "test"))
     for arm in options.arms:
         run_arm(arm, tasks, options)
-    rows = [json.loads(line) for path in sorted(options.work.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for path in sorted(options.work.glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
     wanted = [row for row in rows if row["arm"] in options.arms and row["seed"] in options.seeds]
     if set(options.arms) >= {"untrained", "trained"}:
         write_report(wanted, tasks, options)
@@ -63,8 +69,17 @@ def main() -> None:
 def run_arm(arm: str, tasks: list[Task], options: argparse.Namespace) -> None:
     """Adapt and predict in every cell that is not done yet."""
     path = options.work / f"{arm}.jsonl"
-    done = {(r["task"], r["seed"], r["samples"]) for r in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
-    todo = [(t, s) for s in options.seeds for t in tasks if any((t.name, s, n) not in done for n in options.samples)]
+    done = (
+        {(r["task"], r["seed"], r["samples"]) for r in map(json.loads, path.read_text().splitlines())}
+        if path.exists()
+        else set()
+    )
+    todo = [
+        (t, s)
+        for s in options.seeds
+        for t in tasks
+        if any((t.name, s, n) not in done for n in options.samples)
+    ]
     if not todo:
         return
     model = load_arm(arm, TrainingConfig.read(options.config))
@@ -78,7 +93,13 @@ def run_arm(arm: str, tasks: list[Task], options: argparse.Namespace) -> None:
             if (task.name, seed, samples) in done:
                 continue
             begun = time.perf_counter()
-            found = model.predict(adaptation.posterior, [Query(i.input, i.options) for i in items], samples=samples, seed=seed, truncate=True)
+            found = model.predict(
+                adaptation.posterior,
+                [Query(i.input, i.options) for i in items],
+                samples=samples,
+                seed=seed,
+                truncate=True,
+            )
             row = {
                 "arm": arm, "task": task.name, "seed": seed, "samples": samples, "options": items[0].options,
                 "labels": [item.options.index(item.output) for item in items],
@@ -95,7 +116,11 @@ def run_arm(arm: str, tasks: list[Task], options: argparse.Namespace) -> None:
 def load_arm(arm: str, config: TrainingConfig) -> FewShotModel:
     """The same base, adapter layout, template and test-time settings; only theta differs."""
     base = load_base(config.base, quantisation=config.quantisation)
-    prior = replace(config.adapter, noise_scale=config.noise_scale) if arm == "untrained" else load_posterior(config.id).prior
+    prior = (
+        replace(config.adapter, noise_scale=config.noise_scale)
+        if arm == "untrained"
+        else load_posterior(config.id).prior
+    )
     return FewShotModel(base.model, base.tokenizer, prior, template=config.template, defaults=config.serve)
 
 
@@ -116,7 +141,9 @@ def cell_metrics(row: dict[str, Any]) -> dict[str, float]:
             "accuracy": float(correct.mean()),
             "nll": float(log_loss(y, p, labels=classes)),
             "brier": float(brier_score_loss(y, p, labels=classes, scale_by_half=False)),
-            "ece15": float(multiclass_calibration_error(torch.tensor(p), torch.tensor(y), p.shape[1], n_bins=15)),
+            "ece15": float(
+                multiclass_calibration_error(torch.tensor(p), torch.tensor(y), p.shape[1], n_bins=15)
+            ),
             "mean_abs_calibration_gap": float(np.abs(p.max(1) - correct).mean()),
         }
 
@@ -142,26 +169,36 @@ def write_report(rows: list[dict[str, Any]], tasks: list[Task], options: argpars
     for arm, n in arms:
         values = {metric: by_task(arm, n, metric) for metric in shown}
         lines.append(f"| {arm} | {n} | " + " | ".join(cell(values[metric]) for metric in shown) + " |")
-        summary[f"{arm}/S={n}"] = {m: dict(zip(names, v.round(4).tolist(), strict=True)) for m, v in values.items()}
+        summary[f"{arm}/S={n}"] = {
+            m: dict(zip(names, v.round(4).tolist(), strict=True)) for m, v in values.items()
+        }
     first = options.samples[0]
     paired = [f"{m} {cell(by_task('trained', first, m) - by_task('untrained', first, m))}" for m in shown]
     detail = ["| task | accuracy untrained | trained | NLL untrained | trained |", "|---|---|---|---|---|"]
-    columns = [by_task(arm, first, metric) for metric in ("accuracy", "nll") for arm in ("untrained", "trained")]
-    detail += [f"| {name} | " + " | ".join(f"{column[i]:.3f}" for column in columns) + " |" for i, name in enumerate(names)]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    columns = [
+        by_task(arm, first, metric) for metric in ("accuracy", "nll") for arm in ("untrained", "trained")
+    ]
+    detail += [
+        f"| {name} | " + " | ".join(f"{column[i]:.3f}" for column in columns) + " |"
+        for i, name in enumerate(names)
+    ]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     about = (
         f"{len(names)} tasks of MetaICL `class_to_class` test, {options.shots} support examples, support seeds "
-        f"{', '.join(map(str, options.seeds))}, the first {options.items} test items of each task. Means over tasks of the mean over "
-        f"seeds; ± is the standard error over tasks. ECE-15 is per cell of {options.items} items, where a perfectly calibrated "
-        "model would not score 0 either. Settings: "
+        f"{', '.join(map(str, options.seeds))}, the first {options.items} test items of each task. "
+        "Means over tasks of the mean over seeds; ± is the standard error over tasks. "
+        f"ECE-15 is per cell of {options.items} items, where a perfectly calibrated model would not score 0 either. "
+        "Settings: "
         f"`{json.dumps(rows[-1]['settings'])}`.\n\nCommand: `python -m benchmarks.class_to_class --data ../shared/data "
         f"--samples {' '.join(map(str, options.samples))} --items {options.items}`. Commit {commit}. "
         f"Machine: {platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)."
     )
-    text = "\n".join([
-        "# Adapting from the shipped theta against an untrained one", "", about, "", *lines, "",
-        f"Paired difference, trained - untrained, S = {first}: " + "; ".join(paired) + ".", "", f"## By task (S = {first})", "", *detail, "",
-    ])  # fmt: skip
+    difference = f"Paired difference, trained - untrained, S = {first}: " + "; ".join(paired) + "."
+    title = "# Adapting from the shipped theta against an untrained one"
+    parts = [title, about, "\n".join(lines), difference, f"## By task (S = {first})", "\n".join(detail)]
+    text = "\n\n".join(parts) + "\n"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".md").write_text(text)
     options.out.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")

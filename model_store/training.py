@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,16 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The trained theta with the base it belongs to and a record of the run for the manifest."""
+    """The trained theta, the base it belongs to, and what the manifest says of the run.
+
+    `adapt` are the settings to serve with, `record` what was run on which data, `metrics` how its losses went.
+    """
 
     prior: GlobalPosterior
     base: BaseIdentity
+    adapt: dict[str, Any]
     record: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 def run_training(
@@ -85,27 +90,50 @@ def run_training(
     model = FewShotModel(base.model, base.tokenizer, config.adapter, template=config.template)
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
-    record = {
+    prior = trained_prior(model, folder)
+    scaled = GlobalPosterior(replace(prior.config, noise_scale=config.noise_scale), prior.sites, prior.values)
+    return TrainingResult(
+        scaled, base.identity, asdict(config.serve), _record(config, collection, names), _losses(folder)
+    )
+
+
+def _record(config: TrainingConfig, collection: Collection, names: list[str]) -> dict[str, Any]:
+    licences = ("licence", "licence_of_original_unverified")
+    return {
         "config": TypeAdapter(TrainingConfig).dump_python(config, mode="json"),
         "data": [
-            {
-                "task": name,
-                "licence": collection.about[name].get("licence", "not stated"),
-                "licence_of_original_unverified": collection.about[name].get("licence_of_original_unverified", ""),
-            }
-            for name in names
+            {"task": name, **{key: collection.about[name].get(key, "") for key in licences}} for name in names
         ],
         "commit": _commit(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__},
-        "python": sys.version.split()[0],
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "seed": config.meta.seed,
-        "settings": asdict(config.meta),
     }
-    return TrainingResult(trained_prior(model, folder), base.identity, record)
+
+
+def _losses(folder: Path) -> dict[str, Any]:
+    """Mean inner losses (nats per example) at the first and last step, over the first and last tenth of the visits."""
+    visits = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    tenth = max(1, len(visits) // 10)
+    parts = {"first_tenth": visits[:tenth], "last_tenth": visits[-tenth:]}
+    return {
+        "visits": len(visits),
+        "seconds": round(sum(visit["seconds"] for visit in visits)),
+        "inner_loss_before": {name: _mean([v["losses"][0] for v in part]) for name, part in parts.items()},
+        "inner_loss_after": {name: _mean([v["losses"][-1] for v in part]) for name, part in parts.items()},
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4)
 
 
 def _commit() -> str:
-    found = subprocess.run(  # noqa: S603 - fixed arguments
+    found = subprocess.run(
         ["git", "rev-parse", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
     )  # fmt: skip

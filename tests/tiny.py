@@ -39,7 +39,7 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")  # noqa: S106
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
 
 
 def tiny_model(architecture: str = "llama", dtype: torch.dtype = torch.float32) -> Any:

@@ -48,4 +48,3 @@ class Collection:
         if missing:
             raise AbmllError(f"no such tasks in {self.folder.name}: {', '.join(missing)}")
         return [read_task(self.folder / name) for name in names]
-

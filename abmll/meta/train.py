@@ -4,9 +4,9 @@ theta enters the objective through KL(phi || theta) and its prior alone. Two out
 
 `adamw`: one AdamW step on beta KL + (beta / M) (-log p(theta)), as published.
 `natural`: the natural-gradient step on the same KL. With N(mu_theta, sigma_theta^2) and step e it is
-theta <- theta + e (phi - theta), taken in the LoRA factors (the prior's pull on mu is a factor sigma_theta^2 / M of the
-KL's, below 1e-6, and is dropped). It does not turn a small, noisy gradient into a full-size step in every coordinate as AdamW does
-(METHOD 9.8), and is Reptile with a posterior.
+theta <- theta + e (phi - theta), taken in the LoRA factors (the prior's pull on mu is a factor sigma_theta^2 / M of
+the KL's, below 1e-6, and is dropped). It does not turn a small, noisy gradient into a full-size step in every
+coordinate, as AdamW does (METHOD 9.8), and is Reptile with a posterior.
 
 All randomness derives from the seed and the visit's number, so a resumed run equals an uninterrupted one.
 """
@@ -70,7 +70,9 @@ class MetaState:
     @classmethod
     def start(cls, theta: Tensor) -> MetaState:
         """The state before the first visit."""
-        return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta[None]), AdamW.zeros_like(theta[None]))
+        return cls(
+            0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta[None]), AdamW.zeros_like(theta[None])
+        )
 
     def result(self) -> Tensor:
         """The theta to ship: the average where one has formed."""
@@ -83,7 +85,12 @@ class MetaState:
             "inner.first": self.inner.first, "inner.second": self.inner.second,
             "outer.first": self.outer.first, "outer.second": self.outer.second,
         }  # fmt: skip
-        counts = {"visit": self.visit, "averaged": self.averaged, "inner": self.inner.step, "outer": self.outer.step}
+        counts = {
+            "visit": self.visit,
+            "averaged": self.averaged,
+            "inner": self.inner.step,
+            "outer": self.outer.step,
+        }
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"counts": json.dumps(counts)})
         partial.replace(path)
@@ -108,11 +115,15 @@ def task_order(names: Sequence[str], visits: int, seed: int) -> list[str]:
     per_epoch = len(names)
     order: list[str] = []
     for epoch in range(-(-visits // per_epoch)):
-        order += [names[i] for (i,) in batch_order(per_epoch, 1, per_epoch, derive_seed(seed, "epoch", epoch))]
+        order += [
+            names[i] for (i,) in batch_order(per_epoch, 1, per_epoch, derive_seed(seed, "epoch", epoch))
+        ]
     return order[:visits]
 
 
-def encode_pool(model: FewShotModel, task: Task, size: int, settings: MetaSettings, visit: int) -> list[LabelledPrompt]:
+def encode_pool(
+    model: FewShotModel, task: Task, size: int, settings: MetaSettings, visit: int
+) -> list[LabelledPrompt]:
     """`size` examples of the task that fit `max_row_tokens`, classes balanced, chosen for this visit."""
     seed = derive_seed(settings.seed, "pool", visit)
     encoded: list[LabelledPrompt] = []
@@ -162,10 +173,14 @@ def meta_train(
 
 def trained_prior(model: FewShotModel, folder: Path) -> GlobalPosterior:
     """theta as the run in `folder` left it at its last checkpoint."""
-    return GlobalPosterior(model.prior.config, model.prior.sites, MetaState.load(folder / "checkpoint.safetensors").result())
+    return GlobalPosterior(
+        model.prior.config, model.prior.sites, MetaState.load(folder / "checkpoint.safetensors").result()
+    )
 
 
-def _visit(model: FewShotModel, task: Task, tasks: int, settings: MetaSettings, state: MetaState) -> dict[str, Any]:
+def _visit(
+    model: FewShotModel, task: Task, tasks: int, settings: MetaSettings, state: MetaState
+) -> dict[str, Any]:
     started, inner = time.perf_counter(), settings.inner
     state.visit += 1
     seed = derive_seed(settings.seed, "visit", state.visit)
@@ -177,13 +192,25 @@ def _visit(model: FewShotModel, task: Task, tasks: int, settings: MetaSettings, 
     phi, losses = fit(model.backbone, prior, prepared, inner, batches, seed, moments)
     done = (state.visit - 1) / max(1, settings.visits - 1)
     rate = settings.outer_rate + done * (settings.final_outer_rate - settings.outer_rate)
-    metrics: dict[str, Any] = {"visit": state.visit, "task": task.name, "losses": [round(loss, 4) for loss in losses]}
+    metrics: dict[str, Any] = {
+        "visit": state.visit,
+        "task": task.name,
+        "losses": [round(loss, 4) for loss in losses],
+    }
     if settings.outer == "natural":
         move = phi.values - state.theta
         state.theta = state.theta + rate * move
         metrics["moved"] = float(move.norm())
     else:
-        state.theta, metrics["kl"] = _outer_adamw(model, prepared.batch(batches[-1], model.backbone.device), phi.values, tasks, settings, state, rate)
+        state.theta, metrics["kl"] = _outer_adamw(
+            model,
+            prepared.batch(batches[-1], model.backbone.device),
+            phi.values,
+            tasks,
+            settings,
+            state,
+            rate,
+        )
     if state.visit > settings.average_from * settings.visits:
         state.average += state.theta
         state.averaged += 1
@@ -191,7 +218,13 @@ def _visit(model: FewShotModel, task: Task, tasks: int, settings: MetaSettings, 
 
 
 def _outer_adamw(
-    model: FewShotModel, batch: Any, phi: Tensor, tasks: int, settings: MetaSettings, state: MetaState, rate: float
+    model: FewShotModel,
+    batch: Any,
+    phi: Tensor,
+    tasks: int,
+    settings: MetaSettings,
+    state: MetaState,
+    rate: float,
 ) -> tuple[Tensor, float]:
     """One AdamW step on theta of beta KL(phi || theta) - (beta / M) log p(theta), on the last inner batch with fresh noise."""
     config, sites, device = model.prior.config, model.prior.sites, model.backbone.device
@@ -215,5 +248,7 @@ def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> 
     """Record what the run is, and refuse to resume a different one."""
     record = {"settings": asdict(settings), "tasks": list(names)}
     if path.exists() and json.loads(path.read_text()) != record:
-        raise AbmllError(f"{path.parent.name} holds a run with other settings or tasks: choose another folder")
+        raise AbmllError(
+            f"{path.parent.name} holds a run with other settings or tasks: choose another folder"
+        )
     path.write_text(json.dumps(record, indent=1))

@@ -19,7 +19,14 @@ def _one_thread() -> None:
 @pytest.fixture
 def support() -> list[Example]:
     """Labelled examples of different lengths."""
-    words = ["the film was wonderful", "dull", "a badly told story, I want my money back", "great actors", "Paris", "0 1 2 3"]
+    words = [
+        "the film was wonderful",
+        "dull",
+        "a badly told story, I want my money back",
+        "great actors",
+        "Paris",
+        "0 1 2 3",
+    ]
     return [Example(text, LABELS[i % 3], LABELS) for i, text in enumerate(words)]
 
 

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from abmll.adapt import AdamW, AdaptSettings, batch_order, prepare, step_loss, token_batches, weight_divergences
+from abmll.adapt import (
+    AdamW,
+    AdaptSettings,
+    batch_order,
+    prepare,
+    step_loss,
+    token_batches,
+    weight_divergences,
+)
 from abmll.errors import OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
 from abmll.posterior import GlobalPosterior, TaskPosterior, unflatten
@@ -35,7 +44,12 @@ def test_batches_are_whole_passes_in_random_order() -> None:
     assert sorted(flat) == sorted([*range(5)] * 2)
     assert batches == batch_order(5, 2, 5, seed=3)
     assert batches != batch_order(5, 2, 5, seed=4)
-    assert batch_order(2, 8, 2, seed=0) in ([[0, 1], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0, 1]], [[1, 0], [1, 0]])
+    assert batch_order(2, 8, 2, seed=0) in (
+        [[0, 1], [0, 1]],
+        [[0, 1], [1, 0]],
+        [[1, 0], [0, 1]],
+        [[1, 0], [1, 0]],
+    )
 
 
 def test_token_batches_cover_everything_within_the_budget() -> None:
@@ -60,7 +74,9 @@ def test_adapting_lowers_the_loss_on_the_support_and_repeats_exactly(
     assert torch.equal(model.adapt(support, replace(settings, steps=0)).posterior.values, model.prior.values)
 
 
-def test_the_likelihood_does_not_depend_on_theta(make_model: Callable[..., FewShotModel], support: list[Example]) -> None:
+def test_the_likelihood_does_not_depend_on_theta(
+    make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
     """METHOD 9.2: theta's adapters never enter the forward pass; they move the divergence only."""
     for family, offset in (("weight", 0.02), ("output", -8.0)):
         model = make_model(noise=family, spread_offset=offset)
@@ -69,9 +85,17 @@ def test_the_likelihood_does_not_depend_on_theta(make_model: Callable[..., FewSh
         phi = unflatten(model.prior.values[None], sites, rank)
         losses = []
         for theta in (model.prior.values, model.prior.values * 1.1):
-            arguments = dict(task_of_row=torch.zeros(3, dtype=torch.long), seeds=[1, 2, 3])
+            arguments: Any = {"task_of_row": torch.zeros(3, dtype=torch.long), "seeds": [1, 2, 3]}
             prior = unflatten(theta[None], sites, rank)
-            losses.append(step_loss(model.backbone, prepared.batch([0, 1, 2], torch.device("cpu")), phi, prior=prior, **arguments))
+            losses.append(
+                step_loss(
+                    model.backbone,
+                    prepared.batch([0, 1, 2], torch.device("cpu")),
+                    phi,
+                    prior=prior,
+                    **arguments,
+                )
+            )
         assert torch.equal(losses[0].nll, losses[1].nll)
         assert float(losses[0].kl.detach()) == pytest.approx(0, abs=1e-3)
         assert float(losses[1].kl.detach()) > 1
@@ -126,7 +150,11 @@ def test_free_text_support_is_learnt(make_model: Callable[..., FewShotModel]) ->
         ([Example("a", "z", ("x", "y"))], OptionsError, "not among"),
         ([Example("a", "x", ("x", "x "))], OptionsError, "repeated"),
         ([Example("a", "x", ("x", "y")), Example("b", "free")], SupportError, "some have none"),
-        ([Example("word " * 300, "x", ("x", "y")), Example("b", "y", ("x", "y"))], PromptTooLongError, "at most 256"),
+        (
+            [Example("word " * 300, "x", ("x", "y")), Example("b", "y", ("x", "y"))],
+            PromptTooLongError,
+            "at most 256",
+        ),
     ],
 )
 def test_unusable_support_is_refused(

@@ -91,7 +91,9 @@ def test_copies_run_one_adapter_each_over_the_same_rows(make_model: Callable[...
     rows: Rows = collate(PROMPTS)
     hidden = model.backbone.trunk(rows)
     samples = mean_samples(model.prior.config, tensors)
-    both = model.backbone.log_probs(hidden, rows, samples.for_rows(torch.tensor([0, 0, 0, 1, 1, 1]), rows.valid), copies=2)
+    both = model.backbone.log_probs(
+        hidden, rows, samples.for_rows(torch.tensor([0, 0, 0, 1, 1, 1]), rows.valid), copies=2
+    )
     for copy in (0, 1):
         alone = model.backbone.log_probs(hidden, rows, samples.for_rows(torch.full((3,), copy), rows.valid))
         torch.testing.assert_close(both[copy], alone[0], atol=1e-5, rtol=1e-5)

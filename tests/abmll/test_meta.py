@@ -16,7 +16,10 @@ from abmll.model import FewShotModel
 from abmll.tasks import Example, Task
 
 SETTINGS = MetaSettings(
-    visits=7, inner=AdaptSettings(steps=2, learning_rate=0.01, batch_size=3, beta=1e-6), checkpoint_every=2, seed=5
+    visits=7,
+    inner=AdaptSettings(steps=2, learning_rate=0.01, batch_size=3, beta=1e-6),
+    checkpoint_every=2,
+    seed=5,
 )
 LABELS = ("positive", "negative")
 
@@ -50,7 +53,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert [line["visit"] for line in lines] == list(range(1, 8))
 
 
-def test_the_natural_rule_moves_theta_towards_phi(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
+def test_the_natural_rule_moves_theta_towards_phi(
+    make_model: Callable[..., FewShotModel], tmp_path: Path
+) -> None:
     settings = replace(SETTINGS, visits=1, outer_rate=1.0, average_from=1.0)
     model = make_model()
     (metrics,) = meta_train(model, tasks(), settings, tmp_path)
@@ -58,10 +63,14 @@ def test_the_natural_rule_moves_theta_towards_phi(make_model: Callable[..., FewS
     assert float(moved.norm()) == pytest.approx(metrics["moved"], rel=1e-4)
     half = replace(settings, outer_rate=0.5)
     list(meta_train(model, tasks(), half, tmp_path / "half"))
-    torch.testing.assert_close(trained_prior(model, tmp_path / "half").values - model.prior.values, moved / 2, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        trained_prior(model, tmp_path / "half").values - model.prior.values, moved / 2, atol=1e-6, rtol=1e-4
+    )
 
 
-def test_meta_training_makes_adaptation_better(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
+def test_meta_training_makes_adaptation_better(
+    make_model: Callable[..., FewShotModel], tmp_path: Path
+) -> None:
     """On tasks that agree (labels 0 and 2 of the list), the same steps reach a lower loss from the trained theta."""
     agreeing = [tasks()[0], tasks()[2]]
     settings = replace(SETTINGS, visits=12, inner=replace(SETTINGS.inner, steps=4))
@@ -71,7 +80,9 @@ def test_meta_training_makes_adaptation_better(make_model: Callable[..., FewShot
     assert last < 0.5 * first
 
 
-def test_another_run_does_not_resume_in_the_same_folder(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
+def test_another_run_does_not_resume_in_the_same_folder(
+    make_model: Callable[..., FewShotModel], tmp_path: Path
+) -> None:
     next(meta_train(make_model(), tasks(), SETTINGS, tmp_path))
     with pytest.raises(AbmllError, match="other settings"):
         next(meta_train(make_model(), tasks(), replace(SETTINGS, seed=6), tmp_path))
@@ -87,7 +98,9 @@ def test_every_task_is_visited_equally_often() -> None:
 def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "train.jsonl").write_text('{"task": "t", "input": "i", "output": "x", "options": ["x", "y"]}\n')
+        (tmp_path / name / "train.jsonl").write_text(
+            '{"task": "t", "input": "i", "output": "x", "options": ["x", "y"]}\n'
+        )
         (tmp_path / name / "test.jsonl").write_text("")
     assert list(Collection.open(tmp_path).about) == ["a", "b"]
     splits = {"s": {"train": {"have": ["a", "b"], "have_disjoint": ["a"]}, "test": {"have": ["c"]}}}

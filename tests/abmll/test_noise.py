@@ -88,16 +88,25 @@ def test_rows_pick_their_task_and_sample_by_index() -> None:
     t = tensors(tasks=2)
     task_of_sample = torch.tensor([1, 0, 1])
     seeds = [4, 5, 6]
-    samples = draw_samples(CONFIG, [SITE], [t], seeds=seeds, task_of_sample=task_of_sample, dtype=torch.float32)
+    samples = draw_samples(
+        CONFIG, [SITE], [t], seeds=seeds, task_of_sample=task_of_sample, dtype=torch.float32
+    )
     x = torch.randn(4, 5, SITE.d_in)
     index = torch.tensor([2, 0, 1, 2])
     together = samples.for_rows(index, torch.ones(4, 5, dtype=torch.bool))(0, x)
     for row, sample in enumerate(index.tolist()):
         one = SiteTensors(*(v[task_of_sample[sample]][None] for v in vars(t).values()))
         alone = draw_samples(
-            CONFIG, [SITE], [one], seeds=[seeds[sample]], task_of_sample=torch.zeros(1, dtype=torch.long), dtype=torch.float32
+            CONFIG,
+            [SITE],
+            [one],
+            seeds=[seeds[sample]],
+            task_of_sample=torch.zeros(1, dtype=torch.long),
+            dtype=torch.float32,
         )
-        expected = alone.for_rows(torch.zeros(1, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))(0, x[row : row + 1])
+        expected = alone.for_rows(torch.zeros(1, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))(
+            0, x[row : row + 1]
+        )
         torch.testing.assert_close(together[row : row + 1], expected)
 
 
@@ -123,7 +132,9 @@ def test_weight_divergence_is_the_dense_closed_form() -> None:
 def test_divergence_on_some_rows_is_unbiased() -> None:
     q, p = tensors(seed=1, size=0.2), tensors(seed=2, size=0.2)
     whole = weight_divergence(CONFIG, q, p)[0]
-    by_row = torch.stack([weight_divergence(CONFIG, q, p, torch.tensor([row]))[0] for row in range(SITE.d_out)])
+    by_row = torch.stack(
+        [weight_divergence(CONFIG, q, p, torch.tensor([row]))[0] for row in range(SITE.d_out)]
+    )
     torch.testing.assert_close(by_row.mean(0), whole)
 
 
@@ -158,7 +169,9 @@ def test_output_divergence_both_estimators() -> None:
     at_theta(0, x)
     torch.testing.assert_close(at_theta.kl, torch.zeros(1), atol=1e-5, rtol=0)
     n = 4000
-    closed, sampled = (output_draw(q, n, 3, list(range(n)), prior=[p], kl_estimator=kind) for kind in ("closed", "sample"))
+    closed, sampled = (
+        output_draw(q, n, 3, list(range(n)), prior=[p], kl_estimator=kind) for kind in ("closed", "sample")
+    )
     closed(0, x.expand(n, 3, SITE.d_in))
     sampled(0, x.expand(n, 3, SITE.d_in))
     error = sampled.kl.std() / math.sqrt(n)  # type: ignore[union-attr]

@@ -26,7 +26,9 @@ FAMILIES = {"weight": 0.02, "output": -4.0}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_by_one_in_any_order_and_in_one_batch_agree(family: str, make_model: Callable[..., FewShotModel]) -> None:
+def test_one_by_one_in_any_order_and_in_one_batch_agree(
+    family: str, make_model: Callable[..., FewShotModel]
+) -> None:
     model = make_model(noise=family, spread_offset=FAMILIES[family])
     together = model.predict(None, QUERIES, samples=5, seed=7)
     backwards = model.predict(None, QUERIES[::-1], samples=5, seed=7)[::-1]
@@ -38,7 +40,9 @@ def test_one_by_one_in_any_order_and_in_one_batch_agree(family: str, make_model:
             assert batch.predictive.stds == pytest.approx(other.predictive.stds, abs=1e-4)
 
 
-def test_the_predictive_is_the_average_of_the_samples_probabilities(make_model: Callable[..., FewShotModel]) -> None:
+def test_the_predictive_is_the_average_of_the_samples_probabilities(
+    make_model: Callable[..., FewShotModel],
+) -> None:
     """Each sample, materialised as dense weights and added to the base, gives the probabilities that are averaged."""
     model = make_model(spread_offset=0.05)
     posterior = TaskPosterior.start(model.prior)
@@ -68,10 +72,15 @@ def test_the_predictive_is_the_average_of_the_samples_probabilities(make_model: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_samples_is_the_noise_free_model_and_many_surround_it(family: str, make_model: Callable[..., FewShotModel]) -> None:
+def test_no_samples_is_the_noise_free_model_and_many_surround_it(
+    family: str, make_model: Callable[..., FewShotModel]
+) -> None:
     small = {"weight": 0.002, "output": -12.0}[family]
     model = make_model(noise=family, spread_offset=small, random_prior=False)
-    base = [continuation_log_probs(model.backbone, [(1, mean_samples(model.prior.config, _tensors(model)))], [p]) for p in _prompts(model)]
+    base = [
+        continuation_log_probs(model.backbone, [(1, mean_samples(model.prior.config, _tensors(model)))], [p])
+        for p in _prompts(model)
+    ]
     mean = model.predict(None, QUERIES, samples=0, seed=1)
     many = model.predict(None, QUERIES, samples=32, seed=1)
     for scores, none, some in zip(base, mean, many, strict=True):
@@ -104,13 +113,17 @@ def test_a_sample_is_the_same_however_many_are_drawn(make_model: Callable[..., F
         torch.testing.assert_close(short, long[:3], atol=1e-4, rtol=1e-4)
 
 
-def test_greedy_text_of_the_mean_is_what_transformers_generates(make_model: Callable[..., FewShotModel]) -> None:
+def test_greedy_text_of_the_mean_is_what_transformers_generates(
+    make_model: Callable[..., FewShotModel],
+) -> None:
     model = make_model(random_prior=False)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46), (9,)]
     (_, samples), *_ = sample_groups(model.backbone, TaskPosterior.start(model.prior), 0, 0)
     found = generate(model.backbone, samples, 1, prompts, end=0, max_new_tokens=12)
     for prompt, (ours,) in zip(prompts, found, strict=True):
-        theirs = tiny_model().generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+        theirs = tiny_model().generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )
         assert ours == tuple(theirs[0, len(prompt) :].tolist())
 
 
@@ -135,9 +148,13 @@ def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[.
                 assert int(logits.argmax()) == text[step]
 
 
-def test_free_text_probabilities_are_those_of_whole_sequences(make_model: Callable[..., FewShotModel]) -> None:
+def test_free_text_probabilities_are_those_of_whole_sequences(
+    make_model: Callable[..., FewShotModel],
+) -> None:
     model = make_model(spread_offset=0.03)
-    predictions = model.predict(None, [Query("the film"), Query("What is the capital of France?")], samples=4, max_new_tokens=5)
+    predictions = model.predict(
+        None, [Query("the film"), Query("What is the capital of France?")], samples=4, max_new_tokens=5
+    )
     for prediction in predictions:
         predictive = prediction.predictive
         assert 1 <= len(predictive.options) <= 4

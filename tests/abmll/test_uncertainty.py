@@ -30,13 +30,17 @@ def test_the_mean_alone_knows_nothing_of_spread() -> None:
     assert predictive.samples == 0
     assert predictive.stds == (0.0, 0.0, 0.0)
     assert (u.mutual_information, u.mc_standard_error) == (0.0, 0.0)
-    assert u.total_entropy == u.expected_entropy == pytest.approx(float(entropy(torch.tensor([0.2, 0.5, 0.3]))))
+    assert (
+        u.total_entropy == u.expected_entropy == pytest.approx(float(entropy(torch.tensor([0.2, 0.5, 0.3]))))
+    )
 
 
 def test_unlisted_probability_counts_as_one_outcome() -> None:
     predictive = summarise(("text",), torch.tensor([[0.25], [0.25]]), samples=2)
     assert predictive.confidence == predictive.margin == pytest.approx(0.25)
-    assert predictive.uncertainty.total_entropy == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+    assert predictive.uncertainty.total_entropy == pytest.approx(
+        -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    )
 
 
 def test_mutual_information_is_unbiased_where_the_plug_in_is_low() -> None:
@@ -44,7 +48,10 @@ def test_mutual_information_is_unbiased_where_the_plug_in_is_low() -> None:
     g = torch.Generator().manual_seed(0)
     logits = lambda n: torch.randn(n, 3, generator=g, dtype=torch.float64) * 0.5  # noqa: E731
     truth = summarise(("a", "b", "c"), logits(200_000).softmax(-1), samples=1).uncertainty.mutual_information
-    small = [summarise(("a", "b", "c"), logits(8).softmax(-1), samples=8).uncertainty.mutual_information for _ in range(3000)]
+    small = [
+        summarise(("a", "b", "c"), logits(8).softmax(-1), samples=8).uncertainty.mutual_information
+        for _ in range(3000)
+    ]
     values = torch.tensor(small)
     standard_error = float(values.std()) / math.sqrt(len(values))
     assert abs(float(values.mean()) - truth) < 4 * standard_error + 0.01 * truth
