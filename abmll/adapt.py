@@ -1,4 +1,4 @@
-"""Adaptation: K gradient steps on phi from theta on the support (METHOD sections 4 and 5).
+"""Adaptation: K gradient steps on phi from theta on the support (docs/method.md 3).
 
 The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), one posterior sample for each example i of the batch.
 A task with options is scored by the options-normalised likelihood; free text by the likelihood of its tokens.
@@ -132,7 +132,7 @@ def step_loss(
     """
     hidden, rows, labels = batch
     config, sites = backbone.config, backbone.sites
-    # One sign vector has the exact moments of many (UNCERTAINTY 4.3) at a quarter of the cost of the default's four.
+    # One sign vector has the exact moments of many (docs/method.md 2) at a quarter of the cost of the default's four.
     config = replace(config, noise_rank=1)
     samples: Samples = draw_samples(
         config, sites, phi, seeds=seeds, task_of_sample=task_of_row, dtype=hidden.dtype
@@ -175,7 +175,7 @@ def weight_divergences(
 
 @dataclass
 class AdamW:
-    """AdamW without weight decay on one flat tensor (METHOD section 6), its state beside the values it moves."""
+    """AdamW without weight decay on one flat tensor (the paper's optimiser), its state beside the values it moves."""
 
     first: Tensor
     second: Tensor

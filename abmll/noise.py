@@ -2,7 +2,7 @@
 
 `weight` (the paper's equations): the weight update is Gaussian, mean s B_mu A_mu and standard deviation
 s B_s A_s + c by element. One sample is drawn for a whole sequence as a sign-structured low-rank adapter, whose first two
-moments are exactly the posterior's for all tokens jointly (UNCERTAINTY 4.3), so every sample is an ordinary LoRA adapter
+moments are exactly the posterior's for all tokens jointly (docs/method.md 2), so every sample is an ordinary LoRA adapter
 of rank r + m (r + 1).
 
 `output` (the released code): the adapter's *output* is Gaussian by token and unit, mean s B_mu (A_mu x) and log-variance

@@ -1,6 +1,6 @@
 """The global posterior theta, the task posterior phi, and the distances between them.
 
-Each adapted layer (a `Site`) has four LoRA matrices: a *mean* pair and a *spread* pair (METHOD section 3, paper section 3).
+Each adapted layer (a `Site`) has four LoRA matrices: a *mean* pair and a *spread* pair (docs/method.md 1, paper section 3).
 With s = alpha / rank, the mean is s * B_mu A_mu. The spread is s * B_s A_s + c and means, by noise family,
 the log-variance of the adapter's output (`output`) or the standard deviation of the weight (`weight`); see `noise.py`.
 
@@ -103,7 +103,7 @@ def unflatten(values: Tensor, sites: Sequence[Site], rank: int) -> list[SiteTens
 
 @dataclass(frozen=True)
 class Posterior:
-    """A configuration, the sites it applies to, and P values [P] in fp32 (METHOD 9.4: bf16 would round updates away)."""
+    """A configuration, the sites it applies to, and P values [P] in fp32 (bf16 would round small updates away)."""
 
     config: AdapterConfig
     sites: tuple[Site, ...]
@@ -153,7 +153,7 @@ class GlobalPosterior(Posterior):
 
     @classmethod
     def untrained(cls, config: AdapterConfig, sites: Sequence[Site], seed: int = 0) -> GlobalPosterior:
-        """Every A Kaiming-uniform(a = sqrt 5), every B zero: mean 0 and spread c exactly (METHOD section 3)."""
+        """Every A Kaiming-uniform(a = sqrt 5), every B zero: mean 0 and spread c exactly (docs/method.md 1)."""
         generator = torch.Generator().manual_seed(seed)
         pieces = []
         for site in sites:
@@ -197,7 +197,7 @@ def kl_one_sample(
 
 
 def log_prior(mean: Tensor, log_var: Tensor, *, shape: float = 1.0, rate: float = 0.01) -> Tensor:
-    """log N(mean; 0, 1) + log Gamma(exp(-log_var); shape, rate) by element (METHOD section 2)."""
+    """log N(mean; 0, 1) + log Gamma(exp(-log_var); shape, rate) by element (docs/method.md 1)."""
     precision = (-log_var).exp()
     log_gamma = shape * math.log(rate) - math.lgamma(shape) - (shape - 1) * log_var - rate * precision
     return gaussian_log_prob(mean, torch.zeros_like(mean), torch.zeros_like(mean)) + log_gamma

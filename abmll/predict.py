@@ -1,4 +1,4 @@
-"""Prediction: the average over S posterior samples, in probability space (METHOD section 5).
+"""Prediction: the average over S posterior samples, in probability space (docs/method.md 5).
 
 Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
 answer greedily; every distinct answer is then scored under every sample, and the probability that is left belongs to

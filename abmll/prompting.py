@@ -1,7 +1,7 @@
 """Text to token ids: a prompt once, and every option as its continuation.
 
 Options are scored by their own words after the bare question; models below about a billion parameters bind letters
-poorly (METHOD section 7).
+poorly.
 """
 
 from __future__ import annotations

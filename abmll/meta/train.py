@@ -1,4 +1,4 @@
-"""ABMLL meta-training (METHOD section 4): task after task, phi moves from theta on the task's data and theta follows.
+"""ABMLL meta-training (docs/method.md 4): task after task, phi moves from theta on the task's data and theta follows.
 
 theta enters the objective through KL(phi || theta) and its prior alone. Two outer rules minimise them:
 
@@ -6,7 +6,7 @@ theta enters the objective through KL(phi || theta) and its prior alone. Two out
 `natural`: the natural-gradient step on the same KL. With N(mu_theta, sigma_theta^2) and step e it is
 theta <- theta + e (phi - theta), taken in the LoRA factors (the prior's pull on mu is a factor sigma_theta^2 / M of
 the KL's, below 1e-6, and is dropped). It does not turn a small, noisy gradient into a full-size step in every
-coordinate, as AdamW does (METHOD 9.8), and is Reptile with a posterior.
+coordinate, as AdamW does, and is Reptile with a posterior.
 
 All randomness derives from the seed and the visit's number, so a resumed run equals an uninterrupted one.
 """

@@ -77,7 +77,7 @@ def test_adapting_lowers_the_loss_on_the_support_and_repeats_exactly(
 def test_the_likelihood_does_not_depend_on_theta(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    """METHOD 9.2: theta's adapters never enter the forward pass; they move the divergence only."""
+    """theta's adapters never enter the forward pass; they move the divergence only."""
     for family, offset in (("weight", 0.02), ("output", -8.0)):
         model = make_model(noise=family, spread_offset=offset)
         prepared = prepare(model.backbone, model.encode_support(support))

