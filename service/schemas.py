@@ -30,7 +30,7 @@ class SupportRow(WireModel):
     input: str = Field(description="The text.")
     output: str = Field(description="Its label, one of the options; or, without options, the text to answer.")
     options: list[str] | None = Field(
-        default=None, min_length=2, description="Options of this example; wins over the request's."
+        default=None, description="Options of this example; wins over the request's."
     )
 
 
@@ -39,7 +39,7 @@ class InputRow(WireModel):
 
     input: str = Field(description="The text.")
     options: list[str] | None = Field(
-        default=None, min_length=2, description="Options of this input; wins over the request's."
+        default=None, description="Options of this input; wins over the request's."
     )
 
 
@@ -87,7 +87,6 @@ _Model = Annotated[
 _Options = Annotated[
     list[str] | None,
     Field(
-        min_length=2,
         description="What to choose from, for every row that has no options of its own. None at all means free text.",
     ),
 ]
@@ -98,8 +97,8 @@ _Truncate = Annotated[
 ]
 _Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]
 
-_DEMO = demo.predict_body()
-_CREATE_EXAMPLE = {key: _DEMO[key] for key in ("support", "options", "seed")}
+_PREDICT_EXAMPLE = demo.predict_body()
+_CREATE_EXAMPLE = {key: _PREDICT_EXAMPLE[key] for key in ("support", "options", "seed")}
 
 
 class CreateAdapterRequest(WireModel):
@@ -118,7 +117,7 @@ class CreateAdapterRequest(WireModel):
 class PredictRequest(WireModel):
     """Answer inputs with an adapter, named by `adapter_id` or made from `support`; exactly one of the two."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_DEMO]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICT_EXAMPLE]})
 
     model: _Model = None
     adapter_id: str | None = Field(default=None, description="Id of an adapter made before.")
@@ -250,8 +249,8 @@ class Adapter(WireModel):
     base: BaseInfo
     posterior: str
     support: SupportSummary
-    options: list[str] | None = Field(
-        description="Options that all examples share; inputs without any take these."
+    options: list[str] = Field(
+        description="Options that all examples share, which inputs without any take; else empty."
     )
     created: str = Field(description="When it was acknowledged, ISO 8601 in UTC.")
     diagnostics: Diagnostics

@@ -62,9 +62,16 @@ class Settings(BaseSettings):
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
     max_options: int = Field(default=128, ge=2, description="Most options of one example or input.")
     max_text_chars: int = Field(default=32_768, ge=1, description="Longest single text, in characters.")
-    max_samples: int = Field(default=64, ge=0, le=64, description="Most posterior samples of one prediction.")
+    max_samples: int = Field(
+        default=64,
+        ge=16,
+        le=64,
+        description="Most posterior samples of one prediction; at least the requests' default.",
+    )
     max_steps: int = Field(default=64, ge=1, description="Most gradient steps of one adaptation.")
-    max_new_tokens: int = Field(default=256, ge=1, description="Most tokens of one free-text answer.")
+    max_new_tokens: int = Field(
+        default=256, ge=32, description="Most tokens of one free-text answer; at least the requests' default."
+    )
 
     queue_limit: int = Field(
         default=64,

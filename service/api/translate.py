@@ -121,7 +121,7 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
         "support": schemas.SupportSummary(
             n=support.n, tokens=support.tokens, per_label=count_labels(support.examples)
         ),
-        "options": list(support.options) or None,
+        "options": list(support.options),
         "created": manifest.created,
         "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
         "warnings": list(manifest.warnings),

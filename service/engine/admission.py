@@ -88,9 +88,9 @@ def admit_queries(
 
 
 def shared_options(support: Sequence[Example]) -> tuple[str, ...]:
-    """The options that all examples have; empty where they differ or there are none."""
-    options = {example.options for example in support}
-    return options.pop() if len(options) == 1 else ()
+    """The options that all examples have, in the order of the first; empty where they differ or there are none."""
+    alike = len({frozenset(example.options) for example in support}) == 1
+    return support[0].options if alike else ()
 
 
 def count_labels(support: Sequence[Example]) -> dict[str, int]:

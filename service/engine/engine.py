@@ -174,7 +174,9 @@ class Engine:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 check_adapter(adapter.manifest, ticket.served)
-                queries = await self._admit(request, ticket.served, OptionRule.of(adapter.manifest.support.examples))
+                queries = await self._admit(
+                    request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
+                )
             work = PredictJob(
                 adapter.posterior,
                 queries,

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from model_store.adapters import AdapterStore
 from service.api.app import create_app
-from service.engine.engine import Engine
+from service.engine.engine import Engine, State
 from service.executors.inline import InlineExecutor
 from service.metrics import Metrics
+from service.server import DrainingServer
 from service.settings import Settings
 from tests.service.fakes import FakeWorker
 
@@ -50,6 +54,20 @@ class Server:
                 await scenario(client)
 
         asyncio.run(play())
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[str]:
+        """The server on a free port, run by uvicorn in a thread; yields its address."""
+        config = uvicorn.Config(self.app, port=0, log_config=None)
+        uvicorn_server = DrainingServer(config, self.engine, drain_seconds=5)
+        thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve()))
+        thread.start()
+        while not uvicorn_server.started or self.engine.state is State.STARTING:
+            time.sleep(0.01)
+        port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+        uvicorn_server.should_exit = True
+        thread.join()
 
     def post(self, path: str, body: object) -> httpx.Response:
         """One POST to a server that runs for just this request."""

@@ -137,7 +137,9 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(tmp_path: Path) -> No
         late = await asyncio.gather(*(client.post("/v1/predict", json=body) for body in bodies))
         assert [response.status_code for response in late] == [504, 504]
         server.worker.predict_gate.set()
-        assert (await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["third"]})).status_code == 200
+        assert (
+            await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["third"]})
+        ).status_code == 200
         assert [job.queries[0].input for job in server.worker.predicted] == ["first", "third"]
 
     server.run(scenario)
@@ -164,7 +166,15 @@ def test_health_answers_while_the_model_works(server: Server) -> None:
         server.worker.adapt_gate.clear()
         working = asyncio.create_task(client.post("/v1/adapters", json=CREATE))
         await until(lambda: len(server.worker.adapted) == 1)
-        for path in ("/livez", "/readyz", "/metrics", "/v1/limits", "/v1/models", "/v1/version", "/v1/adapters"):
+        for path in (
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/v1/limits",
+            "/v1/models",
+            "/v1/version",
+            "/v1/adapters",
+        ):
             assert (await client.get(path)).status_code == 200, path
         assert not working.done()
         server.worker.adapt_gate.set()
@@ -234,7 +244,9 @@ def test_deleting_an_adapter_in_use_lets_its_predictions_finish(server: Server) 
     async def scenario(client: httpx.AsyncClient) -> None:
         adapter = (await client.post("/v1/adapters", json=CREATE)).json()["id"]
         server.worker.predict_gate.clear()
-        working = asyncio.create_task(client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}))
+        working = asyncio.create_task(
+            client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]})
+        )
         await until(lambda: len(server.worker.predicted) == 1)
         assert (await client.delete(f"/v1/adapters/{adapter}")).status_code == 200
         server.worker.predict_gate.set()
@@ -248,7 +260,9 @@ def test_adapters_are_listed_in_pages_by_id(server: Server) -> None:
         made = [(await client.post("/v1/adapters", json=other(seed))).json()["id"] for seed in range(5)]
         seen, after = [], None
         while True:
-            page = (await client.get("/v1/adapters", params={"limit": 2} | ({"after": after} if after else {}))).json()
+            page = (
+                await client.get("/v1/adapters", params={"limit": 2} | ({"after": after} if after else {}))
+            ).json()
             seen += [adapter["id"] for adapter in page["data"]]
             if not page["has_more"]:
                 break

@@ -9,7 +9,9 @@ PREDICTIVE = Predictive(
     options=("yes", "no", "maybe"),
     probabilities=(0.6, 0.3, 0.1),
     stds=(0.0, 0.0, 0.0),
-    uncertainty=Uncertainty(total_entropy=0.9, expected_entropy=0.7, mutual_information=0.2, mc_standard_error=0.0),
+    uncertainty=Uncertainty(
+        total_entropy=0.9, expected_entropy=0.7, mutual_information=0.2, mc_standard_error=0.0
+    ),
     samples=4,
 )
 

@@ -1,0 +1,83 @@
+"""The OpenAPI document: its examples hold, and the server does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service import schemas
+from tests.service.conftest import Server
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+OPERATIONS = [
+    "POST /v1/adapters",
+    "GET /v1/adapters",
+    "GET /v1/adapters/{adapter_id}",
+    "DELETE /v1/adapters/{adapter_id}",
+    "POST /v1/predict",
+    "GET /v1/models",
+    "GET /v1/limits",
+    "GET /v1/version",
+    "GET /livez",
+    "GET /readyz",
+    "GET /metrics",
+]
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
+    """The document as a client finds it, on a server that listens."""
+    server = Server(tmp_path_factory.mktemp("openapi"), max_steps=2)
+    with server.listening() as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+def operations(document: BaseSchema) -> dict[str, Any]:
+    found = [result.ok() for result in document.get_all_operations()]
+    return {operation.label: operation for operation in found}
+
+
+def test_every_route_is_documented(document: BaseSchema) -> None:
+    assert sorted(operations(document)) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_the_server_does_what_its_document_says(document: BaseSchema, label: str) -> None:
+    operation = operations(document)[label]
+    answered = set()
+
+    @given(case=operation.as_strategy())
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    def check(case: schemathesis.Case) -> None:
+        answered.add(case.call_and_validate(checks=CHECKS).status_code)
+
+    check()
+    assert answered
+
+
+def test_worked_examples_are_answered_as_documented(document: BaseSchema) -> None:
+    for label, model in (
+        ("POST /v1/adapters", schemas.CreateAdapterRequest),
+        ("POST /v1/predict", schemas.PredictRequest),
+    ):
+        (example,) = document.raw_schema["components"]["schemas"][model.__name__]["examples"]
+        case = operations(document)[label].Case(body=example, media_type="application/json")
+        assert case.call_and_validate(checks=CHECKS).status_code in {200, 201}
