@@ -163,7 +163,8 @@ class AdapterStore:
         except Timeout as error:
             raise StoreInUseError(f"another process uses the adapter store {root}") from error
         sweep(root)
-        self._total_bytes = sum(folder_bytes(root / id) for id in self._ids())
+        self._bytes = {id: folder_bytes(root / id) for id in self._ids()}
+        self._total_bytes = sum(self._bytes.values())
 
     def close(self) -> None:
         """Let another process own the root."""
@@ -196,13 +197,12 @@ class AdapterStore:
         with self._mutex:
             if self._read(manifest.id, _read_adapter) is not None:
                 return
-            before = folder_bytes(folder)
             require_free_space(self._root, posterior.values.nbytes + 2**20, what)
             with staged(folder, what) as staging:
                 write_tensors(staging, posterior)
                 (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
                 seal(staging)
-            self._total_bytes += folder_bytes(folder) - before
+            self._account(manifest.id, folder_bytes(folder))
 
     def get(self, id: str) -> StoredAdapter | None:
         """The adapter, or None where there is none (or no intact one) under `id`, whatever text that is."""
@@ -227,13 +227,15 @@ class AdapterStore:
         """Remove the adapter durably; whether there was one."""
         if not _ID.fullmatch(id):
             return False
-        folder = self._root / id
         with self._mutex:
-            size_bytes = folder_bytes(folder)
-            if not remove(folder):
-                return False
-            self._total_bytes -= size_bytes
-            return True
+            removed = remove(self._root / id)
+            self._account(id, 0)
+            return removed
+
+    def _account(self, id: str, size_bytes: int) -> None:
+        self._total_bytes += size_bytes - self._bytes.pop(id, 0)
+        if size_bytes:
+            self._bytes[id] = size_bytes
 
     def _ids(self) -> Sequence[str]:
         return sorted(path.name for path in self._root.iterdir() if _ID.fullmatch(path.name))
@@ -248,7 +250,7 @@ class AdapterStore:
             _log.warning("%s is ignored: %s", id, error)
         except CorruptArtifactError as error:
             _log.error("%s is moved aside: %s", id, error)
-            self._total_bytes -= folder_bytes(folder)
+            self._account(id, 0)
             damaged = self._root / _DAMAGED
             damaged.mkdir(exist_ok=True)
             folder.rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")

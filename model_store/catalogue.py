@@ -110,9 +110,8 @@ def resolve_base(name: str) -> BaseModel:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    folder = Path(name)
-    if folder.is_dir():
-        folder = folder.resolve()
+    if _is_folder(name):
+        folder = Path(name).resolve()
         return BaseModel(folder.name, FolderSource(folder), "int8", "unknown")
     match = _HUB_ID.fullmatch(name)
     if match is None:
@@ -122,3 +121,10 @@ def resolve_base(name: str) -> BaseModel:
         )
     source = HubSource(match["repository"], match["revision"] or "main")
     return BaseModel(source.repository, source, "int8", "unknown")
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return name != "" and Path(name).is_dir()
+    except OSError:  # longer than any path
+        return False

@@ -18,6 +18,7 @@ from model_store.errors import UnusableBaseError
 
 _BNB_LINEARS = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
 _ONE_127TH = 7.874015718698502e-3
+_NF4_BLOCK = 64  # weights that share one scale
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -47,8 +48,17 @@ def quantise(checkpoint: Path, folder: Path, quantisation: Quantisation, device:
     Embeddings and head stay as they are. Raises `UnusableBaseError` for what is no such checkpoint.
     """
     model = load_model(checkpoint, device, quantization_config=_bitsandbytes_config(quantisation))
+    _check_block_shapes(model, checkpoint.name)
     model.save_pretrained(folder)
     load_tokenizer(checkpoint).save_pretrained(folder)
+
+
+def _check_block_shapes(model: nn.Module, name: str) -> None:
+    """Refuse shapes for which bitsandbytes on the CPU (0.50) silently unpacks 4-bit weights with wrong scales."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, bnb.nn.Linear4bit) and layer.in_features % _NF4_BLOCK:
+            reason = f"{path} has {layer.in_features} inputs, no multiple of {_NF4_BLOCK}"
+            raise UnusableBaseError(f"{name} cannot be quantised to nf4: {reason}. Use int8")
 
 
 def _bitsandbytes_config(quantisation: Quantisation) -> BitsAndBytesConfig:

@@ -35,8 +35,8 @@ class PosteriorManifest:
 
     `base` is what it was trained on and must be served with. `adapt` and `template` are the settings to adapt
     and prompt it with (`AdaptSettings` and `PromptTemplate` as plain values). `training` (data with licences,
-    commit, command, seed, machine) and `metrics` are free. `digest` is `posterior_digest` of the posterior, so
-    it covers `config` and `sites` too.
+    commit, command, seed, machine) and `metrics` are free. `digest` is `posterior_digest` of the posterior: it
+    covers `config` and `sites` too.
     """
 
     id: str
@@ -138,14 +138,14 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     cannot be read or the tensors are not those that it describes.
     """
     folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
-    if not folder.is_dir():
+    if not (folder / _MANIFEST).is_file():
         shipped = ", ".join(shipped_posteriors()) or "none"
         raise UnknownArtifactError(
-            f"{str(id_or_path)!r} is no folder and not a shipped posterior ({shipped})"
+            f"{str(id_or_path)!r} is no posterior: neither a folder with one nor of {shipped}"
         )
     try:
         manifest = PosteriorManifest.from_json(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtifactError(f"the manifest of {folder.name} cannot be read: {error!r}") from error
     prior = read_tensors(folder, GlobalPosterior, manifest.config, manifest.sites)
     if posterior_digest(prior) != manifest.digest:

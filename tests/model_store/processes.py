@@ -1,0 +1,81 @@
+"""What the tests run in other processes; imported once, by the fork server that starts them."""
+
+import hashlib
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import model_store.adapters
+import model_store.bases
+from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
+from abmll.tasks import Example
+from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter, SupportRecord
+from model_store.identity import BaseIdentity
+
+CONFIG = AdapterConfig(rank=2, modules=("q",))
+SITES = (Site(0, "q", 64, 64), Site(1, "q", 64, 64))
+
+
+def adapter(number: int) -> StoredAdapter:
+    """The `number`-th adapter: the same in every process."""
+    generator = torch.Generator().manual_seed(number)
+    values = torch.randn(flat_size(SITES, CONFIG.rank), generator=generator)
+    support = [
+        Example(f"film {number}", "good", ("good", "bad")),
+        Example("a dull story", "bad", ("good", "bad")),
+    ]
+    manifest = AdapterManifest(
+        id=f"adp_{number:016x}",
+        created="2026-01-01T00:00:00+00:00",
+        base=BaseIdentity("tiny", "sha256:0123", "int8"),
+        posterior_id="tiny-1",
+        posterior_digest="4567",
+        settings={"steps": 6, "learning_rate": 0.001},
+        seed=number,
+        support=SupportRecord.of(support, tokens=12),
+        losses=(1.5, 0.25),
+        warnings=("the input 'film' has two labels",),
+        config=CONFIG,
+        sites=SITES,
+    )
+    return StoredAdapter(manifest, TaskPosterior(CONFIG, SITES, values))
+
+
+def put_forever(root: Path, first: int, acknowledge: Connection) -> None:
+    """Put adapters `first`, `first` + 1, ... and send each number when its `put` has returned."""
+    store = AdapterStore(root)
+    number = first
+    while True:
+        store.put(adapter(number))
+        acknowledge.send(number)
+        number += 1
+
+
+def hang_before_sealing(root: Path, number: int, acknowledge: Connection) -> None:
+    """Stop in the middle of a put, with the tensors and the manifest written, and say so."""
+
+    def hang(folder: Path) -> None:
+        acknowledge.send(sorted(path.name for path in folder.iterdir()))
+        acknowledge.recv()
+
+    model_store.adapters.seal = hang
+    AdapterStore(root).put(adapter(number))
+
+
+def load_and_digest(checkpoint: Path, cache: Path, answer: Connection) -> None:
+    """Load a base, noting each time that it is quantised, and send a digest of its weights."""
+    quantise = model_store.bases.quantise
+
+    def counted(*arguments: Any) -> None:
+        with (cache / "builds").open("a") as log:
+            log.write("built\n")
+        quantise(*arguments)
+
+    model_store.bases.quantise = counted
+    base = model_store.bases.load_base(str(checkpoint), cache_dir=cache, progress=False)
+    sha = hashlib.sha256()
+    for weight in base.model.state_dict().values():
+        sha.update(weight.float().numpy().tobytes())
+    answer.send(sha.hexdigest())

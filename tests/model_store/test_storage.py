@@ -1,0 +1,183 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from model_store.errors import CorruptArtifactError, StorageFullError
+from model_store.progress import no_report, progress_bar
+from model_store.storage import (
+    cached_folder,
+    check_seal,
+    full_disk_is_an_error,
+    require_free_space,
+    seal,
+    staged,
+)
+
+
+def build(folder: Path) -> None:
+    (folder / "a.txt").write_text("content")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "b.txt").write_text("more")
+
+
+def test_a_folder_appears_complete_and_alone(tmp_path: Path):
+    target = tmp_path / "new" / "target"
+    with staged(target, "it") as staging:
+        build(staging)
+        assert not target.exists()
+    assert (target / "inner" / "b.txt").read_text() == "more"
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_a_folder_replaces_the_one_before(tmp_path: Path):
+    for text in ("old", "new"):
+        with staged(tmp_path / "target", "it") as staging:
+            (staging / text).write_text(text)
+    assert [path.name for path in tmp_path.rglob("*")] == ["target", "new"]
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path: Path, error):
+    with staged(tmp_path / "target", "it") as staging:
+        build(staging)
+    with pytest.raises(type(error)), staged(tmp_path / "target", "it") as staging:
+        (staging / "half").write_text("half")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (tmp_path / "target" / "a.txt").read_text() == "content"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path):
+    with (
+        pytest.raises(StorageFullError, match="the weights"),
+        staged(tmp_path / "target", "the weights") as staging,
+    ):
+        (staging / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_full_disk_of_safetensors_is_recognised():
+    """The text is what version 0.8 says on a full tmpfs."""
+    with pytest.raises(StorageFullError, match="tensors"), full_disk_is_an_error("tensors"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), full_disk_is_an_error("it"):
+        (tmp_path / "absent").read_bytes()
+    with pytest.raises(SafetensorError), full_disk_is_an_error("it"):
+        save_file({"x": torch.zeros(1)}, tmp_path / "absent" / "file")
+
+
+def test_space_is_asked_for_beforehand(tmp_path: Path):
+    require_free_space(tmp_path, 1, "it")
+    with pytest.raises(StorageFullError, match="it needs 1000000000000 MB"):
+        require_free_space(tmp_path, 10**18, "it")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "a.txt").write_text("contenT"),
+        lambda folder: (folder / "a.txt").write_text(""),
+        lambda folder: (folder / "inner" / "b.txt").unlink(),
+        lambda folder: (folder / "seal.json").unlink(),
+        lambda folder: (folder / "seal.json").write_text("{"),
+        lambda folder: (folder / "seal.json").write_text("3"),
+    ],
+)
+def test_damage_is_seen_and_repaired(tmp_path: Path, damage, caplog):
+    target = cached_folder(tmp_path / "target", build, "it", no_report)
+    check_seal(target)
+    damage(target)
+    with pytest.raises(CorruptArtifactError):
+        check_seal(target)
+    cached_folder(target, build, "it", no_report)
+    check_seal(target)
+    assert (target / "a.txt").read_text() == "content"
+    assert "building again" in caplog.text
+
+
+def test_a_seal_can_be_checked_in_part(tmp_path: Path):
+    build(tmp_path)
+    seal(tmp_path)
+    (tmp_path / "inner" / "b.txt").write_text("other")
+    check_seal(tmp_path, "a.txt")
+    with pytest.raises(CorruptArtifactError, match=r"b\.txt"):
+        check_seal(tmp_path, "a.txt", "inner/b.txt")
+    with pytest.raises(CorruptArtifactError, match="incomplete"):
+        check_seal(tmp_path, "unknown")
+
+
+def test_an_intact_folder_is_not_built_again_and_needs_no_writing(tmp_path: Path):
+    target = cached_folder(tmp_path / "target", build, "it", no_report)
+    (tmp_path / "target.lock").unlink(missing_ok=True)
+    cached_folder(target, lambda folder: pytest.fail("built again"), "it", no_report)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+BUILDER = dedent("""
+    import sys, time
+    from pathlib import Path
+    from model_store.progress import no_report
+    from model_store.storage import cached_folder
+
+    root, seconds = Path(sys.argv[1]), float(sys.argv[2])
+
+    def build(folder):
+        with (root / "builds").open("a") as log:
+            log.write("built\\n")
+        (folder / "first").write_text("x" * 1000)
+        print("half", flush=True)
+        time.sleep(seconds)
+        (folder / "second").write_text("y" * 1000)
+
+    cached_folder(root / "target", build, "it", lambda what, done, total: print(what, flush=True))
+    print("done", flush=True)
+""")
+
+
+def builder(root: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILDER, str(root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_processes_that_start_at_once_one_builds(tmp_path: Path):
+    processes = [builder(tmp_path, 0.7) for _ in range(4)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert all(output.endswith("done\n") for output in outputs)
+    assert (tmp_path / "builds").read_text() == "built\n"
+    assert sum("Waiting for another process" in output for output in outputs) == 3
+    check_seal(tmp_path / "target")
+
+
+def test_a_killed_builder_leaves_nothing_visible_and_the_next_one_cleans_up(tmp_path: Path):
+    victim = builder(tmp_path, 60)
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "half\n"
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert not (tmp_path / "target").exists()
+    assert len(list(tmp_path.glob(".staging-*"))) == 1
+    assert builder(tmp_path, 0).communicate(timeout=60)[0].endswith("done\n")
+    assert not list(tmp_path.glob(".staging-*"))
+    assert set(json.loads((tmp_path / "target" / "seal.json").read_text())) == {"first", "second"}
+
+
+def test_each_stage_is_logged_once(caplog):
+    with caplog.at_level("INFO", "model_store"), progress_bar() as report:
+        for done in range(3):
+            report("Downloading", done, 3)
+        report("Converting", 0, 0)
+    assert caplog.messages == ["Downloading", "Converting"]
