@@ -21,6 +21,7 @@ from abmll.tasks import Example, Query, read_examples, read_rows
 from service import demo as demo_task
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
 from service.errors import ServiceError
+from service.meta_train import meta_train
 from service.settings import Settings
 from service.settings_options import with_settings
 
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
+
+app.command()(meta_train)
 
 MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
 SupportFile = Annotated[

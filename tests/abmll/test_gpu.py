@@ -1,0 +1,33 @@
+"""The same answers on a GPU as on the CPU, within what another order of summation explains."""
+
+import pytest
+import torch
+
+from abmll.adapt import AdaptSettings
+from abmll.model import FewShotModel
+from abmll.posterior import AdapterConfig
+from abmll.tasks import Example, Query
+from tests.tiny import tiny_model, tiny_tokenizer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize(("family", "offset"), [("weight", 0.02), ("output", -6.0)])
+def test_adapting_and_predicting_agree_with_the_cpu(
+    family: str, offset: float, support: list[Example]
+) -> None:
+    answers = []
+    for device in ("cpu", "cuda"):
+        config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, noise=family, spread_offset=offset)  # type: ignore[arg-type]
+        model = FewShotModel(tiny_model().to(device), tiny_tokenizer(), config)
+        adapted = model.adapt(support, AdaptSettings(steps=3, learning_rate=0.01, batch_size=3), seed=1)
+        queries = [Query(example.input, example.options) for example in support]
+        answers.append((adapted, model.predict(adapted.posterior, queries, samples=5, seed=2)))
+    (cpu, on_cpu), (gpu, on_gpu) = answers
+    assert gpu.losses == pytest.approx(cpu.losses, rel=1e-2)
+    assert not gpu.posterior.values.is_cuda
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=0.02)

@@ -1,0 +1,52 @@
+"""What the documentation shows is what the code accepts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from model_store.training import TrainingConfig
+from service import schemas
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_readmes_request_is_a_request() -> None:
+    (body,) = re.findall(r"/v1/predict .*? -d '(\{.*?\})'\n", README, re.DOTALL)
+    request = schemas.PredictRequest.model_validate_json(body)
+    assert len(request.support or []) == 4
+    assert request.gate.min_confidence == 0.7
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_parses(path: Path) -> None:
+    assert TrainingConfig.read(path).id
+
+
+def test_the_configuration_in_the_documentation_parses() -> None:
+    page = (ROOT / "docs/meta-training.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config = TypeAdapter(TrainingConfig).validate_python(yaml.safe_load(block))
+    assert config.meta.inner.steps == 5
+    row = next(line for line in page.splitlines() if line.startswith('    {"task"'))
+    assert set(json.loads(row)) == {"task", "input", "output", "options"}
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    from service.cli import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    for command in re.findall(r"\babmll ([a-z][a-z-]+)\b", README):
+        assert command in known, command
