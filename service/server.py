@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -60,7 +59,7 @@ def serve(settings: Settings, on_ready: Callable[[str], object] | None = None) -
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
+        timeout_graceful_shutdown=1,  # all the waiting is done in the drain
     )
     server = DrainingServer(config, engine, settings.drain_seconds)
 

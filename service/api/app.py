@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
+from model_store.errors import StoreError
 from service.api import native, operations
 from service.api.http import Observed, answer_error
 from service.engine.build import build_engine
@@ -27,6 +28,15 @@ _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers 
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
 
 
+def _tell_failure(loading: asyncio.Task[None]) -> None:
+    if loading.cancelled() or loading.exception() is None:
+        return
+    error = loading.exception()
+    # What the operator can mend reads best in one line; a surprise needs its traceback.
+    expected = isinstance(error, StoreError | AbmllError)
+    log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
+
+
 def create_app(settings: Settings, engine: Engine | None = None, metrics: Metrics | None = None) -> FastAPI:
     """The HTTP application around `engine`, or around one built from `settings`.
 
@@ -38,10 +48,10 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.loading = loading = asyncio.create_task(engine.start())
+        loading.add_done_callback(_tell_failure)
         yield
         loading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await loading
+        await asyncio.wait([loading])
         await engine.close()
 
     app = FastAPI(

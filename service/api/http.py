@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.engine.engine import Engine
 from service.errors import (
     BodyTooLargeError,
+    DrainingError,
     MalformedJsonError,
     ServiceError,
     UnsupportedMediaTypeError,
@@ -66,11 +67,15 @@ class Observed:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            log.exception("request %s failed", request_id)
+        except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
-            await error_response(request, from_exception(error))(scope, receive, send_with_id)
+            if isinstance(error, asyncio.CancelledError):  # the server has drained for as long as it may
+                refusal: ServiceError = DrainingError("the server is shutting down", None, 10)
+            else:
+                log.exception("request %s failed", request_id)
+                refusal = from_exception(error)
+            await error_response(request, refusal)(scope, receive, send_with_id)
         finally:
             # The template, not the path: ids in paths would make endless series.
             route = getattr(scope.get("route"), "path", "unmatched")

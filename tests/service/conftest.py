@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,23 @@ from service.settings import Settings
 from tests.service.fakes import FakeWorker
 
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that listens, seen from another thread."""
+
+    uvicorn: DrainingServer
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.uvicorn.servers[0].sockets[0].getsockname()[1]}"
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 class Server:
@@ -56,18 +74,18 @@ class Server:
         asyncio.run(play())
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[str]:
-        """The server on a free port, run by uvicorn in a thread; yields its address."""
-        config = uvicorn.Config(self.app, port=0, log_config=None)
-        uvicorn_server = DrainingServer(config, self.engine, drain_seconds=5)
-        thread = threading.Thread(target=lambda: asyncio.run(uvicorn_server.serve()))
+    def listening(self, drain_seconds: float = 5) -> Iterator[Listening]:
+        """The server on a free port, run by uvicorn in a thread; told to stop at the end."""
+        config = uvicorn.Config(self.app, port=0, log_config=None, timeout_graceful_shutdown=1)
+        running = Listening(DrainingServer(config, self.engine, drain_seconds))
+        thread = threading.Thread(target=lambda: asyncio.run(running.uvicorn.serve()))
         thread.start()
-        while not uvicorn_server.started or self.engine.state is State.STARTING:
-            time.sleep(0.01)
-        port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-        uvicorn_server.should_exit = True
-        thread.join()
+        running.wait_for(lambda: running.uvicorn.started and self.engine.state is not State.STARTING)
+        try:
+            yield running
+        finally:
+            running.uvicorn.should_exit = True
+            thread.join()
 
     def post(self, path: str, body: object) -> httpx.Response:
         """One POST to a server that runs for just this request."""

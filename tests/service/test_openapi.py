@@ -46,8 +46,8 @@ OPERATIONS = [
 def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
     """The document as a client finds it, on a server that listens."""
     server = Server(tmp_path_factory.mktemp("openapi"), max_steps=2)
-    with server.listening() as url:
-        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+    with server.listening() as running:
+        yield schemathesis.openapi.from_url(f"{running.url}/openapi.json")
 
 
 def operations(document: BaseSchema) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""The server process: it listens before the model is there, drains at a signal, and says how it ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.service.conftest import Server
+
+BODY = {
+    "support": [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}],
+    "options": ["yes", "no"],
+    "inputs": ["fine"],
+}
+
+
+def test_draining_keeps_listening_until_what_is_in_flight_has_finished(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.worker.adapt_gate.clear()
+    answers: list[httpx.Response] = []
+    with server.listening() as running:
+        url = running.url
+        working = threading.Thread(target=lambda: answers.append(httpx.post(f"{url}/v1/predict", json=BODY)))
+        working.start()
+        running.wait_for(lambda: len(server.worker.adapted) == 1)
+        running.uvicorn.should_exit = True
+        running.wait_for(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        refused = httpx.post(f"{url}/v1/predict", json={**BODY, "seed": 1})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert httpx.get(f"{url}/livez").status_code == 200
+        server.worker.adapt_gate.set()
+        working.join()
+    assert answers[0].status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/livez")
+
+
+def test_a_drain_ends_after_its_time(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.worker.adapt_gate.clear()
+    answers: list[httpx.Response] = []
+    with server.listening(drain_seconds=0.1) as running:
+        working = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{running.url}/v1/predict", json=BODY))
+        )
+        working.start()
+        running.wait_for(lambda: len(server.worker.adapted) == 1)
+    working.join(5)
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "draining")
+    server.worker.adapt_gate.set()
+
+
+def test_a_client_that_goes_away_frees_its_place(tmp_path: Path) -> None:
+    server = Server(tmp_path, queue_limit=1)
+    with server.listening() as running:
+        adapter = httpx.post(
+            f"{running.url}/v1/adapters", json={k: BODY[k] for k in ("support", "options")}
+        ).json()["id"]
+        server.worker.predict_gate.clear()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{running.url}/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}, timeout=0.3
+            )
+        running.wait_for(lambda: server.engine.in_flight == 0)
+        server.worker.predict_gate.set()
+        again = httpx.post(f"{running.url}/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]})
+        assert again.status_code == 200
+
+
+def test_a_model_that_does_not_exist_ends_the_server_with_status_1_and_its_reason(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from service.cli import app; app()",
+        "serve",
+        "--model",
+        "no/such model",
+    ]
+    ended = subprocess.run(
+        [*command, "--port", "0", "--data-dir", str(tmp_path), "--posterior", "untrained"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert "no base model 'no/such model'" in ended.stderr
+    assert Settings().model not in ended.stdout

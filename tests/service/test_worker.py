@@ -1,0 +1,209 @@
+"""The worker and the command line on a real, tiny, random model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from abmll.adapt import AdaptSettings
+from abmll.errors import PosteriorMismatchError
+from abmll.posterior import AdapterConfig, GlobalPosterior
+from abmll.prompting import PromptTemplate
+from abmll.tasks import Example, Query
+from model_store.errors import UnknownArtifactError
+from model_store.identity import BaseIdentity
+from model_store.posteriors import PosteriorManifest, save_posterior
+from service import cli
+from service.executors.contract import AdaptJob, PredictJob
+from service.executors.worker import load_worker
+from service.settings import Settings
+from tests.service.conftest import Server
+from tests.tiny import CONFIGS, tiny_tokenizer
+
+ROWS = [{"input": "great film", "output": "good"}, {"input": "dull story", "output": "bad"}] * 2
+OPTIONS = ("good", "bad")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama and its tokenizer."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny-llama"
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(CONFIGS["llama"](), dtype=torch.bfloat16).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("worker")
+    return {
+        "model": str(base),
+        "quantisation": "none",
+        "cache_dir": root / "cache",
+        "data_dir": root / "data",
+    }
+
+
+@pytest.fixture(scope="module")
+def posterior(base: Path, arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A posterior artifact for the tiny Llama, with settings of its own."""
+    worker = load_worker(Settings(**arguments, posterior="untrained"))
+    prior = GlobalPosterior.untrained(AdapterConfig(), worker._model.prior.sites, seed=3)
+    return save(tmp_path_factory.mktemp("posteriors"), prior, worker.served.base)
+
+
+def save(folder: Path, prior: GlobalPosterior, identity: BaseIdentity) -> Path:
+    manifest = PosteriorManifest.of(
+        prior,
+        id="tiny-posterior",
+        base=identity,
+        adapt=asdict(AdaptSettings(steps=2)),
+        template=PromptTemplate(after_input=" ->").to_json(),
+        training={},
+        metrics={},
+    )
+    save_posterior(folder / "tiny-posterior", prior, manifest)
+    return folder / "tiny-posterior"
+
+
+def test_a_worker_serves_what_the_settings_name(arguments: dict[str, Any], posterior: Path) -> None:
+    worker = load_worker(Settings(**arguments, posterior=str(posterior)))
+    served = worker.served
+    assert (served.base.quantisation, served.posterior_id) == ("none", "tiny-posterior")
+    assert served.defaults == AdaptSettings(steps=2)
+    assert served.template["after_input"] == " ->"
+    assert served.encoder.max_tokens == 256
+
+
+def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any], posterior: Path) -> None:
+    worker = load_worker(Settings(**arguments, posterior=str(posterior)))
+    support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
+    long = Query("word " * 300, OPTIONS)
+    adaptation = worker.adapt(AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
+    assert len(adaptation.losses) == 3
+    predictions = worker.predict(
+        PredictJob(
+            adaptation.posterior,
+            (support[0].query, long, Query("write")),
+            2,
+            seed=1,
+            max_new_tokens=4,
+            truncate=True,
+        )
+    )
+    assert [p.predictive.options for p in predictions[:2]] == [OPTIONS, OPTIONS]
+    assert [p.predictive.samples for p in predictions] == [2, 2, 2]
+    assert 1 <= predictions[2].completion_tokens <= 8
+
+
+def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_told(
+    arguments: dict[str, Any], posterior: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = load_worker(Settings(**arguments, posterior=str(posterior)))
+    prior, identity = worker._model.prior, worker.served.base
+    other = save(tmp_path / "1", prior, BaseIdentity(identity.id, "sha256:other", identity.quantisation))
+    with pytest.raises(PosteriorMismatchError, match="sha256:other"):
+        load_worker(Settings(**arguments, posterior=str(other)))
+    int8 = save(tmp_path / "2", prior, BaseIdentity(identity.id, identity.revision, "int8"))
+    load_worker(Settings(**arguments, posterior=str(int8)))
+    assert "trained on int8 weights" in caplog.text
+
+
+def test_without_a_posterior_for_the_model_the_operator_is_told_what_to_name(
+    arguments: dict[str, Any],
+) -> None:
+    with pytest.raises(PosteriorMismatchError, match="name one, or `untrained`"):
+        load_worker(Settings(**arguments))
+    with pytest.raises(UnknownArtifactError, match="nope"):
+        load_worker(Settings(**arguments, posterior="nope"))
+
+
+def invoke(arguments: dict[str, Any], posterior: Path, *command: str) -> Any:
+    settings = [
+        part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return CliRunner().invoke(cli.app, [*command, *settings, "--posterior", str(posterior)])
+
+
+def test_adapt_and_predict_on_the_command_line_give_one_adapter_and_one_answer(
+    arguments: dict[str, Any], posterior: Path, tmp_path: Path
+) -> None:
+    support, inputs = tmp_path / "support.jsonl", tmp_path / "inputs.csv"
+    support.write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
+    inputs.write_text("input\ngreat acting\nbadly told\n", "utf-8")
+    options = [part for option in OPTIONS for part in ("--option", option)]
+    adapted = invoke(arguments, posterior, "adapt", str(support), *options, "--json")
+    assert adapted.exit_code == 0, adapted.output
+    adapter = json.loads(adapted.stdout)
+    assert adapter["support"]["per_label"] == {"good": 2, "bad": 2}
+    by_id = invoke(arguments, posterior, "predict", str(inputs), "--adapter", adapter["id"], "--json")
+    inline = invoke(
+        arguments, posterior, "predict", str(inputs), "--support", str(support), *options, "--json"
+    )
+    answers = [json.loads(result.stdout) for result in (by_id, inline)]
+    assert [answer["cache"] for answer in answers] == ["hit", "hit"]
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+    assert len(answers[0]["predictions"]) == 2
+    table = invoke(arguments, posterior, "predict", str(inputs), "--adapter", adapter["id"], "--samples", "2")
+    for text in (adapter["id"], "great acting", "badly told", "±"):
+        assert text in table.stdout
+    shown = invoke(arguments, posterior, "adapt", str(support), *options)
+    assert "good: 2, bad: 2" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"input": "a"}\n', "row 1 needs the texts"),
+        ("nonsense\n", "line 1 is not JSON"),
+        ("", "support set is empty"),
+    ],
+)
+def test_bad_files_are_told_in_one_line(
+    arguments: dict[str, Any], posterior: Path, tmp_path: Path, rows: str, message: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows, "utf-8")
+    result = invoke(arguments, posterior, "adapt", str(path))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_predict_needs_exactly_one_source(arguments: dict[str, Any], posterior: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "a"}\n', "utf-8")
+    result = invoke(arguments, posterior, "predict", str(path))
+    assert result.exit_code == 2
+    assert "exactly one of --support and --adapter" in result.output
+
+
+def test_models_lists_the_catalogue() -> None:
+    listed = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).stdout)
+    assert [base["name"] for base in listed["bases"] if base["default"]] == ["smollm2-135m-instruct"]
+    assert "smollm2-135m-instruct" in CliRunner().invoke(cli.app, ["models"]).stdout
+
+
+def test_demo_shows_the_answer_of_a_running_server(tmp_path: Path) -> None:
+    with Server(tmp_path).listening() as running:
+        result = CliRunner().invoke(cli.app, ["demo", "--url", running.url])
+    assert result.exit_code == 0
+    for text in ("adp_", "It does not", "abstain"):
+        assert text in result.stdout
+
+
+def test_demo_tells_when_nobody_answers_or_the_server_refuses(tmp_path: Path) -> None:
+    silent = CliRunner().invoke(cli.app, ["demo", "--url", "http://127.0.0.1:9"])
+    assert (silent.exit_code, "No answer from" in silent.stderr) == (1, True)
+    server = Server(tmp_path, max_inputs=1)
+    with server.listening() as running:
+        refused = CliRunner().invoke(cli.app, ["demo", "--url", running.url])
+    assert (refused.exit_code, "limit_exceeded" in refused.stderr) == (1, True)
