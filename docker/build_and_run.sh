@@ -106,6 +106,7 @@ print(*([value] if isinstance(value, str) else value), sep="\n")' "$1"
 start_server() {
     local command
     mapfile -t command < <(config Entrypoint && config Cmd)
+    local deadline=$((SECONDS + READY_SECONDS))
     started=$(date +%s.%N)
     storage run --isolation chroot --env "ABMLL_PORT=$PORT" \
         ${ABMLL_POSTERIOR:+--env "ABMLL_POSTERIOR=$ABMLL_POSTERIOR"} -v "$volume:/var/lib/abmll:rw" \
@@ -113,7 +114,7 @@ start_server() {
     runner=$!
     until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
         kill -0 "$runner" 2>/dev/null || { runner=; log "the server ended before it was ready"; exit 1; }
-        [ "$(seconds_since "$started" | cut -d. -f1)" -lt "$READY_SECONDS" ] || { log "not ready in time"; exit 1; }
+        [ "$SECONDS" -lt "$deadline" ] || { log "not ready in time"; exit 1; }
         sleep 0.5
     done
     ready_seconds=$(seconds_since "$started")
@@ -122,7 +123,7 @@ start_server() {
 # The container's own first process: below `buildah run` and its wrappers, the last of which has the user already.
 server_pid() {
     local pid=$runner
-    while [ "$(stat -c %u "/proc/$pid")" != "$uid" ] || [ "$(basename "$(readlink "/proc/$pid/exe")")" = buildah ]; do
+    while [ "$(stat -c %u "/proc/$pid")" != "$uid" ] || [[ $(readlink "/proc/$pid/exe") == *buildah-chroot* ]]; do
         pid=$(pgrep -P "$pid" | head -n 1)
         [ -n "$pid" ] || return 1
     done
