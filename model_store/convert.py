@@ -37,7 +37,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     with torch.device("meta"):
         clean = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     clean.load_state_dict(loaded.state_dict(), assign=True)
-    clean.tie_weights()
     clean.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 

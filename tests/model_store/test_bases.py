@@ -276,9 +276,11 @@ def test_the_cache_folder_can_be_set_in_the_environment(tmp_path, monkeypatch):
     assert default_cache_dir().name == "abmll"
 
 
-def test_the_settings_of_transformers_are_left_as_they_were(checkpoint, tmp_path):
+def test_libraries_are_kept_quiet_and_left_as_they_were(checkpoint, tmp_path, capfd):
     before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    load(checkpoint, tmp_path, "none")
+    capfd.readouterr()
+    load(checkpoint, tmp_path, "int8")
+    assert capfd.readouterr() == ("", "")
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
 
 

