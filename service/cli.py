@@ -38,8 +38,6 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-app.command()(meta_train)
-
 MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
 SupportFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows, JSON Lines or CSV.")
@@ -69,7 +67,8 @@ def serve(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from service.server import serve as run  # noqa: PLC0415
 
-    raise typer.Exit(run(settings, on_ready=_show_demo if demo else None))
+    with _errors_told():
+        raise typer.Exit(run(settings, on_ready=_show_demo if demo else None))
 
 
 @app.command()
@@ -190,6 +189,9 @@ def models(as_json: AsJson = False) -> None:
     ]
     answer = {"bases": rows, "posteriors": list(shipped_posteriors())}
     _show(answer, models_table(answer), as_json)
+
+
+app.command()(meta_train)
 
 
 def _read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:

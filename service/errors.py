@@ -22,6 +22,7 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    usual_retry_seconds: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -32,7 +33,8 @@ class ServiceError(Exception):
     ) -> None:
         super().__init__(message, param, retry_after_seconds, adapter_id)
         self.message, self.param = message, param
-        self.retry_after_seconds, self.adapter_id = retry_after_seconds, adapter_id
+        self.retry_after_seconds = retry_after_seconds or self.usual_retry_seconds
+        self.adapter_id = adapter_id
 
     def __str__(self) -> str:
         return self.message
@@ -135,7 +137,7 @@ class QueueFullError(ServiceError):
 class StartingError(ServiceError):
     """The model is still loading."""
 
-    code, status, retryable = "starting", 503, True
+    code, status, retryable, usual_retry_seconds = "starting", 503, True, 5
 
 
 class LoadFailedError(ServiceError):
@@ -147,7 +149,13 @@ class LoadFailedError(ServiceError):
 class DrainingError(ServiceError):
     """The server is shutting down and takes no new work."""
 
-    code, status, retryable = "draining", 503, True
+    code, status, retryable, usual_retry_seconds = "draining", 503, True, 10
+
+
+class ClientGoneError(ServiceError):
+    """The client closed the connection; nobody reads this answer, but the log and the metrics count it."""
+
+    code, status = "client_closed_request", 499
 
 
 class DeadlineExceededError(ServiceError):

@@ -90,7 +90,14 @@ _Options = Annotated[
         description="What to choose from, for every row that has no options of its own. None at all means free text.",
     ),
 ]
-_Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Same request and seed, same answer.")]
+_Seed = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_SEED,
+        description="Of the adaptation and of the samples: same request and seed, same answer.",
+    ),
+]
 _Truncate = Annotated[
     bool,
     Field(description="Cut the end of inputs that do not fit the context, instead of refusing the request."),
@@ -109,7 +116,7 @@ class CreateAdapterRequest(WireModel):
     model: _Model = None
     support: _Support
     options: _Options = None
-    adapt: Adapt = Adapt()
+    adapt: Adapt | None = Field(default=None, description="How to fit.")
     seed: _Seed = 0
     truncate: _Truncate = False
 
@@ -132,7 +139,7 @@ class PredictRequest(WireModel):
     )
     seed: _Seed = 0
     adapt: Adapt | None = Field(default=None, description="How to fit; only together with `support`.")
-    gate: Gate = Gate()
+    gate: Gate | None = Field(default=None, description="When to abstain; by default never.")
     truncate: _Truncate = False
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
 

@@ -10,6 +10,8 @@ import platformdirs
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.catalogue import DEFAULT_BASE
+
 ENV_PREFIX = "ABMLL_"
 UNTRAINED = "untrained"
 
@@ -26,9 +28,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
-    model: str = Field(
-        default="smollm2-135m-instruct", description="Name of the base model in the catalogue."
-    )
+    model: str = Field(default=DEFAULT_BASE, description="Name of the base model in the catalogue.")
     posterior: str | None = Field(
         default=None,
         description="Id or folder of the global posterior, or `untrained`; by default the one shipped for the model.",

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.engine.engine import Engine
 from service.errors import (
     BodyTooLargeError,
+    ClientGoneError,
     DrainingError,
     MalformedJsonError,
     ServiceError,
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it tells the log and the metrics what happened
+_PROBES = {"/livez", "/readyz", "/metrics"}  # called every few seconds: not worth a line each
 
 
 class Observed:
@@ -71,7 +72,7 @@ class Observed:
             if status:
                 raise
             if isinstance(error, asyncio.CancelledError):  # the server has drained for as long as it may
-                refusal: ServiceError = DrainingError("the server is shutting down", None, 10)
+                refusal: ServiceError = DrainingError("the server is shutting down")
             else:
                 log.exception("request %s failed", request_id)
                 refusal = from_exception(error)
@@ -82,7 +83,8 @@ class Observed:
             seconds = time.monotonic() - started
             self._metrics.requests.labels(route, status).inc()
             self._metrics.request_seconds.labels(route).observe(seconds)
-            access_log.info("%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)
+            level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+            access_log.log(level, "%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)
 
 
 class JsonRoute(APIRoute):
@@ -147,12 +149,6 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     finally:
         gone.cancel()
         task.cancel()
-
-
-class ClientGoneError(ServiceError):
-    """The client closed the connection before its answer."""
-
-    code, status = "client_closed_request", _CLIENT_CLOSED_REQUEST
 
 
 async def _disconnected(request: Request) -> None:

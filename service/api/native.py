@@ -54,13 +54,13 @@ async def list_adapters(
     return schemas.AdapterList(data=list(map(adapter_object, manifests)), has_more=has_more)
 
 
-@router.get("/adapters/{adapter_id}", responses=documented_errors(404, 500))
+@router.get("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def get_adapter(adapter_id: str, request: Request) -> schemas.Adapter:
     """One adapter."""
     return adapter_object((await engine_of(request).adapter(adapter_id)).manifest)
 
 
-@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 500))
+@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
     """Forget an adapter, on disk too. Requests that are using it finish."""
     await engine_of(request).delete_adapter(adapter_id)

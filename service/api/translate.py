@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,40 +17,37 @@ if TYPE_CHECKING:
     from model_store.adapters import AdapterManifest
 
 
-def adapt_request(body: schemas.CreateAdapterRequest) -> AdaptRequest:
+def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
     """What the body asks to adapt to."""
-    return _adapt_request(body, body.support, body.adapt)
+    support = tuple(
+        Example(row.input, row.output, _options(row.options, body.options)) for row in body.support or ()
+    )
+    overrides = AdaptOverrides(**body.adapt.model_dump()) if body.adapt else AdaptOverrides()
+    return AdaptRequest(support, overrides, body.seed, body.truncate, body.model)
 
 
 def predict_request(body: schemas.PredictRequest) -> PredictRequest:
     """What the body asks to predict."""
-    adapter: str | AdaptRequest
-    if body.support is not None:
-        adapter = _adapt_request(body, body.support, body.adapt or schemas.Adapt())
-    else:
-        adapter = str(body.adapter_id)
     rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
-    queries = tuple(Query(row.input, _options(row.options, body.options)) for row in rows)
     return PredictRequest(
-        adapter, queries, body.samples, body.seed, body.max_new_tokens, body.truncate, body.model
+        adapter=body.adapter_id if body.adapter_id is not None else adapt_request(body),
+        queries=tuple(Query(row.input, _options(row.options, body.options)) for row in rows),
+        samples=body.samples,
+        seed=body.seed,
+        max_new_tokens=body.max_new_tokens,
+        truncate=body.truncate,
+        model=body.model,
     )
-
-
-def _adapt_request(
-    body: schemas.CreateAdapterRequest | schemas.PredictRequest,
-    rows: Sequence[schemas.SupportRow],
-    adapt: schemas.Adapt,
-) -> AdaptRequest:
-    support = tuple(Example(row.input, row.output, _options(row.options, body.options)) for row in rows)
-    return AdaptRequest(support, AdaptOverrides(**adapt.model_dump()), body.seed, body.truncate, body.model)
 
 
 def _options(own: list[str] | None, shared: list[str] | None) -> tuple[str, ...]:
     return tuple(own or shared or ())
 
 
-def thresholds(gate: schemas.Gate) -> Thresholds:
+def thresholds(gate: schemas.Gate | None) -> Thresholds:
     """The gate that the body asks for."""
+    if gate is None:
+        return Thresholds()
     return Thresholds(gate.min_confidence, gate.min_margin, gate.max_mutual_information)
 
 

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STARTING_RETRY_SECONDS = 5
-_DRAINING_RETRY_SECONDS = 10
-
 
 class State(StrEnum):
     """Life of the engine: from starting to ready or failed; from starting or ready to draining."""
@@ -109,7 +106,7 @@ class Engine:
         if self._state is State.FAILED:
             raise LoadFailedError("the model could not be loaded; the server's log says why")
         if self._served is None:
-            raise StartingError("the model is loading", None, _STARTING_RETRY_SECONDS)
+            raise StartingError("the model is loading")
         return self._served
 
     @property
@@ -131,7 +128,7 @@ class Engine:
     def check_ready(self) -> ServedModel:
         """What is loaded. Raises `StartingError`, `LoadFailedError` or `DrainingError` where no work is taken."""
         if self._state is State.DRAINING:
-            raise DrainingError("the server is shutting down", None, _DRAINING_RETRY_SECONDS)
+            raise DrainingError("the server is shutting down")
         return self.served
 
     def drain(self) -> None:
@@ -224,7 +221,7 @@ class Engine:
             raise DeadlineExceededError(
                 message, None, self._retry_after_seconds(), ticket.adapter_id
             ) from error
-        finally:
+        finally:  # before the caller sees the result, which holds these timings
             ticket.timings.total_seconds = time.monotonic() - started
             self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
             self._in_flight -= 1

@@ -138,8 +138,8 @@ class AdapterRegistry:
 
     def _landed(self, adapter_id: str, flight: asyncio.Task[tuple[StoredAdapter, bool]]) -> None:
         del self._flights[adapter_id]
-        if not flight.cancelled():
-            flight.exception()  # marks it as seen: every waiter may have left
+        if not flight.cancelled() and flight.exception() is not None:  # every waiter may have left
+            log.warning("adapter %s was not made: %s", adapter_id, flight.exception())
 
 
 def _unknown(adapter_id: str) -> UnknownAdapterError:

@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded: everything but `defaults` and `encoder` goes into adapter ids."""
+    """What a worker has loaded. `base`, `posterior_digest` and `template` decide results, so they go into adapter ids."""
 
     base: BaseIdentity
     posterior_id: str

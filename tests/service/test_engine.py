@@ -109,7 +109,7 @@ def test_a_full_queue_is_429_with_retry_after_before_anything_is_read_of_the_req
 
 
 def test_past_the_deadline_504_names_the_adapter_and_a_retry_joins_it(tmp_path: Path) -> None:
-    server = Server(tmp_path, deadline_seconds=0.3)
+    server = Server(tmp_path, deadline_seconds=1)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         server.worker.adapt_gate.clear()
@@ -128,7 +128,7 @@ def test_past_the_deadline_504_names_the_adapter_and_a_retry_joins_it(tmp_path: 
 
 
 def test_a_prediction_that_expires_in_the_queue_never_runs(tmp_path: Path) -> None:
-    server = Server(tmp_path, deadline_seconds=0.3)
+    server = Server(tmp_path, deadline_seconds=1)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         adapter = (await client.post("/v1/adapters", json=CREATE)).json()["id"]
