@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from abmll.adapt import AdaptSettings
 from abmll.errors import PosteriorMismatchError
+from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query
+from model_store.adapters import AdapterStore
+from model_store.bases import load_base
 from model_store.errors import UnknownArtifactError
 from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, save_posterior
@@ -53,11 +56,20 @@ def arguments(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def posterior(base: Path, arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A posterior artifact for the tiny Llama, with settings of its own."""
-    worker = load_worker(Settings(**arguments, posterior="untrained"))
-    prior = GlobalPosterior.untrained(AdapterConfig(), worker._model.prior.sites, seed=3)
-    return save(tmp_path_factory.mktemp("posteriors"), prior, worker.served.base)
+def prior_and_base(arguments: dict[str, Any]) -> tuple[GlobalPosterior, BaseIdentity]:
+    """A posterior for the tiny Llama, and which base that is."""
+    loaded = load_base(
+        arguments["model"], quantisation="none", cache_dir=arguments["cache_dir"], progress=False
+    )
+    return FewShotModel(loaded.model, loaded.tokenizer, AdapterConfig()).prior, loaded.identity
+
+
+@pytest.fixture(scope="module")
+def posterior(
+    prior_and_base: tuple[GlobalPosterior, BaseIdentity], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The artifact of that posterior, with settings of its own."""
+    return save(tmp_path_factory.mktemp("posteriors"), *prior_and_base)
 
 
 def save(folder: Path, prior: GlobalPosterior, identity: BaseIdentity) -> Path:
@@ -105,10 +117,12 @@ def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any
 
 
 def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_told(
-    arguments: dict[str, Any], posterior: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    arguments: dict[str, Any],
+    prior_and_base: tuple[GlobalPosterior, BaseIdentity],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    worker = load_worker(Settings(**arguments, posterior=str(posterior)))
-    prior, identity = worker._model.prior, worker.served.base
+    prior, identity = prior_and_base
     other = save(tmp_path / "1", prior, BaseIdentity(identity.id, "sha256:other", identity.quantisation))
     with pytest.raises(PosteriorMismatchError, match="sha256:other"):
         load_worker(Settings(**arguments, posterior=str(other)))
@@ -176,6 +190,18 @@ def test_bad_files_are_told_in_one_line(
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_data_folder_that_a_server_uses_is_told_in_one_line(
+    arguments: dict[str, Any], posterior: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
+    with AdapterStore(arguments["data_dir"] / "adapters"):
+        results = [invoke(arguments, posterior, *command) for command in (["adapt", str(path)], ["serve"])]
+    for result in results:
+        assert result.exit_code == 1
+        assert "another process uses the adapter store" in result.stderr.replace("\n", " ")
 
 
 def test_predict_needs_exactly_one_source(arguments: dict[str, Any], posterior: Path, tmp_path: Path) -> None:
