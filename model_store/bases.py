@@ -78,7 +78,7 @@ def _model_folder(
         checkpoint = fetch_checkpoint(base.source, identity.revision, cache, report)
         weights_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
         # int8 halves the linear layers and leaves the embeddings: 0.61 for the embedded default.
-        require_free_space(folder, weights_bytes * 3 // 4, base.name)
+        require_free_space(folder.parent, weights_bytes * 3 // 4, base.name)
         report(f"Quantising {base.name} to {identity.quantisation}", 0, 0)
         quantise(checkpoint, folder, identity.quantisation, device)
 

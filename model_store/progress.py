@@ -27,7 +27,8 @@ def progress_bar() -> Iterator[Report]:
     Each new stage is logged as well, for readers without a terminal.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+    console = Console(file=sys.stderr)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task: TaskID | None = None
     current = ""
 

