@@ -20,7 +20,6 @@ READY_SECONDS=600
 
 work=${WORK_DIR:-$(mktemp -d)}
 mkdir -p "$work"
-volume=$(mktemp -d "$work/volume.XXXXXX")
 exchange=$(mktemp -d "$work/exchange.XXXXXX")
 pip_mounts=()
 runner=
@@ -36,7 +35,7 @@ cleanup() {
     storage rm --all >/dev/null 2>&1 || true
     storage rmi --force "$IMAGE" >/dev/null 2>&1 || true
     storage rmi --prune >/dev/null 2>&1 || true
-    rm -rf "$volume" "$exchange" "$work/rootfs" "$work/pip.conf"
+    rm -rf "$exchange" "$work/rootfs" "$work/pip.conf"
     [ -n "${WORK_DIR:-}" ] || rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
@@ -102,14 +101,15 @@ value = functools.reduce(dict.get, sys.argv[1].split("."), json.load(sys.stdin)[
 print(*([value] if isinstance(value, str) else value), sep="\n")' "$1"
 }
 
-# What `docker run IMAGE` would do: the image's own entry point, command, user and environment.
+# What `docker run IMAGE` would do: the image's own entry point, command, user and environment. The image's volume
+# belongs to the container and outlives a run; mounting a folder over it is not reliable in this version of buildah.
 start_server() {
     local command
     mapfile -t command < <(config Entrypoint && config Cmd)
     local deadline=$((SECONDS + READY_SECONDS))
     started=$(date +%s.%N)
     storage run --isolation chroot --env "ABMLL_PORT=$PORT" \
-        ${ABMLL_POSTERIOR:+--env "ABMLL_POSTERIOR=$ABMLL_POSTERIOR"} -v "$volume:/var/lib/abmll:rw" \
+        ${ABMLL_POSTERIOR:+--env "ABMLL_POSTERIOR=$ABMLL_POSTERIOR"} \
         "${pip_mounts[@]}" -v "$work/pip.conf:/etc/pip.conf:ro" "$container" -- "${command[@]}" >&2 &
     runner=$!
     until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
@@ -149,7 +149,6 @@ build_seconds=$(seconds_since "$started")
 size=$(storage images --format '{{.Size}}' "$IMAGE")
 user=$(config User)
 uid=${user%%:*}
-chown "$user" "$volume"
 
 container=$(storage from "$IMAGE")
 start_server
@@ -180,8 +179,8 @@ git diff --quiet HEAD -- || commit="$commit with uncommitted changes"
 cat <<MARKDOWN
 # A prediction from inside the container
 
-Made by \`docker/build_and_run.sh\` at commit $commit: the image is built with buildah (chroot isolation), started by its
-own entry point as its own user, asked from outside over HTTP, stopped with SIGTERM, and started again on the same volume.
+Made by \`docker/build_and_run.sh\` at commit $commit. The image is built with buildah (chroot isolation), started by
+its own entry point as its own user, asked from outside over HTTP, stopped with SIGTERM, and started again on the same volume.
 
 | what | value |
 |---|---|
