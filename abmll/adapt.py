@@ -20,6 +20,8 @@ from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, T
 from abmll.prompting import EncodedPrompt
 from abmll.rows import Rows, by_row, collate, packed_length
 
+# Padded tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
+TOKENS_PER_BACKWARD = 4096
 # Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
 KL_ROWS = 16
 
@@ -228,21 +230,29 @@ def fit(
     values = prior.values.to(device)[None]
     theta = unflatten(values, sites, config.rank) if settings.beta else None
     optimiser = optimiser or AdamW.zeros_like(values)
+    lengths = [len(states) for states in prepared.hidden]
     losses = []
     for number, chosen in enumerate(batches, start=1):
         values = values.detach().requires_grad_()
-        loss = step_loss(
-            backbone,
-            prepared.batch(chosen, device),
-            unflatten(values, sites, config.rank),
-            task_of_row=torch.zeros(len(chosen), dtype=torch.long, device=device),
-            seeds=[derive_seed(seed, number, i) for i in chosen],
-            prior=theta,
-            kl_seed=derive_seed(seed, number, "kl"),
-        )
-        (gradient,) = torch.autograd.grad(loss.nll.sum() + settings.beta * loss.kl.sum(), values)
+        gradient, total = torch.zeros_like(values), 0.0
+        parts = token_batches([lengths[i] for i in chosen], TOKENS_PER_BACKWARD)
+        for part in ([chosen[i] for i in indices] for indices in parts):
+            loss = step_loss(
+                backbone,
+                prepared.batch(part, device),
+                unflatten(values, sites, config.rank),
+                task_of_row=torch.zeros(len(part), dtype=torch.long, device=device),
+                seeds=[derive_seed(seed, number, i) for i in part],
+                prior=theta,
+                kl_seed=derive_seed(seed, number, "kl"),
+            )
+            # The divergence of the `weight` family is the task's, not the part's: each part bears its share.
+            share = len(part) / len(chosen) if config.noise == "weight" else 1.0
+            objective = loss.nll.sum() + settings.beta * share * loss.kl.sum()
+            gradient += torch.autograd.grad(objective, values)[0]
+            total += float(loss.nll.detach().sum())
         values = optimiser.update(values.detach(), gradient, settings.learning_rate)
-        losses.append(float(loss.nll.detach().mean()))
+        losses.append(total / len(chosen))
         if on_step:
             on_step(number)
     return TaskPosterior(config, sites, values[0].detach().cpu()), tuple(losses)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from abmll.adapt import Adaptation, AdaptSettings, LabelledPrompt, adapt
 from abmll.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
@@ -113,10 +111,3 @@ class FewShotModel:
             )
             results |= dict(zip(free_text, found, strict=True))
         return [results[i] for i in range(len(queries))]
-
-
-def full_determinism(threads: int | None = None) -> None:
-    """Ask PyTorch for the same bits on every run, on `threads` cores."""
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    if threads:
-        torch.set_num_threads(threads)

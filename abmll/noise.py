@@ -57,6 +57,8 @@ class LoraDraw:
     @cached_property
     def _in_blocks(self) -> bool:
         groups = len(self.sites[0].a)
+        if len(self.index) % groups:
+            return False
         runs = torch.arange(groups, device=self.index.device).repeat_interleave(len(self.index) // groups)
         return torch.equal(self.index, runs)
 

@@ -63,16 +63,19 @@ def continuation_log_probs(
 ) -> list[Tensor]:
     """Log-probabilities [samples, continuations] in fp32 of every prompt's continuations."""
     widest = max(count for count, _ in groups)
-    chunks = token_batches([packed_length(prompt) for prompt in prompts], max(1, TOKENS_PER_PASS // widest))
+    chunks = token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS // widest)
     scores: list[Tensor] = [torch.empty(0)] * len(prompts)
     for chunk in chunks:
         rows = collate([prompts[i] for i in chunk], backbone.device)
         hidden = backbone.trunk(rows)
         parts = []
         for count, samples in groups:
-            sample_of_row = torch.arange(count, device=backbone.device).repeat_interleave(len(chunk))
-            draw = samples.for_rows(sample_of_row, rows.valid.repeat(count, 1))
-            parts.append(backbone.log_probs(hidden, rows, draw, copies=count))
+            # A single row may be longer than the budget of a pass: then its samples run in smaller parts.
+            at_once = max(1, min(count, TOKENS_PER_PASS // rows.input_ids.numel()))
+            for part in torch.split(torch.arange(count, device=backbone.device), at_once):
+                sample_of_row = part.repeat_interleave(len(chunk))
+                draw = samples.for_rows(sample_of_row, rows.valid.repeat(len(part), 1))
+                parts.append(backbone.log_probs(hidden, rows, draw, copies=len(part)))
         for i, values in zip(chunk, by_row(torch.cat(parts), rows), strict=True):
             scores[i] = values.cpu()
     return scores
@@ -117,7 +120,7 @@ def predict_text(
     groups = sample_groups(backbone, posterior, samples, seed)
     written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
     for chunk in token_batches(
-        [len(p.prompt) + max_new_tokens for p in prompts], max(1, TOKENS_PER_PASS // SAMPLES_PER_PASS)
+        [len(p.prompt) + max_new_tokens for p in prompts], TOKENS_PER_PASS // SAMPLES_PER_PASS
     ):
         for count, drawn in groups:
             texts = generate(

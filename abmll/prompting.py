@@ -44,16 +44,12 @@ class EncodedPrompt:
         """Tokens of the prompt and all continuations."""
         return len(self.prompt) + sum(map(len, self.continuations))
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with its longest continuation: what has to fit the context."""
-        return len(self.prompt) + max(map(len, self.continuations), default=0)
-
 
 class PromptEncoder:
     """Encodes queries and examples with one tokenizer and template. Stateless after construction, so threads may share it.
 
-    `max_tokens` is the context: a prompt with its longest continuation must fit, or `PromptTooLongError` is raised.
+    `max_tokens` is the context: a prompt with all its continuations, which are packed behind it, must fit, or
+    `PromptTooLongError` is raised.
     """
 
     def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
@@ -91,7 +87,7 @@ class PromptEncoder:
     ) -> EncodedPrompt:
         template = self.template
         prompt = self._ids(template.before_input + text + template.after_input)
-        room = self.max_tokens - reserve_tokens - max(map(len, continuations), default=0)
+        room = self.max_tokens - reserve_tokens - sum(map(len, continuations))
         if len(prompt) > room:
             if not truncate:
                 raise PromptTooLongError(len(prompt) + self.max_tokens - room, self.max_tokens)

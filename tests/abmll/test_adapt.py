@@ -171,3 +171,19 @@ def test_theta_of_another_model_is_refused(make_model: Callable[..., FewShotMode
     prior: GlobalPosterior = make_model("gpt_neox").prior
     with pytest.raises(PosteriorMismatchError, match="other layers"):
         FewShotModel(tiny_model(), tiny_tokenizer(), prior)
+
+
+@pytest.mark.parametrize("family", ["weight", "output"])
+def test_a_step_in_parts_is_the_step_as_a_whole(
+    family: str,
+    make_model: Callable[..., FewShotModel],
+    support: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(noise=family, spread_offset=0.02 if family == "weight" else -6.0)
+    settings = replace(FAST, beta=1e-4, batch_size=6)
+    whole = model.adapt(support, settings, seed=1)
+    monkeypatch.setattr("abmll.adapt.TOKENS_PER_BACKWARD", 20)
+    parts = model.adapt(support, settings, seed=1)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    torch.testing.assert_close(parts.posterior.values, whole.posterior.values, atol=2e-4, rtol=1e-3)

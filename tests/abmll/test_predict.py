@@ -176,8 +176,22 @@ def test_what_does_not_fit_is_refused_or_cut_when_asked(make_model: Callable[...
     assert cut.prompt_tokens < 256
     encoded = model.encoder.encode(long, truncate=True)
     assert model.encoder.tokenizer.decode(encoded.prompt).endswith("\nAnswer:")
-    assert encoded.longest == 256
+    assert encoded.tokens == 256
     with pytest.raises(PromptTooLongError):
         model.predict(None, [Query("a")], samples=0, max_new_tokens=254)
     with pytest.raises(OptionsError, match="at least two"):
         model.predict(None, [Query("a", ("x",))], samples=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_size_of_a_pass_does_not_matter(
+    family: str, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    large = model.predict(None, QUERIES, samples=10, seed=7)
+    monkeypatch.setattr("abmll.predict.TOKENS_PER_PASS", 48)
+    monkeypatch.setattr("abmll.predict.SAMPLES_PER_PASS", 3)
+    small = model.predict(None, QUERIES, samples=10, seed=7)
+    for one, other in zip(large, small, strict=True):
+        assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
+        assert one.predictive.stds == pytest.approx(other.predictive.stds, abs=1e-4)

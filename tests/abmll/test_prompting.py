@@ -31,14 +31,14 @@ def test_free_text_ends_with_end_of_text() -> None:
 def test_the_context_is_a_hard_limit_and_truncation_cuts_the_input_only() -> None:
     encoder = PromptEncoder(tiny_tokenizer(), TEMPLATE, 100)
     whole = encoder.encode(Query("great film", ("positive", "negative")))
-    exact = PromptEncoder(tiny_tokenizer(), TEMPLATE, whole.longest)
+    exact = PromptEncoder(tiny_tokenizer(), TEMPLATE, whole.tokens)
     assert exact.encode(Query("great film", ("positive", "negative"))) == whole
-    tight = PromptEncoder(tiny_tokenizer(), TEMPLATE, whole.longest - 1)
+    tight = PromptEncoder(tiny_tokenizer(), TEMPLATE, whole.tokens - 1)
     with pytest.raises(PromptTooLongError) as caught:
         tight.encode(Query("great film", ("positive", "negative")))
-    assert (caught.value.tokens, caught.value.limit) == (whole.longest, whole.longest - 1)
+    assert (caught.value.tokens, caught.value.limit) == (whole.tokens, whole.tokens - 1)
     cut = tight.encode(Query("great film", ("positive", "negative")), truncate=True)
-    assert cut.longest == whole.longest - 1
+    assert cut.tokens == whole.tokens - 1
     assert encoder.tokenizer.decode(cut.prompt).startswith("Review: great")
     assert encoder.tokenizer.decode(cut.prompt).endswith("\nLabel:")
     with pytest.raises(PromptTooLongError):
