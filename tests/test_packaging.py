@@ -16,6 +16,7 @@ import yaml
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 MANIFESTS = {m["kind"]: m for m in yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text())}
@@ -183,6 +184,21 @@ def test_scripts_are_executable_and_stop_at_the_first_error(script: str) -> None
     assert path.stat().st_mode & 0o111
     assert "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("name", ["run-command", "test-command"])
+def test_readme_commands_are_one_line_that_installs_what_it_needs(name: str) -> None:
+    """`.ci/run` takes the test command from after its marker."""
+    (block,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```\n", README, re.DOTALL)
+    (command,) = block.splitlines()
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+
+
+def test_readme_runs_the_image_on_its_port_and_volume() -> None:
+    (command,) = re.findall(r"^docker build .*$", README, re.MULTILINE)
+    port = runtime("EXPOSE")
+    assert f"-p {port}:{port} " in command
+    assert f":{runtime('VOLUME')} " in command
 
 
 def test_commit_hooks_run_the_tools_of_the_dev_extra() -> None:
