@@ -8,7 +8,7 @@
 #   BASE_IMAGE  base image to build on; without it, a minimal Debian with Python is made with debootstrap
 #   WORK_DIR    where images are kept, so that the next run finds its base; without it, nothing is kept
 #   PORT        port of the container, which shares the host's network (8000)
-#   ABMLL_POSTERIOR  passed on to the server: the posterior to serve, if not the one that ships
+#   ABMLL_*     settings of the server, passed on to it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,6 +22,7 @@ work=${WORK_DIR:-$(mktemp -d)}
 mkdir -p "$work"
 exchange=$(mktemp -d "$work/exchange.XXXXXX")
 pip_mounts=()
+mapfile -t settings < <(env | grep '^ABMLL_' || true)
 runner=
 
 log() { printf -- '--- %s\n' "$*" >&2; }
@@ -108,8 +109,7 @@ start_server() {
     mapfile -t command < <(config Entrypoint && config Cmd)
     local deadline=$((SECONDS + READY_SECONDS))
     started=$(date +%s.%N)
-    storage run --isolation chroot --env "ABMLL_PORT=$PORT" \
-        ${ABMLL_POSTERIOR:+--env "ABMLL_POSTERIOR=$ABMLL_POSTERIOR"} \
+    storage run --isolation chroot --env "ABMLL_PORT=$PORT" "${settings[@]/#/--env=}" \
         "${pip_mounts[@]}" -v "$work/pip.conf:/etc/pip.conf:ro" "$container" -- "${command[@]}" >&2 &
     runner=$!
     until curl -fsS -o /dev/null --noproxy '*' "http://127.0.0.1:$PORT/readyz" 2>/dev/null; do
@@ -190,7 +190,7 @@ its own entry point as its own user, asked from outside over HTTP, stopped with 
 | build, base image there | $build_seconds s |
 | user and group of the server process | $served_by |
 | HEALTHCHECK command | $health |
-| posterior | ${ABMLL_POSTERIOR:-the one that ships} |
+| settings besides the defaults | ${settings[*]:-none} |
 | first start, ready after | $first_ready s |
 | second start, ready after | $second_ready s |
 | exit status after SIGTERM, first and second | $first_exit, $second_exit |
