@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -216,6 +221,31 @@ def test_models_lists_the_catalogue() -> None:
     listed = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).stdout)
     assert [base["name"] for base in listed["bases"] if base["default"]] == ["smollm2-135m-instruct"]
     assert "smollm2-135m-instruct" in CliRunner().invoke(cli.app, ["models"]).stdout
+
+
+def test_serve_demo_shows_an_answer_and_goes_on_serving_until_it_is_told_to_stop(
+    arguments: dict[str, Any], posterior: Path, tmp_path: Path
+) -> None:
+    settings = {**arguments, "posterior": posterior, "data_dir": tmp_path, "port": 0, "threads": 1}
+    options = [
+        part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [sys.executable, "-c", "from service.cli import app; app()", "serve", "--demo", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            shown = ""
+            while "in nats" not in shown:  # the end of the table's caption
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                shown += line
+            (url,) = set(re.findall(r"http://[0-9.:]+", shown))
+            assert httpx.get(f"{url}/readyz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert "adp_" in shown
+    assert "decision" in shown
 
 
 def test_demo_shows_the_answer_of_a_running_server(tmp_path: Path) -> None:
