@@ -88,12 +88,20 @@ def run_training(
     names = [name for name in names if name not in config.data.leave_out]
     base = load_base(config.base, quantisation=config.quantisation)
     model = FewShotModel(base.model, base.tokenizer, config.adapter, template=config.template)
+    folder.mkdir(parents=True, exist_ok=True)
+    started_at = folder / "commit"
+    if not started_at.exists():
+        started_at.write_text(_commit() + "\n")
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
     prior = trained_prior(model, folder)
     scaled = GlobalPosterior(replace(prior.config, noise_scale=config.noise_scale), prior.sites, prior.values)
     return TrainingResult(
-        scaled, base.identity, asdict(config.serve), _record(config, collection, names), _losses(folder)
+        scaled,
+        base.identity,
+        asdict(config.serve),
+        {**_record(config, collection, names), "commit": started_at.read_text().strip()},
+        _losses(folder),
     )
 
 
@@ -104,7 +112,6 @@ def _record(config: TrainingConfig, collection: Collection, names: list[str]) ->
         "data": [
             {"task": name, **{key: collection.about[name].get(key, "") for key in licences}} for name in names
         ],
-        "commit": _commit(),
         "machine": {
             "processor": platform.machine(),
             "cores": os.cpu_count(),
