@@ -135,7 +135,8 @@ def step_loss(
     hidden, rows, labels = batch
     config, sites = backbone.config, backbone.sites
     # One sign vector has the exact moments of many (docs/method.md 2) at a quarter of the cost of the default's four.
-    config = replace(config, noise_rank=1)
+    # The noise scale is calibrated for prediction, on posteriors that were fitted without it.
+    config = replace(config, noise_rank=1, noise_scale=1.0)
     samples: Samples = draw_samples(
         config, sites, phi, seeds=seeds, task_of_sample=task_of_row, dtype=hidden.dtype
     )

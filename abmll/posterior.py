@@ -29,7 +29,8 @@ class AdapterConfig:
     """What is adapted and how it is random; recorded with every posterior.
 
     `spread_offset` is the constant c: a log-variance for `output` (the paper's -20), a standard deviation of the
-    weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation.
+    weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
+    in prediction; it is calibrated after training, and adaptation does not know it.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 

@@ -187,3 +187,17 @@ def test_a_step_in_parts_is_the_step_as_a_whole(
     parts = model.adapt(support, settings, seed=1)
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     torch.testing.assert_close(parts.posterior.values, whole.posterior.values, atol=2e-4, rtol=1e-3)
+
+
+def test_the_noise_scale_is_for_prediction_only(
+    make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    plain, scaled = (make_model(noise_scale=scale) for scale in (1.0, 8.0))
+    one, other = (model.adapt(support, replace(FAST, beta=1e-6), seed=1) for model in (plain, scaled))
+    assert torch.equal(one.posterior.values, other.posterior.values)
+    queries = [example.query for example in support]
+    spreads = [
+        max(max(p.predictive.stds) for p in model.predict(a.posterior, queries, samples=8))
+        for model, a in ((plain, one), (scaled, other))
+    ]
+    assert spreads[1] > 3 * spreads[0]
