@@ -62,7 +62,8 @@ def main() -> None:
         for line in path.read_text().splitlines()
     ]
     wanted = [row for row in rows if row["arm"] in options.arms and row["seed"] in options.seeds]
-    if set(options.arms) >= {"untrained", "trained"}:
+    wanted = [row for row in wanted if row["samples"] in options.samples]
+    if len(options.arms) * len(options.samples) > 1:
         write_report(wanted, tasks, options)
 
 
@@ -106,11 +107,17 @@ def run_arm(arm: str, tasks: list[Task], options: argparse.Namespace) -> None:
                 "probabilities": [[round(p, 6) for p in f.predictive.probabilities] for f in found],
                 "mutual_information": [round(f.predictive.uncertainty.mutual_information, 6) for f in found],
                 "adapt_seconds": round(adapted - started, 2), "predict_seconds": round(time.perf_counter() - begun, 2),
-                "settings": asdict(model.defaults),
+                "settings": asdict(model.defaults), "commit": commit(),
             }  # fmt: skip
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{arm} {task.name} seed {seed} S={samples}: {metrics([row])['accuracy']:.3f}", flush=True)
+
+
+def commit() -> str:
+    """The checkout's commit, short."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def load_arm(arm: str, config: TrainingConfig) -> FewShotModel:
@@ -149,7 +156,7 @@ def cell_metrics(row: dict[str, Any]) -> dict[str, float]:
 
 
 def write_report(rows: list[dict[str, Any]], tasks: list[Task], options: argparse.Namespace) -> None:
-    """Markdown and JSON: means over tasks and seeds, standard error over tasks, and every task."""
+    """Markdown and JSON: means over tasks and seeds, the last arm against the first, and every task."""
     names = [task.name for task in tasks]
     arms = [(arm, n) for arm in options.arms for n in options.samples]
 
@@ -172,32 +179,35 @@ def write_report(rows: list[dict[str, Any]], tasks: list[Task], options: argpars
         summary[f"{arm}/S={n}"] = {
             m: dict(zip(names, v.round(4).tolist(), strict=True)) for m, v in values.items()
         }
-    first = options.samples[0]
-    paired = [f"{m} {cell(by_task('trained', first, m) - by_task('untrained', first, m))}" for m in shown]
-    detail = ["| task | accuracy untrained | trained | NLL untrained | trained |", "|---|---|---|---|---|"]
-    columns = [
-        by_task(arm, first, metric) for metric in ("accuracy", "nll") for arm in ("untrained", "trained")
+    (one, m), (other, n) = arms[0], arms[-1]
+    titles = f"{one} S={m}", f"{other} S={n}"
+    paired = [f"{metric} {cell(by_task(other, n, metric) - by_task(one, m, metric))}" for metric in shown]
+    detail = [
+        f"| task | {' | '.join(f'{x} {t}' for x in ('accuracy', 'NLL') for t in titles)} |",
+        "|---" * 5 + "|",
     ]
+    columns = [by_task(*arm, metric) for metric in ("accuracy", "nll") for arm in (arms[0], arms[-1])]
     detail += [
         f"| {name} | " + " | ".join(f"{column[i]:.3f}" for column in columns) + " |"
         for i, name in enumerate(names)
     ]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commits = ", ".join(sorted({f"{row['arm']} S={row['samples']}: {row['commit']}" for row in rows}))
+    command = (
+        "python -m benchmarks.class_to_class --data ../shared/data --arms {} --samples {} --seeds {}".format(
+            *(" ".join(map(str, values)) for values in (options.arms, options.samples, options.seeds))
+        )
+    )
     about = (
-        f"{len(names)} tasks of MetaICL `class_to_class` test, {options.shots} support examples, support seeds "
-        f"{', '.join(map(str, options.seeds))}, the first {options.items} test items of each task. "
-        "Means over tasks of the mean over seeds; ± is the standard error over tasks. "
-        f"ECE-15 is per cell of {options.items} items, where a perfectly calibrated model would not score 0 either. "
-        "Settings: "
-        f"`{json.dumps(rows[-1]['settings'])}`.\n\nCommand: `python -m benchmarks.class_to_class --data ../shared/data "
-        f"--samples {' '.join(map(str, options.samples))} --items {options.items}`. Commit {commit}. "
+        f"{len(names)} tasks of MetaICL `class_to_class` test, {options.shots} support examples (classes balanced), support "
+        f"seeds {', '.join(map(str, options.seeds))}, the first {options.items} test items of each task. No training task "
+        "shares its sentences with a test task. Means over tasks of the mean over seeds; ± is the standard error over "
+        f"tasks. ECE-15 is per cell of {options.items} items, where a perfectly calibrated model would not score 0 either. "
+        f"Settings of both: `{json.dumps(rows[-1]['settings'])}`.\n\nCommand: `{command}`. Commits of the cells: {commits}. "
         f"Machine: {platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)."
     )
-    difference = f"Paired difference, trained - untrained, S = {first}: " + "; ".join(paired) + "."
-    title = "# Adapting from the shipped theta against an untrained one"
-    parts = [title, about, "\n".join(lines), difference, f"## By task (S = {first})", "\n".join(detail)]
+    difference = f"Paired difference, {titles[1]} less {titles[0]}: " + "; ".join(paired) + "."
+    title = f"# Held-out tasks: {titles[0]} against {titles[1]}"
+    parts = [title, about, "\n".join(lines), difference, "## By task", "\n".join(detail)]
     text = "\n\n".join(parts) + "\n"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".md").write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,10 @@ from service.settings_options import with_settings
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
+
+# Read when torch is first imported: threads of its OpenMP that wait for others then sleep instead of spinning, which on a
+# busy 2-core machine took an adaptation from 70 s to 8 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 T = TypeVar("T")
 app = typer.Typer(

@@ -52,6 +52,19 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
 
+    def __enter__(self) -> "Server":
+        try:
+            return self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,10 +73,5 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(data_dir: Path) -> Iterator[Server]:
-    running = Server(data_dir)
-    try:
-        yield running.wait_until_ready()
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
+    with Server(data_dir) as running:
+        yield running

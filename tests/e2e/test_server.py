@@ -67,22 +67,16 @@ def test_the_same_request_gives_the_same_bytes_from_the_cache_and_after_a_restar
         server, {**{k: v for k, v in request().items() if k != "support"}, "adapter_id": answer["adapter_id"]}
     )
     assert json.dumps(by_id.json()["predictions"]) == json.dumps(answer["predictions"])
-    elsewhere = Server(tmp_path)  # an empty store: adapts anew, to the same id and the same answer
-    try:
-        fresh = post(elsewhere.wait_until_ready(), request()).json()
+    with Server(tmp_path) as elsewhere:  # an empty store: adapts anew, to the same id and the same answer
+        fresh = post(elsewhere, request()).json()
         assert (fresh["cache"], fresh["adapter_id"]) == ("miss", answer["adapter_id"])
         assert json.dumps(fresh["predictions"]) == json.dumps(answer["predictions"])
         assert elsewhere.stop() == 0
-        restarted = Server(tmp_path).wait_until_ready()
-        elsewhere.process = restarted.process
+    with Server(tmp_path) as restarted:
         found = post(restarted, {"adapter_id": answer["adapter_id"], **request(support=None)})
-        kept = found.json()
-        assert kept["cache"] == "hit", found.text
-        assert json.dumps(kept["predictions"]) == json.dumps(answer["predictions"])
+        assert found.json()["cache"] == "hit", found.text
+        assert json.dumps(found.json()["predictions"]) == json.dumps(answer["predictions"])
         assert restarted.stop() == 0
-    finally:
-        if elsewhere.process.poll() is None:
-            elsewhere.process.kill()
 
 
 def test_batched_and_one_by_one_agree(server: Server, answer: dict[str, Any]) -> None:
