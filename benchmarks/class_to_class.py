@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["untrained", "trained"])
     parser.add_argument("--samples", nargs="+", type=int, default=[0, 16])
     parser.add_argument("--seeds", nargs="+", type=int, default=[13, 21, 42])
+    parser.add_argument("--tasks", nargs="+", help="only these of the split's test tasks")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -53,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     collection = Collection.open(options.data)
-    tasks = collection.read(collection.names(SPLIT, "test"))
+    tasks = collection.read(options.tasks or collection.names(SPLIT, "test"))
     for arm in options.arms:
         run_arm(arm, tasks, options)
     rows = [
