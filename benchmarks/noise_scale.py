@@ -19,7 +19,7 @@ import torch
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.tasks import Query, draw_support
-from benchmarks.class_to_class import cell_metrics
+from benchmarks.class_to_class import cell_metrics, commit
 from model_store.bases import load_base
 from model_store.posteriors import load_posterior
 from model_store.training import TrainingConfig
@@ -68,10 +68,16 @@ def main() -> None:
     }
     table = [f"| scale | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     table += [f"| {s:g} | " + " | ".join(f"{m[name]:.4f}" for name in names) + " |" for s, m in means.items()]
+    command = "python -m benchmarks.noise_scale --data ../shared/data --seeds {} --scales {} --items {} --samples {}".format(
+        " ".join(map(str, options.seeds)),
+        " ".join(f"{scale:g}" for scale in options.scales),
+        options.items,
+        options.samples,
+    )
     about = (
         f"Scale of every standard deviation of the posterior (c = {prior.config.spread_offset}); 0 is the mean alone. "
         f"Validation tasks {', '.join(config.data.leave_out)}; support seeds {options.seeds}, 16 examples, "
-        f"{options.items} items, S = {options.samples}. Command: `python -m benchmarks.noise_scale --data ../shared/data`. "
+        f"{options.items} items, S = {options.samples}. Command: `{command}`. Commit {commit()}. "
         f"Machine: {platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)."
     )
     text = "# Noise scale on validation tasks\n\n" + about + "\n\n" + "\n".join(table) + "\n"
