@@ -14,7 +14,14 @@ import platformdirs
 from transformers.utils import logging as transformers_logging
 
 from model_store.catalogue import BaseModel, Quantisation, resolve_base
-from model_store.convert import dequantise, dequantised_bytes, load_model, load_tokenizer, quantise
+from model_store.convert import (
+    compute_dtype,
+    dequantise,
+    dequantised_bytes,
+    load_model,
+    load_tokenizer,
+    quantise,
+)
 from model_store.identity import BaseIdentity
 from model_store.memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
@@ -45,7 +52,7 @@ def load_base(
     """The base model that `name` means (see `resolve_base`), quantised by its default unless told otherwise.
 
     `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces
-    the quantised layers in memory by bf16 ones with the same weights, which run faster on the CPU; by default
+    the quantised layers in memory by plain ones with the same weights, which run faster on the CPU; by default
     this is done on the CPU when memory allows. Safe to call from several processes at once.
 
     Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
@@ -55,7 +62,7 @@ def load_base(
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)
-        model = load_model(folder, device)
+        model = load_model(folder, device, compute_dtype(device))
         if _should_dequantise(model, device, keep_dequantised):
             dequantise(model)
         return LoadedBase(model, load_tokenizer(folder), identity)
