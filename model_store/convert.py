@@ -118,14 +118,14 @@ def _unusable_if_refused(folder: Path) -> Iterator[None]:
         raise UnusableBaseError(f"{folder.name} cannot be loaded: {error}") from error
 
 
-def dequantised_bytes(model: nn.Module) -> int:
+def dequantised_bytes(model: Any) -> int:
     """Bytes of memory that the weights of all bitsandbytes layers would take in the model's dtype."""
     layers = (m for m in model.modules() if isinstance(m, _BNB_LINEARS))
     return sum(m.in_features * m.out_features for m in layers) * int(model.dtype.itemsize)
 
 
-def dequantise(model: nn.Module) -> None:
-    """Replace every bitsandbytes layer, in place, by a plain one with the same weights (dequantised to bf16) in the model's dtype.
+def dequantise(model: Any) -> None:
+    """Replace every bitsandbytes layer, in place, by a plain one in the model's dtype with the same (bf16) weights.
 
     Only for a model that has not run yet: on the CPU the first forward of a 4-bit layer repacks its weights.
     """
