@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.adapt import AdamW, AdaptSettings, LabelledPrompt, batch_order, fit, prepare, step_loss
+from abmll.adapt import AdamW, AdaptSettings, Batch, LabelledPrompt, batch_order, fit, prepare, step_loss
 from abmll.errors import AbmllError, PromptTooLongError
 from abmll.model import FewShotModel
 from abmll.noise import derive_seed
@@ -70,9 +70,7 @@ class MetaState:
     @classmethod
     def start(cls, theta: Tensor) -> MetaState:
         """The state before the first visit."""
-        return cls(
-            0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta[None]), AdamW.zeros_like(theta[None])
-        )
+        return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta), AdamW.zeros_like(theta))
 
     def result(self) -> Tensor:
         """The theta to ship: the average where one has formed."""
@@ -204,7 +202,7 @@ def _visit(
     else:
         state.theta, metrics["kl"] = _outer_adamw(
             model,
-            prepared.batch(batches[-1], model.backbone.device),
+            Batch.of([(0, prepared, i) for i in batches[-1]], model.backbone.device),
             phi.values,
             tasks,
             settings,
@@ -219,7 +217,7 @@ def _visit(
 
 def _outer_adamw(
     model: FewShotModel,
-    batch: Any,
+    batch: Batch,
     phi: Tensor,
     tasks: int,
     settings: MetaSettings,
@@ -228,20 +226,18 @@ def _outer_adamw(
 ) -> tuple[Tensor, float]:
     """One AdamW step on theta of beta KL(phi || theta) - (beta / M) log p(theta), on the last inner batch with fresh noise."""
     config, sites, device = model.prior.config, model.prior.sites, model.backbone.device
-    theta = state.theta.to(device)[None].requires_grad_()
-    count = len(batch[2])
+    theta = state.theta.to(device).requires_grad_()
     loss = step_loss(
         model.backbone,
         batch,
         unflatten(phi.to(device)[None], sites, config.rank),
-        task_of_row=torch.zeros(count, dtype=torch.long, device=device),
-        seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(count)],
-        prior=unflatten(theta, sites, config.rank),
-        kl_seed=derive_seed(settings.seed, "outer", state.visit),
+        seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(len(batch.labels))],
+        prior=unflatten(theta[None], sites, config.rank),
+        kl_seeds=[derive_seed(settings.seed, "outer", state.visit)],
     )
     objective = settings.prior_beta * (loss.kl.sum() - loss.log_prior.sum() / tasks)
     (gradient,) = torch.autograd.grad(objective, theta)
-    return state.outer.update(theta.detach(), gradient, rate)[0].cpu(), float(loss.kl.detach().sum())
+    return state.outer.update(theta.detach(), gradient, rate).cpu(), float(loss.kl.detach().sum())
 
 
 def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> None:
