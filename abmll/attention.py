@@ -68,24 +68,24 @@ def packed_attention(
         )
         return output, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [N, heads, D]
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
     if query.device.type == "cpu" and layout.bias.shape[-1] <= LONGEST_PLAIN_TOKENS:
-        mixed: Tensor = _Plain.apply(*tokens, layout, scale)
+        mixed: Tensor = _Plain.apply(q, k, v, layout, scale)  # type: ignore[no-untyped-call]
     else:
-        mixed = _fused(*tokens, layout, scale)
+        mixed = _fused(q, k, v, layout, scale)
     return mixed[None], None
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
     rows, length = layout.bias.shape[0], layout.bias.shape[-1]
-    padded = [
-        _Gather.apply(t, layout.token_at, layout.place_of).unflatten(0, (rows, length)).transpose(1, 2)
+    q, k, v = (
+        _Gather.apply(t, layout.token_at, layout.place_of).unflatten(0, (rows, length)).transpose(1, 2)  # type: ignore[no-untyped-call]
         for t in (query, key, value)
-    ]
-    mixed = scaled_dot_product_attention(
-        *padded, attn_mask=layout.bias, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
-    tokens: Tensor = _Gather.apply(mixed.transpose(1, 2).flatten(0, 1), layout.place_of, layout.token_at)
+    mixed = scaled_dot_product_attention(
+        q, k, v, attn_mask=layout.bias, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    tokens: Tensor = _Gather.apply(mixed.transpose(1, 2).flatten(0, 1), layout.place_of, layout.token_at)  # type: ignore[no-untyped-call]
     return tokens
 
 
@@ -101,7 +101,7 @@ class _Gather(torch.autograd.Function):
         return tensor.index_select(0, there)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         return gradients[0].index_select(0, back), None, None
 
@@ -123,7 +123,7 @@ class _Plain(torch.autograd.Function):
         return spread.collect(torch.matmul(weights, v))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, weights = ctx.saved_tensors
         spread: _Spread = ctx.spread
         mixed = spread.queries(gradients[0])

@@ -59,7 +59,7 @@ class AdaptedLinear(nn.Module):
         if draw is None:
             frozen: Tensor = self.frozen(x)
             return frozen
-        return draw(self.site, x.flatten(0, -2), self.frozen).unflatten(0, x.shape[:-1])
+        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
 
 
 class Backbone:
@@ -118,7 +118,7 @@ class Backbone:
             states = self._packed(self._top, rows, inputs_embeds=hidden[None])
         # Several segments start at the same prompt token: compute each token's logits once.
         places, inverse = torch.unique(rows.score_token, return_inverse=True)
-        logits = self._head(states[places]).float()
+        logits: Tensor = self._head(states[places]).float()
         tokens = logits[inverse, rows.target] - logits.logsumexp(-1)[inverse]
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
 
@@ -153,7 +153,7 @@ class Backbone:
     def next_logits(
         self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
     ) -> Tensor:
-        """Logits [R, V] in fp32 behind the last token, from trunk activations [R, L, d], extending the adapted layers' `cache`."""
+        """Logits [R, V] in fp32 behind the last token of trunk activations [R, L, d]; extends the adapted layers' `cache`."""
         mask = additive_mask(visible, self.dtype)
         with _running(self._call, draw):
             out = self._top(

@@ -60,13 +60,15 @@ def add_loras(x: Tensor, layer: FrozenLinear, a: Tensor, b: Tensor, segments: Se
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and min(segments.lengths) >= MERGE_FROM_TOKENS:
         return _merged(x, layer, a, b, segments)
-    y = layer(x)
+    y: Tensor = layer(x)
     if len(segments.index) == 1:
         i = segments.index[0]
-        return y.addmm_(x @ a[i].T, b[i].T)
+        y.addmm_(x @ a[i].T, b[i].T)
+        return y
     if segments.in_order and len(a) == len(segments.index):
         blocks = x.view(len(a), -1, x.shape[-1])
-        return y.view(len(a), -1, y.shape[-1]).baddbmm_(torch.bmm(blocks, a.mT), b.mT).view_as(y)
+        y.view(len(a), -1, y.shape[-1]).baddbmm_(torch.bmm(blocks, a.mT), b.mT)
+        return y
     for i, block in segments.slices():
         y[block].addmm_(x[block] @ a[i].T, b[i].T)
     return y

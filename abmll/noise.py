@@ -177,7 +177,7 @@ class SignedDraw:
             torch.cat([scaling * self.config.noise_scale * t.spread_b, ones], 2),
         )
         cast = [stack.to(dtype) for stack in stacks]
-        out: Tensor = SignedLoras.apply(x, layer, self.tasks, v[:, 0], u[:, 0], row, *cast)
+        out: Tensor = SignedLoras.apply(x, layer, self.tasks, v[:, 0], u[:, 0], row, *cast)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -254,7 +254,7 @@ class OutputDraw:
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """See `Draw`; the addition is computed in fp32."""
-        base = layer(x)
+        base: Tensor = layer(x)
         x = x.float()
         mean, log_var = self._moments(self.tensors[site], x)
         out = mean

@@ -13,12 +13,12 @@ def use_lean_norms(decoder: nn.Module) -> None:
     """Have every RMS norm of `decoder` that `transformers` wrote compute the same with fewer passes (on the CPU)."""
     for module in decoder.modules():
         known = type(module).__name__ in {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
-        if known and module.weight.device.type == "cpu":  # type: ignore[union-attr]
+        if known and module.weight.device.type == "cpu":
             module.forward = MethodType(_forward, module)
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    normed: Tensor = _RmsNorm.apply(x, module.weight, module.variance_epsilon)
+    normed: Tensor = _RmsNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
     return normed
 
 
@@ -31,10 +31,11 @@ class _RmsNorm(torch.autograd.Function):
         squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
+        normed: Tensor = (wide * scale).to(x.dtype).mul_(weight)
+        return normed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         x, weight, scale = ctx.saved_tensors
         gradient = gradients[0] * weight
         normed = x.float() * scale

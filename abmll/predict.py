@@ -174,6 +174,7 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         if not chunk.block.hidden:
             rows = collate(chunk.block.groups, backbone.device)
             chunk.block.hidden = list(backbone.trunk(rows).split(rows.lengths))
+    found: list[tuple[Chunk, list[Tensor]]] = []
     for alike in _alike(chunks):
         samples, sample_of_row = _draw(backbone, alike)
         groups = [g for chunk in alike for _ in range(chunk.copies) for g in chunk.block.groups]
@@ -183,7 +184,9 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
-            chunk.run.take(chunk, [next(scores) for _ in range(prompts * chunk.copies)])
+            found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
+    for chunk, values in found:  # only now, so that a pass that fails leaves every run as it was
+        chunk.run.take(chunk, values)
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -19,9 +21,10 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
     Only for a layer that never ran by itself: on the CPU the first forward of a 4-bit layer repacks its weight.
     """
-    weight: Tensor = layer.weight  # type: ignore[assignment]
+    weight: Any = layer.weight
     if not is_quantised(layer):
-        return weight
+        plain: Tensor = weight
+        return plain
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - not needed for dense models
 
@@ -54,7 +57,8 @@ class FrozenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """W x + b."""
         if x.requires_grad and is_quantised(self.base):
-            return _Recomputed.apply(x, self)  # type: ignore[no-any-return]
+            recomputed: Tensor = _Recomputed.apply(x, self)  # type: ignore[no-untyped-call]
+            return recomputed
         return linear(x, self.weight(x.dtype), self.bias)
 
 
@@ -62,13 +66,10 @@ class _Recomputed(torch.autograd.Function):
     """A quantised layer whose dense weight is made again in the backward pass instead of being kept for it."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, layer: FrozenLinear) -> Tensor:
-        ctx.layer = layer  # type: ignore[attr-defined]
+    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.layer = layer
         return linear(x, layer.weight(x.dtype), layer.bias)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        return gradient @ ctx.layer.weight(gradient.dtype), None  # type: ignore[attr-defined]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] @ ctx.layer.weight(gradients[0].dtype), None

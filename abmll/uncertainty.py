@@ -70,7 +70,8 @@ def entropy(probabilities: Tensor) -> Tensor:
 def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
     """Means [K, C] of independent blocks of `samples` [S, C]: of pairs where `paired` and S allows, else each by itself."""
     if paired and len(samples) >= 4 and len(samples) % 2 == 0:
-        return samples.unflatten(0, (-1, 2)).mean(1)
+        pairs: Tensor = samples.unflatten(0, (-1, 2)).mean(1)
+        return pairs
     return samples
 
 

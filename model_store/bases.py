@@ -95,9 +95,7 @@ def _model_folder(
     return cached_folder(cache / identity.quantisation, build, base.name, report)
 
 
-def _should_dequantise(
-    model: Any, device: str, dtype: torch.dtype, keep_dequantised: bool | None
-) -> bool:
+def _should_dequantise(model: Any, device: str, dtype: torch.dtype, keep_dequantised: bool | None) -> bool:
     if keep_dequantised is not None:
         return keep_dequantised
     # Half of what is free is left to activations, adapters and the rest of the machine.

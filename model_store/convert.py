@@ -131,9 +131,8 @@ def cast_dense(model: nn.Module, dtype: torch.dtype) -> None:
 
 def dequantised_bytes(model: nn.Module, dtype: torch.dtype) -> int:
     """Bytes of memory that the weights of all bitsandbytes layers would take in `dtype`."""
-    return dtype.itemsize * sum(
-        m.in_features * m.out_features for m in model.modules() if isinstance(m, _BNB_LINEARS)
-    )
+    weights: int = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, _BNB_LINEARS))
+    return weights * dtype.itemsize
 
 
 def dequantise(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
