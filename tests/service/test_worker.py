@@ -29,7 +29,7 @@ from model_store.errors import UnknownArtifactError
 from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, save_posterior
 from service import cli
-from service.executors.contract import AdaptJob, PredictJob
+from service.executors.contract import AdaptJob, Job, PredictJob, Worker
 from service.executors.worker import load_worker
 from service.settings import Settings
 from tests.service.conftest import Server
@@ -100,21 +100,31 @@ def test_a_worker_serves_what_the_settings_name(arguments: dict[str, Any], poste
     assert served.encoder.max_tokens == 256
 
 
+def work(worker: Worker, job: Job) -> Any:
+    run = worker.begin(job)
+    while not run.done:
+        worker.advance([run])
+    worker.finish(run)
+    return run.result()
+
+
 def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any], posterior: Path) -> None:
     worker = load_worker(Settings(**arguments, posterior=str(posterior)))
     support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
     long = Query("word " * 300, OPTIONS)
-    adaptation = worker.adapt(AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
+    adaptation = work(worker, AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
     assert len(adaptation.losses) == 3
-    predictions = worker.predict(
+    predictions = work(
+        worker,
         PredictJob(
+            "adp_1",
             adaptation.posterior,
             (support[0].query, long, Query("write")),
             2,
             seed=1,
             max_new_tokens=4,
             truncate=True,
-        )
+        ),
     )
     assert [p.predictive.options for p in predictions[:2]] == [OPTIONS, OPTIONS]
     assert [p.predictive.samples for p in predictions] == [2, 2, 2]
