@@ -15,8 +15,8 @@ from queue import SimpleQueue
 
 from service.executors.contract import Worker
 from service.executors.link import Link, portable
-from service.executors.loop import Command, Failed, Stop, WorkerLoop, drive
-from service.executors.pool import Beat, Ended, Ready
+from service.executors.loop import WorkerLoop, drive
+from service.executors.messages import Beat, Command, Ended, Failed, Ready, Stop
 
 
 def main(

@@ -42,7 +42,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded. `base`, `posterior_digest` and `template` decide results, so they go into adapter ids. Pickles."""
+    """What a worker has loaded; pickles. `base`, `posterior_digest` and `template` decide results: they go into adapter ids."""
 
     base: BaseIdentity
     posterior_id: str

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from service.executors.contract import Worker
-from service.executors.loop import Command, Stop, WorkerLoop, drive
-from service.executors.pool import Ended, Event, Ready, WorkerPool
+from service.executors.loop import WorkerLoop, drive
+from service.executors.messages import Command, Ended, Event, Ready, Stop
+from service.executors.pool import WorkerPool
 from service.metrics import Metrics
 
 

@@ -4,84 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
 
 from service.errors import DeadlineExceededError
-from service.executors.contract import EVERYBODY, Job, Lane, Run, Worker, WorkerFatalError, lane_of
+from service.executors.contract import Job, Lane, Run, Worker, WorkerFatalError, lane_of
 from service.executors.lanes import LaneScheduler
-
-if TYPE_CHECKING:
-    from abmll.adapt import Adaptation
-    from abmll.predict import Prediction
+from service.executors.messages import (
+    Began,
+    Cancel,
+    Command,
+    Done,
+    Failed,
+    LoopEvent,
+    Stop,
+    Submit,
+    UnitRan,
+)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Do `job`; drop it between units once `seconds_left` (None: any time) have passed since it was submitted."""
-
-    job_id: int
-    job: Job
-    tenant: str = EVERYBODY
-    seconds_left: float | None = None
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Drop the job; nothing more is told of it."""
-
-    job_id: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End the loop."""
-
-
-Command: TypeAlias = Submit | Cancel | Stop
-
-
-@dataclass(frozen=True)
-class Began:
-    """The job is about to touch the model for the first time."""
-
-    job_id: int
-
-
-@dataclass(frozen=True)
-class UnitRan:
-    """One unit: how many runs and tokens it had, and how long it took."""
-
-    lane: Lane
-    runs: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """The job's result, its times (see `contract.Timed`), and the adapters that the worker holds now."""
-
-    job_id: int
-    result: Adaptation | Sequence[Prediction]
-    queue_seconds: float
-    run_seconds: float
-    held: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job cannot be done."""
-
-    job_id: int
-    error: Exception
-
-
-LoopEvent: TypeAlias = Began | UnitRan | Done | Failed
 
 
 @dataclass

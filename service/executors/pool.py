@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from service.errors import DeadlineExceededError, WorkerLostError
 from service.executors.contract import (
@@ -28,7 +28,19 @@ from service.executors.contract import (
     WorkerStatus,
     lane_of,
 )
-from service.executors.loop import Began, Cancel, Command, Done, Failed, LoopEvent, Submit, UnitRan
+from service.executors.messages import (
+    Beat,
+    Began,
+    Cancel,
+    Command,
+    Done,
+    Ended,
+    Event,
+    Failed,
+    Ready,
+    Submit,
+    UnitRan,
+)
 from service.executors.placement import place
 from service.metrics import Metrics
 
@@ -39,30 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SILENT_BEATS = 10  # a worker that misses so many heartbeats is lost
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The worker is loaded."""
-
-    served: ServedModel
-
-
-@dataclass(frozen=True)
-class Beat:
-    """The worker's heart beats; for how long its current unit has been running."""
-
-    busy_seconds: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The worker is gone, or never came to be. The last event of a port."""
-
-    error: BaseException | None
-
-
-Event: TypeAlias = LoopEvent | Ready | Beat | Ended
 
 
 class Port(Protocol):

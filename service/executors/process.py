@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from service.executors import child
 from service.executors.contract import Worker
 from service.executors.link import Link
-from service.executors.loop import Command, Failed, Stop, Submit
-from service.executors.pool import Ended, Event, Supervision, WorkerPool
+from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
+from service.executors.pool import Supervision, WorkerPool
 from service.metrics import Metrics
 
 _CLOSE_SECONDS = 5.0
