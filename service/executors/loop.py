@@ -80,7 +80,8 @@ class WorkerLoop:
             return
         started = self._busy_since = self._clock()
         batch: dict[int, int] = {}
-        while (job_id := self._scheduler.next(lane, batch)) is not None:
+        budget = self._worker.tokens_per_unit
+        while sum(batch.values()) < budget and (job_id := self._scheduler.next(lane, batch)) is not None:
             entry = self._entries[job_id]
             if entry.run is None:
                 yield Began(job_id)
@@ -92,7 +93,7 @@ class WorkerLoop:
                     yield self._failed(job_id, error)
                     continue
             tokens = entry.run.next_tokens()
-            if batch and sum(batch.values()) + tokens > self._worker.tokens_per_unit:
+            if batch and sum(batch.values()) + tokens > budget:
                 break  # it has not been charged, so it is the first of its lane's next unit
             self._scheduler.take(job_id, tokens)
             batch[job_id] = tokens

@@ -19,9 +19,8 @@ from service.errors import WorkerLostError
 from service.executors.contract import WorkerStatus
 from service.executors.placement import SPILL_JOBS, place, preferred
 from service.executors.pool import Supervision, WorkerPool
-from service.executors.process import process_executor
 from service.metrics import Metrics
-from tests.service.executors.conftest import QUICK, make, running, slow_load, until, worker_processes
+from tests.service.executors.conftest import make, running, slow_load, until, worker_processes
 from tests.service.executors.fake import (
     adapt_job,
     answer,
@@ -76,23 +75,22 @@ def test_a_job_that_takes_two_workers_down_is_refused_and_the_rest_goes_on() -> 
     asyncio.run(scenario())
 
 
-def test_what_waits_for_its_first_unit_moves_as_often_as_it_must() -> None:
-    """One worker, whose every life begins with the loss of another job: the one behind was never in work."""
-
+def test_what_has_not_begun_is_no_suspect_and_moves_as_often_as_it_must() -> None:
     async def scenario() -> None:
-        executor = make("process", [partial(load, 0.05)])
+        metrics = Metrics()
+        executor = make("process", [partial(load, 0.5)], metrics)
         async with running(executor):
-            blockers = [
-                asyncio.create_task(executor.adapt(adapt_job("crash", steps=2, seed=n))) for n in range(4)
-            ]
-            job = predict_job(samples=2)
-            waiting = asyncio.create_task(executor.predict(job))
-            ends = await asyncio.gather(*blockers, return_exceptions=True)
-            assert all(isinstance(end, WorkerLostError) for end in ends)
-            try:
-                assert (await waiting).value.digest == answer(job)
-            except WorkerLostError:  # it had had its first unit beside them
-                assert (await executor.predict(job)).value.digest == answer(job)
+            first = asyncio.create_task(executor.predict(predict_job(samples=2, queries=4)))
+            job = predict_job(samples=1, queries=4)  # no room for both in one unit
+            behind = asyncio.create_task(executor.predict(job))
+            for restarts in range(2):
+                await until(lambda n=restarts: executor.workers()[0] == WorkerStatus("0", "up", n, 2))
+                await asyncio.sleep(0.2)
+                worker_processes()[0].kill()
+            with pytest.raises(WorkerLostError):
+                await first
+            assert (await behind).value.digest == answer(job)
+            assert b"abmll_replays_total 1.0" in metrics.render()
 
     asyncio.run(scenario())
 
@@ -130,8 +128,7 @@ def test_twenty_kills_under_load_lose_nothing_and_change_no_answer() -> None:
             clients = [asyncio.create_task(client(number)) for number in range(8)]
             while kills < 20:
                 await asyncio.sleep(0.05)
-                before = answered
-                await until(lambda: answered > before)
+                await until(lambda before=answered: answered > before)
                 victims = worker_processes()
                 if victims:
                     generator.choice(victims).kill()
@@ -249,38 +246,20 @@ def test_workers_ignore_the_signals_of_the_group_and_leave_when_told() -> None:
     asyncio.run(scenario())
 
 
-SERVER = """
-import asyncio, sys
-from functools import partial
-from service.executors.process import process_executor
-from tests.service.executors.conftest import worker_processes
-from tests.service.executors.fake import adapt_job, load
-
-async def main():
-    executor = process_executor([partial(load, 30.0)] * 2)  # in the middle of a long unit
-    await executor.start()
-    while [worker.state for worker in executor.workers()] != ["up", "up"]:
-        await asyncio.sleep(0.01)
-    jobs = [asyncio.create_task(executor.adapt(adapt_job(seed=seed))) for seed in range(8)]
-    await asyncio.sleep(0.2)
-    print(*(process.pid for process in worker_processes()), flush=True)
-    if sys.argv[1] == "leave":
-        return
-    await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
+def serving(unit_seconds: float, stay_seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.service.executors.serving", str(unit_seconds), str(stay_seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("end", ["kill", "leave"])
+@pytest.mark.parametrize("end", ["killed", "left"])
 def test_no_worker_outlives_the_server_however_it_ends(end: str) -> None:
-    """Killed, or without having closed."""
-    with subprocess.Popen([sys.executable, "-c", SERVER, end], stdout=subprocess.PIPE, text=True) as server:
+    """Killed, or without having closed; the workers are in the middle of a long unit."""
+    with serving(30, 0 if end == "left" else 30) as server:
         pids = [int(pid) for pid in server.stdout.readline().split()]
         assert len(pids) == 2
-        if end == "kill":
+        if end == "killed":
             server.kill()
-        assert server.wait(10) == (-signal.SIGKILL if end == "kill" else 0)
+        assert server.wait(10) == (-signal.SIGKILL if end == "killed" else 0)
     deadline = time.monotonic() + 10
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -288,29 +267,10 @@ def test_no_worker_outlives_the_server_however_it_ends(end: str) -> None:
 
 
 def test_a_server_that_was_stopped_itself_blames_no_worker() -> None:
-    """Ten beats are missed by the clock, none by count."""
-    code = (
-        SERVER.replace("executor = process_executor(", "executor = make_quick(")
-        .replace(
-            "async def main",
-            "from tests.service.executors.conftest import QUICK\n"
-            "make_quick = partial(process_executor, supervision=QUICK)\nasync def main",
-        )
-        .replace("load, 30.0", "load, 0.01")
-        .replace(
-            "await asyncio.sleep(60)",
-            "await asyncio.sleep(0.5)\n    print([worker.restarts for worker in executor.workers()], flush=True)",
-        )
-    )
-    with subprocess.Popen([sys.executable, "-c", code, "stay"], stdout=subprocess.PIPE, text=True) as server:
+    """By the clock more than ten beats are missing, by count none."""
+    with serving(0.01, 2.5) as server:
         assert len(server.stdout.readline().split()) == 2
         server.send_signal(signal.SIGSTOP)
         time.sleep(2)
         server.send_signal(signal.SIGCONT)
         assert server.stdout.readline() == "[0, 0]\n"
-        server.kill()
-
-
-def test_quick_supervision_is_what_these_tests_run_with() -> None:
-    pool = process_executor([load], supervision=QUICK)
-    assert [worker.state for worker in pool.workers()] == ["down"]
