@@ -254,8 +254,11 @@ class Engine:
         try:
             async with deadline:
                 yield ticket
-        except TimeoutError as error:
-            if not deadline.expired():
+        except (
+            TimeoutError,
+            DeadlineExceededError,
+        ) as error:  # the executor, which has the deadline too, may see it first
+            if isinstance(error, TimeoutError) and not deadline.expired():
                 raise
             message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
             raise DeadlineExceededError(

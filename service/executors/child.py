@@ -18,6 +18,8 @@ from service.executors.link import Link, portable
 from service.executors.loop import WorkerLoop, drive
 from service.executors.messages import Beat, Command, Ended, Failed, Ready, Stop
 
+log = logging.getLogger(__name__)
+
 
 def main(
     name: str,
@@ -54,8 +56,11 @@ def _listen(link: Link, commands: SimpleQueue[Command]) -> None:
     try:
         while not isinstance(command := link.receive(), Stop):
             commands.put(command)
-    finally:
-        os._exit(0)
+    except (EOFError, OSError):
+        pass
+    except Exception:
+        log.exception("a command could not be read")
+    os._exit(0)
 
 
 def _beat(link: Link, loop: WorkerLoop, seconds: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -54,7 +55,7 @@ class WorkerLoop:
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the current unit has been running; any thread may ask."""
+        """For how long the worker has been at its current unit; any thread may ask."""
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
 
@@ -78,7 +79,7 @@ class WorkerLoop:
         lane = self._scheduler.lane()
         if lane is None:
             return
-        started = self._busy_since = self._clock()
+        started = self._clock()
         batch: dict[int, int] = {}
         budget = self._worker.tokens_per_unit
         while sum(batch.values()) < budget and (job_id := self._scheduler.next(lane, batch)) is not None:
@@ -86,7 +87,8 @@ class WorkerLoop:
             if entry.run is None:
                 yield Began(job_id)
                 try:
-                    entry.run = self._worker.begin(entry.job)
+                    with self._busy():
+                        entry.run = self._worker.begin(entry.job)
                 except WorkerFatalError:
                     raise
                 except Exception as error:
@@ -100,15 +102,15 @@ class WorkerLoop:
         if batch:
             yield from self._advance(lane, batch)
         self._scheduler.charge(lane, self._clock() - started)
-        self._busy_since = None
 
     def _advance(self, lane: Lane, batch: Mapping[int, int]) -> Iterator[LoopEvent]:
         entries = {job_id: self._entries[job_id] for job_id in batch}
-        started = self._busy_since = self._clock()
+        started = self._clock()
         for entry in entries.values():
             entry.first_unit = started if entry.first_unit is None else entry.first_unit
         try:
-            self._worker.advance([entry.run for entry in entries.values() if entry.run])
+            with self._busy():
+                self._worker.advance([entry.run for entry in entries.values() if entry.run])
         except WorkerFatalError:
             raise
         except Exception as error:
@@ -125,6 +127,15 @@ class WorkerLoop:
             entry.run_seconds += seconds * batch[job_id] / total
             if entry.run and entry.run.done:
                 yield self._done(job_id, entry, entry.run)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While the worker is being called, and only then: telling events may take long, and that is no hang."""
+        self._busy_since = self._clock()
+        try:
+            yield
+        finally:
+            self._busy_since = None
 
     def _done(self, job_id: int, entry: _Entry, run: Run) -> Done | Failed:
         try:

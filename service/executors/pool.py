@@ -177,6 +177,8 @@ class WorkerPool:
         for flight in list(self._flights.values()):
             flight.answer.cancel()
         ports = [member.port for member in self._members if member.port is not None]
+        for member in self._members:
+            self._set_state(member, "down")
         await asyncio.gather(*(asyncio.to_thread(port.close) for port in ports))
 
     # ---- jobs
@@ -311,17 +313,17 @@ class WorkerPool:
         self._set_state(member, "down")
         if self._closing:
             return
-        log.error("worker %s %s: %r", member.name, "was lost" if was_up else "could not be loaded", error)
         if was_up and self._supervision is not None:
             stable = time.monotonic() - member.up_since >= self._supervision.stable_seconds
             member.losses = 0 if stable else member.losses
         member.losses += 1
+        self._load_error = self._load_error or error or RuntimeError("the worker ended while it loaded")
+        if not self._served.done() and all(other.state == "down" for other in self._members):
+            self._served.set_exception(self._load_error)  # `start` tells
+            return
+        log.error("worker %s %s: %r", member.name, "was lost" if was_up else "could not be loaded", error)
         if self._served.done():
             self._bring_back(member)
-        else:
-            self._load_error = self._load_error or error or RuntimeError("the worker ended while it loaded")
-            if all(other.state == "down" for other in self._members):
-                self._served.set_exception(self._load_error)
         flights, member.flights = member.flights, {}
         for flight in flights.values():
             self._recover(flight)
@@ -346,7 +348,10 @@ class WorkerPool:
         await asyncio.sleep(wait_seconds)
         member.restarts += 1
         self._metrics.worker_restarts.labels(member.name).inc()
-        self._launch(member)
+        try:
+            self._launch(member)
+        except OSError as error:  # no pipe to be had
+            self._on_ended(member, error)
 
     async def _watch(self, supervision: Supervision) -> None:
         """Count beats that do not come. In counts, not by the clock: a server that was stopped itself blames nobody."""

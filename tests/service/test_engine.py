@@ -139,6 +139,9 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(tmp_path: Path) -> No
         bodies = [{"adapter_id": adapter, "inputs": [text]} for text in ("first", "second")]
         late = await asyncio.gather(*(client.post("/v1/predict", json=body) for body in bodies))
         assert [response.status_code for response in late] == [504, 504]
+        for response in late:
+            assert response.json()["error"]["adapter_id"] == adapter
+            assert int(response.headers["retry-after"]) > 0
         server.worker.predict_gate.set()
         assert (
             await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["third"]})

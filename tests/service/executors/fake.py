@@ -118,6 +118,7 @@ class FakeWorker:
         self.posteriors: dict[str, Any] = {}
         self.units: list[list[Job]] = []
         self.leased = 0
+        self.befall = befall
 
     def begin(self, job: Job) -> FakeRun:
         if "refuse" in _text(job):
@@ -138,7 +139,7 @@ class FakeWorker:
     def advance(self, runs: Sequence[FakeRun]) -> None:
         self.units.append([run.job for run in runs])
         for run in runs:
-            befall(run)
+            self.befall(run)
         time.sleep(self.unit_seconds)
         for run in runs:
             run.digest = _next(run.digest, run.unit)

@@ -185,10 +185,10 @@ def test_a_fatal_error_ends_the_loop() -> None:
 
 def test_a_unit_that_runs_can_be_seen_to_run() -> None:
     bench = Bench()
+    seen = []
+    bench.worker.befall = lambda run: seen.append(bench.loop.busy_seconds)
     bench.submit(adapt_job(steps=1))
-    turn = bench.loop.turn()
-    assert (bench.loop.busy_seconds, next(turn)) == (0, Began(1))
-    bench.now += 7
-    assert bench.loop.busy_seconds == 7
-    list(turn)
-    assert bench.loop.busy_seconds == 0
+    for _ in bench.loop.turn():
+        bench.now += 7  # what the telling of events takes
+        assert bench.loop.busy_seconds == 0
+    assert seen == [1]
