@@ -76,7 +76,13 @@ class FewShotModel:
         truncate: bool = False,
     ) -> AdaptRun:
         """An adaptation before its first step, the trunk run over its support. Errors as `encode_support`."""
-        settings, examples = settings or self.defaults, self.encode_support(support, truncate=truncate)
+        return self.start_adapt(self.encode_support(support, truncate=truncate), settings, seed)
+
+    def start_adapt(
+        self, examples: Sequence[LabelledPrompt], settings: AdaptSettings | None = None, seed: int = 0
+    ) -> AdaptRun:
+        """As `begin_adapt`, for support that is encoded already."""
+        settings = settings or self.defaults
         batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
         prepared = prepare(self.backbone, examples)
         return AdaptRun.start(self.backbone, self.prior, prepared, settings, batches, seed)

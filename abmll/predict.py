@@ -129,6 +129,20 @@ class OptionRun:
         stop = min(self.sampling.samples, block.sampled + at_once)
         return Chunk(self, block, block.sampled, stop)
 
+    def shrink(self, max_tokens: int) -> None:
+        """Make the next chunks smaller: fewer samples at once, and where one is too many, fewer rows."""
+        self.max_tokens = max_tokens
+        block = self._blocks[0]
+        while block.tokens > max_tokens and len(block.groups) > 1:
+            half = len(block.groups) // 2
+            rest = _Block(block.groups[half:], block.numbers[half:], block.hidden[half:], block.sampled)
+            block.groups, block.numbers, block.hidden = (
+                block.groups[:half],
+                block.numbers[:half],
+                block.hidden[:half],
+            )
+            self._blocks.insert(1, rest)
+
     def take(self, chunk: Chunk, scores: Sequence[Tensor]) -> None:
         """Receive a chunk's `scores`: by sample and then by prompt of the block, each [continuations]."""
         block = chunk.block
@@ -284,6 +298,12 @@ class QueryRun:
     @property
     def _current(self) -> OptionRun:
         return self._scoring if not self._scoring.done or self._text_scoring is None else self._text_scoring
+
+    def shrink(self, max_tokens: int) -> None:
+        """Make the next chunks of scores smaller."""
+        self._max_tokens = max_tokens
+        if self.kind == "score":
+            self._current.shrink(max_tokens)
 
     def next_chunk(self) -> Chunk:
         """The next unit of kind `score`."""

@@ -59,6 +59,17 @@ class Settings(BaseSettings):
         lt=1,
         description="Share of a worker's time for adaptations, while predictions wait too.",
     )
+    unit_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        description="About how long a worker works before it looks at what else waits: one gradient step or chunk of samples.",
+    )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="Memory of each worker's device for adapters and activations, beside the base; by default most of what is "
+        "free on a GPU, half of it on a CPU.",
+    )
     heartbeat_seconds: float = Field(
         default=1.0,
         gt=0,

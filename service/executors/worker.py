@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
-from abmll.adapt import Adaptation, AdaptSettings
+from abmll.adapt import Adaptation, AdaptRun, AdaptSettings, LabelledPrompt, adapt_step
 from abmll.errors import PosteriorMismatchError
+from abmll.memory import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
+from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig
-from abmll.predict import Prediction
-from abmll.prompting import PromptTemplate
+from abmll.predict import Prediction, QueryRun
+from abmll.prompting import EncodedPrompt, PromptTemplate
+from abmll.rows import collate, packed_length
+from abmll.stopping import StopRule
 from model_store.bases import load_base
 from model_store.identity import BaseIdentity
+from model_store.memory import available_bytes
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
+from service.executors import contract
 from service.executors.contract import (
     AdapterNotHeldError,
     AdaptJob,
@@ -26,80 +34,191 @@ from service.executors.contract import (
     PredictJob,
     Run,
     ServedModel,
-    lane_of,
+    WorkerFatalError,
 )
+from service.executors.slots import SlotsFullError, SlotTable
 from service.settings import UNTRAINED, Settings
 
 log = logging.getLogger(__name__)
 
 
+# A token of a gradient step costs this many of prediction: forward and backward against forward (2.2 measured), and noise.
+ADAPT_TOKEN_COST = 3
+# A pass that ran out of memory is tried again on half as many tokens, down to these.
+FEWEST_TOKENS = 32
+# A unit is never smaller, however slow the machine: batches below lose too much to overhead.
+FEWEST_UNIT_TOKENS = 256
+
+
 @dataclass(eq=False)
-class _WholeRun:
-    """A job as a single unit."""
+class _Adapting:
+    """An adaptation: its trunk activations are the first unit, then each gradient step is one."""
 
-    job: Job
-    outcome: Adaptation | Sequence[Prediction] | None = None
+    job: AdaptJob
+    examples: Sequence[LabelledPrompt]
+    run: AdaptRun | None = None
 
-    @property
-    def lane(self) -> Lane:
-        return lane_of(self.job)
+    lane: Lane = "adapt"
 
     @property
     def done(self) -> bool:
-        return self.outcome is not None
+        return self.run is not None and self.run.done
 
     def next_tokens(self) -> int:
-        return 1
+        if self.run is None:
+            return sum(packed_length(example.prompt) for example in self.examples)
+        return ADAPT_TOKEN_COST * self.run.prepared.tokens(self.run.next_batch)
 
-    def result(self) -> Adaptation | Sequence[Prediction]:
-        if self.outcome is None:
+    def result(self) -> Adaptation:
+        if self.run is None or not self.run.done:
             raise RuntimeError("the run is not done")
-        return self.outcome
+        return self.run.result()
+
+
+@dataclass(eq=False)
+class _Predicting:
+    """A prediction: each chunk of samples, or of written tokens, is a unit. `slot` names the adapter that it leases."""
+
+    run: QueryRun
+    slot: str | None
+
+    lane: Lane = "predict"
+
+    @property
+    def done(self) -> bool:
+        return self.run.done
+
+    def next_tokens(self) -> int:
+        return max(1, self.run.next_tokens)
+
+    def result(self) -> Sequence[Prediction]:
+        return self.run.predictions()
 
 
 class ModelWorker:
-    """Runs jobs on one `FewShotModel`, each as one unit. One thread owns it."""
+    """Runs jobs on one `FewShotModel`, many in one batch. One thread owns it.
 
-    tokens_per_unit = 1
+    `plan` bounds the adapters on the device and the tokens of a pass; `unit_tokens` bounds a unit in time, and so how long
+    any job waits for another's. `max_samples` bounds what `samples="auto"` may take.
+    """
 
-    def __init__(self, model: FewShotModel, served: ServedModel) -> None:
-        self._model, self._served = model, served
+    def __init__(
+        self,
+        model: FewShotModel,
+        served: ServedModel,
+        plan: MemoryPlan,
+        unit_tokens: int = 2048,
+        max_samples: int = 64,
+    ) -> None:
+        self._model, self._served, self._max_samples = model, served, max_samples
+        self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
+        self._step_tokens = plan.adapt_tokens
+        self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
+        self._unit_tokens = unit_tokens
 
     @property
     def served(self) -> ServedModel:
         """What is loaded."""
         return self._served
 
-    def begin(self, job: Job) -> _WholeRun:
-        """See `Worker.begin`; it holds no adapter."""
-        if isinstance(job, PredictJob) and job.posterior is None:
-            raise AdapterNotHeldError(job.adapter_id)
-        return _WholeRun(job)
+    @property
+    def tokens_per_unit(self) -> int:
+        """See `Worker.tokens_per_unit`."""
+        return self._unit_tokens
+
+    def begin(self, job: Job) -> _Adapting | _Predicting:
+        """See `Worker.begin`. Tokenises; leases the adapter's slot."""
+        if isinstance(job, AdaptJob):
+            return _Adapting(job, self._model.encode_support(job.support, truncate=job.truncate))
+        values, slot = self._lease(job)
+        auto = job.samples == "auto"
+        try:
+            run = self._model.begin_predict(
+                job.posterior,
+                job.queries,
+                samples=self._max_samples if job.samples == "auto" else job.samples,
+                stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
+                seed=derive_seed(job.seed, job.adapter_id),
+                max_new_tokens=job.max_new_tokens,
+                truncate=job.truncate,
+                values=values,
+                max_tokens=self._chunk_tokens,
+            )
+        except BaseException:
+            if slot is not None:
+                self._slots.release(slot)
+            raise
+        return _Predicting(run, slot)
 
     def advance(self, runs: Sequence[Run]) -> None:
-        """Do the whole of each job."""
-        for run in runs:
-            assert isinstance(run, _WholeRun)
-            run.outcome = self._work(run.job)
+        """See `Worker.advance`. Out of memory, it goes on in smaller passes, now and later."""
+        try:
+            self._adapt([run for run in runs if isinstance(run, _Adapting)])
+            self._predict([run.run for run in runs if isinstance(run, _Predicting)])
+        except RuntimeError as error:
+            if "CUDA error" in str(error):  # the context is lost, with whatever it held
+                raise WorkerFatalError(str(error)) from error
+            raise
 
     def finish(self, run: Run) -> None:
-        """Nothing is held."""
+        """Give the adapter's lease back."""
+        if isinstance(run, _Predicting) and run.slot is not None:
+            self._slots.release(run.slot)
 
     def held(self) -> Sequence[str]:
-        """Nothing."""
-        return ()
+        """See `Worker.held`."""
+        return self._slots.ids
 
-    def _work(self, job: Job) -> Adaptation | Sequence[Prediction]:
-        if isinstance(job, AdaptJob):
-            return self._model.adapt(job.support, job.settings, job.seed, truncate=job.truncate)
-        return self._model.predict(
-            job.posterior,
-            job.queries,
-            samples=16 if job.samples == "auto" else job.samples,
-            seed=job.seed,
-            max_new_tokens=job.max_new_tokens,
-            truncate=job.truncate,
-        )
+    def _lease(self, job: PredictJob) -> tuple[Tensor | None, str | None]:
+        """The adapter's values on the device and the slot they lie in; None and None for a copy outside, if all are in use."""
+        try:
+            return self._slots.acquire(
+                job.adapter_id, job.posterior.values if job.posterior else None
+            ), job.adapter_id
+        except KeyError:
+            raise AdapterNotHeldError(job.adapter_id) from None
+        except SlotsFullError:
+            return None, None
+
+    def _adapt(self, runs: Sequence[_Adapting]) -> None:
+        stepping = [run.run for run in runs if run.run is not None]
+        for run in runs:
+            if run.run is None:
+                run.run = self._model.start_adapt(run.examples, run.job.settings, run.job.seed)
+        while stepping:
+            try:
+                return adapt_step(self._model.backbone, stepping, self._step_tokens)
+            except RuntimeError as error:
+                self._step_tokens = _fewer(min(self._step_tokens, _step_size(stepping)), error)
+
+    def _predict(self, runs: Sequence[QueryRun]) -> None:
+        while runs:
+            try:
+                return self._model.advance(runs)
+            except RuntimeError as error:
+                self._chunk_tokens = _fewer(max(run.next_tokens for run in runs), error)
+                for run in runs:
+                    run.shrink(self._chunk_tokens)
+
+
+def _fewer(tokens: int, error: RuntimeError) -> int:
+    """Half of `tokens`, after `error` if it says that memory is short; otherwise, or where there is no less, raises it."""
+    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if not short or tokens <= FEWEST_TOKENS:
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    log.warning("out of memory: from now on at most %d tokens a pass", tokens // 2)
+    return tokens // 2
+
+
+def _step_size(runs: Sequence[AdaptRun]) -> int:
+    return sum(run.prepared.tokens(run.next_batch) for run in runs)
+
+
+def _stop_rule(gate: contract.StopRule) -> StopRule:
+    given = {name: value for name, value in asdict(gate).items() if value is not None}
+    return StopRule(**given)
 
 
 def load_worker(settings: Settings) -> ModelWorker:
@@ -114,7 +233,7 @@ def load_worker(settings: Settings) -> ModelWorker:
     )
     if posterior is None:
         model = FewShotModel(base.model, base.tokenizer, AdapterConfig())
-        return ModelWorker(model, _served(model, base.identity, UNTRAINED))
+        return _worker(model, _served(model, base.identity, UNTRAINED), settings)
     _check_base(posterior, base.identity)
     model = FewShotModel(
         base.model,
@@ -123,7 +242,37 @@ def load_worker(settings: Settings) -> ModelWorker:
         template=PromptTemplate.from_json(posterior.manifest.template),
         defaults=AdaptSettings(**posterior.manifest.adapt),
     )
-    return ModelWorker(model, _served(model, base.identity, posterior.manifest.id))
+    return _worker(model, _served(model, base.identity, posterior.manifest.id), settings)
+
+
+def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
+    """A worker whose budgets come from what this machine has and does; prints its plan."""
+    costs = measure_costs(model.backbone, model.prior)
+    plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
+    unit_tokens = int(_tokens_per_second(model) * settings.unit_seconds)
+    log.info("memory plan: %s; a unit has about %d tokens", plan.describe(), unit_tokens)
+    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), settings.max_samples)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """What may be taken beside the base: of a GPU's free memory a tenth is left to its allocator; of a CPU's, half."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.9)
+    return available_bytes() // 2
+
+
+def _tokens_per_second(model: FewShotModel) -> float:
+    """Of the adapted layers, forward, on a small batch; the first pass warms up."""
+    rows = collate([EncodedPrompt(tuple(range(1, 65)), ((1,), (2,)))] * 4, model.backbone.device)
+    hidden = model.backbone.trunk(rows)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        with torch.no_grad():
+            model.backbone.log_probs(hidden, rows, None).cpu()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return len(hidden) / min(seconds)
 
 
 def _choose_posterior(settings: Settings) -> LoadedPosterior | None:

@@ -214,7 +214,7 @@ def test_adapt_and_predict_on_the_command_line_give_one_adapter_and_one_answer(
         assert text in table.stdout
     by_gate = ("predict", str(inputs), "--adapter", adapter["id"], "--min-confidence", "0.9", "--samples")
     auto = json.loads(invoke(arguments, posterior, *by_gate, "auto", "--json").stdout)
-    assert {p["samples"] for p in auto["predictions"]} == {16}
+    assert all(8 <= p["samples"] <= 64 for p in auto["predictions"])
     refused = invoke(arguments, posterior, *by_gate, "65")
     assert (refused.exit_code, "from 0 to 64, or auto" in refused.output) == (2, True)
     shown = invoke(arguments, posterior, "adapt", str(support), *options)
