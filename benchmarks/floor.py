@@ -7,7 +7,8 @@ Products of the same shapes, dtype and threads, on preallocated tensors, counted
 - adapt: the trunk once over the support; for every step the forward and activation-gradient products of the adapted layers over
   that step's tokens, the head at its distinct scored positions forward and backward, and the rank-r products of the means
   forward and backward (activations, A and B);
-- predict: the trunk once over the queries; for every sample the adapted layers, the head at the scored positions, and rank-r products.
+- predict: the trunk once over the queries; for every sample the adapted layers, the head at the scored positions, and the
+  rank-r products.
 
 Not counted, though also unavoidable: attention, norms, activations, softmax, the optimiser, and all of the noise.
 """

@@ -55,8 +55,9 @@ def main() -> None:
         rows += report_rows(name, found)
     about = (
         f"{options.shots} support examples, {options.items} inputs, S = {options.samples}, "
-        f"adaptation as the posterior says but for {options.steps} steps: `{served.manifest.adapt}`. Baseline: PEFT LoRA, rank {prior.config.rank}, alpha {prior.config.alpha:g}, on "
-        f"{', '.join(prior.config.modules)} of layers {prior.config.first_layer} and up; one row for each (input, option), "
+        f"adaptation as the posterior says but for {options.steps} steps: `{served.manifest.adapt}`. "
+        f"Baseline: PEFT LoRA, rank {prior.config.rank}, alpha {prior.config.alpha:g}, on {', '.join(prior.config.modules)} "
+        f"of layers {prior.config.first_layer} and up; one row for each (input, option), "
         f"{options.rows_per_pass} rows a batch, similar lengths together, `inference_mode`; a sample is a pass with dropout "
         f"p = {options.dropout} in the LoRA layers. Every side starts to be timed at theta's means. `x` is the time over ours."
     )
