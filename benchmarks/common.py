@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -155,9 +154,17 @@ def check_close(what: str, difference: float, allowed: float) -> str:
     return sentence
 
 
-def peak_bytes() -> int:
-    """The most memory this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident_and_peak_bytes() -> tuple[int, int]:
+    """Memory that this process has resident, and the most it had since its start or `reset_peak` (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    resident, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return resident, peak
+
+
+def reset_peak() -> None:
+    """Count the peak from here on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

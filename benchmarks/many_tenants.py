@@ -5,7 +5,7 @@
 Tenant t has task t of `--tasks` (again and again, each time with another support draw). `together` uses the model's
 multi-task API.
 The mLoRA-style baseline (`block_lora.py`) trains point estimates: contiguous blocks of rows in padded batches of at most
-`--block-tokens` tokens, one row for each (example, option). Memory is measured in child processes that adapt 1 and N + 1 tenants.
+`--block-tokens` tokens, one row for each (example, option). Memory is measured in a child process that keeps adapters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 
 from abmll.posterior import TaskPosterior
@@ -37,8 +36,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--block-tokens", type=int, default=8192)
-    parser.add_argument("--memory-adapters", type=int, default=8, help="N: adapters beyond the first")
-    parser.add_argument("--memory-child", type=int, help="internal: adapt so many tenants, print memory")
+    parser.add_argument("--memory-adapters", type=int, default=8, help="that are kept in that measurement")
+    parser.add_argument(
+        "--memory-child", action="store_true", help="internal: only measure memory, in this process"
+    )
     options = parser.parse_args()
     if options.quick:
         options.tenants, options.tasks, options.shots, options.items = (
@@ -49,7 +50,7 @@ def main() -> None:
         )
         options.samples, options.memory_adapters = 2, 2
     served = common.load_served(options.posterior, options.threads)
-    if options.memory_child is not None:
+    if options.memory_child:
         memory_child(served, options)
         return
     baseline = BlockLora(common.load_dense(served.manifest), served.model.prior)
@@ -78,7 +79,7 @@ def main() -> None:
     memory_rows = [[name, f"{value:,}"] for name, value in memory.items()]
     tables = [
         common.table(head, rows),
-        f"Memory of an adapter, from {options.memory_adapters} more of them:",
+        f"Memory of an adapter, from keeping {options.memory_adapters}:",
         common.table(["", "bytes"], memory_rows),
     ]
     common.write_results(
@@ -252,20 +253,11 @@ def report_rows(count: int, found: dict[str, Any]) -> list[list[Any]]:
 
 
 def measure_memory(options: Any) -> dict[str, int]:
-    """Growth of resident and of peak memory for each adapter that is kept, against the bytes of its values."""
-    one, many = (memory_of(count, options) for count in (1, 1 + options.memory_adapters))
-    grown = {
-        f"{name} growth per adapter": (many[name] - one[name]) // options.memory_adapters
-        for name in ("resident", "peak")
-    }
-    return {"values of one adapter": one["adapter"], **grown, "peak with one adapter": one["peak"]}
-
-
-def memory_of(count: int, options: Any) -> dict[str, int]:
-    """Run `memory_child` in a process of its own."""
+    """Run `memory_child` in a process of its own, which has loaded and done nothing else."""
     command = [
-        sys.executable, "-m", "benchmarks.many_tenants", "--memory-child", str(count), "--data", str(options.data),
-        "--threads", str(options.threads), "--seed", str(options.seed),
+        sys.executable, "-m", "benchmarks.many_tenants", "--memory-child", "--data", str(options.data),
+        "--threads", str(options.threads), "--seed", str(options.seed), "--tasks", options.tasks[0],
+        "--memory-adapters", str(options.memory_adapters),
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result: dict[str, int] = json.loads(found.splitlines()[-1])
@@ -273,17 +265,22 @@ def memory_of(count: int, options: Any) -> dict[str, int]:
 
 
 def memory_child(served: Served, options: Any) -> None:
-    """Adapt so many small tenants, keep them, and print memory in bytes as JSON."""
-    options.shots, options.items, options.tasks = 2, 1, options.tasks[1:2]
-    kept = [
-        served.model.adapt(tenant.support).posterior for tenant in draw_tenants(options.memory_child, options)
-    ]
-    adapter = kept[0].values.nbytes
-    print(
-        json.dumps(
-            {"resident": psutil.Process().memory_info().rss, "peak": common.peak_bytes(), "adapter": adapter}
-        )
-    )
+    """Growth of resident and of peak memory for each adapter that is kept, against the bytes of its values; printed as JSON.
+
+    All adapters are of one support with other seeds, after two that are thrown away: only what is kept can grow.
+    """
+    options.shots, options.items = 2, 1
+    (tenant,) = draw_tenants(1, options)
+    for seed in (0, 1):
+        served.model.adapt(tenant.support, seed=seed)
+    common.reset_peak()
+    before = common.resident_and_peak_bytes()
+    seeds = range(options.memory_adapters)
+    kept = [served.model.adapt(tenant.support, seed=seed).posterior for seed in seeds]
+    after = common.resident_and_peak_bytes()
+    resident, peak = ((b - a) // len(kept) for a, b in zip(before, after, strict=True))
+    found = {"values of one adapter": kept[0].values.nbytes, "resident growth per adapter": resident}
+    print(json.dumps({**found, "peak growth per adapter": peak, "resident at the end": after[0]}))
 
 
 if __name__ == "__main__":

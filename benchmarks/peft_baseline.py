@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,8 @@ def measure(served: Served, peft: dict[str, PeftLora], cell: Cell, options: Any)
     def predict_peft(name: str) -> None:
         state[f"{name} p"] = peft[name].predict(queries, samples=options.samples, seed=seed)
 
-    adapting = {"ours": adapt_ours, **{name: lambda name=name: fit(name) for name in peft}}
-    predicting = {"ours": predict_ours, **{name: lambda name=name: predict_peft(name) for name in peft}}
+    adapting = {"ours": adapt_ours, **{name: partial(fit, name) for name in peft}}
+    predicting = {"ours": predict_ours, **{name: partial(predict_peft, name) for name in peft}}
     adapt_seconds = common.interleaved(adapting, options.repeats)
     predict_seconds = common.interleaved(predicting, options.repeats)
     qualities = [

@@ -62,7 +62,8 @@ def log_likelihoods(model: Any, rows: Sequences, *, needed_only: bool) -> Tensor
             row, position - 1
         ]
     tokens = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    return tokens.new_zeros(len(rows.lengths)).index_add(0, row, tokens)
+    summed: Tensor = tokens.new_zeros(len(rows.lengths)).index_add(0, row, tokens)
+    return summed
 
 
 class PeftLora:

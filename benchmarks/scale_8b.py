@@ -84,6 +84,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tokenizer = load_base("smollm2-135m-instruct", progress=False).tokenizer
     gc.collect()
+    common.reset_peak()
     stages = Stages()
     built = stages.run("build, quantised layer by layer", lambda: build(shape, options.seed))
     first_layer = shape.layers // 2 if options.first_layer is None else options.first_layer
@@ -123,7 +124,7 @@ class Stages:
         """Do one stage."""
         started = time.perf_counter()
         result = work()
-        row = [name, time.perf_counter() - started, common.peak_bytes() / 2**30]
+        row = [name, time.perf_counter() - started, common.resident_and_peak_bytes()[1] / 2**30]
         print(f"{row[0]}: {row[1]:.1f} s, peak {row[2]:.2f} GiB", flush=True)
         self.rows.append(row)
         return result
@@ -139,7 +140,7 @@ def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
         if isinstance(module, nn.Linear) and path != "lm_head":
             model.set_submodule(path, quantised_linear(module.in_features, module.out_features, generator))
         elif isinstance(module, nn.Linear | nn.Embedding):
-            module.weight = frozen(random_weight(*module.weight.shape, generator))
+            module.weight = frozen(random_weight(*map(int, module.weight.shape), generator=generator))
         elif getattr(module, "weight", None) is not None:  # norms
             module.weight = frozen(torch.ones(module.weight.shape, dtype=torch.bfloat16))
     model.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies were on `meta`
@@ -152,13 +153,13 @@ def quantised_linear(d_in: int, d_out: int, generator: torch.Generator) -> bnb.n
         layer = bnb.nn.Linear4bit(
             d_in, d_out, bias=False, compute_dtype=compute_dtype("cpu"), quant_type="nf4"
         )
-    dense = random_weight(d_out, d_in, generator)
+    dense = random_weight(d_out, d_in, generator=generator)
     # Moving to a device is what quantises.
     layer.weight = bnb.nn.Params4bit(dense, requires_grad=False, quant_type="nf4", module=layer).to("cpu")
     return layer
 
 
-def random_weight(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+def random_weight(rows: int, columns: int, *, generator: torch.Generator) -> torch.Tensor:
     """Normal, scaled so that activations keep their size."""
     weight = torch.empty(rows, columns, dtype=torch.bfloat16)
     return weight.normal_(0, columns**-0.5, generator=generator)

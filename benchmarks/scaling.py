@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -192,14 +193,10 @@ def measure(
         adaptation = served.model.adapt(support, replace(served.model.defaults, steps=1))  # warms up, too
         served.model.predict(adaptation.posterior, queries, samples=min(samples, 1))
         if "adapt" in PARTS[axis]:
-            arms[f"adapt {value}"] = lambda support=support: served.model.adapt(support)  # type: ignore[misc]
+            arms[f"adapt {value}"] = partial(served.model.adapt, support)
         if "predict" in PARTS[axis]:
             phi = adaptation.posterior
-            arms[f"predict {value}"] = (  # type: ignore[assignment]
-                lambda phi=phi, queries=queries, samples=samples: served.model.predict(
-                    phi, queries, samples=samples
-                )
-            )
+            arms[f"predict {value}"] = partial(served.model.predict, phi, queries, samples=samples)
     seconds = common.medians(common.interleaved(arms, options.repeats))
     rows = []
     for value in values:
