@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.tasks import Query, Task, draw_support
+from benchmarks.common import commit
 from model_store.bases import load_base
 from model_store.posteriors import load_posterior
 from model_store.training import TrainingConfig
@@ -113,12 +113,6 @@ def run_arm(arm: str, tasks: list[Task], options: argparse.Namespace) -> None:
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{arm} {task.name} seed {seed} S={samples}: {metrics([row])['accuracy']:.3f}", flush=True)
-
-
-def commit() -> str:
-    """The checkout's commit, short."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def load_arm(arm: str, config: TrainingConfig) -> FewShotModel:

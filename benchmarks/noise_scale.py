@@ -19,7 +19,8 @@ import torch
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.tasks import Query, draw_support
-from benchmarks.class_to_class import cell_metrics, commit
+from benchmarks.class_to_class import cell_metrics
+from benchmarks.common import commit
 from model_store.bases import load_base
 from model_store.posteriors import load_posterior
 from model_store.training import TrainingConfig

@@ -1,0 +1,208 @@
+"""Against the floor: our time over that of the bare matrix products that cannot be avoided.
+
+    python -m benchmarks.floor --data ../shared/data
+
+Products of the same shapes, dtype and threads, on preallocated tensors, counted over real tokens (no padding):
+
+- adapt: the trunk once over the support; for every step the forward and activation-gradient products of the adapted layers over
+  that step's tokens, the head at its distinct scored positions forward and backward, and the rank-r products of the means
+  forward and backward (activations, A and B);
+- predict: the trunk once over the queries; for every sample the adapted layers, the head at the scored positions, and the
+  rank-r products.
+
+Not counted, though also unavoidable: attention, norms, activations, softmax, the optimiser, and all of the noise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from abmll.prompting import EncodedPrompt
+from benchmarks import common
+from benchmarks.common import Served
+
+# A product [m, k] x [k, n].
+Product = tuple[int, int, int]
+TOKENS_PER_PRODUCT = 4096  # samples share a product up to here; larger ones are no faster
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, data=True)
+    parser.add_argument("--task", default="ag_news")
+    parser.add_argument("--rows", nargs="+", type=int, default=[8, 16, 64])
+    parser.add_argument("--samples", type=int, default=16)
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.samples, options.repeats = [4], 2, 1
+    served = common.load_served(options.posterior, options.threads)
+    rows, detail = [], {}
+    for count in options.rows:
+        for what, arms, work in cases(served, count, options):
+            for run in arms.values():  # warm up both
+                run()
+            seconds = common.interleaved(arms, options.repeats)
+            middle = common.medians(seconds)
+            gflop = 2e-9 * sum(m * k * n * times for (m, k, n), times in work.items())
+            ours, floor = middle["ours"], middle["floor"]
+            rows.append([what, count, ours, floor, ours / floor, gflop, gflop / floor])
+            detail[f"{what} {count}"] = {"seconds": seconds, "gflop": gflop}
+            print(rows[-1], flush=True)
+    about = (
+        f"Task {options.task}; rows are support examples for adapt and queries for predict; S = {options.samples}; settings "
+        f"`{served.manifest.adapt}`. The floor is matrix products alone, over real tokens; attention, norms, softmax, optimiser "
+        "and noise are only in ours."
+    )
+    head = ["", "rows", "ours s", "floor s", "ours / floor", "floor GFLOP", "floor GFLOP/s"]
+    title = "Against the floor of matrix products"
+    common.write_results("floor", title, [about], [common.table(head, rows)], detail, options, served.dtype)
+
+
+def cases(
+    served: Served, count: int, options: Any
+) -> list[tuple[str, dict[str, Callable[[], object]], Counter[Product]]]:
+    """Adapt and predict at `count` rows: our run and the floor's, and the products the floor consists of."""
+    model, seed = served.model, options.seed
+    cell = common.read_cell(options.data, options.task, count, count, seed)
+    support = [example.prompt for example in model.encode_support(cell.support)]
+    queries = [model.encoder.encode(query) for query in cell.queries]
+    shapes = Shapes.of(served)
+    adapt = shapes.adaptation(support)
+    predict = shapes.prediction(queries, options.samples)
+    adapted = model.adapt(cell.support, seed=seed).posterior
+    return [
+        (
+            "adapt",
+            {"ours": lambda: model.adapt(cell.support, seed=seed), "floor": bare(adapt, served.dtype)},
+            adapt,
+        ),
+        (
+            "predict",
+            {
+                "ours": lambda: model.predict(adapted, cell.queries, samples=options.samples, seed=seed),
+                "floor": bare(predict, served.dtype),
+            },
+            predict,
+        ),
+    ]
+
+
+def packed_tokens(prompts: Sequence[EncodedPrompt]) -> int:
+    """Tokens that must be read: a prompt once, and its continuations without their last tokens."""
+    return sum(len(p.prompt) + sum(len(ids) - 1 for ids in p.continuations) for p in prompts)
+
+
+def scored_positions(prompts: Sequence[EncodedPrompt]) -> int:
+    """Distinct positions whose logits are needed: the prompt's last, and all but the last of every continuation."""
+    return sum(1 + sum(len(ids) - 1 for ids in p.continuations) for p in prompts)
+
+
+class Shapes:
+    """The products of a model and its adapter; `linears` are (d_in, d_out, module) of one layer."""
+
+    def __init__(
+        self,
+        linears: Sequence[tuple[int, int, str]],
+        layers: tuple[int, int],
+        head: tuple[int, int],
+        adapted: Sequence[str],
+        rank: int,
+        steps: tuple[int, int],
+    ) -> None:
+        """`layers` are how many are frozen and how many adapted, `head` is (d, vocabulary), `steps` (steps, batch size)."""
+        self.linears, self.layers, self.head = linears, layers, head
+        self.adapted, self.rank, self.steps = set(adapted), rank, steps
+
+    @classmethod
+    def of(cls, served: Served) -> Shapes:
+        """Of the served model."""
+        config, prior = served.model.backbone.model.config, served.model.prior.config
+        d, inner = config.hidden_size, config.intermediate_size
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or d // heads
+        q, kv = heads * size, kv_heads * size
+        linears = [
+            (d, q, "q"), (d, kv, "k"), (d, kv, "v"), (q, d, "o"), (d, inner, "gate"), (d, inner, "up"), (inner, d, "down"),
+        ]  # fmt: skip
+        settings = served.model.defaults
+        layers = prior.first_layer, config.num_hidden_layers - prior.first_layer
+        head, steps = (d, config.vocab_size), (settings.steps, settings.batch_size)
+        return cls(linears, layers, head, prior.modules, prior.rank, steps)
+
+    def adaptation(self, support: Sequence[EncodedPrompt]) -> Counter[Product]:
+        """Of an adaptation whose steps go through the support in order, again and again."""
+        frozen, adapted = self.layers
+        work = self._forward(packed_tokens(support), frozen)
+        steps, batch_size = self.steps
+        size = min(batch_size, len(support))
+        for step in range(steps):
+            batch = [support[(step * size + i) % len(support)] for i in range(size)]
+            tokens, scored = packed_tokens(batch), scored_positions(batch)
+            work += self._forward(tokens, adapted) + self._low_rank(tokens, adapted)
+            work += self._backward(tokens, adapted)
+            d, vocabulary = self.head
+            work += Counter({(scored, d, vocabulary): 1, (scored, vocabulary, d): 1})
+        return work
+
+    def prediction(self, queries: Sequence[EncodedPrompt], samples: int) -> Counter[Product]:
+        """Of a prediction with `samples` samples, as many in one product as stay within `TOKENS_PER_PRODUCT`."""
+        frozen, adapted = self.layers
+        tokens, scored = packed_tokens(queries), scored_positions(queries)
+        work = self._forward(tokens, frozen)
+        together = max(1, min(samples, TOKENS_PER_PRODUCT // tokens))
+        for start in range(0, samples, together):
+            count = min(together, samples - start)
+            work += self._forward(count * tokens, adapted)
+            work += Counter({(count * scored, *self.head): 1})
+        for product, times in self._low_rank(tokens, adapted).items():
+            work[product] += samples * times
+        return work
+
+    def _forward(self, tokens: int, layers: int) -> Counter[Product]:
+        work: Counter[Product] = Counter()
+        for d_in, d_out, _ in self.linears:
+            work[tokens, d_in, d_out] += layers
+        return work
+
+    def _low_rank(self, tokens: int, layers: int) -> Counter[Product]:
+        work: Counter[Product] = Counter()
+        for d_in, d_out, module in self.linears:
+            if module in self.adapted:
+                work[tokens, d_in, self.rank] += layers
+                work[tokens, self.rank, d_out] += layers
+        return work
+
+    def _backward(self, tokens: int, layers: int) -> Counter[Product]:
+        """Gradients of activations, A and B; nothing needs the gradient of the lowest adapted layer's input."""
+        work: Counter[Product] = Counter()
+        for d_in, d_out, module in self.linears:
+            needed = layers - (module in {"q", "k", "v"})
+            work[tokens, d_out, d_in] += needed
+            if module in self.adapted:
+                work[d_out, tokens, self.rank] += layers  # B
+                work[tokens, d_out, self.rank] += layers  # A x
+                work[self.rank, tokens, d_in] += layers  # A
+                work[tokens, self.rank, d_in] += needed  # x
+        return work
+
+
+def bare(work: Counter[Product], dtype: torch.dtype) -> Callable[[], object]:
+    """A function that carries out every product of `work` as often as it is counted."""
+    made = [
+        (torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype).T, torch.empty(m, n, dtype=dtype), times)
+        for (m, k, n), times in work.items()
+    ]
+
+    def run() -> None:
+        for left, right, out, times in made:
+            for _ in range(times):
+                torch.mm(left, right, out=out)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A real `abmll serve` in a process of its own, for benchmarks over HTTP, and requests to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from service import demo
+
+
+class Server:
+    """The process, its address, and how long it took to be ready. A second one on the same `data` finds its adapters."""
+
+    def __init__(self, data: Path, options: Sequence[str] = (), *, ready_within_seconds: float = 600) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [
+            str(Path(sys.executable).parent / "abmll"), "serve", "--port", str(port), "--data-dir", str(data), *options,
+        ]  # fmt: skip
+        started = time.perf_counter()
+        log = (data.parent / f"{data.name}.log").open("ab")
+        self._process = subprocess.Popen(
+            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=log, stderr=log
+        )
+        try:
+            self._wait_until_ready(started + ready_within_seconds)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.ready_seconds = time.perf_counter() - started
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        while time.perf_counter() < deadline:
+            if self._process.poll() is not None:
+                raise SystemExit(f"the server ended while starting, with status {self._process.returncode}")
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise SystemExit("the server did not become ready")
+
+    def processes(self) -> list[psutil.Process]:
+        """The server and all its children."""
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Children that do model work: those that `multiprocessing` spawned, less its resource tracker."""
+        found = []
+        for process in self.processes()[1:]:
+            try:
+                if "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:  # ended meanwhile
+                continue
+        return found
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the server and its children."""
+        total = 0
+        for process in self.processes():
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue
+        return total
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """SIGTERM, then after a while SIGKILL."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def adapter_body(number: int, *, shots: int = 16, steps: int | None = None) -> dict[str, Any]:
+    """Adapter `number`: the demo's support, another seed each."""
+    rows = [{"input": text, "output": label} for text, label in demo.SUPPORT[:shots]]
+    body: dict[str, Any] = {"support": rows, "options": demo.OPTIONS, "seed": number}
+    return body if steps is None else {**body, "adapt": {"steps": steps}}
+
+
+def predict_body(adapter_id: str, number: int, *, inputs: int = 1, samples: int = 8) -> dict[str, Any]:
+    """A predict request whose texts depend on `number`."""
+    texts = [
+        f"{demo.INPUTS[(number + i) % len(demo.INPUTS)]} My reference is {1000 + (number + i) % 997}."
+        for i in range(inputs)
+    ]
+    return {"adapter_id": adapter_id, "inputs": texts, "samples": samples, "seed": 0}
+
+
+def distributions(answer: dict[str, Any]) -> list[list[float]]:
+    """The probabilities of a predict answer."""
+    return [[row["probability"] for row in found["distribution"]] for found in answer["predictions"]]
