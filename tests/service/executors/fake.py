@@ -210,7 +210,7 @@ def load_at_the_second_try(path: str) -> FakeWorker:
     raise FileNotFoundError("no such model")
 
 
-def load_another_model() -> FakeWorker:
-    worker = FakeWorker()
+def load_another_model(path: str) -> FakeWorker:
+    worker = load_after(path)
     worker.served = ServedModel("base", "posterior", "another digest", {}, None, None)  # type: ignore[arg-type]
     return worker

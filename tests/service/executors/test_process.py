@@ -179,12 +179,12 @@ def test_workers_that_all_cannot_be_loaded_fail_the_start() -> None:
 
 def test_a_worker_that_loads_another_model_gets_no_work(tmp_path: Path) -> None:
     async def scenario() -> None:
-        executor = make("process", [load, load_another_model])
-        await executor.start()
-        await until(lambda: executor.workers()[1].restarts > 1)
-        assert states(executor)[0] == "up"
-        assert states(executor)[1] != "up"
-        await executor.close()
+        executor = make("process", [load, partial(load_another_model, str(tmp_path / "go"))])
+        async with running(executor):
+            (tmp_path / "go").touch()
+            await until(lambda: executor.workers()[1].restarts > 1)
+            assert states(executor)[0] == "up"
+            assert states(executor)[1] != "up"
 
     asyncio.run(scenario())
 
