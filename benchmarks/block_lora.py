@@ -45,7 +45,10 @@ class _BlockLinear(nn.Module):
         parts = [
             part + self.scaling * ((rows @ a.T) @ b.T)
             for part, rows, (a, b) in zip(
-                y.split(self._state.blocks), x.split(self._state.blocks), self.pairs, strict=True
+                torch.split(y, self._state.blocks),
+                torch.split(x, self._state.blocks),
+                self.pairs,
+                strict=True,
             )
         ]
         return torch.cat(parts)
@@ -104,7 +107,7 @@ class BlockLora:
         tokens = logits.log_softmax(-1).gather(1, rows.ids[row, position][:, None])[:, 0]
         flat = tokens.new_zeros(len(rows.lengths)).index_add(0, row, tokens)
         counts = [len(p.continuations) for prompts in picked for p in prompts]
-        examples = iter(flat.split(counts))
+        examples = iter(torch.split(flat, counts))
         return [[next(examples) for _ in prompts] for prompts in picked]
 
     def fit(self, tasks: Sequence[TenantRows], *, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -124,6 +127,6 @@ class BlockLora:
             ]
             for optimiser in optimisers:
                 optimiser.zero_grad()
-            torch.stack(losses).sum().backward()
+            torch.autograd.backward(torch.stack(losses).sum())
             for optimiser in optimisers:
                 optimiser.step()

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--clients", type=int, default=4, help="that load the server while workers are killed"
     )
+    parser.add_argument("--kill-pause-seconds", type=float, default=2.0, help="of work between two kills")
     options = parser.parse_args()
     if options.quick:
         options.latencies, options.adaptations, options.requests, options.kills = 5, 1, 20, 2
@@ -246,7 +247,7 @@ def kill_workers(server: Server, http: httpx.Client, options: Any) -> dict[str, 
         running = [pool.submit(load, n) for n in range(options.clients)]
         try:
             while killed < options.kills:
-                time.sleep(1 + killed % 3)
+                time.sleep(options.kill_pause_seconds)
                 victim = wait_for(lambda: next(iter(server.workers()), None))
                 answered = statuses["200"]
                 victim.send_signal(signal.SIGKILL)

@@ -11,7 +11,7 @@ posterior was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -113,8 +113,14 @@ def measure(served: Served, peft: dict[str, PeftLora], cell: Cell, options: Any)
     def predict_peft(name: str) -> None:
         state[f"{name} p"] = peft[name].predict(queries, samples=options.samples, seed=seed)
 
-    adapting = {"ours": adapt_ours, **{name: partial(fit, name) for name in peft}}
-    predicting = {"ours": predict_ours, **{name: partial(predict_peft, name) for name in peft}}
+    adapting: dict[str, Callable[[], object]] = {
+        "ours": adapt_ours,
+        **{name: partial(fit, name) for name in peft},
+    }
+    predicting: dict[str, Callable[[], object]] = {
+        "ours": predict_ours,
+        **{name: partial(predict_peft, name) for name in peft},
+    }
     adapt_seconds = common.interleaved(adapting, options.repeats)
     predict_seconds = common.interleaved(predicting, options.repeats)
     qualities = [

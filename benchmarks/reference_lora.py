@@ -132,10 +132,10 @@ class PeftLora:
             counts = [len(prompts[i].continuations) for i in batch]
             losses = [
                 part.logsumexp(0) - part[labels[i]]
-                for part, i in zip(scores.split(counts), batch, strict=True)
+                for part, i in zip(torch.split(scores, counts), batch, strict=True)
             ]
             optimiser.zero_grad()
-            torch.stack(losses).sum().backward()
+            torch.autograd.backward(torch.stack(losses).sum())
             optimiser.step()
 
     @torch.inference_mode()
@@ -158,7 +158,7 @@ class PeftLora:
             scores = torch.empty(len(order))
             for chunk, batch in zip(chunks, batches, strict=True):
                 scores[chunk] = log_likelihoods(self.model, batch, needed_only=self._needed_only)
-            for mean, part in zip(total, scores.double().split(counts), strict=True):
+            for mean, part in zip(total, torch.split(scores.double(), counts), strict=True):
                 mean.add_(part.softmax(0), alpha=1 / max(samples, 1))
         return [mean.tolist() for mean in total]
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.mixed_load import kill_workers
 
-OPTIONS = argparse.Namespace(kills=2, clients=2)
+OPTIONS = argparse.Namespace(kills=2, clients=2, kill_pause_seconds=0.2)
 
 
 class Fake:
