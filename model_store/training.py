@@ -91,7 +91,7 @@ def run_training(
     folder.mkdir(parents=True, exist_ok=True)
     started_at = folder / "commit"
     if not started_at.exists():
-        started_at.write_text(_commit() + "\n")
+        started_at.write_text(commit() + "\n")
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
     prior = trained_prior(model, folder)
@@ -139,7 +139,8 @@ def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 4)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The checkout's commit, or `unknown` outside of one."""
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,

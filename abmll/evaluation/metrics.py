@@ -73,7 +73,9 @@ def calibrated_ece(confidence: Floats, bins: int = BINS, seed: int = 0) -> float
     It is not zero: |.| of a mean over few items never is. Report it next to the ECE.
     """
     draws = np.random.default_rng(seed).random((SIMULATIONS, len(confidence))) < confidence
-    own_bin = calibration_matrix(confidence, confidence - 1, bins)  # a residual of 1: the indicator of each item's bin
+    own_bin = calibration_matrix(
+        confidence, confidence - 1, bins
+    )  # a residual of 1: the indicator of each item's bin
     return float(np.abs((confidence - draws) @ own_bin).sum(1).mean() / len(confidence))
 
 
@@ -188,5 +190,7 @@ def evaluate(result: CellResult) -> dict[str, float]:
         "coverage_at_5": coverage_at_risk(confidence, correct, 0.05),
         "coverage_at_10": coverage_at_risk(confidence, correct, 0.10),
         "ood_auroc_information": auroc(result.mutual_information, result.foreign_information),
-        "ood_auroc_entropy": auroc(entr(result.probabilities).sum(1), result.foreign_entropy),
+        "ood_auroc_entropy": auroc(
+            entr(result.probabilities).sum(1), entr(result.foreign_probabilities).sum(1)
+        ),
     }

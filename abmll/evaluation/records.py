@@ -83,9 +83,9 @@ class Cost:
 class CellResult:
     """A cell's items. `probabilities` is [n, widest], `widths` [n] says how many options each item has (the rest is 0).
 
-    `mutual_information` [n] and `foreign_information` [m] (items of another task) are in nats, nan where there is none;
-    `foreign_entropy` [m] is that of the answer. `classes` holds the task's label words where they are the same for
-    every item, and is empty for multiple choice.
+    `foreign_probabilities` [m, C] and `foreign_information` [m] are those of another task's items. Information is in nats,
+    nan where there is none. `classes` holds the task's label words where they are the same for every item, and is empty
+    for multiple choice.
     """
 
     cell: Cell
@@ -93,8 +93,8 @@ class CellResult:
     widths: NDArray[np.int64]
     labels: NDArray[np.int64]
     mutual_information: Floats
+    foreign_probabilities: Floats
     foreign_information: Floats
-    foreign_entropy: Floats
     classes: tuple[str, ...]
     support_size: int
     cost: Cost
@@ -135,8 +135,8 @@ _ARRAYS = (
     "widths",
     "labels",
     "mutual_information",
+    "foreign_probabilities",
     "foreign_information",
-    "foreign_entropy",
 )
 
 

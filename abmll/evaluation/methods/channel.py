@@ -35,9 +35,7 @@ def channel_prompt(
         shown = "".join(f"{example.output}\n{example.input}{SEPARATOR}" for example in support[:count])
         return tuple(tokenize(f"{shown}{option}\n")["input_ids"])
 
-    count = bisect_right(
-        range(1, len(support) + 1), False, key=lambda n: len(prompt(n)) + len(text) > limit
-    )
+    count = bisect_right(range(1, len(support) + 1), False, key=lambda n: len(prompt(n)) + len(text) > limit)
     ids = prompt(count)
     return EncodedPrompt(ids, (text[: max(1, limit - len(ids))],))
 

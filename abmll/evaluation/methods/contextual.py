@@ -1,4 +1,4 @@
-"""Contextual calibration (Zhao et al. 2021): another method's probabilities divided by those it gives for inputs that say nothing."""
+"""Contextual calibration (Zhao et al. 2021): probabilities divided by those of inputs that say nothing."""
 
 from __future__ import annotations
 

