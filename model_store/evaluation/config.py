@@ -56,7 +56,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class TestData:
+class EvaluationData:
     """The test sides of `splits` of the collection at `folder`, less `leave_out`; or the tasks named in `tasks`.
 
     `validation` tasks are for fitting temperatures only. A relative `folder` is looked up from the working directory.
@@ -80,7 +80,7 @@ class EvaluationConfig:
     """
 
     id: str
-    data: TestData
+    data: EvaluationData
     methods: tuple[Entry, ...]
     baseline: str
     base: str = "smollm2-135m-instruct"

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.errors import AbmllError
 from abmll.evaluation.methods.adapted import adapt_timed
 from abmll.evaluation.methods.contract import answers_of, prediction_effort
 from abmll.evaluation.records import Answer, Effort
@@ -42,7 +43,8 @@ def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 class Ensemble:
     """LoRA fitted `members` times (Lakshminarayanan et al. 2017), each from its own random start and in its own order.
 
-    For a theta without training: the starts are drawn anew, so what theta holds is not used.
+    For a theta without training: the starts are drawn anew, so what theta holds is not used. Raises `AbmllError` for a
+    theta with noise, which the members would be fitted under.
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -54,6 +56,8 @@ class Ensemble:
     ) -> tuple[list[Answer], Effort]:
         """See `Method`."""
         prior, effort, found = model.prior, Effort(), []
+        if prior.config != prior.config.without_noise():
+            raise AbmllError("an ensemble is of point estimates: give it a theta without noise")
         try:
             for member in range(self.members):
                 start = derive_seed(seed, "member", member)
