@@ -16,6 +16,7 @@ from abmll.evaluation.methods.embeddings import Embeddings
 from abmll.evaluation.methods.prior import Prior
 from abmll.evaluation.protocol import LeakError
 from abmll.evaluation.records import Cell, CellResult
+from abmll.meta.train import MetaSettings, OuterRule
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
@@ -26,6 +27,7 @@ from model_store.evaluation.config import Entry, EvaluationConfig, EvaluationDat
 from model_store.evaluation.results import report
 from model_store.evaluation.run import Evaluation, run_evaluation
 from model_store.posteriors import PosteriorManifest, save_posterior
+from model_store.training import DataSettings, TrainingConfig, run_training
 from service.cli import app
 
 LABELS = ["positive", "negative"]
@@ -243,6 +245,36 @@ def test_methods_go_to_the_tasks_that_they_are_for(config: EvaluationConfig) -> 
     assert tasks == {"embeddings": {"one", "two"}, "elsewhere": set(), "here": {"one", "two", "choice"}}
     with pytest.raises(AbmllError, match="for validation too"):
         Evaluation(replace(config, data=replace(config.data, validation=("one",))))
+
+
+@pytest.mark.parametrize("rule", ["reptile", "structured", "fomaml"])
+def test_a_baseline_that_meta_train_made_is_a_point(
+    rule: OuterRule, config: EvaluationConfig, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Samples of what `meta-train` leaves with a rule for points are its mean, adapted or not."""
+    inner = AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
+    run = TrainingConfig(
+        id=rule,
+        data=DataSettings(config.data.folder, leave_out=("one", "two", "choice", "free")),
+        base=str(checkpoint),
+        quantisation="none",
+        adapter=ADAPTER,
+        meta=MetaSettings(visits=2, inner=inner, outer=rule, outer_rate=0.01, average_from=0.0),
+        serve=SERVE,
+    )
+    result = run_training(run, tmp_path / "run", lambda metrics: None)
+    manifest = PosteriorManifest.of(
+        result.prior, id=rule, base=result.base, adapt=result.adapt, template=run.template.to_json(),
+        training=result.record, metrics=result.metrics,
+    )  # fmt: skip
+    save_posterior(tmp_path / rule, result.prior, manifest)
+    entries = tuple(Entry(f"S{n}", Adapted(samples=n), posterior=str(tmp_path / rule)) for n in (0, 3))
+    evaluation = Evaluation(replace(config, methods=entries, baseline="S0", temperature=()))
+    mean, sampled = (evaluation.run(Cell(entry.name, "one", "4", 13)) for entry in entries)
+    assert mean.probabilities.ravel().tolist() == pytest.approx(
+        sampled.probabilities.ravel().tolist(), abs=1e-3
+    )
+    assert mean.cost.gradient_steps == 2
 
 
 def test_the_command_runs_a_configuration_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
