@@ -1,27 +1,31 @@
-"""Adaptation: K gradient steps on phi from theta on the support (docs/method.md 3).
+"""Adaptation: K gradient steps on phi from theta on the support (docs/method.md 3), of many tasks in one batch.
 
 The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), one posterior sample for each example i of the batch.
 A task with options is scored by the options-normalised likelihood; free text by the likelihood of its tokens.
+
+`AdaptRun` is one task's adaptation between steps: its phi, optimiser state, step count and seed. `adapt_step` moves
+any number of them by one step in one forward and backward pass.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from abmll.backbone import Backbone
-from abmll.noise import OutputDraw, Samples, derive_seed, draw_samples, weight_divergence
+from abmll.noise import OutputDraw, SignedDraw, derive_seed, signed_draw, weight_divergence
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt
-from abmll.rows import Rows, by_row, collate, packed_length
+from abmll.rows import Rows, by_prompt, collate, packed_length
 
-# Padded tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
+# Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
+# Tokens of one trunk pass.
+TOKENS_PER_TRUNK = 2048
 # Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
 KL_ROWS = 16
 
@@ -58,56 +62,73 @@ class LabelledPrompt:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Support with its trunk activations [packed tokens, d], computed once for all steps."""
+    """Support with its trunk activations [tokens, d] by example, computed once for all steps."""
 
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
 
-    def batch(self, chosen: Sequence[int], device: torch.device) -> tuple[Tensor, Rows, Sequence[int]]:
-        """Activations [B, L, d], rows and labels of the chosen examples."""
-        rows = collate([self.examples[i].prompt for i in chosen], device)
-        hidden = pad_sequence([self.hidden[i] for i in chosen], batch_first=True)
-        padding = rows.input_ids.shape[1] - hidden.shape[1]
-        return (
-            torch.nn.functional.pad(hidden, (0, 0, 0, padding)),
-            rows,
-            [self.examples[i].label for i in chosen],
+    def tokens(self, chosen: Sequence[int]) -> int:
+        """Tokens of the chosen examples."""
+        return sum(len(self.hidden[i]) for i in chosen)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one or more tasks for one pass: trunk activations [N, d], rows, labels, and each row's task (ascending)."""
+
+    hidden: Tensor
+    rows: Rows
+    labels: Sequence[int]
+    task_of_row: Sequence[int]
+
+    @classmethod
+    def of(cls, chosen: Sequence[tuple[int, Prepared, int]], device: torch.device) -> Batch:
+        """The batch of (task, its support, example number) in that order."""
+        examples = [prepared.examples[i] for _, prepared, i in chosen]
+        return cls(
+            torch.cat([prepared.hidden[i] for _, prepared, i in chosen]),
+            collate([example.prompt for example in examples], device),
+            [example.label for example in examples],
+            [task for task, _, _ in chosen],
         )
 
 
-def prepare(backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = 1024) -> Prepared:
-    """Run the trunk over the support in batches of at most `max_tokens` padded tokens, similar lengths together."""
+def prepare(
+    backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK
+) -> Prepared:
+    """Run the trunk over the support in passes of at most `max_tokens`."""
     hidden: list[Tensor] = [torch.empty(0)] * len(examples)
     for chunk in token_batches([packed_length(example.prompt) for example in examples], max_tokens):
         rows = collate([examples[i].prompt for i in chunk], backbone.device)
-        for i, states, valid in zip(chunk, backbone.trunk(rows), rows.valid, strict=True):
-            hidden[i] = states[valid]
+        for i, states in zip(chunk, backbone.trunk(rows).split(rows.lengths), strict=True):
+            hidden[i] = states
     return Prepared(examples, hidden)
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, each at most `max_tokens` when padded (or one row longer than that)."""
+    """Indices in batches of similar length, each of at most `max_tokens` in all (or one row longer than that)."""
     batches: list[list[int]] = []
-    longest = 0
+    total = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if not batches or longest * (len(batches[-1]) + 1) > max_tokens:
+        if not batches or total + lengths[i] > max_tokens:
             batches.append([])
-            longest = lengths[i]
+            total = 0
         batches[-1].append(i)
+        total += lengths[i]
     return batches
 
 
 def negative_log_likelihood(log_probs: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
-    """NLL [B] in nats from segment log-probabilities [M]: over a row's options, or of its only continuation."""
+    """NLL [R] in nats from segment log-probabilities [M]: over a row's options, or of its only continuation."""
     losses = []
-    for scores, label in zip(by_row(log_probs, rows), labels, strict=True):
+    for scores, label in zip(by_prompt(log_probs, rows), labels, strict=True):
         losses.append(-scores[0] if len(scores) == 1 else scores.logsumexp(0) - scores[label])
     return torch.stack(losses)
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Of one batch, in nats: NLL [B] by example under one posterior sample each; KL(phi || theta) and log p(theta) [T] by task.
+    """Of one batch, in nats: NLL [R] by example under one posterior sample each; KL(phi || theta) and log p(theta) [T] by task.
 
     The last two are zero where no prior was given.
     """
@@ -119,41 +140,54 @@ class StepLoss:
 
 def step_loss(
     backbone: Backbone,
-    batch: tuple[Tensor, Rows, Sequence[int]],
+    batch: Batch,
     phi: Sequence[SiteTensors],
     *,
-    task_of_row: Tensor,
     seeds: Sequence[int],
     prior: Sequence[SiteTensors] | None = None,
-    kl_seed: int = 0,
+    kl_seeds: Sequence[int] = (),
 ) -> StepLoss:
-    """Expected NLL of T task posteriors `phi` [T, ...] on a batch whose row i belongs to task `task_of_row[i]`.
+    """Expected NLL of T task posteriors `phi` [T, ...] on a batch of their examples, and their divergence from theta.
 
     Every row draws its own sample from `seeds[i]`. With `prior` (theta, [T, ...]) the divergence from it is added up:
-    over tokens and units for the `output` family, over weights (estimated on rows chosen by `kl_seed`) for `weight`.
+    over tokens and units for the `output` family, over weights (estimated on rows chosen by `kl_seeds[t]`) for `weight`.
     """
-    hidden, rows, labels = batch
-    config, sites = backbone.config, backbone.sites
-    # One sign vector has the exact moments of many (docs/method.md 2) at a quarter of the cost of the default's four.
     # The noise scale is calibrated for prediction, on posteriors that were fitted without it.
-    config = replace(config, noise_rank=1, noise_scale=1.0)
-    samples: Samples = draw_samples(
-        config, sites, phi, seeds=seeds, task_of_sample=task_of_row, dtype=hidden.dtype
-    )
-    draw = samples.for_rows(torch.arange(len(labels), device=hidden.device), rows.valid)
-    if isinstance(draw, OutputDraw):
-        draw.prior = prior
-    nll = negative_log_likelihood(backbone.log_probs(hidden, rows, draw)[0], rows, labels)
-    zero = nll.new_zeros(len(phi[0].mean_a))
-    if prior is None:
-        return StepLoss(nll, zero, zero)
-    if isinstance(draw, OutputDraw):
-        sums = (
-            zero.index_add(0, task_of_row, torch.as_tensor(by_example))
-            for by_example in (draw.kl, draw.log_prior)
+    config, sites = replace(backbone.config, noise_scale=1.0), backbone.sites
+    rows, tasks = batch.rows, batch.task_of_row
+    draw: OutputDraw | SignedDraw
+    if config.noise == "output":
+        draw = OutputDraw(config, phi, tasks, rows.lengths, seeds, prior)
+    else:
+        draw = signed_draw(
+            config,
+            sites,
+            phi,
+            seeds=seeds,
+            task_of_row=tasks,
+            row_tokens=rows.lengths,
+            dtype=batch.hidden.dtype,
         )
-        return StepLoss(nll, *sums)
-    return StepLoss(nll, *weight_divergences(config, sites, phi, prior, kl_seed))
+    nll = negative_log_likelihood(backbone.log_probs(batch.hidden, rows, draw), rows, batch.labels)
+    kl = log_prior = nll.new_zeros(len(phi[0].mean_a))
+    if prior is None:
+        return StepLoss(nll, kl, log_prior)
+    if isinstance(draw, OutputDraw):
+        index = torch.tensor(tasks, device=nll.device)
+        return StepLoss(nll, kl.index_add(0, index, draw.kl), log_prior.index_add(0, index, draw.log_prior))
+    by_task = [
+        weight_divergences(config, sites, _one(phi, t), _one(prior, t), seed)
+        for t, seed in enumerate(kl_seeds)
+    ]
+    kl, log_prior = (torch.cat(parts) for parts in zip(*by_task, strict=True))
+    return StepLoss(nll, kl, log_prior)
+
+
+def _one(tensors: Sequence[SiteTensors], task: int) -> list[SiteTensors]:
+    """The matrices of one task, as [1, ...]; of the only one there is (theta for every task) where there is but one."""
+    i = min(task, len(tensors[0].mean_a) - 1)
+    part = slice(i, i + 1)
+    return [SiteTensors(t.mean_a[part], t.mean_b[part], t.spread_a[part], t.spread_b[part]) for t in tensors]
 
 
 def weight_divergences(
@@ -213,6 +247,107 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
     return batches
 
 
+@dataclass
+class AdaptRun:
+    """One task's adaptation between two steps; the same arguments give the same steps whatever runs beside it.
+
+    `batches` names the examples of each step, `values` [P] is phi so far, `losses` are in nats per example, by step.
+    """
+
+    prior: GlobalPosterior
+    prepared: Prepared
+    settings: AdaptSettings
+    batches: Sequence[Sequence[int]]
+    seed: int
+    values: Tensor
+    optimiser: AdamW
+    losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        backbone: Backbone,
+        prior: GlobalPosterior,
+        prepared: Prepared,
+        settings: AdaptSettings,
+        batches: Sequence[Sequence[int]],
+        seed: int,
+        optimiser: AdamW | None = None,
+    ) -> AdaptRun:
+        """phi = theta; `optimiser` may carry moments over from earlier tasks, the default is a fresh one."""
+        values = prior.values.to(backbone.device, copy=True)
+        return cls(prior, prepared, settings, batches, seed, values, optimiser or AdamW.zeros_like(values))
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made."""
+        return len(self.losses) == len(self.batches)
+
+    @property
+    def next_batch(self) -> Sequence[int]:
+        """The examples of the next step."""
+        return self.batches[len(self.losses)]
+
+    @property
+    def posterior(self) -> TaskPosterior:
+        """phi as it stands, on the CPU."""
+        return TaskPosterior(self.prior.config, self.prior.sites, self.values.cpu())
+
+    def result(self) -> Adaptation:
+        """What was fitted."""
+        tokens = sum(example.prompt.tokens for example in self.prepared.examples)
+        return Adaptation(self.posterior, tuple(self.losses), tokens)
+
+
+def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
+    """One gradient step of every run, on its own examples with its own noise and optimiser, in passes of `max_tokens`."""
+    config, sites, rank = runs[0].prior.config, runs[0].prior.sites, runs[0].prior.config.rank
+    values = torch.stack([run.values for run in runs]).requires_grad_()
+    beta = torch.tensor([run.settings.beta for run in runs], device=values.device)
+    theta = None
+    if any(run.settings.beta for run in runs):
+        theta = unflatten(torch.stack([run.prior.values.to(values.device) for run in runs]), sites, rank)
+    gradient = torch.zeros_like(values)
+    totals = [0.0] * len(runs)
+    work = [(t, run, i) for t, run in enumerate(runs) for i in run.next_batch]
+    for part in _parts(work, max_tokens):
+        loss = step_loss(
+            backbone,
+            Batch.of([(t, run.prepared, i) for t, run, i in part], backbone.device),
+            unflatten(values, sites, rank),
+            seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in part],
+            prior=theta,
+            kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
+        )
+        # The divergence of the `weight` family is the task's, not the part's: each part bears its share.
+        in_part = torch.bincount(torch.tensor([t for t, _, _ in part]), minlength=len(runs)).to(values.device)
+        sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
+        share = in_part / sizes if config.noise == "weight" else torch.ones_like(beta)
+        objective = loss.nll.sum() + (beta * share * loss.kl).sum()
+        gradient += torch.autograd.grad(objective, values)[0]
+        for (t, _, _), nll in zip(part, loss.nll.tolist(), strict=True):
+            totals[t] += nll
+    for t, run in enumerate(runs):
+        run.values = run.optimiser.update(run.values, gradient[t], run.settings.learning_rate)
+        run.losses.append(totals[t] / len(run.next_batch))
+
+
+def _parts(
+    work: Sequence[tuple[int, AdaptRun, int]], max_tokens: int
+) -> Iterator[list[tuple[int, AdaptRun, int]]]:
+    """Cut the examples of a step, in order, into passes of at most `max_tokens` (or one longer example)."""
+    part: list[tuple[int, AdaptRun, int]] = []
+    total = 0
+    for item in work:
+        tokens = item[1].prepared.tokens([item[2]])
+        if part and total + tokens > max_tokens:
+            yield part
+            part, total = [], 0
+        part.append(item)
+        total += tokens
+    yield part
+
+
 def fit(
     backbone: Backbone,
     prior: GlobalPosterior,
@@ -221,42 +356,12 @@ def fit(
     batches: Sequence[Sequence[int]],
     seed: int,
     optimiser: AdamW | None = None,
-    on_step: Callable[[int], None] | None = None,
 ) -> tuple[TaskPosterior, tuple[float, ...]]:
-    """phi after one AdamW step from theta for each of `batches`, and the steps' mean losses in nats per example.
-
-    `optimiser` may carry moments over from earlier tasks; the default is a fresh one. `on_step` gets each step's number.
-    """
-    config, sites, device = prior.config, prior.sites, backbone.device
-    values = prior.values.to(device)[None]
-    theta = unflatten(values, sites, config.rank) if settings.beta else None
-    optimiser = optimiser or AdamW.zeros_like(values)
-    lengths = [len(states) for states in prepared.hidden]
-    losses = []
-    for number, chosen in enumerate(batches, start=1):
-        values = values.detach().requires_grad_()
-        gradient, total = torch.zeros_like(values), 0.0
-        parts = token_batches([lengths[i] for i in chosen], TOKENS_PER_BACKWARD)
-        for part in ([chosen[i] for i in indices] for indices in parts):
-            loss = step_loss(
-                backbone,
-                prepared.batch(part, device),
-                unflatten(values, sites, config.rank),
-                task_of_row=torch.zeros(len(part), dtype=torch.long, device=device),
-                seeds=[derive_seed(seed, number, i) for i in part],
-                prior=theta,
-                kl_seed=derive_seed(seed, number, "kl"),
-            )
-            # The divergence of the `weight` family is the task's, not the part's: each part bears its share.
-            share = len(part) / len(chosen) if config.noise == "weight" else 1.0
-            objective = loss.nll.sum() + settings.beta * share * loss.kl.sum()
-            gradient += torch.autograd.grad(objective, values)[0]
-            total += float(loss.nll.detach().sum())
-        values = optimiser.update(values.detach(), gradient, settings.learning_rate)
-        losses.append(total / len(chosen))
-        if on_step:
-            on_step(number)
-    return TaskPosterior(config, sites, values[0].detach().cpu()), tuple(losses)
+    """phi after one AdamW step from theta for each of `batches`, and the steps' mean losses in nats per example."""
+    run = AdaptRun.start(backbone, prior, prepared, settings, batches, seed, optimiser)
+    while not run.done:
+        adapt_step(backbone, [run])
+    return run.posterior, tuple(run.losses)
 
 
 def adapt(
@@ -265,11 +370,10 @@ def adapt(
     examples: Sequence[LabelledPrompt],
     settings: AdaptSettings,
     seed: int,
-    on_step: Callable[[int], None] | None = None,
 ) -> Adaptation:
     """Test-time adaptation: `settings.steps` steps from theta on batches of the support, with a fresh optimiser."""
     batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-    posterior, losses = fit(
-        backbone, prior, prepare(backbone, examples), settings, batches, seed, on_step=on_step
-    )
-    return Adaptation(posterior, losses, sum(example.prompt.tokens for example in examples))
+    run = AdaptRun.start(backbone, prior, prepare(backbone, examples), settings, batches, seed)
+    while not run.done:
+        adapt_step(backbone, [run])
+    return run.result()

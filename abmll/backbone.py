@@ -13,9 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from abmll.attention import use_cpu_attention
+from abmll.attention import Layout, additive_mask, use_packed_attention
 from abmll.errors import UnsupportedModelError
+from abmll.norms import use_lean_norms
 from abmll.posterior import AdapterConfig, Site
+from abmll.quantised import FrozenLinear, is_quantised
 from abmll.rows import Rows
 
 # The module-name rule: what each architecture calls a projection -> the name used in configurations and artifacts.
@@ -31,10 +33,10 @@ FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
 class Draw(Protocol):
-    """What an adapter adds to the output of each site's base layer; see `noise.py` for the families."""
+    """How the adapters of a batch change each site's layer; see `noise.py` for the families."""
 
-    def __call__(self, site: int, x: Tensor) -> Tensor:
-        """The addition [R, L, d_out] at site number `site` for its input `x` [R, L, d_in]."""
+    def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
+        """The adapted layer's output [N, d_out] at site number `site` for the batch's tokens `x` [N, d_in]."""
 
 
 @dataclass
@@ -45,31 +47,32 @@ class _Call:
 
 
 class AdaptedLinear(nn.Module):
-    """A base linear layer (quantised or not) plus whatever the running call's draw adds to it."""
+    """A frozen linear layer (quantised or not) that the running call's draw may change."""
 
-    def __init__(self, base: nn.Module, site: int, call: _Call) -> None:
+    def __init__(self, frozen: FrozenLinear, site: int, call: _Call) -> None:
         super().__init__()
-        self.base, self.site, self._call = base, site, call
+        self.frozen, self.site, self._call = frozen, site, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """Base output, plus the draw's addition if the running pass has one."""
-        y: Tensor = self.base(x)
+        """The frozen output, or what the running pass's draw makes of it."""
         draw = self._call.draw
-        return y if draw is None else y + draw(self.site, x).to(y.dtype)
+        if draw is None:
+            frozen: Tensor = self.frozen(x)
+            return frozen
+        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
 
 
 class Backbone:
     """A frozen `transformers` decoder whose layers from `config.first_layer` on take an adapter draw per call.
 
-    Takes the model over: its chosen linear layers are wrapped in place. The draw is an argument of each call, so there is
+    Takes the model over: its layers are wrapped in place. The draw is an argument of each call, so there is
     no active adapter between calls; calls must not overlap (one thread owns a backbone).
     Raises `UnsupportedModelError` where the module-name rule finds nothing to adapt.
     """
 
     def __init__(self, model: Any, config: AdapterConfig) -> None:
         self.model, self.config = model.eval().requires_grad_(False), config
-        if self.device.type == "cpu":
-            use_cpu_attention(model)
+        use_packed_attention(model)
         decoder = model.base_model
         norm = next((name for name in FINAL_NORMS if hasattr(decoder, name)), None)
         layers = getattr(decoder, "layers", None)
@@ -81,7 +84,7 @@ class Backbone:
             )
         self._call = _Call()
         self.sites = _wrap(layers, config, self._call)
-        self._decoder = decoder
+        use_lean_norms(decoder)
         self._trunk = _part(decoder, list(layers)[: config.first_layer], norm)
         self._top = _part(decoder, list(layers)[config.first_layer :], None)
         self._head = model.get_output_embeddings()
@@ -93,62 +96,69 @@ class Backbone:
         return device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        dtype: torch.dtype = self._head.weight.dtype
+        return dtype
+
+    @property
     def max_tokens(self) -> int:
         """The longest sequence the model was built for."""
         return int(self.model.config.max_position_embeddings)
 
-    def _mask(self, visible: Tensor) -> Tensor:
-        """What attention adds to its scores [R, 1, L, keys]: 0 where `visible`, the dtype's lowest number elsewhere."""
-        dtype = self.model.dtype
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
-            ~visible, torch.finfo(dtype).min
-        )[:, None]
-
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
-        """Activations [B, L, d] below the first adapted layer."""
-        out = self._trunk(
-            input_ids=rows.input_ids,
-            attention_mask=self._mask(rows.visible),
-            position_ids=rows.positions,
+        """Activations [N, d] of packed rows below the first adapted layer."""
+        hidden: Tensor = self._packed(self._trunk, rows, input_ids=rows.input_ids[None])
+        return hidden
+
+    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None) -> Tensor:
+        """Log-probabilities [M] of the rows' segments in fp32, from trunk activations `hidden` [N, d]."""
+        with _running(self._call, draw):
+            states = self._packed(self._top, rows, inputs_embeds=hidden[None])
+        # Several segments start at the same prompt token: compute each token's logits once.
+        places, inverse = torch.unique(rows.score_token, return_inverse=True)
+        logits: Tensor = self._head(states[places]).float()
+        tokens = logits[inverse, rows.target] - logits.logsumexp(-1)[inverse]
+        return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
+
+    def _packed(self, part: Any, rows: Rows, **inputs: Tensor) -> Tensor:
+        """Run some layers over packed rows as one sequence; the layout tells attention where rows begin and end."""
+        unused_mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device)
+        layout = Layout.of(rows, self.dtype)
+        out = part(
+            attention_mask=unused_mask,
+            position_ids=rows.positions[None],
             use_cache=False,
+            layout=layout,
+            **inputs,
+        )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    @torch.no_grad()
+    def continue_trunk(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
+        """Trunk activations [B, L, d] of tokens `ids` [B, L] behind, and added to, the KV `cache`.
+
+        `visible` [B, L, keys] covers cached keys and the new ones.
+        """
+        mask = additive_mask(visible, self.dtype)
+        out = self._trunk(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None, copies: int = 1) -> Tensor:
-        """Log-probabilities [copies, M] of the rows' segments in fp32, from trunk activations `hidden` [B, L, d].
-
-        With `copies` > 1 the batch is repeated as R = copies * B rows, copy by copy, for a draw that tells them apart.
-        """
-        mask, positions = self._mask(rows.visible), rows.positions
-        if copies > 1:
-            hidden, mask = hidden.repeat(copies, 1, 1), mask.repeat(copies, 1, 1, 1)
-            positions = positions.repeat(copies, 1)
-        with _running(self._call, draw):
-            out = self._top(
-                inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False
-            )
-        states = out.last_hidden_state.unflatten(0, (copies, -1))
-        # Several segments start at the same prompt position: compute each position's logits once.
-        length = rows.input_ids.shape[1]
-        places, inverse = torch.unique(rows.score_row * length + rows.score_position, return_inverse=True)
-        logits = self._head(states[:, places // length, places % length])
-        tokens = torch.log_softmax(logits.float(), dim=-1)[:, inverse, rows.target]
-        return tokens.new_zeros(copies, len(rows.segment_row)).index_add(1, rows.segment, tokens)
-
     @torch.no_grad()
     def next_logits(
-        self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
+        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
     ) -> Tensor:
-        """Logits [R, V] in fp32 behind the last token of `ids` [R, L], continuing and extending the KV `cache`.
-
-        `visible` [R, L, keys] covers cached keys and the new ones.
-        """
+        """Logits [R, V] in fp32 behind the last token of trunk activations [R, L, d]; extends the adapted layers' `cache`."""
+        mask = additive_mask(visible, self.dtype)
         with _running(self._call, draw):
-            out = self._decoder(
-                input_ids=ids,
-                attention_mask=self._mask(visible),
+            out = self._top(
+                inputs_embeds=hidden,
+                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
@@ -175,17 +185,18 @@ class _running:  # noqa: N801 - reads as a verb at its one use
 def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: _Call) -> tuple[Site, ...]:
     sites: list[Site] = []
     for index, layer in enumerate(layers):
-        if index < config.first_layer:
-            continue
         for path, module in list(layer.named_modules()):
             parent, _, leaf = path.rpartition(".")
             name = MODULE_NAMES.get(leaf, "")
-            if not (name in config.modules or FUSED.get(name, set()) & set(config.modules)):
-                continue
-            base = module.base if isinstance(module, AdaptedLinear) else module
-            site = Site(index, name, base.in_features, base.out_features)  # type: ignore[arg-type]
-            setattr(layer.get_submodule(parent), leaf, AdaptedLinear(base, len(sites), call))
-            sites.append(site)
+            chosen = name in config.modules or FUSED.get(name, set()) & set(config.modules)
+            if isinstance(module, AdaptedLinear):
+                module = module.frozen  # noqa: PLW2901 - wrapped anew, for this backbone
+            if chosen and index >= config.first_layer:
+                frozen = module if isinstance(module, FrozenLinear) else FrozenLinear(module)
+                setattr(layer.get_submodule(parent), leaf, AdaptedLinear(frozen, len(sites), call))
+                sites.append(Site(index, name, frozen.in_features, frozen.out_features))
+            elif is_quantised(module):
+                setattr(layer.get_submodule(parent), leaf, FrozenLinear(module))
     if not sites:
         raise UnsupportedModelError(f"none of the modules {', '.join(config.modules)} was found")
     return tuple(sites)

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abmll.adapt import Adaptation, AdaptSettings, LabelledPrompt, adapt
+from torch import Tensor
+
+from abmll.adapt import (
+    Adaptation,
+    AdaptRun,
+    AdaptSettings,
+    LabelledPrompt,
+    adapt_step,
+    batch_order,
+    prepare,
+)
 from abmll.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
-from abmll.predict import Prediction, predict_options, predict_text
+from abmll.predict import TOKENS_PER_CHUNK, Prediction, QueryRun, Sampling, advance
 from abmll.prompting import PromptEncoder, PromptTemplate
+from abmll.stopping import StopRule
 from abmll.tasks import Example, Query, check_support
 
 
@@ -56,6 +67,24 @@ class FewShotModel:
             for example in support
         ]
 
+    def begin_adapt(
+        self,
+        support: Sequence[Example],
+        settings: AdaptSettings | None = None,
+        seed: int = 0,
+        *,
+        truncate: bool = False,
+    ) -> AdaptRun:
+        """An adaptation before its first step, the trunk run over its support. Errors as `encode_support`."""
+        settings, examples = settings or self.defaults, self.encode_support(support, truncate=truncate)
+        batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
+        prepared = prepare(self.backbone, examples)
+        return AdaptRun.start(self.backbone, self.prior, prepared, settings, batches, seed)
+
+    def step(self, runs: Sequence[AdaptRun]) -> None:
+        """One gradient step of every run that is not done, in one batch."""
+        adapt_step(self.backbone, [run for run in runs if not run.done])
+
     def adapt(
         self,
         support: Sequence[Example],
@@ -65,24 +94,40 @@ class FewShotModel:
         truncate: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> Adaptation:
-        """phi fitted to `support` from theta; the same arguments give the same posterior. Errors as `encode_support`."""
-        examples = self.encode_support(support, truncate=truncate)
-        return adapt(self.backbone, self.prior, examples, settings or self.defaults, seed, on_step)
+        """phi fitted to `support` from theta; the same arguments give the same posterior. Errors as `encode_support`.
 
-    def predict(
+        `on_step` gets each step's number.
+        """
+        run = self.begin_adapt(support, settings, seed, truncate=truncate)
+        while not run.done:
+            self.step([run])
+            if on_step:
+                on_step(len(run.losses))
+        return run.result()
+
+    def adapt_many(
+        self, supports: Sequence[Sequence[Example]], settings: AdaptSettings | None = None, seed: int = 0
+    ) -> list[Adaptation]:
+        """One posterior for each support, fitted together: the same as one by one, up to rounding."""
+        runs = [self.begin_adapt(support, settings, seed) for support in supports]
+        while not all(run.done for run in runs):
+            self.step(runs)
+        return [run.result() for run in runs]
+
+    def begin_predict(
         self,
         posterior: TaskPosterior | None,
         queries: Sequence[Query],
         *,
         samples: int = 16,
+        stop: StopRule | None = None,
         seed: int = 0,
         max_new_tokens: int = 32,
         truncate: bool = False,
-    ) -> list[Prediction]:
-        """A prediction for each query; `posterior` None is theta itself. `samples` = 0 uses the mean, without noise.
-
-        Raises `OptionsError` or `PromptTooLongError`.
-        """
+        values: Tensor | None = None,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> QueryRun:
+        """A prediction before its first unit; see `predict`. `values` are the posterior's where it lies on the device already."""
         posterior = posterior or TaskPosterior.start(self.prior)
         prompts = [
             self.encoder.encode(
@@ -90,24 +135,63 @@ class FewShotModel:
             )
             for query in queries
         ]
-        results: dict[int, Prediction] = {}
-        with_options = [i for i, query in enumerate(queries) if query.options]
-        free_text = [i for i, query in enumerate(queries) if not query.options]
-        if with_options:
-            options = [queries[i].options for i in with_options]
-            chosen = [prompts[i] for i in with_options]
-            found = predict_options(self.backbone, posterior, chosen, options, samples=samples, seed=seed)
-            results |= dict(zip(with_options, found, strict=True))
-        if free_text:
-            chosen = [prompts[i] for i in free_text]
-            found = predict_text(
-                self.backbone,
-                posterior,
-                chosen,
-                self.encoder,
-                samples=samples,
-                seed=seed,
-                max_new_tokens=max_new_tokens,
-            )
-            results |= dict(zip(free_text, found, strict=True))
-        return [results[i] for i in range(len(queries))]
+        return QueryRun(
+            posterior.config,
+            posterior.values.to(self.backbone.device) if values is None else values,
+            prompts,
+            [query.options for query in queries],
+            Sampling(samples, seed, stop),
+            self.encoder,
+            max_new_tokens=max_new_tokens,
+            max_tokens=max_tokens,
+        )
+
+    def advance(self, runs: Sequence[QueryRun]) -> None:
+        """One unit of every run that is not done; the chunks of options in one batch."""
+        advance(self.backbone, [run for run in runs if not run.done])
+
+    def predict(
+        self,
+        posterior: TaskPosterior | None,
+        queries: Sequence[Query],
+        *,
+        samples: int = 16,
+        stop: StopRule | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 32,
+        truncate: bool = False,
+    ) -> list[Prediction]:
+        """A prediction for each query; `posterior` None is theta itself. `samples` = 0 uses the mean, without noise.
+
+        With a `stop` rule, `samples` is the most that a query with options gets. Raises `OptionsError` or
+        `PromptTooLongError`.
+        """
+        run = self.begin_predict(
+            posterior,
+            queries,
+            samples=samples,
+            stop=stop,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            truncate=truncate,
+        )
+        while not run.done:
+            self.advance([run])
+        return run.predictions()
+
+    def predict_many(
+        self,
+        requests: Sequence[tuple[TaskPosterior | None, Sequence[Query]]],
+        *,
+        samples: int = 16,
+        seed: int = 0,
+    ) -> list[list[Prediction]]:
+        """Predictions for the queries of several posteriors together: the same as one by one, up to rounding."""
+        share = TOKENS_PER_CHUNK // max(1, len(requests))
+        runs = [
+            self.begin_predict(posterior, queries, samples=samples, seed=seed, max_tokens=share)
+            for posterior, queries in requests
+        ]
+        while not all(run.done for run in runs):
+            self.advance(runs)
+        return [run.predictions() for run in runs]

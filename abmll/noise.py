@@ -8,7 +8,7 @@ of rank r + m (r + 1).
 `output` (the released code): the adapter's *output* is Gaussian by token and unit, mean s B_mu (A_mu x) and log-variance
 s B_s (A_s x) + c. Redrawn for every token, it cannot be one set of weights.
 
-Every random number of a row comes from that row's own seed, so a row's result does not depend on its batch mates.
+Every random number of a sample comes from that sample's own seed, so a row's result does not depend on its batch mates.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from abmll.backbone import Draw
+from abmll.lowrank import Segments, SignedLoras, add_loras
 from abmll.posterior import AdapterConfig, Site, SiteTensors, gaussian_kl, kl_one_sample, log_prior
+from abmll.quantised import FrozenLinear
 
 # sigma = s B_s A_s + c may come close to zero or change sign (the noise is symmetric); only the KL's logarithm needs a floor.
 SD_FLOOR = 1e-6
+
+
+class Samples(Protocol):
+    """G draws from one or more posteriors, to be handed to the rows of as many batches as needed."""
+
+    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> Draw:
+        """The draw of a batch of packed rows; row i has `row_tokens[i]` tokens and uses sample `sample_of_row[i]`."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +48,15 @@ class Lora:
 
 @dataclass(frozen=True)
 class LoraDraw:
-    """Adds B A x, where row i of the batch uses adapter `index[i]` of each site's stack."""
+    """Adds B A x, where each segment of tokens uses its own adapter of the site's stack."""
 
     sites: Sequence[Lora]
-    index: Tensor  # [R] int64
+    segments: Segments
 
-    def __call__(self, site: int, x: Tensor) -> Tensor:
-        """The addition [R, L, d_out] for `x` [R, L, d_in], in the dtype of `x`."""
-        a, b = self.sites[site].a.to(x.dtype), self.sites[site].b.to(x.dtype)
-        if len(a) == 1:
-            return (x @ a[0].T) @ b[0].T
-        if self._in_blocks:  # equal runs of rows share an adapter: one product each, nothing gathered
-            return torch.bmm(torch.bmm(x.reshape(len(a), -1, x.shape[-1]), a.mT), b.mT).view(*x.shape[:2], -1)
-        return torch.bmm(torch.bmm(x, a[self.index].mT), b[self.index].mT)
-
-    @cached_property
-    def _in_blocks(self) -> bool:
-        groups = len(self.sites[0].a)
-        if len(self.index) % groups:
-            return False
-        runs = torch.arange(groups, device=self.index.device).repeat_interleave(len(self.index) // groups)
-        return torch.equal(self.index, runs)
-
-
-class Samples(Protocol):
-    """G draws from one or more posteriors, to be handed to the rows of as many batches as needed."""
-
-    def for_rows(self, sample_of_row: Tensor, valid: Tensor) -> Draw:
-        """The draw of a batch whose row i [R] uses sample `sample_of_row[i]`; `valid` [R, L] marks its real tokens."""
+    def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
+        """See `Draw`."""
+        lora = self.sites[site]
+        return add_loras(x, layer, lora.a.to(x.dtype), lora.b.to(x.dtype), self.segments)
 
 
 @dataclass(frozen=True)
@@ -76,9 +65,9 @@ class LoraSamples:
 
     loras: Sequence[Lora]
 
-    def for_rows(self, sample_of_row: Tensor, valid: Tensor) -> LoraDraw:
+    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> LoraDraw:
         """See `Samples`."""
-        return LoraDraw(self.loras, sample_of_row)
+        return LoraDraw(self.loras, Segments.of(sample_of_row, row_tokens))
 
 
 def mean_samples(config: AdapterConfig, tensors: Sequence[SiteTensors]) -> LoraSamples:
@@ -90,24 +79,34 @@ def mean_samples(config: AdapterConfig, tensors: Sequence[SiteTensors]) -> LoraS
 
 
 def draw_signs(
-    config: AdapterConfig,
-    sites: Sequence[Site],
+    count: int,
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Signs [G, sum over sites of m (d_in + d_out)] of +-1, one independent row for each seed."""
-    count = config.noise_rank * sum(site.d_in + site.d_out for site in sites)
+    """`count` independent signs +-1 for each seed, [G, count]. Equal seeds give equal rows and are drawn once."""
     words = -(-count // 8)
-    out = torch.empty(len(seeds), count, dtype=dtype)
     bits = torch.arange(8, dtype=torch.uint8)
-    for row, seed in zip(out, seeds, strict=True):
-        # Eight signs from each random byte: drawing is then a small part of building the adapter.
-        raw = torch.randint(
-            0, 256, (words,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-        )
-        row.copy_(((raw[:, None] >> bits) & 1).flatten()[:count]).mul_(2).sub_(1)
-    return out.to(device)
+    drawn: dict[int, Tensor] = {}
+    for seed in seeds:
+        if seed not in drawn:
+            # Eight signs from each random byte: drawing is then a small part of building the adapter.
+            generator = torch.Generator().manual_seed(seed)
+            raw = torch.randint(0, 256, (words,), dtype=torch.uint8, generator=generator)
+            drawn[seed] = ((raw[:, None] >> bits) & 1).flatten()[:count]
+    return torch.stack([drawn[seed] for seed in seeds]).to(device, dtype).mul_(2).sub_(1)
+
+
+def sign_count(sites: Sequence[Site], noise_rank: int) -> int:
+    """Signs of one sample: u_k and v_k of every site."""
+    return noise_rank * sum(site.d_in + site.d_out for site in sites)
+
+
+def split_signs(signs: Tensor, sites: Sequence[Site], noise_rank: int) -> list[tuple[Tensor, Tensor]]:
+    """Views v [G, m, d_in] and u [G, m, d_out] by site of `signs` [G, count]."""
+    sizes = [noise_rank * size for site in sites for size in (site.d_in, site.d_out)]
+    pieces = [piece.unflatten(1, (noise_rank, -1)) for piece in torch.split(signs, sizes, dim=1)]
+    return list(zip(pieces[::2], pieces[1::2], strict=True))
 
 
 def weight_samples(
@@ -115,37 +114,93 @@ def weight_samples(
     sites: Sequence[Site],
     tensors: Sequence[SiteTensors],
     signs: Tensor,
-    task_of_sample: Tensor,
+    task_of_sample: Sequence[int],
+    flips: Sequence[int] = (),
 ) -> LoraSamples:
     """G weight samples as LoRA adapters, sample g from task `task_of_sample[g]` of `tensors` [T, ...] with its `signs`.
 
+    `flips` [G] of +-1 multiply the noise: a sample and its flip are an antithetic pair, mean +- the same deviation.
     The adapters have the dtype of `signs`: +-1 is exact in any, so casting before the product loses nothing by it.
     dW = s B_mu A_mu + m^-1/2 sum_k diag(u_k) [s B_s, 1] [A_s; c] diag(v_k), with u and v Rademacher.
     """
-    m, scaling = config.noise_rank, config.scaling
-    pieces = iter(torch.split(signs, [m * size for site in sites for size in (site.d_in, site.d_out)], dim=1))
+    m, scaling, rank, dtype = config.noise_rank, config.scaling, config.rank, signs.dtype
+    noise_scaling = config.noise_scale / math.sqrt(m)
+    flip = torch.tensor(flips or [1] * len(signs), dtype=dtype, device=signs.device)[:, None, None]
+    task = torch.as_tensor(task_of_sample, device=signs.device)
     loras = []
-    for site, t in zip(sites, tensors, strict=True):
-        v = next(pieces).reshape(-1, m, 1, site.d_in)
-        u = next(pieces).reshape(-1, m, site.d_out, 1)
-        noise_scaling = config.noise_scale / math.sqrt(m)
+    for site, t, (v, u) in zip(sites, tensors, split_signs(signs, sites, m), strict=True):
         offset_row = torch.full_like(t.spread_a[:, :1], config.spread_offset)
         ones = torch.full_like(t.spread_b[..., :1], noise_scaling)
-        augmented_a = torch.cat([t.spread_a, offset_row], 1).to(signs.dtype)  # [T, r + 1, d_in]
+        augmented_a = torch.cat([t.spread_a, offset_row], 1).to(dtype)  # [T, r + 1, d_in]
         augmented_b = torch.cat([scaling * noise_scaling * t.spread_b, ones], 2).to(
-            signs.dtype
+            dtype
         )  # [T, d_out, r + 1]
-        mean_a, mean_b = t.mean_a.to(signs.dtype), (scaling * t.mean_b).to(signs.dtype)
-        noise_a = (v * _pick(augmented_a, task_of_sample)[:, None]).flatten(1, 2)  # [G, m (r + 1), d_in]
-        noise_b = (u * _pick(augmented_b, task_of_sample)[:, None]).transpose(1, 2).flatten(2)
-        a = torch.cat([_pick(mean_a, task_of_sample), noise_a], 1)
-        loras.append(Lora(a, torch.cat([_pick(mean_b, task_of_sample), noise_b], 2)))
+        a = signs.new_empty(len(signs), rank + m * (rank + 1), site.d_in)
+        b = signs.new_empty(len(signs), site.d_out, rank + m * (rank + 1))
+        a[:, :rank], b[:, :, :rank] = _pick(t.mean_a, task), scaling * _pick(t.mean_b, task)
+        noise_a = a[:, rank:].unflatten(1, (m, rank + 1))
+        noise_b = b[:, :, rank:].unflatten(2, (m, rank + 1))
+        torch.mul(v[:, :, None], _pick(augmented_a, task)[:, None], out=noise_a)
+        torch.mul((u * flip).transpose(1, 2)[..., None], _pick(augmented_b, task)[:, :, None], out=noise_b)
+        loras.append(Lora(a, b))
     return LoraSamples(loras)
 
 
 def _pick(tensors: Tensor, index: Tensor) -> Tensor:
     """`tensors[index]`, without a copy where there is only one."""
     return tensors.expand(len(index), *tensors.shape[1:]) if len(tensors) == 1 else tensors[index]
+
+
+@dataclass(frozen=True)
+class SignedDraw:
+    """One weight sample for each row, differentiable in the posterior: the draw of adaptation.
+
+    Rows of task t use `tensors` [T, ...] at t and the signs of their own seed, with one sign vector (m = 1).
+    """
+
+    config: AdapterConfig
+    tensors: Sequence[SiteTensors]
+    tasks: Segments  # tokens by task
+    signs: Sequence[tuple[Tensor, Tensor]]  # by site: v [R, 1, d_in] and u [R, 1, d_out]
+    row_of_token: Tensor  # [N]
+
+    def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
+        """See `Draw`."""
+        t, (v, u), row = self.tensors[site], self.signs[site], self.row_of_token
+        ones = torch.full_like(t.spread_b[..., :1], self.config.noise_scale)
+        offset_row = torch.full_like(t.spread_a[:, :1], self.config.spread_offset)
+        scaling, dtype = self.config.scaling, x.dtype
+        stacks = (
+            t.mean_a,
+            scaling * t.mean_b,
+            torch.cat([t.spread_a, offset_row], 1),
+            torch.cat([scaling * self.config.noise_scale * t.spread_b, ones], 2),
+        )
+        cast = [stack.to(dtype) for stack in stacks]
+        out: Tensor = SignedLoras.apply(x, layer, self.tasks, v[:, 0], u[:, 0], row, *cast)  # type: ignore[no-untyped-call]
+        return out
+
+
+def signed_draw(
+    config: AdapterConfig,
+    sites: Sequence[Site],
+    tensors: Sequence[SiteTensors],
+    *,
+    seeds: Sequence[int],
+    task_of_row: Sequence[int],
+    row_tokens: Sequence[int],
+    dtype: torch.dtype,
+) -> SignedDraw:
+    """A sample for each row i, of task `task_of_row[i]` (ascending), with the signs of `seeds[i]`.
+
+    One sign vector has the exact moments of many (docs/method.md 2) at a fraction of the cost.
+    """
+    device = tensors[0].mean_a.device
+    signs = draw_signs(sign_count(sites, 1), seeds, device, dtype)
+    rows = torch.repeat_interleave(torch.tensor(row_tokens, device=device))
+    return SignedDraw(
+        config, tensors, Segments.of(task_of_row, row_tokens), split_signs(signs, sites, 1), rows
+    )
 
 
 def weight_divergence(
@@ -174,52 +229,58 @@ def _weight_moments(config: AdapterConfig, t: SiteTensors) -> tuple[Tensor, Tens
 # --- output family ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class OutputDraw:
     """Adds m + exp(l / 2) eps for each token; with `prior`, adds up KL(phi || theta) and log p(theta) by row [R], in nats.
 
     Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of `seed_of_row[i]` (no seeds: no
-    noise). `valid` [R, L] marks real tokens: noise and KL cover only them. `kl_estimator` is `closed` (no extra
-    variance) or `sample` (the released code's log-ratio at the drawn value).
+    noise). `kl_estimator` is `closed` (no extra variance) or `sample` (the released code's log-ratio at the drawn value).
     """
 
-    config: AdapterConfig
-    tensors: Sequence[SiteTensors]
-    task_of_row: Tensor
-    valid: Tensor
-    seed_of_row: Sequence[int] = ()
-    prior: Sequence[SiteTensors] | None = None
-    kl_estimator: str = "closed"
-    kl: Tensor | float = 0.0
-    log_prior: Tensor | float = 0.0
+    def __init__(
+        self,
+        config: AdapterConfig,
+        tensors: Sequence[SiteTensors],
+        task_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        seed_of_row: Sequence[int] = (),
+        prior: Sequence[SiteTensors] | None = None,
+        kl_estimator: str = "closed",
+    ) -> None:
+        self.config, self.tensors, self.prior, self.kl_estimator = config, tensors, prior, kl_estimator
+        self.kl = self.log_prior = torch.zeros(len(row_tokens), device=tensors[0].mean_a.device)
+        self._tasks = Segments.of(task_of_row, row_tokens)
+        self._row_tokens = tuple(row_tokens)
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seed_of_row]
 
-    def __post_init__(self) -> None:
-        self._streams = [torch.Generator().manual_seed(seed) for seed in self.seed_of_row]
-
-    def __call__(self, site: int, x: Tensor) -> Tensor:
-        """The addition [R, L, d_out] for `x` [R, L, d_in], in fp32."""
+    def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
+        """See `Draw`; the addition is computed in fp32."""
+        base: Tensor = layer(x)
         x = x.float()
         mean, log_var = self._moments(self.tensors[site], x)
         out = mean
         if self._streams:
-            eps = torch.zeros_like(mean)
-            for row, stream in enumerate(self._streams):
-                drawn = torch.randn(int(self.valid[row].sum()), mean.shape[-1], generator=stream)
-                eps[row, self.valid[row]] = drawn.to(eps.device)
-            out = mean + (log_var / 2).exp() * eps
+            drawn = [
+                torch.randn(tokens, mean.shape[-1], generator=stream)
+                for stream, tokens in zip(self._streams, self._row_tokens, strict=True)
+            ]
+            out = mean + (log_var / 2).exp() * torch.cat(drawn).to(mean.device)
         if self.prior is not None:
             prior = self._moments(self.prior[site], x)
             closed = self.kl_estimator == "closed"
             kl = gaussian_kl(mean, log_var, *prior) if closed else kl_one_sample(out, mean, log_var, *prior)
-            self.kl = self.kl + (kl.sum(-1) * self.valid).sum(-1)
-            self.log_prior = self.log_prior + (log_prior(*prior).sum(-1) * self.valid).sum(-1)
-        return out
+            self.kl = self.kl + self._by_row(kl)
+            self.log_prior = self.log_prior + self._by_row(log_prior(*prior))
+        return base + out.to(base.dtype)
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        return torch.stack([part.sum() for part in values.sum(-1).split(self._row_tokens)])
 
     def _moments(self, t: SiteTensors, x: Tensor) -> tuple[Tensor, Tensor]:
-        pick, scaling = self.task_of_row, self.config.scaling
-        mean = scaling * x @ t.mean_a[pick].mT @ t.mean_b[pick].mT
-        log_var = scaling * x @ t.spread_a[pick].mT @ t.spread_b[pick].mT + self.config.spread_offset
-        return mean, log_var + 2 * math.log(self.config.noise_scale)
+        scaling = self.config.scaling
+        parts = list(zip(x.split(self._tasks.lengths), self._tasks.index, strict=True))
+        mean = torch.cat([scaling * part @ t.mean_a[i].T @ t.mean_b[i].T for part, i in parts])
+        log_var = torch.cat([scaling * part @ t.spread_a[i].T @ t.spread_b[i].T for part, i in parts])
+        return mean, log_var + self.config.spread_offset + 2 * math.log(self.config.noise_scale)
 
 
 @dataclass(frozen=True)
@@ -228,16 +289,35 @@ class OutputSamples:
 
     config: AdapterConfig
     tensors: Sequence[SiteTensors]
-    task_of_sample: Tensor
+    task_of_sample: Sequence[int]
     seeds: Sequence[int]
 
-    def for_rows(self, sample_of_row: Tensor, valid: Tensor) -> OutputDraw:
+    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> OutputDraw:
         """See `Samples`."""
-        seeds = [self.seeds[sample] for sample in sample_of_row.tolist()]
-        return OutputDraw(self.config, self.tensors, self.task_of_sample[sample_of_row], valid, seeds)
+        tasks = [self.task_of_sample[sample] for sample in sample_of_row]
+        seeds = [self.seeds[sample] for sample in sample_of_row]
+        return OutputDraw(self.config, self.tensors, tasks, row_tokens, seeds)
 
 
 # --- the contract both share -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleSeed:
+    """The randomness of one sample: a seed, and for the second of an antithetic pair `flip` -1."""
+
+    seed: int
+    flip: int = 1
+
+
+def sample_seeds(seed: int, start: int, stop: int, noise: str = "weight") -> list[SampleSeed]:
+    """Seeds of samples `start` to `stop` of the sequence that `seed` names; sample n depends on `seed` and n alone.
+
+    Samples of the `weight` family come in antithetic pairs 2k, 2k + 1: odd-order errors of their mean cancel.
+    """
+    if noise == "output":
+        return [SampleSeed(derive_seed(seed, "sample", n)) for n in range(start, stop)]
+    return [SampleSeed(derive_seed(seed, "sample", n // 2), 1 - 2 * (n % 2)) for n in range(start, stop)]
 
 
 def draw_samples(
@@ -245,18 +325,19 @@ def draw_samples(
     sites: Sequence[Site],
     tensors: Sequence[SiteTensors],
     *,
-    seeds: Sequence[int],
-    task_of_sample: Tensor,
+    seeds: Sequence[SampleSeed],
+    task_of_sample: Sequence[int],
     dtype: torch.dtype,
 ) -> Samples:
     """G posterior samples, sample g from task `task_of_sample[g]` of `tensors` [T, ...] with the randomness of `seeds[g]`.
 
     `dtype` is that of the activations they will be applied to.
     """
-    if config.noise == "weight":
-        signs = draw_signs(config, sites, seeds, task_of_sample.device, dtype)
-        return weight_samples(config, sites, tensors, signs, task_of_sample)
-    return OutputSamples(config, tensors, task_of_sample, seeds)
+    if config.noise == "output":
+        return OutputSamples(config, tensors, task_of_sample, [sample.seed for sample in seeds])
+    device, count = tensors[0].mean_a.device, sign_count(sites, config.noise_rank)
+    signs = draw_signs(count, [sample.seed for sample in seeds], device, dtype)
+    return weight_samples(config, sites, tensors, signs, task_of_sample, [sample.flip for sample in seeds])
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -1,31 +1,39 @@
-"""Prediction: the average over S posterior samples, in probability space (docs/method.md 5).
+"""Prediction: the average over S posterior samples, in probability space (docs/method.md 5), in chunks of samples.
 
 Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
 answer greedily; every distinct answer is then scored under every sample, and the probability that is left belongs to
 texts nobody wrote.
+
+`OptionRun` and `TextRun` are predictions between chunks. `score_chunk` advances any number of option runs, whatever
+posteriors they use, in one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from abmll.adapt import token_batches
 from abmll.backbone import Backbone
-from abmll.noise import Samples, derive_seed, draw_samples, mean_samples
-from abmll.posterior import TaskPosterior, unflatten
+from abmll.generate import Writing
+from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
+from abmll.posterior import AdapterConfig, unflatten
 from abmll.prompting import EncodedPrompt, PromptEncoder
-from abmll.rows import by_row, collate, packed_length
+from abmll.rows import Group, by_prompt, collate, group, share_prefixes
+from abmll.stopping import StopRule, settled
 from abmll.uncertainty import Predictive, summarise
 
-# Padded tokens in one forward pass of the adapted layers, and of the trunk: bounds memory, large enough for full speed.
-TOKENS_PER_PASS = 8192
+# Tokens (times samples) of one pass of the adapted layers: bounds memory, large enough for full speed.
+TOKENS_PER_CHUNK = 8192
 # Posterior samples turned into adapters at once; each costs rank r + m (r + 1) matrices while it is used.
-SAMPLES_PER_PASS = 8
+SAMPLES_PER_CHUNK = 8
+# Samples of `auto` between two looks at whether they suffice, and of `auto` for free text, which is not looked at.
+SAMPLES_PER_LOOK = 8
+AUTO_TEXT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -37,113 +45,288 @@ class Prediction:
     completion_tokens: int
 
 
-def sample_groups(
-    backbone: Backbone, posterior: TaskPosterior, samples: int, seed: int
-) -> list[tuple[int, Samples]]:
-    """S samples in groups of (how many, their draws); S = 0 is one group of the mean. Sample n depends on `seed` and n alone."""
-    device = backbone.device
-    tensors = unflatten(posterior.values.to(device)[None], posterior.sites, posterior.config.rank)
-    if samples == 0:
-        return [(1, mean_samples(posterior.config, tensors))]
-    groups = []
-    for start in range(0, samples, SAMPLES_PER_PASS):
-        seeds = [derive_seed(seed, "sample", n) for n in range(start, min(start + SAMPLES_PER_PASS, samples))]
-        tasks = torch.zeros(len(seeds), dtype=torch.long, device=device)
-        dtype = backbone.model.dtype
-        drawn = draw_samples(
-            posterior.config, posterior.sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=dtype
-        )
-        groups.append((len(seeds), drawn))
-    return groups
+@dataclass(frozen=True)
+class Sampling:
+    """S samples of the sequence that `seed` names (0: the mean), or with a `stop` rule at most S, by prompt."""
+
+    samples: int
+    seed: int
+    stop: StopRule | None = None
+
+
+@dataclass
+class _Block:
+    """Rows that are computed together: their prompts' numbers, and trunk activations [tokens, d] once they are there."""
+
+    groups: list[Group]
+    numbers: list[list[int]]  # by group
+    hidden: list[Tensor] = field(default_factory=list)
+    sampled: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(g.tokens for g in self.groups)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples of some rows of one run: what a pass does for it."""
+
+    run: OptionRun
+    block: _Block
+    start: int
+    stop: int
+
+    @property
+    def copies(self) -> int:
+        """How often each row is computed: once for each sample, once for the mean."""
+        return max(1, self.stop - self.start)
+
+
+class OptionRun:
+    """The scores of every prompt's continuations under posterior samples, chunk by chunk.
+
+    `values` [P] is the posterior (on the backbone's device), `config` its noise. `max_tokens` bounds a chunk.
+    """
+
+    def __init__(
+        self,
+        config: AdapterConfig,
+        values: Tensor,
+        prompts: Sequence[EncodedPrompt],
+        sampling: Sampling,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> None:
+        self.config, self.values, self.sampling, self.max_tokens = config, values, sampling, max_tokens
+        self.scores: list[list[Tensor]] = [[] for _ in prompts]
+        groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
+        batches = token_batches([row.tokens for row, _ in groups], max_tokens)
+        self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
+
+    @property
+    def paired(self) -> bool:
+        """Whether samples come in antithetic pairs."""
+        return self.config.noise == "weight"
+
+    @property
+    def done(self) -> bool:
+        """Whether every prompt has its samples."""
+        return not self._blocks
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens of the next chunk."""
+        chunk = self.next_chunk()
+        return chunk.block.tokens * chunk.copies
+
+    def next_chunk(self) -> Chunk:
+        """The samples to draw next; all of a block's before the next block's."""
+        block = self._blocks[0]
+        left = self.sampling.samples - block.sampled
+        at_once = max(1, min(left, SAMPLES_PER_CHUNK, self.max_tokens // block.tokens))
+        if self.paired and at_once > 1:
+            at_once -= at_once % 2
+        stop = min(self.sampling.samples, block.sampled + at_once)
+        return Chunk(self, block, block.sampled, stop)
+
+    def take(self, chunk: Chunk, scores: Sequence[Tensor]) -> None:
+        """Receive a chunk's `scores`: by sample and then by prompt of the block, each [continuations]."""
+        block = chunk.block
+        numbers = [number for members in block.numbers for number in members]
+        for i, values in enumerate(scores):
+            self.scores[numbers[i % len(numbers)]].append(values)
+        block.sampled += chunk.copies
+        if block.sampled >= self.sampling.samples:
+            self._blocks.pop(0)
+        elif self.sampling.stop is not None and block.sampled % SAMPLES_PER_LOOK == 0:
+            self._drop_settled(block, self.sampling.stop)
+
+    def _drop_settled(self, block: _Block, rule: StopRule) -> None:
+        """Let go of rows all of whose prompts are settled."""
+        open_ = [
+            i
+            for i, members in enumerate(block.numbers)
+            if not all(settled(self.probabilities(n), rule, paired=self.paired) for n in members)
+        ]
+        block.groups = [block.groups[i] for i in open_]
+        block.numbers = [block.numbers[i] for i in open_]
+        block.hidden = [block.hidden[i] for i in open_]
+        if not open_:
+            self._blocks.pop(0)
+
+    def log_probs(self, number: int) -> Tensor:
+        """[samples, continuations] of one prompt, on the CPU in fp64."""
+        return torch.stack(self.scores[number]).double()
+
+    def probabilities(self, number: int) -> Tensor:
+        """[samples, options] of one prompt."""
+        return self.log_probs(number).softmax(-1)
+
+    def drawn(self, number: int) -> int:
+        """Samples that one prompt got; 0 for the mean."""
+        return len(self.scores[number]) if self.sampling.samples else 0
 
 
 @torch.no_grad()
-def continuation_log_probs(
-    backbone: Backbone, groups: Sequence[tuple[int, Samples]], prompts: Sequence[EncodedPrompt]
-) -> list[Tensor]:
-    """Log-probabilities [samples, continuations] in fp32 of every prompt's continuations."""
-    widest = max(count for count, _ in groups)
-    chunks = token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS // widest)
-    scores: list[Tensor] = [torch.empty(0)] * len(prompts)
+def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
+    """Compute the chunks in one pass (two, where some are of the mean and some are not) and hand each its scores."""
     for chunk in chunks:
-        rows = collate([prompts[i] for i in chunk], backbone.device)
-        hidden = backbone.trunk(rows)
-        parts = []
-        for count, samples in groups:
-            # A single row may be longer than the budget of a pass: then its samples run in smaller parts.
-            at_once = max(1, min(count, TOKENS_PER_PASS // rows.input_ids.numel()))
-            for part in torch.split(torch.arange(count, device=backbone.device), at_once):
-                sample_of_row = part.repeat_interleave(len(chunk))
-                draw = samples.for_rows(sample_of_row, rows.valid.repeat(len(part), 1))
-                parts.append(backbone.log_probs(hidden, rows, draw, copies=len(part)))
-        for i, values in zip(chunk, by_row(torch.cat(parts), rows), strict=True):
-            scores[i] = values.cpu()
-    return scores
+        if not chunk.block.hidden:
+            rows = collate(chunk.block.groups, backbone.device)
+            chunk.block.hidden = list(backbone.trunk(rows).split(rows.lengths))
+    found: list[tuple[Chunk, list[Tensor]]] = []
+    for alike in _alike(chunks):
+        samples, sample_of_row = _draw(backbone, alike)
+        groups = [g for chunk in alike for _ in range(chunk.copies) for g in chunk.block.groups]
+        hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.hidden])
+        rows = collate(groups, backbone.device)
+        draw = samples.for_rows(sample_of_row, rows.lengths)
+        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
+        for chunk in alike:
+            prompts = sum(map(len, chunk.block.numbers))
+            found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
+    for chunk, values in found:  # only now, so that a pass that fails leaves every run as it was
+        chunk.run.take(chunk, values)
 
 
-def predict_options(
-    backbone: Backbone,
-    posterior: TaskPosterior,
-    prompts: Sequence[EncodedPrompt],
-    options: Sequence[tuple[str, ...]],
-    *,
-    samples: int,
-    seed: int,
-) -> list[Prediction]:
-    """The posterior predictive over each prompt's options."""
-    groups = sample_groups(backbone, posterior, samples, seed)
-    scores = continuation_log_probs(backbone, groups, prompts)
-    return [
-        Prediction(
-            summarise(texts, row.double().softmax(-1), samples=samples),
-            len(prompt.prompt),
-            prompt.tokens - len(prompt.prompt),
-        )
-        for prompt, texts, row in zip(prompts, options, scores, strict=True)
+def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks that one pass can hold: of the mean or of samples, under one configuration."""
+    kinds: dict[tuple[AdapterConfig, bool], list[Chunk]] = {}
+    for chunk in chunks:
+        kinds.setdefault((chunk.run.config, chunk.run.sampling.samples == 0), []).append(chunk)
+    yield from kinds.values()
+
+
+def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[int]]:
+    """The samples that the chunks need, and each row's."""
+    config, sites = chunks[0].run.config, backbone.sites
+    tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.rank)
+    of_row: list[int] = []
+    number = 0
+    for chunk in chunks:
+        for _ in range(chunk.copies):
+            of_row += [number] * len(chunk.block.groups)
+            number += 1
+    if chunks[0].run.sampling.samples == 0:
+        return mean_samples(config, tensors), of_row
+    seeds = [
+        seed
+        for chunk in chunks
+        for seed in sample_seeds(chunk.run.sampling.seed, chunk.start, chunk.stop, config.noise)
     ]
+    tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
+    return (
+        draw_samples(config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype),
+        of_row,
+    )
 
 
-def predict_text(
-    backbone: Backbone,
-    posterior: TaskPosterior,
-    prompts: Sequence[EncodedPrompt],
-    encoder: PromptEncoder,
-    *,
-    samples: int,
-    seed: int,
-    max_new_tokens: int,
-) -> list[Prediction]:
-    """The posterior predictive over the answers that the samples write, each as a whole sequence with its end.
+class QueryRun:
+    """The predictions of some queries, options and free text mixed, unit by unit.
 
-    Probabilities need not sum to one: the rest is that of other texts, and counts as one outcome in the entropies.
+    `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
     """
-    groups = sample_groups(backbone, posterior, samples, seed)
-    written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-    for chunk in token_batches(
-        [len(p.prompt) + max_new_tokens for p in prompts], TOKENS_PER_PASS // SAMPLES_PER_PASS
-    ):
-        for count, drawn in groups:
-            texts = generate(
-                backbone,
-                drawn,
-                count,
-                [prompts[i].prompt for i in chunk],
-                encoder.end_of_text,
-                max_new_tokens,
-            )
-            for i, row in zip(chunk, texts, strict=True):
-                written[i] += row
-    candidates = [_distinct(texts, encoder) for texts in written]
-    scored = [EncodedPrompt(p.prompt, tuple(c.values())) for p, c in zip(prompts, candidates, strict=True)]
-    scores = continuation_log_probs(backbone, groups, scored)
-    return [
-        Prediction(
-            summarise(tuple(texts), row.double().exp(), samples=samples),
-            len(prompt.prompt),
-            sum(map(len, tokens)),
+
+    def __init__(
+        self,
+        config: AdapterConfig,
+        values: Tensor,
+        prompts: Sequence[EncodedPrompt],
+        options: Sequence[tuple[str, ...]],
+        sampling: Sampling,
+        encoder: PromptEncoder,
+        *,
+        max_new_tokens: int = 32,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> None:
+        self._prompts, self._options, self._sampling = prompts, options, sampling
+        self._config, self._values, self._max_tokens = config, values, max_tokens
+        with_options = [i for i, texts in enumerate(options) if texts]
+        free = [i for i, texts in enumerate(options) if not texts]
+        self._scoring = self._score(with_options, prompts, sampling)
+        self._with_options, self._free = with_options, free
+        text_samples = min(sampling.samples, AUTO_TEXT_SAMPLES) if sampling.stop else sampling.samples
+        self._text_sampling = Sampling(text_samples, sampling.seed)
+        self._encoder = encoder
+        self._writing = Writing(
+            config, values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
+            encoder.end_of_text, max_new_tokens, max_tokens,
+        ) if free else None  # fmt: skip
+        self._text_scoring: OptionRun | None = None
+        self._candidates: list[dict[str, tuple[int, ...]]] = []
+
+    def _score(
+        self, numbers: Sequence[int], prompts: Sequence[EncodedPrompt], sampling: Sampling
+    ) -> OptionRun:
+        chosen = [prompts[i] for i in numbers]
+        return OptionRun(self._config, self._values, chosen, sampling, self._max_tokens)
+
+    @property
+    def done(self) -> bool:
+        """Whether every query has its prediction."""
+        return self._scoring.done and (
+            self._writing is None or (self._text_scoring is not None and self._text_scoring.done)
         )
-        for prompt, texts, row, tokens in zip(prompts, candidates, scores, written, strict=True)
-    ]
+
+    @property
+    def kind(self) -> Literal["score", "write"]:
+        """What the next unit is."""
+        return "score" if not self._scoring.done or self._text_scoring is not None else "write"
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens of the next unit."""
+        if self.kind == "score":
+            return self._current.next_tokens
+        assert self._writing is not None
+        return self._writing.next_tokens
+
+    @property
+    def _current(self) -> OptionRun:
+        return self._scoring if not self._scoring.done or self._text_scoring is None else self._text_scoring
+
+    def next_chunk(self) -> Chunk:
+        """The next unit of kind `score`."""
+        return self._current.next_chunk()
+
+    def write(self, backbone: Backbone) -> None:
+        """Do the next unit of kind `write`: some tokens of the answers; once they are written, they are to be scored."""
+        assert self._writing is not None
+        self._writing.advance(backbone)
+        if self._writing.done:
+            self._candidates = [_distinct(texts, self._encoder) for texts in self._writing.written]
+            scored = [
+                EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
+                for i, found in zip(self._free, self._candidates, strict=True)
+            ]
+            self._text_scoring = self._score(range(len(scored)), scored, self._text_sampling)
+
+    def predictions(self) -> list[Prediction]:
+        """One for each query, in order."""
+        results: dict[int, Prediction] = {}
+        run = self._scoring
+        for n, i in enumerate(self._with_options):
+            prompt = self._prompts[i]
+            found = summarise(self._options[i], run.probabilities(n), samples=run.drawn(n), paired=run.paired)
+            results[i] = Prediction(found, len(prompt.prompt), prompt.tokens - len(prompt.prompt))
+        if self._writing is not None and self._text_scoring is not None:
+            run = self._text_scoring
+            for n, i in enumerate(self._free):
+                texts, probabilities = tuple(self._candidates[n]), run.log_probs(n).exp()
+                found = summarise(texts, probabilities, samples=run.drawn(n), paired=run.paired)
+                completion = sum(map(len, self._writing.written[n]))
+                results[i] = Prediction(found, len(self._prompts[i].prompt), completion)
+        return [results[i] for i in range(len(self._prompts))]
+
+
+def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:
+    """One unit of every run: the chunks to score in one pass, the writing one by one."""
+    chunks = [run.next_chunk() for run in runs if run.kind == "score"]
+    writing = [run for run in runs if run.kind == "write"]
+    if chunks:
+        score_chunk(backbone, chunks)
+    for run in writing:
+        run.write(backbone)
 
 
 def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dict[str, tuple[int, ...]]:
@@ -152,46 +335,3 @@ def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dic
     for ids in written:
         texts.setdefault(encoder.decode(ids), ids)
     return texts
-
-
-@torch.no_grad()
-def generate(
-    backbone: Backbone,
-    samples: Samples,
-    count: int,
-    prompts: Sequence[tuple[int, ...]],
-    end: int,
-    max_new_tokens: int,
-) -> list[list[tuple[int, ...]]]:
-    """Greedy continuations by prompt and sample, each ending with `end` unless `max_new_tokens` cut it off.
-
-    A sample's weights stay the same for its whole sequence, so its KV cache is consistent.
-    """
-    device, batch = backbone.device, len(prompts)
-    length = max(map(len, prompts))
-    ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device).repeat(count, 1)
-    valid = torch.tensor(
-        [[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device
-    ).repeat(count, 1)
-    positions = (valid.long().cumsum(1) - 1).clamp_min(0)
-    visible = valid[:, None, :] & torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    visible = visible | torch.eye(length, dtype=torch.bool, device=device)
-    sample_of_row = torch.arange(count, device=device).repeat_interleave(batch)
-    cache = DynamicCache()
-    written = torch.empty(count * batch, 0, dtype=torch.long, device=device)
-    done = torch.zeros(count * batch, dtype=torch.bool, device=device)
-    keys = valid
-    draw = samples.for_rows(sample_of_row, keys)
-    for _ in range(max_new_tokens):
-        token = backbone.next_logits(ids, positions, visible, cache, draw).argmax(-1, keepdim=True)
-        token = token.masked_fill(done[:, None], end)
-        written = torch.cat([written, token], 1)
-        done |= token[:, 0] == end
-        if bool(done.all()):
-            break
-        ids, positions = token, positions[:, -1:] + 1
-        keys = torch.cat([keys, torch.ones_like(token, dtype=torch.bool)], 1)
-        visible = keys[:, None, :]
-        draw = samples.for_rows(sample_of_row, torch.ones_like(token, dtype=torch.bool))
-    texts = [tuple(row[: row.index(end) + 1] if end in row else row) for row in written.tolist()]
-    return [[texts[sample * batch + i] for sample in range(count)] for i in range(batch)]

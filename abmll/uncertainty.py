@@ -2,7 +2,8 @@
 
 With p_n the distribution under sample n of S and p = mean_n p_n:
 total entropy H[p] = expected entropy mean_n H[p_n] + mutual information between answer and weights.
-The plug-in mutual information of S samples is low by a factor (S - 1) / S to first order; it is corrected here.
+The plug-in mutual information is biased low because the mean of few samples is noisy; the jackknife over independent
+blocks of samples removes that to first order. An antithetic pair is one block: its two samples are not independent.
 """
 
 from __future__ import annotations
@@ -66,11 +67,41 @@ def entropy(probabilities: Tensor) -> Tensor:
     return values
 
 
-def summarise(options: tuple[str, ...], probabilities: Tensor, *, samples: int) -> Predictive:
+def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
+    """Means [K, C] of independent blocks of `samples` [S, C]: of pairs where `paired` and S allows, else each by itself."""
+    if paired and len(samples) >= 4 and len(samples) % 2 == 0:
+        pairs: Tensor = samples.unflatten(0, (-1, 2)).mean(1)
+        return pairs
+    return samples
+
+
+def jackknife_information(outcomes: Tensor, *, paired: bool) -> tuple[float, float]:
+    """Mutual information in nats of sampled distributions [S, C], bias-corrected, and its standard error.
+
+    Jackknife over blocks: K I - (K - 1) mean_k I_(-k), where I_(-k) leaves block k out. With one sample both are 0.
+    """
+    if len(outcomes) < 2:
+        return 0.0, 0.0
+    blocks = blocks_of(outcomes, paired=paired)
+    size = len(outcomes) // len(blocks)
+    inner = entropy(outcomes).unflatten(0, (-1, size)).mean(1)  # [K]
+    count = len(blocks)
+    without = (blocks.sum(0) - blocks) / (count - 1)
+    left_out = entropy(without) - (inner.sum() - inner) / (count - 1)
+    plug_in = entropy(blocks.mean(0)) - inner.mean()
+    corrected = count * plug_in - (count - 1) * left_out.mean()
+    variance = (count - 1) / count * (left_out - left_out.mean()).square().sum()
+    return max(0.0, float(corrected)), math.sqrt(float(variance))
+
+
+def summarise(
+    options: tuple[str, ...], probabilities: Tensor, *, samples: int, paired: bool = False
+) -> Predictive:
     """The predictive of sampled distributions `probabilities` [max(S, 1), C] over `options`.
 
     What a row lacks to one belongs to outcomes that are not listed and counts as one more outcome in the entropies.
     `samples` is S; with S = 0 the single row is the noise-free distribution and nothing is known of its spread.
+    `paired` says that samples 2k and 2k + 1 are antithetic: the standard error is then that over pairs.
     """
     p = probabilities.double()
     mean = p.mean(0)
@@ -78,8 +109,9 @@ def summarise(options: tuple[str, ...], probabilities: Tensor, *, samples: int) 
     std = p.std(0, unbiased=True) if n > 1 else torch.zeros_like(mean)
     outcomes = torch.cat([p, (1 - p.sum(-1, keepdim=True)).clamp_min(0)], -1)
     total, expected = float(entropy(outcomes.mean(0))), float(entropy(outcomes).mean())
-    information = max(0.0, total - expected) * n / (n - 1) if n > 1 else 0.0
-    standard_error = float(std[mean.argmax()]) / math.sqrt(n)
+    information, _ = jackknife_information(outcomes, paired=paired)
+    top = blocks_of(p, paired=paired)[:, int(mean.argmax())]
+    standard_error = float(top.std(unbiased=True)) / math.sqrt(len(top)) if n > 1 else 0.0
     return Predictive(
         options=options,
         probabilities=tuple(mean.tolist()),

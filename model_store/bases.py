@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 from transformers.utils import logging as transformers_logging
 
 from model_store.catalogue import BaseModel, Quantisation, resolve_base
 from model_store.convert import (
+    cast_dense,
     compute_dtype,
     dequantise,
     dequantised_bytes,
@@ -62,9 +64,10 @@ def load_base(
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)
-        model = load_model(folder, device, compute_dtype(device))
-        if _should_dequantise(model, device, keep_dequantised):
-            dequantise(model)
+        model, dtype = load_model(folder, device), compute_dtype(device)
+        if _should_dequantise(model, device, dtype, keep_dequantised):
+            dequantise(model, dtype)
+        cast_dense(model, dtype)
         return LoadedBase(model, load_tokenizer(folder), identity)
 
 
@@ -92,11 +95,11 @@ def _model_folder(
     return cached_folder(cache / identity.quantisation, build, base.name, report)
 
 
-def _should_dequantise(model: Any, device: str, keep_dequantised: bool | None) -> bool:
+def _should_dequantise(model: Any, device: str, dtype: torch.dtype, keep_dequantised: bool | None) -> bool:
     if keep_dequantised is not None:
         return keep_dequantised
     # Half of what is free is left to activations, adapters and the rest of the machine.
-    return device == "cpu" and dequantised_bytes(model) < available_bytes() // 2
+    return device == "cpu" and dequantised_bytes(model, dtype) < available_bytes() // 2
 
 
 @contextmanager

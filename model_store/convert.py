@@ -10,14 +10,14 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
+from abmll.quantised import dense_weight
 from model_store.catalogue import Quantisation
 from model_store.errors import UnusableBaseError
 
 _BNB_LINEARS = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
-_ONE_127TH = 7.874015718698502e-3
 _NF4_BLOCK = 64  # weights that share one scale
 
 
@@ -84,15 +84,15 @@ def _bitsandbytes_config(quantisation: Quantisation) -> BitsAndBytesConfig:
     )
 
 
-def load_model(folder: Path, device: str, dtype: torch.dtype = torch.bfloat16, **options: Any) -> Any:
-    """The causal language model in `folder` on `device`: `dtype` where not quantised, evaluating, frozen.
+def load_model(folder: Path, device: str, **options: Any) -> Any:
+    """The causal language model in `folder` on `device`: bf16 where not quantised, evaluating, frozen.
 
     Raises `UnusableBaseError` where there is no model of an architecture known to `transformers`.
     """
     with _unusable_if_refused(folder):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=torch.bfloat16,
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
@@ -118,14 +118,25 @@ def _unusable_if_refused(folder: Path) -> Iterator[None]:
         raise UnusableBaseError(f"{folder.name} cannot be loaded: {error}") from error
 
 
-def dequantised_bytes(model: nn.Module) -> int:
-    """Bytes of memory that the weights of all bitsandbytes layers would take in the model's dtype."""
-    layers = (m for m in model.modules() if isinstance(m, _BNB_LINEARS))
-    return sum(m.in_features * m.out_features for m in layers) * int(model.dtype.itemsize)
+def cast_dense(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give every weight and bias that is not quantised this dtype, in place.
+
+    `transformers` loads a quantised checkpoint in the dtype it was saved with, whatever is asked for.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias" or not isinstance(module, _BNB_LINEARS):
+                parameter.data = parameter.data.to(dtype)
 
 
-def dequantise(model: nn.Module) -> None:
-    """Replace every bitsandbytes layer, in place, by a plain one with the same weights (dequantised to bf16) in the model's dtype.
+def dequantised_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of memory that the weights of all bitsandbytes layers would take in `dtype`."""
+    weights: int = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, _BNB_LINEARS))
+    return weights * dtype.itemsize
+
+
+def dequantise(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Replace every bitsandbytes layer, in place, by a plain one of `dtype` with the same (bf16) weights.
 
     Only for a model that has not run yet: on the CPU the first forward of a 4-bit layer repacks its weights.
     """
@@ -133,20 +144,8 @@ def dequantise(model: nn.Module) -> None:
         if isinstance(module, _BNB_LINEARS):
             with torch.device("meta"):
                 plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-            weight = dequantised_weight(module).to(model.dtype)
+            weight = dense_weight(module).to(dtype)
             plain.weight = nn.Parameter(weight, requires_grad=False)
             if module.bias is not None:
                 plain.bias = module.bias
             model.set_submodule(name, plain.eval())
-
-
-def dequantised_weight(layer: Any) -> Tensor:
-    """The bf16 weight [d_out, d_in] that a bitsandbytes layer stands for, before its first forward."""
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear4bit):
-        dense: Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
-    else:
-        # What `bnb.functional.int8_vectorwise_dequant` does, bit for bit, without its slow int8-times-float
-        # product: 1 s instead of 2.9 s for the embedded default's 210 layers.
-        dense = weight.data.float().mul_(weight.SCB.view(-1, 1)).mul_(_ONE_127TH)
-    return dense.to(torch.bfloat16)

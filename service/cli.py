@@ -23,6 +23,7 @@ from service import demo as demo_task
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
 from service.errors import ServiceError
 from service.evaluate import evaluate
+from service.executors.contract import Samples
 from service.meta_train import meta_train
 from service.settings import Settings
 from service.settings_options import with_settings
@@ -146,7 +147,10 @@ def predict(
         str | None, typer.Option(help="Id of an adapter made before, instead of --support.")
     ] = None,
     option: Options = None,
-    samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples; 0 for the mean only.")] = 16,
+    samples: Annotated[
+        str,
+        typer.Option(help="Posterior samples, 0 to 64; 0 for the mean only, `auto` for as many as it takes."),
+    ] = "16",
     seed: Annotated[int, typer.Option(min=0, help="Same request and seed, same answer.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps, with --support.")] = None,
     learning_rate: Annotated[
@@ -174,11 +178,12 @@ def predict(
             overrides = AdaptOverrides(steps, learning_rate)
             source = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
         queries = _read_queries(inputs, option)
-        request = PredictRequest(source, queries, samples, seed, max_new_tokens, truncate)
-        predicted = _with_engine(settings, lambda engine: engine.predict(request))
-        answer = predict_response(predicted, Thresholds(min_confidence), seed, "local").model_dump(
-            mode="json"
+        gate = Thresholds(min_confidence)
+        request = PredictRequest(
+            source, queries, _read_samples(samples), seed, max_new_tokens, truncate, gate=gate
         )
+        predicted = _with_engine(settings, lambda engine: engine.predict(request))
+        answer = predict_response(predicted, gate, seed, "local").model_dump(mode="json")
         _show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
 
 
@@ -212,6 +217,14 @@ def _read_queries(path: Path, options: list[str] | None) -> tuple[Query, ...]:
             raise AbmllError(f"{path.name} row {number} needs the text `input`")
         queries.append(Query(row["input"], tuple(row.get("options") or options or ())))
     return tuple(queries)
+
+
+def _read_samples(text: str) -> Samples:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) > 64:
+        raise typer.BadParameter("--samples is a number from 0 to 64, or auto")
+    return int(text)
 
 
 def _with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:

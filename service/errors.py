@@ -152,6 +152,12 @@ class DrainingError(ServiceError):
     code, status, retryable, usual_retry_seconds = "draining", 503, True, 10
 
 
+class WorkerLostError(ServiceError):
+    """No worker is there to do it, or two in turn were lost while they did."""
+
+    code, status, retryable, usual_retry_seconds = "worker_lost", 503, True, 5
+
+
 class ClientGoneError(ServiceError):
     """The client closed the connection; nobody reads this answer, but the log and the metrics count it."""
 
@@ -159,7 +165,7 @@ class ClientGoneError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The request took too long. Its adaptation goes on: a retry joins it."""
+    """The request took too long. Its adaptation goes on for a while: a retry joins it."""
 
     code, status, retryable = "deadline_exceeded", 504, True
 
@@ -170,6 +176,7 @@ _OF_METHOD: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (SupportError, InvalidSupportError),
     (AbmllError, InvalidRequestError),
 )
+_NOT_OF_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<number>", "<auto>"}
 _OF_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
     405: (MethodNotAllowedError, "this route does not take this method"),
@@ -197,8 +204,8 @@ def from_status(status: int) -> ServiceError:
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """The service's error for pydantic's `errors`: the first is told, with its path; the input is not repeated."""
     first = errors[0]
-    # `<row>` and `<text>` are the names of a union's branches (see `schemas.Input`), no part of the request.
-    location = [part for part in first["loc"] if part not in {"body", "query", "path", "<row>", "<text>"}]
+    # Names in brackets are those of a union's branches (see `schemas.Input`), no part of the request.
+    location = [part for part in first["loc"] if part not in _NOT_OF_THE_REQUEST]
     message = str(first["msg"]).removeprefix("Value error, ")
     return InvalidRequestError(message, field_path(location) or None)
 

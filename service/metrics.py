@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_POWERS = tuple(2**i for i in range(18))
 _CONFIDENCE = tuple(i / 20 for i in range(1, 21))
 
 
@@ -51,6 +52,33 @@ class Metrics:
         self.evictions = Counter(
             "abmll_adapter_evictions", "Adapters dropped from memory.", registry=registry
         )
+        self.worker_up = Gauge("abmll_worker_up", "1 while the worker is up.", ["worker"], registry=registry)
+        self.worker_restarts = Counter(
+            "abmll_worker_restarts", "Times a worker was started again.", ["worker"], registry=registry
+        )
+        self.replays = Counter(
+            "abmll_replays", "Jobs done anew because their worker was lost.", registry=registry
+        )
+        self.lane_jobs = Gauge(
+            "abmll_lane_jobs", "Jobs that wait or run, by lane.", ["lane"], registry=registry
+        )
+        self.unit_seconds = Histogram(
+            "abmll_unit_seconds",
+            "One unit: a gradient step or a chunk of samples, of all runs in it.",
+            ["lane"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.unit_runs = Histogram(
+            "abmll_unit_runs", "Runs in one unit.", ["lane"], buckets=_POWERS[:9], registry=registry
+        )
+        self.unit_tokens = Histogram(
+            "abmll_unit_tokens",
+            "Tokens in one unit, an upper bound.",
+            ["lane"],
+            buckets=_POWERS,
+            registry=registry,
+        )
         self.confidence = Histogram(
             "abmll_confidence", "Confidence of predictions.", buckets=_CONFIDENCE, registry=registry
         )
@@ -60,6 +88,12 @@ class Metrics:
             ["decision", "reason"],
             registry=registry,
         )
+
+    def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
+        """One unit has run."""
+        self.unit_seconds.labels(lane).observe(seconds)
+        self.unit_runs.labels(lane).observe(runs)
+        self.unit_tokens.labels(lane).observe(tokens)
 
     def render(self) -> bytes:
         """The exposition text."""

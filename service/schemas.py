@@ -102,6 +102,14 @@ _Truncate = Annotated[
     bool,
     Field(description="Cut the end of inputs that do not fit the context, instead of refusing the request."),
 ]
+_Samples = Annotated[
+    Annotated[int, Field(ge=0, le=64), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")],
+    Discriminator(lambda value: "<auto>" if value == "auto" else "<number>"),
+    Field(
+        description="Posterior samples to average; 0 predicts with the posterior's mean only, "
+        "`auto` draws until the gate can be decided."
+    ),
+]
 _Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]
 
 _PREDICT_EXAMPLE = demo.predict_body()
@@ -131,12 +139,7 @@ class PredictRequest(WireModel):
     support: _Support | None = None
     inputs: list[Input] = Field(min_length=1, description="Texts to answer.")
     options: _Options = None
-    samples: int = Field(
-        default=16,
-        ge=0,
-        le=64,
-        description="Posterior samples to average; 0 predicts with the posterior's mean only.",
-    )
+    samples: _Samples = 16
     seed: _Seed = 0
     adapt: Adapt | None = Field(default=None, description="How to fit; only together with `support`.")
     gate: Gate | None = Field(default=None, description="When to abstain; by default never.")
@@ -280,6 +283,14 @@ class AdapterList(WireModel):
     has_more: bool
 
 
+class PinnedAdapter(WireModel):
+    """Whether an adapter stays in memory."""
+
+    id: str
+    object: Literal["adapter"] = "adapter"
+    pinned: bool
+
+
 class DeletedAdapter(WireModel):
     """Confirmation."""
 
@@ -320,6 +331,22 @@ class LimitsReport(WireModel):
     max_new_tokens: int
     queue_limit: int
     deadline_seconds: float
+
+
+class WorkerReport(WireModel):
+    """One worker."""
+
+    name: str
+    state: Literal["starting", "up", "down"]
+    restarts: int = Field(description="Times it was started again since the server started.")
+    jobs: int = Field(description="Jobs that wait or run on it.")
+
+
+class WorkerList(WireModel):
+    """The workers of this server."""
+
+    object: Literal["list"] = "list"
+    data: list[WorkerReport]
 
 
 class VersionReport(WireModel):

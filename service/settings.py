@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.catalogue import DEFAULT_BASE
@@ -41,6 +41,39 @@ class Settings(BaseSettings):
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the model; by default torch's choice."
+    )
+
+    executor: Literal["inline", "process"] | None = Field(
+        default=None,
+        description="Where the model runs: in this process, or in worker processes; by default in processes for `abmll serve`, "
+        "inline for the other commands.",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Worker processes, each with the whole model; with the device `cuda`, one a GPU.",
+    )
+    adapt_share: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Share of a worker's time for adaptations, while predictions wait too.",
+    )
+    heartbeat_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        description="Time between a worker's heartbeats; it is restarted when ten are missed.",
+    )
+    hang_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Longest time one gradient step or chunk of samples may take; beyond it the worker is restarted.",
+    )
+    tenant_header: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Header in which a trusted gateway names the tenant; tenants share the workers' time equally. "
+        "For fairness only: tenants see each other's adapters.",
     )
 
     data_dir: Path = Field(
@@ -83,9 +116,22 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest time a request may take; beyond it 504, and a retry joins its adaptation.",
     )
+    cancel_grace_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Time that an adaptation goes on when all who asked for it ran out of time, for a retry to join it.",
+    )
     drain_seconds: float = Field(
         default=45.0, ge=0, description="Time that requests in flight have to finish after the first SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _one_device_a_worker(self) -> Self:
+        if self.workers > 1 and self.executor == "inline":
+            raise ValueError("several workers need the executor `process`")
+        if self.workers > 1 and ":" in self.device:
+            raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
+        return self
 
     @property
     def adapters_dir(self) -> Path:
@@ -106,4 +152,5 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error

@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.adapt import AdamW, AdaptSettings, Prepared, batch_order, fit, prepare, step_loss
+from abmll.adapt import AdamW, AdaptSettings, Batch, batch_order, fit, prepare, step_loss
 from abmll.errors import AbmllError
 from abmll.meta.episodes import choose_encoder, fitting_examples
 from abmll.model import FewShotModel
@@ -104,9 +104,7 @@ class MetaState:
     @classmethod
     def start(cls, theta: Tensor) -> MetaState:
         """The state before the first visit."""
-        return cls(
-            0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta[None]), AdamW.zeros_like(theta[None])
-        )
+        return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta), AdamW.zeros_like(theta))
 
     def result(self) -> Tensor:
         """The theta to ship: the average where one has formed."""
@@ -224,8 +222,9 @@ def _visit(
         "losses": [round(loss, 4) for loss in losses],
     }
     if settings.outer in GRADIENT_RULES:
-        gradient, measured = _outer_gradient(model, prepared, outer_batch, phi.values, tasks, settings, state)
-        state.theta = state.outer.update(state.theta[None], gradient, rate)[0]
+        batch = Batch.of([(0, prepared, i) for i in outer_batch], model.backbone.device)
+        gradient, measured = _outer_gradient(model, batch, phi.values, tasks, settings, state)
+        state.theta = state.outer.update(state.theta, gradient, rate)
         metrics |= measured
     else:
         move = phi.values - state.theta
@@ -248,14 +247,13 @@ def _average(settings: MetaSettings, state: MetaState) -> None:
 
 def _outer_gradient(
     model: FewShotModel,
-    prepared: Prepared,
-    batch: Sequence[int],
+    batch: Batch,
     phi: Tensor,
     tasks: int,
     settings: MetaSettings,
     state: MetaState,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The gradient [1, P] that theta's AdamW follows on `batch`, with fresh noise, and the terms it is of.
+    """The gradient [P] that theta's AdamW follows on `batch`, with fresh noise, and the terms it is of.
 
     `adamw`: of beta KL(phi || theta) - (beta / M) log p(theta). `fomaml`, and `adamw` with `query`: plus that of the
     batch's NLL in phi, which to first order is its gradient in theta.
@@ -265,15 +263,13 @@ def _outer_gradient(
         values.to(device)[None].requires_grad_() for values in (state.theta.detach().clone(), phi)
     )
     with_kl, with_nll = settings.outer == "adamw", settings.query or settings.outer == "fomaml"
-    count = len(batch)
     loss = step_loss(
         model.backbone,
-        prepared.batch(batch, device),
+        batch,
         unflatten(moved, sites, config.rank),
-        task_of_row=torch.zeros(count, dtype=torch.long, device=device),
-        seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(count)],
+        seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(len(batch.labels))],
         prior=unflatten(theta, sites, config.rank) if with_kl else None,
-        kl_seed=derive_seed(settings.seed, "outer", state.visit),
+        kl_seeds=[derive_seed(settings.seed, "outer", state.visit)],
     )
     gradient, measured = torch.zeros_like(theta), {}
     if with_kl:
@@ -283,7 +279,7 @@ def _outer_gradient(
     if with_nll:
         gradient += torch.autograd.grad(loss.nll.sum(), moved)[0]
         measured["query_nll"] = float(loss.nll.detach().mean())
-    return gradient.cpu(), measured
+    return gradient[0].cpu(), measured
 
 
 def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ def create_app(settings: Settings, engine: Engine | None = None, metrics: Metric
     Start-up returns at once: the model loads beside the event loop, with `/readyz` at 503 until it is there.
     """
     metrics = metrics or Metrics()
-    engine = engine or build_engine(settings, metrics)
+    engine = engine or build_engine(settings, metrics, "process")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

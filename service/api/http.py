@@ -30,8 +30,10 @@ from service.errors import (
     from_status,
     from_validation,
 )
+from service.executors.contract import EVERYBODY
 from service.metrics import Metrics
 from service.schemas import ErrorResponse
+from service.settings import Settings
 
 access_log = logging.getLogger("service.access")
 log = logging.getLogger(__name__)
@@ -165,6 +167,13 @@ def engine_of(request: Request) -> Engine:
     """The engine of the application that serves this request."""
     engine: Engine = request.app.state.engine
     return engine
+
+
+def tenant_of(request: Request) -> str:
+    """Whom to count the request's work to; everybody is one tenant unless `tenant_header` is set. For fairness, not isolation."""
+    settings: Settings = request.app.state.settings
+    named = request.headers.get(settings.tenant_header, "") if settings.tenant_header else ""
+    return named[:128] or EVERYBODY
 
 
 def request_id(request: Request) -> str:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api.http import JsonRoute, documented_errors, engine_of, request_id, unless_disconnected
+from service.api.http import (
+    JsonRoute,
+    documented_errors,
+    engine_of,
+    request_id,
+    tenant_of,
+    unless_disconnected,
+)
 from service.api.translate import (
     adapt_request,
     adapter_object,
@@ -17,7 +25,7 @@ from service.api.translate import (
     predict_response,
     thresholds,
 )
-from service.engine.engine import Predicted
+from service.engine.engine import Obtained, Predicted
 from service.metrics import Metrics
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -38,7 +46,7 @@ async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -
 
     201 when this request made the adapter, 200 when it was there or was being made. Either way it survives a restart.
     """
-    obtained = await unless_disconnected(request, engine_of(request).create_adapter(adapt_request(body)))
+    obtained = await unless_disconnected(request, _create(body, request))
     answer = create_response(obtained, request_id(request))
     return _json(answer, 201 if answer.cache == "miss" else 200)
 
@@ -67,15 +75,37 @@ async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAd
     return schemas.DeletedAdapter(id=adapter_id)
 
 
+@router.post("/adapters/{adapter_id}/pin", responses=documented_errors(404, 422, 500))
+async def pin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
+    """Keep an adapter in memory until it is unpinned or deleted, or the server restarts."""
+    await engine_of(request).pin(adapter_id)
+    return schemas.PinnedAdapter(id=adapter_id, pinned=True)
+
+
+@router.post("/adapters/{adapter_id}/unpin", responses=documented_errors(404, 422, 500))
+async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
+    """Let an adapter leave memory when it has not been used for long; it stays on disk."""
+    await engine_of(request).unpin(adapter_id)
+    return schemas.PinnedAdapter(id=adapter_id, pinned=False)
+
+
 @router.post("/predict", response_model=schemas.PredictResponse, responses=_WORK_ERRORS)
 async def predict(body: schemas.PredictRequest, request: Request) -> Response:
     """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
-    predicted = await unless_disconnected(request, engine_of(request).predict(predict_request(body)))
+    predicted = await unless_disconnected(request, _predict(body, request))
     # Many inputs times many options make megabytes of JSON: not on the event loop.
     return await asyncio.to_thread(_render, predicted, body, request)
+
+
+def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
+    return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
+
+
+def _predict(body: schemas.PredictRequest, request: Request) -> Coroutine[Any, Any, Predicted]:
+    return engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
 
 
 def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
@@ -22,8 +23,8 @@ async def livez() -> schemas.Health:
 
 @router.get("/readyz", responses=documented_errors(500, 503))
 async def readyz(request: Request) -> schemas.Health:
-    """200 while requests are taken; 503 while the model loads and while the server shuts down."""
-    engine_of(request).check_ready()
+    """200 while requests are taken and a worker is up; 503 while the model loads and while the server shuts down."""
+    engine_of(request).check_serving()
     return schemas.Health(status="ready")
 
 
@@ -56,6 +57,13 @@ async def limits(request: Request) -> schemas.LimitsReport:
         if name != "max_prompt_tokens"
     }
     return schemas.LimitsReport(max_prompt_tokens=engine_of(request).served.encoder.max_tokens, **told)
+
+
+@router.get("/v1/workers", responses=documented_errors(500))
+async def workers(request: Request) -> schemas.WorkerList:
+    """What each worker is up to."""
+    statuses = engine_of(request).workers()
+    return schemas.WorkerList(data=[schemas.WorkerReport(**asdict(status)) for status in statuses])
 
 
 @router.get("/v1/version", responses=documented_errors(500))

@@ -37,6 +37,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         max_new_tokens=body.max_new_tokens,
         truncate=body.truncate,
         model=body.model,
+        gate=thresholds(body.gate),
     )
 
 

@@ -65,7 +65,7 @@ def admit_queries(
 ) -> tuple[Query, ...]:
     """The queries that `request` asks to answer, their options resolved."""
     _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
-    if request.samples > settings.max_samples:
+    if request.samples != "auto" and request.samples > settings.max_samples:
         raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
     if request.max_new_tokens > settings.max_new_tokens:
         message = f"{request.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"

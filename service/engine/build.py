@@ -1,21 +1,19 @@
-"""An engine from settings. Imports no model code itself: that happens on the thread that will own the model."""
+"""An engine from settings."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from model_store.adapters import AdapterStore
 from service.engine.engine import Engine
-from service.executors.contract import Worker
-from service.executors.inline import InlineExecutor
+from service.executors.build import build_executor
 from service.metrics import Metrics
 from service.settings import Settings
 
 
-def build_engine(settings: Settings, metrics: Metrics) -> Engine:
-    """The engine that serves what `settings` name, in this process."""
-
-    def load() -> Worker:
-        from service.executors.worker import load_worker  # noqa: PLC0415 - seconds of imports, off the event loop
-
-        return load_worker(settings)
-
-    return Engine(settings, InlineExecutor(load), AdapterStore(settings.adapters_dir), metrics)
+def build_engine(
+    settings: Settings, metrics: Metrics, executor: Literal["inline", "process"] = "inline"
+) -> Engine:
+    """The engine that serves what `settings` name; `executor` is the one to use where they leave it open."""
+    store = AdapterStore(settings.adapters_dir)
+    return Engine(settings, build_executor(settings, metrics, executor), store, metrics)

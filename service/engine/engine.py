@@ -12,13 +12,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from service.engine.admission import OptionRule, admit_adapt, admit_queries, check_model
 from service.engine.identity import adapter_id
 from service.engine.manifest import adapter_of, check_adapter
+from service.engine.memory import AdapterMemory
 from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.registry import AdapterRegistry
 from service.errors import (
@@ -27,8 +28,18 @@ from service.errors import (
     LoadFailedError,
     QueueFullError,
     StartingError,
+    WorkerLostError,
 )
-from service.executors.contract import AdaptJob, Executor, PredictJob, ServedModel, Timed
+from service.executors.contract import (
+    EVERYBODY,
+    AdaptJob,
+    Executor,
+    PredictJob,
+    ServedModel,
+    StopRule,
+    Timed,
+    WorkerStatus,
+)
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -77,11 +88,17 @@ class Predicted(Obtained):
 
 @dataclass
 class _Ticket:
-    """One admitted request: the model it is for, its clock, and its adapter once that is known."""
+    """One admitted request: the model it is for, its clock, whose it is, and its adapter once that is known."""
 
     served: ServedModel
     timings: Timings
+    tenant: str
+    deadline: asyncio.Timeout
     adapter_id: str | None = None
+
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
 
 
 class Engine:
@@ -89,7 +106,8 @@ class Engine:
 
     def __init__(self, settings: Settings, executor: Executor, store: AdapterStore, metrics: Metrics) -> None:
         self._settings, self._executor, self._metrics = settings, executor, metrics
-        self._registry = AdapterRegistry(store, settings.adapter_memory_bytes, metrics)
+        memory = AdapterMemory(settings.adapter_memory_bytes, metrics)
+        self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
         self._in_flight = 0
@@ -131,6 +149,17 @@ class Engine:
             raise DrainingError("the server is shutting down")
         return self.served
 
+    def check_serving(self) -> ServedModel:
+        """As `check_ready`; raises `WorkerLostError` as well, while no worker is up."""
+        served = self.check_ready()
+        if not any(worker.state == "up" for worker in self.workers()):
+            raise WorkerLostError("no worker is up")
+        return served
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Every worker, in a fixed order."""
+        return self._executor.workers()
+
     def drain(self) -> None:
         """Take no new work from now on; what is in flight goes on."""
         if self._state is not State.FAILED:
@@ -149,19 +178,19 @@ class Engine:
         await self._executor.close()
         await self._registry.close()
 
-    async def create_adapter(self, request: AdaptRequest) -> Obtained:
-        """The adapter of `request`, kept on disk before this returns.
+    async def create_adapter(self, request: AdaptRequest, *, tenant: str = EVERYBODY) -> Obtained:
+        """The adapter of `request`, kept on disk before this returns. `tenant` is whose share of the workers it uses.
 
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
-        async with self._ticket() as ticket:
+        async with self._ticket(tenant) as ticket:
             job = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
             adapter, cache = await self._obtain(job, ticket)
             return Obtained(adapter, cache, ticket.timings)
 
-    async def predict(self, request: PredictRequest) -> Predicted:
+    async def predict(self, request: PredictRequest, *, tenant: str = EVERYBODY) -> Predicted:
         """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`."""
-        async with self._ticket() as ticket:
+        async with self._ticket(tenant) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
                 job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
@@ -175,17 +204,20 @@ class Engine:
                     request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
                 )
             work = PredictJob(
+                adapter.manifest.id,
                 adapter.posterior,
                 queries,
                 request.samples,
                 request.seed,
                 request.max_new_tokens,
                 request.truncate,
+                StopRule(**asdict(request.gate)) if request.samples == "auto" else None,
             )
-            done = await self._executor.predict(work)
+            with self._registry.lease(adapter):
+                done = await self._executor.predict(work, tenant=tenant, deadline=ticket.seconds_left())
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
-            self._record_predict(work, done)
+            self._record_predict(done)
             return Predicted(adapter, cache, ticket.timings, done.value)
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
@@ -196,28 +228,39 @@ class Engine:
         """Manifests of at most `limit` adapters with ids beyond `after`, in order, and whether there are more."""
         return await self._registry.page(after, limit)
 
+    async def pin(self, adapter_id: str) -> None:
+        """Keep the adapter in memory. Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit."""
+        await self._registry.pin(adapter_id)
+
+    async def unpin(self, adapter_id: str) -> None:
+        """Let the adapter leave memory again. Raises `UnknownAdapterError`."""
+        await self._registry.unpin(adapter_id)
+
     async def delete_adapter(self, adapter_id: str) -> None:
         """Forget the adapter for good. Raises `UnknownAdapterError`."""
         await self._registry.delete(adapter_id)
 
     @asynccontextmanager
-    async def _ticket(self) -> AsyncIterator[_Ticket]:
+    async def _ticket(self, tenant: str) -> AsyncIterator[_Ticket]:
         """Admit one request, before anything is computed for it, and hold it to its deadline."""
-        ticket = _Ticket(self.check_ready(), Timings())
+        served = self.check_ready()
         if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         started = time.monotonic()
+        deadline = asyncio.timeout(self._settings.deadline_seconds)
+        ticket = _Ticket(served, Timings(), tenant, deadline)
         try:
-            async with asyncio.timeout(self._settings.deadline_seconds) as deadline:
+            async with deadline:
                 yield ticket
-        except TimeoutError as error:
-            if not deadline.expired():
+        except (
+            TimeoutError,
+            DeadlineExceededError,
+        ) as error:  # the executor, which has the deadline too, may see it first
+            if isinstance(error, TimeoutError) and not deadline.expired():
                 raise
-            message = (
-                f"not done in {self._settings.deadline_seconds:g} s; the adaptation goes on, so try again"
-            )
+            message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
             raise DeadlineExceededError(
                 message, None, self._retry_after_seconds(), ticket.adapter_id
             ) from error
@@ -236,7 +279,8 @@ class Engine:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)
 
         async def make() -> StoredAdapter:
-            done = await self._executor.adapt(job)
+            # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
+            done = await self._executor.adapt(job, tenant=ticket.tenant)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
             self._metrics.adapt_seconds.observe(done.run_seconds)
             self._metrics.adapt_steps.inc(job.settings.steps)
@@ -245,15 +289,15 @@ class Engine:
             ticket.timings.adapt_seconds = done.run_seconds
             return adapter_of(identity, job, ticket.served, done.value)
 
-        adapter, cache = await self._registry.obtain(identity, make)
+        adapter, cache = await self._registry.obtain(identity, make, ticket.deadline.expired)
         self._metrics.cache.labels(cache).inc()
         return adapter, cache
 
-    def _record_predict(self, job: PredictJob, done: Timed[Sequence[Prediction]]) -> None:
+    def _record_predict(self, done: Timed[Sequence[Prediction]]) -> None:
         self._metrics.queue_seconds.labels("predict").observe(done.queue_seconds)
         self._metrics.predict_seconds.observe(done.run_seconds)
-        self._metrics.samples.inc(job.samples * len(job.queries))
         for prediction in done.value:
+            self._metrics.samples.inc(prediction.predictive.samples)
             self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from abmll.tasks import Example, Query
+from service.executors.contract import Samples
+from service.gate import Thresholds
 
 if TYPE_CHECKING:
     from abmll.adapt import AdaptSettings
@@ -50,12 +52,14 @@ class PredictRequest:
     """Answer `queries` with the adapter of this id, or with one made as asked.
 
     Queries without options take those that all support examples share; without any, they are answered in free text.
+    `samples` "auto" draws until `gate` can be decided; what is answered does not otherwise depend on `gate`.
     """
 
     adapter: str | AdaptRequest
     queries: tuple[Query, ...]
-    samples: int = 16
+    samples: Samples = 16
     seed: int = 0
     max_new_tokens: int = 32
     truncate: bool = False
     model: str | None = None
+    gate: Thresholds = field(default_factory=Thresholds)

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from model_store.errors import StoreError
+from service.engine.memory import AdapterMemory
 from service.engine.records import CacheOutcome
 from service.errors import StoreFailedError, UnknownAdapterError
-from service.metrics import Metrics
 
 if TYPE_CHECKING:
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
+_Made: TypeAlias = "tuple[StoredAdapter, bool]"  # whether it was made, rather than found
+
+
+@dataclass(eq=False)
+class _Flight:
+    """One id's adaptation (or first read), and how many wait for it."""
+
+    task: asyncio.Task[_Made]
+    waiters: int = 0
 
 
 class AdapterRegistry:
     """Owns the adapters of one server. Used from one event loop; the disk is read and written in threads.
 
-    An adapter is in the store before anybody is told of it, so memory is only a cache: least recently used adapters are
-    dropped beyond `memory_bytes`. A request in work holds its own reference, so dropping never hurts it. One id is
-    adapted at most once at a time: whoever asks meanwhile joins.
+    An adapter is in the store before anybody is told of it, so memory is only a cache. One id is adapted at most once at a
+    time: whoever asks meanwhile joins. When the last who waits has left, the adaptation is cancelled: at once if they went away,
+    after `grace_seconds` if their time was up, for then they were told the id and may come back for it.
     """
 
-    def __init__(self, store: AdapterStore, memory_bytes: int, metrics: Metrics) -> None:
-        self._store, self._memory_bytes, self._metrics = store, memory_bytes, metrics
-        self._memory: OrderedDict[str, StoredAdapter] = OrderedDict()
-        self._used_bytes = 0
-        self._flights: dict[str, asyncio.Task[tuple[StoredAdapter, bool]]] = {}
+    def __init__(self, store: AdapterStore, memory: AdapterMemory, grace_seconds: float) -> None:
+        self._store, self._memory, self._grace_seconds = store, memory, grace_seconds
+        self._flights: dict[str, _Flight] = {}
         # Held while disk and memory change together, so that a deleted adapter is not put back by a slow read.
         self._lock = asyncio.Lock()
 
@@ -49,30 +57,48 @@ class AdapterRegistry:
         return adapter
 
     async def obtain(
-        self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]]
+        self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]], is_late: Callable[[], bool]
     ) -> tuple[StoredAdapter, CacheOutcome]:
         """The adapter of this id, made with `make` if there is none.
 
-        An adaptation that has begun goes on when its waiters leave: they were told the id, and come back for it.
+        `is_late` says, when this is cancelled, whether that is because the caller's time is up.
         """
         flight = self._flights.get(adapter_id)
         joined = flight is not None
         if flight is None:
-            flight = asyncio.create_task(self._find_or_make(adapter_id, make))
+            flight = _Flight(asyncio.create_task(self._find_or_make(adapter_id, make)))
             self._flights[adapter_id] = flight
-            flight.add_done_callback(partial(self._landed, adapter_id))
-        adapter, made = await asyncio.shield(flight)
+            flight.task.add_done_callback(partial(self._landed, adapter_id, flight))
+        flight.waiters += 1
+        try:
+            adapter, made = await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if not flight.task.done():
+                grace = self._grace_seconds if is_late() else 0.0
+                asyncio.get_running_loop().call_later(grace, self._give_up, adapter_id, flight)
         if not made:
             return adapter, CacheOutcome.HIT
         return adapter, CacheOutcome.JOINED if joined else CacheOutcome.MISS
+
+    def lease(self, adapter: StoredAdapter) -> AbstractContextManager[None]:
+        """While the context lasts, the adapter stays in memory."""
+        return self._memory.lease(adapter)
+
+    async def pin(self, adapter_id: str) -> None:
+        """Keep the adapter in memory. Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit."""
+        self._memory.pin(await self.get(adapter_id))
+
+    async def unpin(self, adapter_id: str) -> None:
+        """Let the adapter leave memory again. Raises `UnknownAdapterError`."""
+        await self.get(adapter_id)
+        self._memory.unpin(adapter_id)
 
     async def delete(self, adapter_id: str) -> None:
         """Forget the adapter, on disk too. Raises `UnknownAdapterError`."""
         async with self._lock:
             deleted = await asyncio.to_thread(self._store.delete, adapter_id)
-            adapter = self._memory.pop(adapter_id, None)
-            if adapter is not None:
-                self._count(-_size_bytes(adapter))
+            self._memory.drop(adapter_id)
         if not deleted:
             raise _unknown(adapter_id)
 
@@ -84,29 +110,28 @@ class AdapterRegistry:
     async def settle(self) -> None:
         """Wait until every adaptation in flight has ended."""
         while self._flights:
-            await asyncio.wait(list(self._flights.values()))
+            await asyncio.wait([flight.task for flight in self._flights.values()])
 
     async def close(self) -> None:
         """Give up what is in flight and let another process own the store."""
         for flight in self._flights.values():
-            flight.cancel()
+            flight.task.cancel()
         await self.settle()
         await asyncio.to_thread(self._store.close)
 
     async def _find(self, adapter_id: str) -> StoredAdapter | None:
         adapter = self._memory.get(adapter_id)
         if adapter is not None:
-            self._memory.move_to_end(adapter_id)
             return adapter
         async with self._lock:
-            adapter = await asyncio.to_thread(self._store.get, adapter_id)
-            if adapter is not None:
-                self._remember(adapter_id, adapter)
+            adapter = self._memory.get(adapter_id)  # who waited for the same read finds it here
+            if adapter is None:
+                adapter = await asyncio.to_thread(self._store.get, adapter_id)
+                if adapter is not None:
+                    self._memory.put(adapter)
         return adapter
 
-    async def _find_or_make(
-        self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]]
-    ) -> tuple[StoredAdapter, bool]:
+    async def _find_or_make(self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]]) -> _Made:
         adapter = await self._find(adapter_id)
         if adapter is not None:
             return adapter, False
@@ -119,32 +144,21 @@ class AdapterRegistry:
                 raise StoreFailedError(
                     "the adapter could not be stored, so it is not acknowledged"
                 ) from error
-            self._remember(adapter_id, adapter)
+            self._memory.put(adapter)
         return adapter, True
 
-    def _remember(self, adapter_id: str, adapter: StoredAdapter) -> None:
-        if adapter_id in self._memory:
-            return
-        self._memory[adapter_id] = adapter
-        self._count(_size_bytes(adapter))
-        while self._used_bytes > self._memory_bytes:
-            _, dropped = self._memory.popitem(last=False)
-            self._count(-_size_bytes(dropped))
-            self._metrics.evictions.inc()
+    def _give_up(self, adapter_id: str, flight: _Flight) -> None:
+        """Cancel what nobody waits for. Who asks from now on begins anew."""
+        if not flight.waiters and self._flights.get(adapter_id) is flight:
+            del self._flights[adapter_id]
+            flight.task.cancel()
 
-    def _count(self, change_bytes: int) -> None:
-        self._used_bytes += change_bytes
-        self._metrics.memory_bytes.set(self._used_bytes)
-
-    def _landed(self, adapter_id: str, flight: asyncio.Task[tuple[StoredAdapter, bool]]) -> None:
-        del self._flights[adapter_id]
-        if not flight.cancelled() and flight.exception() is not None:  # every waiter may have left
-            log.warning("adapter %s was not made: %s", adapter_id, flight.exception())
+    def _landed(self, adapter_id: str, flight: _Flight, task: asyncio.Task[_Made]) -> None:
+        if self._flights.get(adapter_id) is flight:
+            del self._flights[adapter_id]
+        if not task.cancelled() and task.exception() is not None:  # every waiter may have left
+            log.warning("adapter %s was not made: %s", adapter_id, task.exception())
 
 
 def _unknown(adapter_id: str) -> UnknownAdapterError:
     return UnknownAdapterError(f"there is no adapter {adapter_id[:100]!r}", "adapter_id")
-
-
-def _size_bytes(adapter: StoredAdapter) -> int:
-    return adapter.posterior.values.nbytes

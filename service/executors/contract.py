@@ -1,14 +1,15 @@
 """What the engine asks of whoever does the model work.
 
-A `Worker` owns a model and is called from one thread. An `Executor` carries jobs to workers without blocking the event
-loop, and promises: a job whose awaiter is cancelled before it starts never runs; one that has started runs to its end.
+A `Worker` owns a model and is called from one thread. It turns jobs into runs, and works on several runs at once, one *unit* at
+a time: one gradient step of an adaptation, or one chunk of samples of a prediction. An `Executor` carries jobs to workers without
+blocking the event loop. A job whose awaiter is cancelled stops at the next boundary between units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from abmll.adapt import Adaptation, AdaptSettings
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from model_store.identity import BaseIdentity
 
 T = TypeVar("T")
+Lane: TypeAlias = Literal["adapt", "predict"]
+LANES: tuple[Lane, ...] = ("adapt", "predict")
+Samples: TypeAlias = int | Literal["auto"]
+EVERYBODY = "default"  # the tenant of whoever is not told apart
 
 
 class Encoder(Protocol):
@@ -37,7 +42,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded. `base`, `posterior_digest` and `template` decide results, so they go into adapter ids."""
+    """What a worker has loaded; pickles. `base`, `posterior_digest` and `template` decide results: they go into adapter ids."""
 
     base: BaseIdentity
     posterior_id: str
@@ -45,6 +50,11 @@ class ServedModel:
     template: Mapping[str, str]
     defaults: AdaptSettings
     encoder: Encoder
+
+    @property
+    def deciding(self) -> tuple[object, ...]:
+        """What must be equal for two workers to give equal results."""
+        return self.base, self.posterior_digest, dict(self.template)
 
 
 @dataclass(frozen=True)
@@ -58,15 +68,72 @@ class AdaptJob:
 
 
 @dataclass(frozen=True)
-class PredictJob:
-    """Answer `queries` with `posterior`; equal jobs give equal predictions."""
+class StopRule:
+    """When `samples="auto"` has drawn enough: once no more samples would change what these thresholds decide.
 
-    posterior: TaskPosterior
+    None asks nothing. Mutual information in nats; `tolerance` is the standard error of the confidence that is small enough.
+    """
+
+    min_confidence: float | None = None
+    min_margin: float | None = None
+    max_mutual_information: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """Answer `queries` with the adapter's posterior; equal jobs give equal predictions.
+
+    `posterior` None means that the worker holds `adapter_id` already. `gate` is used with `samples="auto"` only; how many samples
+    that may take at most is the worker's setting.
+    """
+
+    adapter_id: str
+    posterior: TaskPosterior | None
     queries: tuple[Query, ...]
-    samples: int
+    samples: Samples
     seed: int
     max_new_tokens: int
     truncate: bool
+    gate: StopRule | None = None
+
+
+Job: TypeAlias = AdaptJob | PredictJob
+
+
+def lane_of(job: Job) -> Lane:
+    """The lane that a job's units run in."""
+    return "adapt" if isinstance(job, AdaptJob) else "predict"
+
+
+class AdapterNotHeldError(Exception):
+    """A `PredictJob` came without its posterior to a worker that does not hold `adapter_id`."""
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(adapter_id)
+        self.adapter_id = adapter_id
+
+
+class WorkerFatalError(Exception):
+    """The worker cannot go on, whatever the job: its device has failed. Ends this worker, and no other."""
+
+
+class Run(Protocol):
+    """One job in work on a worker; rests between units."""
+
+    @property
+    def lane(self) -> Lane:
+        """Which runs it may be advanced with."""
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` is there."""
+
+    def next_tokens(self) -> int:
+        """Upper bound on the tokens of the next unit; at least 1."""
+
+    def result(self) -> Adaptation | Sequence[Prediction]:
+        """The adaptation, or one prediction a query, in order. Only once `done`."""
 
 
 class Worker(Protocol):
@@ -76,33 +143,70 @@ class Worker(Protocol):
     def served(self) -> ServedModel:
         """What is loaded."""
 
-    def adapt(self, job: AdaptJob) -> Adaptation:
-        """Raises `abmll.errors.AbmllError` for what the method refuses."""
+    @property
+    def tokens_per_unit(self) -> int:
+        """Runs of one lane are advanced together up to this many tokens; one run alone may exceed it."""
 
-    def predict(self, job: PredictJob) -> Sequence[Prediction]:
-        """One prediction a query, in order. Raises as `adapt`."""
+    def begin(self, job: Job) -> Run:
+        """A run that has not advanced yet.
+
+        Raises `abmll.errors.AbmllError` for what the method refuses, and `AdapterNotHeldError`.
+        """
+
+    def advance(self, runs: Sequence[Run]) -> None:
+        """One unit for each of `runs`, all of one lane and none done.
+
+        Where this raises, no run has advanced: several are then tried again one by one. Raises `WorkerFatalError` where the
+        worker cannot go on.
+        """
+
+    def finish(self, run: Run) -> None:
+        """Let go of what the run holds. Called once for every run that has begun, done or not."""
+
+    def held(self) -> Sequence[str]:
+        """Ids of the adapters that a job may name without its posterior."""
 
 
 @dataclass(frozen=True)
 class Timed(Generic[T]):
-    """A result, how long its job waited, and how long it ran."""
+    """A result, how long its job waited before its first unit, and its share of the units it was in."""
 
     value: T
     queue_seconds: float
     run_seconds: float
 
 
+WorkerState: TypeAlias = Literal["starting", "up", "down"]
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One worker as operators see it. `jobs` wait or run on it; `restarts` since the start of the server."""
+
+    name: str
+    state: WorkerState
+    restarts: int
+    jobs: int
+
+
 class Executor(Protocol):
-    """Carries jobs to workers."""
+    """Carries jobs to workers. `deadline` is in seconds from the call; beyond it `service.errors.DeadlineExceededError`."""
 
     async def start(self) -> ServedModel:
-        """Load the model; raises whatever loading raises."""
+        """Return when a first worker is up; raises what loading raised if none can be loaded."""
 
-    async def adapt(self, job: AdaptJob) -> Timed[Adaptation]:
-        """Run `Worker.adapt`."""
+    async def adapt(
+        self, job: AdaptJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+    ) -> Timed[Adaptation]:
+        """The adaptation. Raises what the worker raised, or `service.errors.WorkerLostError`."""
 
-    async def predict(self, job: PredictJob) -> Timed[Sequence[Prediction]]:
-        """Run `Worker.predict`."""
+    async def predict(
+        self, job: PredictJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+    ) -> Timed[Sequence[Prediction]]:
+        """The predictions of a job that has its posterior. Raises as `adapt`."""
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Every worker, in a fixed order."""
 
     async def close(self) -> None:
-        """Drop what has not started and let go of the workers."""
+        """Drop all jobs and let go of the workers."""

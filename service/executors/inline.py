@@ -1,62 +1,51 @@
-"""The executor within the server's process: one thread that owns the model, and its queue."""
+"""A worker in the server's own process: one thread that owns the model. If it ends, it stays away."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
 
-from service.executors.contract import AdaptJob, PredictJob, ServedModel, Timed, Worker
-
-if TYPE_CHECKING:
-    from abmll.adapt import Adaptation
-    from abmll.predict import Prediction
-
-T = TypeVar("T")
+from service.executors.contract import Worker
+from service.executors.loop import WorkerLoop, drive
+from service.executors.messages import Command, Ended, Event, Ready, Stop
+from service.executors.pool import WorkerPool
+from service.metrics import Metrics
 
 
-class InlineExecutor:
-    """Runs jobs one after another, in order of arrival. The engine bounds how many there are."""
+def inline_executor(
+    load: Callable[[], Worker], metrics: Metrics | None = None, *, adapt_share: float = 0.5
+) -> WorkerPool:
+    """An executor with one worker. `load` builds it; it is called once, on the thread that then owns it."""
+    return WorkerPool(lambda _: _ThreadPort(load, adapt_share), 1, metrics or Metrics(), None)
 
-    def __init__(self, load: Callable[[], Worker]) -> None:
-        """`load` builds the worker; it is called once, on the thread that then owns it."""
-        self._load = load
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._worker: Worker | None = None
 
-    async def start(self) -> ServedModel:
-        """Load the model on its thread."""
-        self._worker = (await self._run(self._load)).value
-        return self._worker.served
+class _ThreadPort:
+    def __init__(self, load: Callable[[], Worker], adapt_share: float) -> None:
+        self._load, self._adapt_share = load, adapt_share
+        self._commands: SimpleQueue[Command] = SimpleQueue()
 
-    async def adapt(self, job: AdaptJob) -> Timed[Adaptation]:
-        """See `Worker.adapt`."""
-        worker = self._loaded()
-        return await self._run(lambda: worker.adapt(job))
+    def start(self, emit: Callable[[Event], None]) -> None:
+        # A daemon, so that a unit which does not end cannot keep a process alive that wants to leave.
+        threading.Thread(target=self._work, args=(emit,), name="model", daemon=True).start()
 
-    async def predict(self, job: PredictJob) -> Timed[Sequence[Prediction]]:
-        """See `Worker.predict`."""
-        worker = self._loaded()
-        return await self._run(lambda: worker.predict(job))
+    def send(self, command: Command) -> None:
+        self._commands.put(command)
 
-    async def close(self) -> None:
-        """Drop the queue; a job that is running finishes in its thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def kill(self) -> None:
+        self.close()
 
-    def _loaded(self) -> Worker:
-        if self._worker is None:
-            raise RuntimeError("the executor was not started")
-        return self._worker
+    def close(self) -> None:
+        """Does not wait: a unit that is running finishes in its thread."""
+        self._commands.put(Stop())
 
-    async def _run(self, work: Callable[[], T]) -> Timed[T]:
-        submitted = time.monotonic()
-
-        def timed() -> Timed[T]:
-            started = time.monotonic()
-            value = work()
-            return Timed(value, started - submitted, time.monotonic() - started)
-
-        # Cancelling the awaiter cancels the future, which the pool skips unless it has started.
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+    def _work(self, emit: Callable[[Event], None]) -> None:
+        try:
+            worker = self._load()
+            emit(Ready(worker.served))
+            for event in drive(WorkerLoop(worker, self._adapt_share), self._commands):
+                emit(event)
+        except BaseException as error:
+            emit(Ended(error))
+        else:
+            emit(Ended(None))

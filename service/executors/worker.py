@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,14 +18,49 @@ from model_store.bases import load_base
 from model_store.identity import BaseIdentity
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
-from service.executors.contract import AdaptJob, PredictJob, ServedModel
+from service.executors.contract import (
+    AdapterNotHeldError,
+    AdaptJob,
+    Job,
+    Lane,
+    PredictJob,
+    Run,
+    ServedModel,
+    lane_of,
+)
 from service.settings import UNTRAINED, Settings
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
+class _WholeRun:
+    """A job as a single unit."""
+
+    job: Job
+    outcome: Adaptation | Sequence[Prediction] | None = None
+
+    @property
+    def lane(self) -> Lane:
+        return lane_of(self.job)
+
+    @property
+    def done(self) -> bool:
+        return self.outcome is not None
+
+    def next_tokens(self) -> int:
+        return 1
+
+    def result(self) -> Adaptation | Sequence[Prediction]:
+        if self.outcome is None:
+            raise RuntimeError("the run is not done")
+        return self.outcome
+
+
 class ModelWorker:
-    """Runs jobs on one `FewShotModel`. One thread owns it."""
+    """Runs jobs on one `FewShotModel`, each as one unit. One thread owns it."""
+
+    tokens_per_unit = 1
 
     def __init__(self, model: FewShotModel, served: ServedModel) -> None:
         self._model, self._served = model, served
@@ -35,16 +70,32 @@ class ModelWorker:
         """What is loaded."""
         return self._served
 
-    def adapt(self, job: AdaptJob) -> Adaptation:
-        """Fit a task posterior. Raises `abmll.errors.AbmllError` for what the method refuses."""
-        return self._model.adapt(job.support, job.settings, job.seed, truncate=job.truncate)
+    def begin(self, job: Job) -> _WholeRun:
+        """See `Worker.begin`; it holds no adapter."""
+        if isinstance(job, PredictJob) and job.posterior is None:
+            raise AdapterNotHeldError(job.adapter_id)
+        return _WholeRun(job)
 
-    def predict(self, job: PredictJob) -> Sequence[Prediction]:
-        """One prediction a query, in order. Raises as `adapt`."""
+    def advance(self, runs: Sequence[Run]) -> None:
+        """Do the whole of each job."""
+        for run in runs:
+            assert isinstance(run, _WholeRun)
+            run.outcome = self._work(run.job)
+
+    def finish(self, run: Run) -> None:
+        """Nothing is held."""
+
+    def held(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    def _work(self, job: Job) -> Adaptation | Sequence[Prediction]:
+        if isinstance(job, AdaptJob):
+            return self._model.adapt(job.support, job.settings, job.seed, truncate=job.truncate)
         return self._model.predict(
             job.posterior,
             job.queries,
-            samples=job.samples,
+            samples=16 if job.samples == "auto" else job.samples,
             seed=job.seed,
             max_new_tokens=job.max_new_tokens,
             truncate=job.truncate,

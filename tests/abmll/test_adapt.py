@@ -10,6 +10,8 @@ import torch
 from abmll.adapt import (
     AdamW,
     AdaptSettings,
+    Batch,
+    adapt_step,
     batch_order,
     prepare,
     step_loss,
@@ -56,7 +58,7 @@ def test_token_batches_cover_everything_within_the_budget() -> None:
     lengths = [5, 40, 7, 7, 100, 3]
     batches = token_batches(lengths, 50)
     assert sorted(i for batch in batches for i in batch) == list(range(6))
-    assert all(max(lengths[i] for i in b) * len(b) <= 50 for b in batches if len(b) > 1)
+    assert all(sum(lengths[i] for i in b) <= 50 for b in batches if len(b) > 1)
 
 
 @pytest.mark.parametrize("family", ["weight", "output"])
@@ -85,12 +87,12 @@ def test_the_likelihood_does_not_depend_on_theta(
         phi = unflatten(model.prior.values[None], sites, rank)
         losses = []
         for theta in (model.prior.values, model.prior.values * 1.1):
-            arguments: Any = {"task_of_row": torch.zeros(3, dtype=torch.long), "seeds": [1, 2, 3]}
+            arguments: Any = {"seeds": [1, 2, 3], "kl_seeds": [0]}
             prior = unflatten(theta[None], sites, rank)
             losses.append(
                 step_loss(
                     model.backbone,
-                    prepared.batch([0, 1, 2], torch.device("cpu")),
+                    Batch.of([(0, prepared, i) for i in range(3)], torch.device("cpu")),
                     phi,
                     prior=prior,
                     **arguments,
@@ -113,13 +115,13 @@ def test_two_tasks_in_one_batch_get_the_gradients_they_get_alone(
 
     def gradient(values: torch.Tensor, chosen: list[int], tasks: list[int], seeds: list[int]) -> torch.Tensor:
         loss = step_loss(
-            model.backbone, prepared.batch(chosen, cpu), unflatten(values, sites, config.rank),
-            task_of_row=torch.tensor(tasks), seeds=seeds,
+            model.backbone, Batch.of([(t, prepared, i) for t, i in zip(tasks, chosen, strict=True)], cpu),
+            unflatten(values, sites, config.rank), seeds=seeds,
         )  # fmt: skip
         (found,) = torch.autograd.grad(loss.nll.sum(), values)
         return found
 
-    together = gradient(both, [0, 1, 2, 3], [0, 1, 1, 0], [11, 12, 13, 14])
+    together = gradient(both, [0, 3, 1, 2], [0, 0, 1, 1], [11, 14, 12, 13])
     first = gradient(both[:1].detach().requires_grad_(), [0, 3], [0, 0], [11, 14])
     second = gradient(both[1:].detach().requires_grad_(), [1, 2], [0, 0], [12, 13])
     torch.testing.assert_close(together, torch.cat([first, second]), atol=1e-4, rtol=1e-3)
@@ -175,18 +177,41 @@ def test_theta_of_another_model_is_refused(make_model: Callable[..., FewShotMode
 
 @pytest.mark.parametrize("family", ["weight", "output"])
 def test_a_step_in_parts_is_the_step_as_a_whole(
-    family: str,
-    make_model: Callable[..., FewShotModel],
-    support: list[Example],
-    monkeypatch: pytest.MonkeyPatch,
+    family: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
     model = make_model(noise=family, spread_offset=0.02 if family == "weight" else -6.0)
     settings = replace(FAST, beta=1e-4, batch_size=6)
-    whole = model.adapt(support, settings, seed=1)
-    monkeypatch.setattr("abmll.adapt.TOKENS_PER_BACKWARD", 20)
-    parts = model.adapt(support, settings, seed=1)
+    results = []
+    for tokens in (10_000, 20):
+        run = model.begin_adapt(support, settings, seed=1)
+        while not run.done:
+            adapt_step(model.backbone, [run], tokens)
+        results.append(run.result())
+    whole, parts = results
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     torch.testing.assert_close(parts.posterior.values, whole.posterior.values, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["weight", "output"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_tasks_adapted_together_are_those_adapted_one_by_one(
+    family: str, architecture: str, make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    """Supports of other sizes and lengths, other seeds, rates and step counts, arriving in another order."""
+    model = make_model(architecture, noise=family, spread_offset=0.02 if family == "weight" else -6.0)
+    tasks = [
+        (support, replace(FAST, beta=1e-5), 1),
+        (support[:4], replace(FAST, steps=2, learning_rate=0.003), 2),
+        ([Example(f"the capital {i}", "Paris") for i in range(3)], replace(FAST, steps=3, batch_size=1), 3),
+    ]
+    alone = [model.adapt(*task) for task in tasks]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        runs = {i: model.begin_adapt(*tasks[i]) for i in order}
+        while not all(run.done for run in runs.values()):
+            model.step(list(runs.values()))
+        for i, run in runs.items():
+            assert run.losses == pytest.approx(alone[i].losses, rel=1e-3)
+            torch.testing.assert_close(run.posterior.values, alone[i].posterior.values, atol=1e-3, rtol=1e-2)
 
 
 def test_the_noise_scale_is_for_prediction_only(

@@ -1,17 +1,20 @@
 """The split decoder against the whole model, on five architectures."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from abmll.backbone import MODULE_NAMES, AdaptedLinear, Backbone
 from abmll.errors import UnsupportedModelError
 from abmll.model import FewShotModel
-from abmll.noise import mean_samples
+from abmll.noise import mean_samples, signed_draw
 from abmll.posterior import AdapterConfig, GlobalPosterior, unflatten
 from abmll.prompting import EncodedPrompt
-from abmll.rows import Rows, by_row, collate
+from abmll.quantised import dense_weight
+from abmll.rows import by_prompt, collate, group, share_prefixes
 from tests.tiny import CONFIGS, tiny_model
 
 PROMPTS = [
@@ -39,7 +42,7 @@ def test_packed_options_score_as_whole_sequences_one_by_one(architecture: str, f
     expected = [reference_scores(tiny_model(architecture), prompt) for prompt in PROMPTS]
     backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=first_layer))
     rows = collate(PROMPTS)
-    found = by_row(backbone.log_probs(backbone.trunk(rows), rows, None)[0], rows)
+    found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
 
@@ -48,10 +51,9 @@ def test_packed_options_score_as_whole_sequences_one_by_one(architecture: str, f
 def test_an_untrained_adapter_without_noise_reproduces_the_base_bit_for_bit(architecture: str) -> None:
     backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=1))
     theta = GlobalPosterior.untrained(backbone.config, backbone.sites)
-    draw = mean_samples(theta.config, unflatten(theta.values[None], theta.sites, 8)).for_rows(
-        torch.zeros(len(PROMPTS), dtype=torch.long), torch.empty(0)
-    )
     rows = collate(PROMPTS)
+    samples = mean_samples(theta.config, unflatten(theta.values[None], theta.sites, 8))
+    draw = samples.for_rows([0] * len(PROMPTS), rows.lengths)
     hidden = backbone.trunk(rows)
     assert torch.equal(backbone.log_probs(hidden, rows, draw), backbone.log_probs(hidden, rows, None))
 
@@ -60,7 +62,7 @@ def test_whole_model_in_bf16_agrees_within_its_rounding() -> None:
     expected = [reference_scores(tiny_model(dtype=torch.bfloat16), prompt) for prompt in PROMPTS]
     backbone = Backbone(tiny_model(dtype=torch.bfloat16), AdapterConfig(first_layer=2))
     rows = collate(PROMPTS)
-    found = by_row(backbone.log_probs(backbone.trunk(rows), rows, None)[0], rows)
+    found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=0.15, rtol=0.02)
 
@@ -84,20 +86,113 @@ def test_one_rule_finds_the_modules_of_every_architecture(architecture: str, exp
     assert all(MODULE_NAMES[name.split(".")[-1]] in expected for name in wrapped)
 
 
-def test_copies_run_one_adapter_each_over_the_same_rows(make_model: Callable[..., FewShotModel]) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_prompts_behind_a_shared_prefix_score_as_whole_sequences(architecture: str) -> None:
+    prefix = tuple(range(100, 120))
+    prompts = [
+        EncodedPrompt(prefix + prompt.prompt, prompt.continuations) for prompt in (*PROMPTS, PROMPTS[0])
+    ]
+    (members,) = share_prefixes(prompts)
+    row = group([prompts[i] for i in members])
+    assert row.shared >= len(prefix)
+    assert row.tokens < sum(len(p.prompt) for p in prompts)
+    backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=2))
+    rows = collate([row])
+    found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
+    for i, scores in zip(members, found, strict=True):
+        expected = reference_scores(tiny_model(architecture), prompts[i])
+        torch.testing.assert_close(scores, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_prompts_with_little_in_common_keep_rows_of_their_own() -> None:
+    assert sorted(share_prefixes(PROMPTS)) == [[0], [1], [2]]
+    long = [EncodedPrompt((1,) * 300 + (i,), ((2,), (3,))) for i in range(8)]
+    rows = share_prefixes([EncodedPrompt(p.prompt + (9,) * 200, p.continuations) for p in long])
+    assert [len(row) for row in rows] == [1] * 8  # sharing would make rows of more than 512 tokens
+
+
+@pytest.mark.parametrize("merge_from", [1, 10_000])
+def test_segments_of_tokens_use_their_own_adapters(
+    merge_from: int, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch of several adapters, with the update merged or not, against each adapter alone."""
+    monkeypatch.setattr("abmll.lowrank.MERGE_FROM_TOKENS", merge_from)
     model = make_model()
     other = model.prior.values * 1.5
     tensors = unflatten(torch.stack([model.prior.values, other]), model.prior.sites, model.prior.config.rank)
-    rows: Rows = collate(PROMPTS)
-    hidden = model.backbone.trunk(rows)
     samples = mean_samples(model.prior.config, tensors)
-    both = model.backbone.log_probs(
-        hidden, rows, samples.for_rows(torch.tensor([0, 0, 0, 1, 1, 1]), rows.valid), copies=2
-    )
-    for copy in (0, 1):
-        alone = model.backbone.log_probs(hidden, rows, samples.for_rows(torch.full((3,), copy), rows.valid))
-        torch.testing.assert_close(both[copy], alone[0], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(both[0], both[1])
+    for order in ([0, 1, 1], [1, 0, 1], [1, 1, 1]):
+        rows = collate(PROMPTS)
+        hidden = model.backbone.trunk(rows)
+        with torch.no_grad():
+            both = model.backbone.log_probs(hidden, rows, samples.for_rows(order, rows.lengths))
+        for prompt, sample, found in zip(PROMPTS, order, by_prompt(both, rows), strict=True):
+            alone = collate([prompt])
+            with torch.no_grad():
+                expected = model.backbone.log_probs(
+                    model.backbone.trunk(alone), alone, samples.for_rows([sample], alone.lengths)
+                )
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantisation", ["nf4", "int8"])
+def test_quantised_layers_give_what_their_dense_weights_give(quantisation: str) -> None:
+    """Forward and gradient, with weights made dense once a pass and again in the backward pass."""
+    dense, quantised = quantised_pair(quantisation)
+    backbones = [Backbone(model, AdapterConfig(rank=4, first_layer=1)) for model in (dense, quantised)]
+    results = []
+    for backbone in backbones:
+        theta = GlobalPosterior.untrained(backbone.config, backbone.sites)
+        noise = 0.1 * torch.randn(theta.values.shape, generator=torch.Generator().manual_seed(1))
+        values = (theta.values + noise)[None].requires_grad_()
+        rows = collate(PROMPTS)
+        draw = signed_draw(
+            backbone.config, backbone.sites, unflatten(values, backbone.sites, 4),
+            seeds=[1, 2, 3], task_of_row=[0, 0, 0], row_tokens=rows.lengths, dtype=torch.float32,
+        )  # fmt: skip
+        scores = backbone.log_probs(backbone.trunk(rows), rows, draw)
+        results.append((scores.detach(), *torch.autograd.grad(scores.sum(), values)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def quantised_pair(quantisation: str) -> tuple[Any, Any]:
+    """A model of bitsandbytes layers, and the same with plain layers of the weights they stand for."""
+    import bitsandbytes as bnb
+
+    models = []
+    for keep in (False, True):
+        model = transformers.AutoModelForCausalLM.from_config(
+            transformers.LlamaConfig(
+                vocab_size=320, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, intermediate_size=128, max_position_embeddings=256,
+            )
+        ).eval()  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+        for name, layer in list(model.model.named_modules()):
+            if not isinstance(layer, torch.nn.Linear):
+                continue
+            if quantisation == "nf4":
+                new: Any = bnb.nn.Linear4bit(
+                    layer.in_features, layer.out_features, bias=False, quant_type="nf4"
+                )
+                new.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            else:
+                new = bnb.nn.Linear8bitLt(
+                    layer.in_features, layer.out_features, False, has_fp16_weights=False
+                )
+                new.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+            new = new.to("cpu")
+            if not keep:
+                plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+                plain.weight = torch.nn.Parameter(dense_weight(new).float(), requires_grad=False)
+                new = plain
+            model.model.set_submodule(name, new)
+        models.append(model)
+    return models[0], models[1]
 
 
 def test_what_cannot_be_adapted_is_refused() -> None:

@@ -1,24 +1,29 @@
 """The `weight` family against dense draws, the `output` family against its formula."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from abmll.noise import (
-    LoraDraw,
     OutputDraw,
+    SampleSeed,
     derive_seed,
     draw_samples,
     draw_signs,
-    mean_samples,
+    sign_count,
+    signed_draw,
+    split_signs,
     weight_divergence,
     weight_samples,
 )
 from abmll.posterior import AdapterConfig, Site, SiteTensors, gaussian_kl, log_prior
+from abmll.quantised import FrozenLinear
 
 SITE = Site(0, "q", 12, 10)
 CONFIG = AdapterConfig(rank=3, alpha=6.0, spread_offset=0.3, noise_rank=4, noise_scale=1.5)
+COUNT = sign_count([SITE], CONFIG.noise_rank)
 OUTPUT = AdapterConfig(rank=3, alpha=6.0, spread_offset=-2.0, noise="output")
 
 
@@ -37,15 +42,13 @@ def dense_moments(t: SiteTensors) -> tuple[torch.Tensor, torch.Tensor]:
 
 def weights(t: SiteTensors, count: int, seed: int = 0) -> torch.Tensor:
     """`count` sampled weight updates [count, d_out, d_in]."""
-    signs = draw_signs(CONFIG, [SITE], [derive_seed(seed, n) for n in range(count)])
-    (lora,) = weight_samples(CONFIG, [SITE], [t], signs, torch.zeros(count, dtype=torch.long)).loras
+    signs = draw_signs(COUNT, [derive_seed(seed, n) for n in range(count)])
+    (lora,) = weight_samples(CONFIG, [SITE], [t], signs, [0] * count).loras
     return lora.b @ lora.a
 
 
 def test_a_weight_sample_is_an_ordinary_lora_of_rank_r_plus_m_times_r_plus_one() -> None:
-    (lora,) = weight_samples(
-        CONFIG, [SITE], [tensors()], draw_signs(CONFIG, [SITE], [1, 2]), torch.zeros(2, dtype=torch.long)
-    ).loras
+    (lora,) = weight_samples(CONFIG, [SITE], [tensors()], draw_signs(COUNT, [1, 2]), [0, 0]).loras
     assert lora.a.shape == (2, 3 + 4 * 4, 12)
     assert lora.b.shape == (2, 10, 3 + 4 * 4)
 
@@ -77,46 +80,62 @@ def test_pre_activations_covary_over_tokens_and_units_as_under_dense_draws() -> 
 
 
 def test_signs_depend_on_their_own_seed_alone() -> None:
-    together, alone = draw_signs(CONFIG, [SITE], [7, 8, 9]), draw_signs(CONFIG, [SITE], [8])
+    together, alone = draw_signs(COUNT, [7, 8, 9]), draw_signs(COUNT, [8])
     assert torch.equal(together[1], alone[0])
     assert set(together.unique().tolist()) == {-1.0, 1.0}
     assert together.mean().abs() < 0.2
     assert not torch.equal(together[0], together[1])
 
 
+def frozen(bias: bool = False) -> FrozenLinear:
+    """A frozen layer of the site's shape, zero so that only the adapter shows."""
+    layer = torch.nn.Linear(SITE.d_in, SITE.d_out, bias=bias)
+    torch.nn.init.zeros_(layer.weight)
+    return FrozenLinear(layer.requires_grad_(False))
+
+
 def test_rows_pick_their_task_and_sample_by_index() -> None:
     t = tensors(tasks=2)
-    task_of_sample = torch.tensor([1, 0, 1])
-    seeds = [4, 5, 6]
-    samples = draw_samples(
-        CONFIG, [SITE], [t], seeds=seeds, task_of_sample=task_of_sample, dtype=torch.float32
-    )
-    x = torch.randn(4, 5, SITE.d_in)
-    index = torch.tensor([2, 0, 1, 2])
-    together = samples.for_rows(index, torch.ones(4, 5, dtype=torch.bool))(0, x)
-    for row, sample in enumerate(index.tolist()):
+    task_of_sample = [1, 0, 1]
+    seeds = [SampleSeed(4), SampleSeed(5, -1), SampleSeed(6)]
+    arguments: Any = {"task_of_sample": task_of_sample, "dtype": torch.float32}
+    samples = draw_samples(CONFIG, [SITE], [t], seeds=seeds, **arguments)
+    lengths = [5, 2, 4, 5]
+    x = torch.randn(sum(lengths), SITE.d_in)
+    index = [2, 0, 1, 2]
+    together = samples.for_rows(index, lengths)(0, x, frozen()).split(lengths)
+    for sample, part, found in zip(index, x.split(lengths), together, strict=True):
         one = SiteTensors(*(v[task_of_sample[sample]][None] for v in vars(t).values()))
         alone = draw_samples(
-            CONFIG,
-            [SITE],
-            [one],
-            seeds=[seeds[sample]],
-            task_of_sample=torch.zeros(1, dtype=torch.long),
-            dtype=torch.float32,
+            CONFIG, [SITE], [one], seeds=[seeds[sample]], task_of_sample=[0], dtype=torch.float32
         )
-        expected = alone.for_rows(torch.zeros(1, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))(
-            0, x[row : row + 1]
-        )
-        torch.testing.assert_close(together[row : row + 1], expected)
+        torch.testing.assert_close(found, alone.for_rows([0], [len(part)])(0, part, frozen()))
 
 
-def test_contiguous_and_gathered_rows_agree() -> None:
-    lora = mean_samples(CONFIG, [tensors(tasks=2)]).loras
-    x = torch.randn(6, 5, SITE.d_in)
-    blocks = LoraDraw(lora, torch.tensor([0, 0, 0, 1, 1, 1]))(0, x)
-    order = torch.tensor([3, 0, 4, 1, 5, 2])
-    gathered = LoraDraw(lora, torch.tensor([0, 0, 0, 1, 1, 1])[order])(0, x[order])
-    torch.testing.assert_close(gathered, blocks[order])
+def test_a_signed_layer_is_the_sum_of_its_sampled_weights_forward_and_backward() -> None:
+    """Against the dense update of each row's signs and autograd, for two tasks in one batch, with a bias."""
+    config = AdapterConfig(rank=3, alpha=6.0, spread_offset=0.3)
+    t, lengths, tasks, seeds = tensors(tasks=2), [4, 3, 5], [0, 1, 1], [7, 8, 9]
+    layer = torch.nn.Linear(SITE.d_in, SITE.d_out).requires_grad_(False)
+    x = torch.randn(sum(lengths), SITE.d_in, requires_grad=True)
+    leaves = [v.clone().requires_grad_() for v in vars(t).values()]
+    draw = signed_draw(
+        config, [SITE], [SiteTensors(*leaves)], seeds=seeds, task_of_row=tasks, row_tokens=lengths,
+        dtype=torch.float32,
+    )  # fmt: skip
+    found = draw(0, x, FrozenLinear(layer))
+    signs = split_signs(draw_signs(sign_count([SITE], 1), seeds), [SITE], 1)[0]
+    parts = []
+    for part, task, v, u in zip(x.split(lengths), tasks, *signs, strict=True):
+        mean_a, mean_b, spread_a, spread_b = (leaf[task] for leaf in leaves)
+        sd = config.scaling * spread_b @ spread_a + config.spread_offset
+        parts.append(layer(part) + part @ (config.scaling * mean_b @ mean_a + u.T * sd * v).T)
+    expected = torch.cat(parts)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    weight = torch.randn(expected.shape)
+    gradients = [torch.autograd.grad((y * weight).sum(), [x, *leaves]) for y in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_weight_divergence_is_the_dense_closed_form() -> None:
@@ -138,41 +157,38 @@ def test_divergence_on_some_rows_is_unbiased() -> None:
     torch.testing.assert_close(by_row.mean(0), whole)
 
 
-def output_draw(t: SiteTensors, rows: int, length: int, seeds: list[int], **more: object) -> OutputDraw:
-    valid = torch.ones(rows, length, dtype=torch.bool)
-    return OutputDraw(OUTPUT, [t], torch.zeros(rows, dtype=torch.long), valid, seeds, **more)  # type: ignore[arg-type]
+def output_draw(t: SiteTensors, rows: int, length: int, seeds: list[int], **more: Any) -> OutputDraw:
+    return OutputDraw(OUTPUT, [t], [0] * rows, [length] * rows, seeds, **more)
 
 
 def test_output_noise_has_the_stated_mean_and_variance() -> None:
-    t, x = tensors(), torch.randn(1, 3, SITE.d_in)
+    t, x = tensors(), torch.randn(3, SITE.d_in)
     n = 4000
-    y = output_draw(t, n, 3, list(range(n)))(0, x.expand(n, 3, SITE.d_in))
-    mean = OUTPUT.scaling * x @ t.mean_a.mT @ t.mean_b.mT
-    log_var = OUTPUT.scaling * x @ t.spread_a.mT @ t.spread_b.mT - 2.0
-    sd = (log_var / 2).exp()[0]
-    assert ((y.mean(0) - mean[0]).abs() < 5 * sd / math.sqrt(n)).all()
+    y = output_draw(t, n, 3, list(range(n)))(0, x.repeat(n, 1), frozen()).view(n, 3, -1)
+    mean = OUTPUT.scaling * x @ t.mean_a[0].T @ t.mean_b[0].T
+    sd = ((OUTPUT.scaling * x @ t.spread_a[0].T @ t.spread_b[0].T - 2.0) / 2).exp()
+    bias = frozen().bias
+    assert ((y.mean(0) - mean - (0 if bias is None else bias)).abs() < 5 * sd / math.sqrt(n)).all()
     torch.testing.assert_close(y.std(0), sd, rtol=0.08, atol=0)
 
 
-def test_output_noise_of_a_row_does_not_depend_on_padding_or_batch_mates() -> None:
-    t, x = tensors(), torch.randn(2, 7, SITE.d_in)
-    together = output_draw(t, 2, 7, [3, 4])
-    together.valid[1, 4:] = False
-    alone = output_draw(t, 1, 4, [4])
-    torch.testing.assert_close(together(0, x)[1, :4], alone(0, x[1:, :4])[0])
+def test_output_noise_of_a_row_does_not_depend_on_its_batch_mates() -> None:
+    t, x = tensors(), torch.randn(11, SITE.d_in)
+    together = OutputDraw(OUTPUT, [t], [0, 0], [7, 4], [3, 4])(0, x, frozen())
+    torch.testing.assert_close(together[7:], output_draw(t, 1, 4, [4])(0, x[7:], frozen()))
 
 
 def test_output_divergence_both_estimators() -> None:
     """Zero at theta for any noise; the one-sample estimator averages to the closed form."""
-    q, p, x = tensors(seed=1), tensors(seed=2), torch.randn(1, 3, SITE.d_in)
+    q, p, x = tensors(seed=1), tensors(seed=2), torch.randn(3, SITE.d_in)
     at_theta = output_draw(q, 1, 3, [0], prior=[q], kl_estimator="sample")
-    at_theta(0, x)
+    at_theta(0, x, frozen())
     torch.testing.assert_close(at_theta.kl, torch.zeros(1), atol=1e-5, rtol=0)
     n = 4000
     closed, sampled = (
         output_draw(q, n, 3, list(range(n)), prior=[p], kl_estimator=kind) for kind in ("closed", "sample")
     )
-    closed(0, x.expand(n, 3, SITE.d_in))
-    sampled(0, x.expand(n, 3, SITE.d_in))
-    error = sampled.kl.std() / math.sqrt(n)  # type: ignore[union-attr]
-    assert abs(sampled.kl.mean() - closed.kl[0]) < 4 * error  # type: ignore[union-attr, index]
+    for draw in (closed, sampled):
+        draw(0, x.repeat(n, 1), frozen())
+    error = sampled.kl.std() / math.sqrt(n)
+    assert abs(sampled.kl.mean() - closed.kl[0]) < 4 * error

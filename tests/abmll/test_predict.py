@@ -1,17 +1,19 @@
 """Prediction: what it averages, and that batches, order and packing do not matter."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from abmll.errors import OptionsError, PromptTooLongError
+from abmll.generate import Writing
 from abmll.model import FewShotModel
-from abmll.noise import mean_samples
-from abmll.posterior import TaskPosterior
-from abmll.predict import continuation_log_probs, generate, sample_groups
+from abmll.noise import LoraSamples, draw_samples, mean_samples, sample_seeds
+from abmll.posterior import TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt
+from abmll.rows import by_prompt, collate
+from abmll.stopping import StopRule
 from abmll.tasks import Query
 from tests.tiny import tiny_model
 
@@ -50,21 +52,21 @@ def test_the_predictive_is_the_average_of_the_samples_probabilities(
     predictive = model.predict(posterior, [query], samples=count, seed=3)[0].predictive
     prompt = model.encoder.encode(query)
     by_hand = []
-    for size, samples in sample_groups(model.backbone, posterior, count, 3):
-        for n in range(size):
-            dense = tiny_model()
-            for site, lora in zip(model.prior.sites, samples.loras, strict=True):  # type: ignore[attr-defined]
-                layer = dense.model.layers[site.layer]
-                module = layer.self_attn if site.module in "qvo" else layer.mlp
-                getattr(module, f"{site.module}_proj").weight.data += lora.b[n] @ lora.a[n]
-            scores = []
-            for continuation in prompt.continuations:
-                ids = torch.tensor([prompt.prompt + continuation])
-                with torch.no_grad():
-                    logs = dense(ids).logits[0].log_softmax(-1)
-                start = len(prompt.prompt) - 1
-                scores.append(sum(logs[start + k, token] for k, token in enumerate(continuation)))
-            by_hand.append(torch.stack(scores).softmax(0))  # type: ignore[arg-type]
+    samples = _samples(model, count, seed=3)
+    for n in range(count):
+        dense = tiny_model()
+        for site, lora in zip(model.prior.sites, samples.loras, strict=True):
+            layer = dense.model.layers[site.layer]
+            module = layer.self_attn if site.module in "qvo" else layer.mlp
+            getattr(module, f"{site.module}_proj").weight.data += lora.b[n] @ lora.a[n]
+        scores = []
+        for continuation in prompt.continuations:
+            ids = torch.tensor([prompt.prompt + continuation])
+            with torch.no_grad():
+                logs = dense(ids).logits[0].log_softmax(-1)
+            start = len(prompt.prompt) - 1
+            scores.append(sum(logs[start + k, token] for k, token in enumerate(continuation)))
+        by_hand.append(torch.stack(scores).softmax(0))  # type: ignore[arg-type]
     sampled = torch.stack(by_hand)
     assert predictive.probabilities == pytest.approx(sampled.mean(0).tolist(), abs=1e-4)
     assert predictive.stds == pytest.approx(sampled.std(0).tolist(), abs=1e-4)
@@ -77,15 +79,16 @@ def test_no_samples_is_the_noise_free_model_and_many_surround_it(
 ) -> None:
     small = {"weight": 0.002, "output": -12.0}[family]
     model = make_model(noise=family, spread_offset=small, random_prior=False)
-    base = [
-        continuation_log_probs(model.backbone, [(1, mean_samples(model.prior.config, _tensors(model)))], [p])
-        for p in _prompts(model)
-    ]
+    base = []
+    for prompt in _prompts(model):
+        rows = collate([prompt])
+        with torch.no_grad():
+            base.append(by_prompt(model.backbone.log_probs(model.backbone.trunk(rows), rows, None), rows))
     mean = model.predict(None, QUERIES, samples=0, seed=1)
     many = model.predict(None, QUERIES, samples=32, seed=1)
     for scores, none, some in zip(base, mean, many, strict=True):
         assert none.predictive.samples == 0
-        assert none.predictive.probabilities == pytest.approx(scores[0][0].softmax(0).tolist(), abs=1e-5)
+        assert none.predictive.probabilities == pytest.approx(scores[0].softmax(0).tolist(), abs=1e-5)
         assert set(none.predictive.stds) == {0.0}
         assert none.predictive.uncertainty.mutual_information == 0
         assert some.predictive.samples == 32
@@ -94,58 +97,133 @@ def test_no_samples_is_the_noise_free_model_and_many_surround_it(
 
 
 def _tensors(model: FewShotModel) -> list:  # type: ignore[type-arg]
-    from abmll.posterior import unflatten
-
     return unflatten(model.prior.values[None], model.prior.sites, model.prior.config.rank)
+
+
+def _samples(model: FewShotModel, count: int, seed: int) -> LoraSamples:
+    samples = draw_samples(
+        model.prior.config, model.prior.sites, _tensors(model),
+        seeds=sample_seeds(seed, 0, count), task_of_sample=[0] * count, dtype=torch.float32,
+    )  # fmt: skip
+    assert isinstance(samples, LoraSamples)
+    return samples
 
 
 def _prompts(model: FewShotModel) -> list[EncodedPrompt]:
     return [model.encoder.encode(query) for query in QUERIES]
 
 
-def test_a_sample_is_the_same_however_many_are_drawn(make_model: Callable[..., FewShotModel]) -> None:
-    model = make_model(spread_offset=0.05)
-    posterior = TaskPosterior.start(model.prior)
-    prompts = _prompts(model)
-    few = continuation_log_probs(model.backbone, sample_groups(model.backbone, posterior, 3, 5), prompts)
-    many = continuation_log_probs(model.backbone, sample_groups(model.backbone, posterior, 11, 5), prompts)
-    for short, long in zip(few, many, strict=True):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sample_is_the_same_however_many_are_drawn(
+    family: str, make_model: Callable[..., FewShotModel]
+) -> None:
+    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    found = []
+    for samples in (3, 11):
+        run = model.begin_predict(None, QUERIES, samples=samples, seed=5)
+        while not run.done:
+            model.advance([run])
+        found.append([run._scoring.log_probs(n) for n in range(len(QUERIES))])
+    for short, long in zip(*found, strict=True):
         torch.testing.assert_close(short, long[:3], atol=1e-4, rtol=1e-4)
 
 
-def test_greedy_text_of_the_mean_is_what_transformers_generates(
-    make_model: Callable[..., FewShotModel],
+def test_antithetic_samples_lie_opposite_each_other(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model(spread_offset=0.05)
+    mean = mean_samples(model.prior.config, _tensors(model)).loras
+    for lora, middle in zip(_samples(model, 4, seed=1).loras, mean, strict=True):
+        updates = lora.b @ lora.a
+        for pair in (0, 2):
+            torch.testing.assert_close(
+                updates[pair : pair + 2].mean(0), middle.b[0] @ middle.a[0], atol=1e-5, rtol=1e-4
+            )
+        assert not torch.allclose(updates[0], updates[2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_posteriors_together_predict_as_one_by_one(
+    family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(random_prior=False)
+    """Several posteriors, samples and the mean, options and free text, in one pass and in any order."""
+    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    posteriors = [
+        TaskPosterior(model.prior.config, model.prior.sites, model.prior.values * factor)
+        for factor in (1.0, 1.3, 0.7)
+    ]
+    work = [
+        (posteriors[0], QUERIES, 5, 1),
+        (posteriors[1], QUERIES[1:3], 12, 2),
+        (posteriors[2], QUERIES[:1], 0, 3),
+        (posteriors[1], [Query("the film"), QUERIES[0]], 4, 4),
+    ]
+
+    def run(item: tuple) -> object:  # type: ignore[type-arg]
+        posterior, queries, samples, seed = item
+        return model.begin_predict(posterior, queries, samples=samples, seed=seed, max_new_tokens=5)
+
+    alone = [model.predict(p, q, samples=s, seed=seed, max_new_tokens=5) for p, q, s, seed in work]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        runs: dict[int, Any] = {i: run(work[i]) for i in order}
+        while not all(r.done for r in runs.values()):
+            model.advance(list(runs.values()))
+        for i, r in runs.items():
+            for one, other in zip(r.predictions(), alone[i], strict=True):
+                assert one.predictive.options == other.predictive.options
+                assert one.predictive.samples == other.predictive.samples == work[i][2]
+                assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
+
+
+def test_sampling_stops_when_the_rule_is_met_and_not_before(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model(spread_offset=0.05)
+    strict, loose = StopRule(tolerance=1e-6), StopRule(tolerance=0.5)
+    most = model.predict(None, QUERIES, samples=32, stop=strict, seed=1)
+    few = model.predict(None, QUERIES, samples=32, stop=loose, seed=1)
+    fixed = model.predict(None, QUERIES, samples=8, seed=1)
+    assert {p.predictive.samples for p in most} == {32}
+    for one, other in zip(few, fixed, strict=True):
+        assert one.predictive.samples == 8
+        assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-5)
+
+
+def written(
+    model: FewShotModel, prompts: list[tuple[int, ...]], samples: int, seed: int, tokens: int
+) -> list[list[tuple[int, ...]]]:
+    writing = Writing(model.prior.config, model.prior.values, prompts, samples, seed, 0, tokens, 10_000)
+    while not writing.done:
+        writing.advance(model.backbone)
+    return writing.written
+
+
+@pytest.mark.parametrize("first_layer", [0, 2])
+def test_greedy_text_of_the_mean_is_what_transformers_generates(
+    first_layer: int, make_model: Callable[..., FewShotModel]
+) -> None:
+    model = make_model(random_prior=False, first_layer=first_layer)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46), (9,)]
-    (_, samples), *_ = sample_groups(model.backbone, TaskPosterior.start(model.prior), 0, 0)
-    found = generate(model.backbone, samples, 1, prompts, end=0, max_new_tokens=12)
-    for prompt, (ours,) in zip(prompts, found, strict=True):
+    for prompt, (ours,) in zip(prompts, written(model, prompts, 0, 0, 20), strict=True):
         theirs = tiny_model().generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0
         )
         assert ours == tuple(theirs[0, len(prompt) :].tolist())
 
 
 def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[..., FewShotModel]) -> None:
-    """Greedy tokens from the KV cache are the ones a full forward pass under the same sample prefers at every step."""
+    """Greedy tokens from the caches are the ones a full forward pass under the same sample prefers at every step."""
     model = make_model(spread_offset=0.05)
-    posterior = TaskPosterior.start(model.prior)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
-    ((count, samples),) = sample_groups(model.backbone, posterior, 3, 2)
-    found = generate(model.backbone, samples, count, prompts, end=0, max_new_tokens=8)
+    found = written(model, prompts, 3, 2, 8)
     assert len({text for texts in found for text in texts}) > 2
+    samples = _samples(model, 3, seed=2)
     for prompt, texts in zip(prompts, found, strict=True):
         for sample, text in enumerate(texts):
-            ids = torch.tensor([prompt + text])
-            visible = torch.ones(1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-            for step in range(len(text)):
-                upto = len(prompt) + step
-                logits = model.backbone.next_logits(
-                    ids[:, :upto], torch.arange(upto)[None], visible[:, :upto, :upto], DynamicCache(),
-                    samples.for_rows(torch.tensor([sample]), torch.ones(1, upto, dtype=torch.bool)),
-                )  # fmt: skip
-                assert int(logits.argmax()) == text[step]
+            for step, token in enumerate(text):
+                upto = prompt + text[:step]
+                # Every token of the vocabulary as an option: the written one must score best.
+                rows = collate([EncodedPrompt(upto, tuple((i,) for i in range(320)))])
+                draw = samples.for_rows([sample], rows.lengths)
+                with torch.no_grad():
+                    scores = model.backbone.log_probs(model.backbone.trunk(rows), rows, draw)
+                assert int(scores.argmax()) == token
 
 
 def test_free_text_probabilities_are_those_of_whole_sequences(
@@ -184,14 +262,14 @@ def test_what_does_not_fit_is_refused_or_cut_when_asked(make_model: Callable[...
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_size_of_a_pass_does_not_matter(
+def test_the_size_of_a_chunk_does_not_matter(
     family: str, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(noise=family, spread_offset=FAMILIES[family])
     large = model.predict(None, QUERIES, samples=10, seed=7)
-    monkeypatch.setattr("abmll.predict.TOKENS_PER_PASS", 48)
-    monkeypatch.setattr("abmll.predict.SAMPLES_PER_PASS", 3)
-    small = model.predict(None, QUERIES, samples=10, seed=7)
-    for one, other in zip(large, small, strict=True):
+    monkeypatch.setattr("abmll.predict.SAMPLES_PER_CHUNK", 3)
+    run = model.begin_predict(None, QUERIES, samples=10, seed=7, max_tokens=48)
+    while not run.done:
+        model.advance([run])
+    for one, other in zip(large, run.predictions(), strict=True):
         assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
-        assert one.predictive.stds == pytest.approx(other.predictive.stds, abs=1e-4)

@@ -69,3 +69,33 @@ def test_bounds_hold_for_any_samples(rows: list[list[float]]) -> None:
     assert u.mutual_information >= 0
     assert 1 / 3 - 1e-9 <= predictive.confidence <= 1 + 1e-9
     assert 0 <= predictive.margin <= predictive.confidence
+
+
+def test_antithetic_pairs_count_once_in_the_error_of_the_mean() -> None:
+    paired = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.85, 0.15], [0.75, 0.25]])
+    alone = summarise(("a", "b"), paired, samples=4).uncertainty
+    both = summarise(("a", "b"), paired, samples=4, paired=True).uncertainty
+    assert both.mc_standard_error == pytest.approx(0, abs=1e-7)
+    assert alone.mc_standard_error == pytest.approx(float(paired[:, 0].double().std()) / 2)
+    # The mean has no error, so the plug-in information has no bias.
+    assert both.mutual_information == pytest.approx(both.total_entropy - both.expected_entropy, abs=1e-6)
+    assert alone.mutual_information > both.mutual_information
+
+
+def test_mutual_information_of_antithetic_pairs_is_unbiased_too() -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def draw(pairs: int) -> torch.Tensor:
+        noise = 0.7 * torch.randn(pairs, 1, 3, generator=g, dtype=torch.float64)
+        centre = torch.tensor([1.0, 0.0, -0.5], dtype=torch.float64)
+        return (centre + torch.cat([noise, -noise], 1)).flatten(0, 1).softmax(-1)
+
+    truth = summarise(("a", "b", "c"), draw(200_000), samples=1).uncertainty.mutual_information
+    values = torch.tensor(
+        [
+            summarise(("a", "b", "c"), draw(4), samples=8, paired=True).uncertainty.mutual_information
+            for _ in range(2000)
+        ]
+    )
+    standard_error = float(values.std()) / math.sqrt(len(values))
+    assert abs(float(values.mean()) - truth) < 4 * standard_error + 0.01 * truth

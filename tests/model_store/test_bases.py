@@ -37,10 +37,10 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("quantisation", QUANTISATIONS)
-def test_the_model_is_frozen_bf16_and_its_tokenizer_is_the_sources(checkpoint, tmp_path, quantisation):
+def test_the_model_is_frozen_in_the_dtype_of_the_machine_and_its_tokenizer_is_the_sources(checkpoint, tmp_path, quantisation):
     base = load(checkpoint, tmp_path, quantisation)
     parameters = list(base.model.parameters())
-    assert {p.dtype for p in parameters} == {torch.bfloat16}
+    assert {p.dtype for p in parameters} == {convert.compute_dtype("cpu")}
     assert not any(p.requires_grad for p in parameters)
     assert not base.model.training
     assert base.model.config._attn_implementation == "sdpa"

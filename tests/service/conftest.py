@@ -15,7 +15,7 @@ import uvicorn
 from model_store.adapters import AdapterStore
 from service.api.app import create_app
 from service.engine.engine import Engine, State
-from service.executors.inline import InlineExecutor
+from service.executors.inline import inline_executor
 from service.metrics import Metrics
 from service.server import DrainingServer
 from service.settings import Settings
@@ -49,7 +49,8 @@ class Server:
         self.settings = Settings(data_dir=root, **settings)
         self.metrics = Metrics()
         self.store = AdapterStore(self.settings.adapters_dir)
-        self.engine = Engine(self.settings, InlineExecutor(self.worker.load), self.store, self.metrics)
+        executor = inline_executor(self.worker.load, self.metrics)
+        self.engine = Engine(self.settings, executor, self.store, self.metrics)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager

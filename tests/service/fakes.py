@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ from abmll.prompting import EncodedPrompt
 from abmll.tasks import Example, Query, check_options
 from abmll.uncertainty import summarise
 from model_store.identity import BaseIdentity
-from service.executors.contract import AdaptJob, PredictJob, ServedModel
+from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
 
 CONFIG = AdapterConfig(rank=1, modules=("q",))
 SITES = (Site(0, "q", 4, 4),)
@@ -52,8 +54,32 @@ def served_model(posterior_digest: str = "d" * 64) -> ServedModel:
     )
 
 
+@dataclass(eq=False)
+class FakeRun:
+    """A job as a single unit, which fills a turn."""
+
+    job: Job
+    outcome: Any = None
+
+    @property
+    def lane(self) -> Lane:
+        return lane_of(self.job)
+
+    @property
+    def done(self) -> bool:
+        return self.outcome is not None
+
+    def next_tokens(self) -> int:
+        return 1
+
+    def result(self) -> Any:
+        return self.outcome
+
+
 class FakeWorker:
     """Counts what it does. Clear `adapt_gate` or `predict_gate` to hold it in the middle of work; set `fail` to have it raise."""
+
+    tokens_per_unit = 1
 
     def __init__(self, served: ServedModel | None = None) -> None:
         self.served = served or served_model()
@@ -70,7 +96,20 @@ class FakeWorker:
             raise self.fail
         return self
 
-    def adapt(self, job: AdaptJob) -> Adaptation:
+    def begin(self, job: Job) -> FakeRun:
+        return FakeRun(job)
+
+    def advance(self, runs: Sequence[FakeRun]) -> None:
+        for run in runs:
+            run.outcome = (self._adapt if run.lane == "adapt" else self._predict_all)(run.job)
+
+    def finish(self, run: FakeRun) -> None:
+        pass
+
+    def held(self) -> Sequence[str]:
+        return ()
+
+    def _adapt(self, job: AdaptJob) -> Adaptation:
         self.adapted.append(job)
         assert self.adapt_gate.wait(30)
         if self.fail:
@@ -82,7 +121,7 @@ class FakeWorker:
         tokens = sum(encode(example, truncate=job.truncate).tokens for example in job.support)
         return Adaptation(TaskPosterior(CONFIG, SITES, values), losses, tokens)
 
-    def predict(self, job: PredictJob) -> Sequence[Prediction]:
+    def _predict_all(self, job: PredictJob) -> Sequence[Prediction]:
         self.predicted.append(job)
         assert self.predict_gate.wait(30)
         if self.fail:
@@ -91,20 +130,19 @@ class FakeWorker:
 
     def _predict(self, job: PredictJob, query: Query) -> Prediction:
         options = query.options or ("some text",)
+        samples = 16 if job.samples == "auto" else job.samples
         weights = job.posterior.values.tolist()
         rows = [
             [
-                1 + _number(f"{weights} {query.input} {option} {job.seed if job.samples else ''} {n}") % 1000
+                1 + _number(f"{weights} {query.input} {option} {job.seed if samples else ''} {n}") % 1000
                 for option in options
             ]
-            for n in range(max(1, job.samples))
+            for n in range(max(1, samples))
         ]
         probabilities = torch.tensor(rows, dtype=torch.float64)
         probabilities /= probabilities.sum(-1, keepdim=True)
         completion = 0 if query.options else len(options[0])
-        return Prediction(
-            summarise(options, probabilities, samples=job.samples), len(query.input), completion
-        )
+        return Prediction(summarise(options, probabilities, samples=samples), len(query.input), completion)
 
 
 def _number(text: str) -> int:

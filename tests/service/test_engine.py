@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from abmll.posterior import flat_size
 from model_store.errors import StorageFullError
+from service.executors.contract import WorkerFatalError
 from tests.service.conftest import Server, until
-from tests.service.fakes import FakeWorker, served_model
+from tests.service.fakes import CONFIG, SITES, FakeWorker, served_model
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
 CREATE = {"support": SUPPORT, "options": ["yes", "no"]}
@@ -136,6 +139,9 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(tmp_path: Path) -> No
         bodies = [{"adapter_id": adapter, "inputs": [text]} for text in ("first", "second")]
         late = await asyncio.gather(*(client.post("/v1/predict", json=body) for body in bodies))
         assert [response.status_code for response in late] == [504, 504]
+        for response in late:
+            assert response.json()["error"]["adapter_id"] == adapter
+            assert int(response.headers["retry-after"]) > 0
         server.worker.predict_gate.set()
         assert (
             await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["third"]})
@@ -157,6 +163,136 @@ def test_a_waiter_that_leaves_does_not_cancel_the_adaptation_of_the_others(serve
         server.worker.adapt_gate.set()
         assert (await staying).json()["cache"] == "joined"
         assert len(server.worker.adapted) == 1
+
+    server.run(scenario)
+
+
+def test_after_the_deadline_an_adaptation_lingers_for_its_grace_and_no_longer(tmp_path: Path) -> None:
+    server = Server(tmp_path, deadline_seconds=0.3, cancel_grace_seconds=0.5)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        server.worker.adapt_gate.clear()
+        started = time.monotonic()
+        assert (await client.post("/v1/adapters", json=CREATE)).status_code == 504
+        await server.engine.idle()  # which waits for adaptations in flight, too
+        assert 0.8 <= time.monotonic() - started < 5
+        server.worker.adapt_gate.set()
+        assert (await client.get("/v1/adapters")).json()["data"] == []
+
+    server.run(scenario)
+
+
+def test_pinned_adapters_stay_in_memory_and_must_fit(tmp_path: Path) -> None:
+    adapter_bytes = 4 * flat_size(SITES, CONFIG.rank)
+    server = Server(tmp_path, adapter_memory_bytes=2 * adapter_bytes)
+    reads: list[str] = []
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        ids = [(await client.post("/v1/adapters", json=other(seed))).json()["id"] for seed in range(4)]
+        pinned = await client.post(f"/v1/adapters/{ids[0]}/pin")
+        assert pinned.json() == {"id": ids[0], "object": "adapter", "pinned": True}
+        for id in ids[1:]:
+            assert (await client.get(f"/v1/adapters/{id}")).status_code == 200
+        reads.clear()
+        await client.get(f"/v1/adapters/{ids[0]}")
+        assert reads == []
+        assert (await client.post(f"/v1/adapters/{ids[1]}/pin")).status_code == 200
+        refused = await client.post(f"/v1/adapters/{ids[2]}/pin")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "limit_exceeded")
+        unpinned = await client.post(f"/v1/adapters/{ids[0]}/unpin")
+        assert unpinned.json()["pinned"] is False
+        assert (await client.post(f"/v1/adapters/{ids[2]}/pin")).status_code == 200
+        reads.clear()
+        await client.get(f"/v1/adapters/{ids[0]}")
+        assert reads == [ids[0]]
+        for action in ("pin", "unpin"):
+            unknown = await client.post(f"/v1/adapters/adp_00000000/{action}")
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_adapter")
+
+    count_reads(server, reads)
+    server.run(scenario)
+
+
+def test_an_adapter_that_a_prediction_uses_stays_in_memory(tmp_path: Path) -> None:
+    server = Server(tmp_path, adapter_memory_bytes=0)
+    reads: list[str] = []
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = (await client.post("/v1/adapters", json=CREATE)).json()["id"]
+        server.worker.predict_gate.clear()
+        body = {"adapter_id": adapter, "inputs": ["x"]}
+        working = asyncio.create_task(client.post("/v1/predict", json=body))
+        await until(lambda: len(server.worker.predicted) == 1)
+        reads.clear()
+        assert (await client.get(f"/v1/adapters/{adapter}")).status_code == 200
+        assert reads == []
+        server.worker.predict_gate.set()
+        assert (await working).status_code == 200
+        await client.get(f"/v1/adapters/{adapter}")
+        assert reads == [adapter]
+
+    count_reads(server, reads)
+    server.run(scenario)
+
+
+def test_readers_of_one_adapter_share_one_read_from_disk(tmp_path: Path) -> None:
+    adapter = Server(tmp_path).post("/v1/adapters", CREATE).json()["id"]
+    server = Server(tmp_path)
+    reads: list[str] = []
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        await asyncio.gather(*(client.get(f"/v1/adapters/{adapter}") for _ in range(5)))
+        assert reads == [adapter]
+
+    count_reads(server, reads)
+    server.run(scenario)
+
+
+def count_reads(server: Server, reads: list[str]) -> None:
+    """Note in `reads` which adapters are read from disk."""
+    get = server.store.get
+
+    def counted(id: str) -> object:
+        reads.append(id)
+        return get(id)
+
+    server.store.get = counted
+
+
+def test_the_tenant_is_what_the_trusted_header_says(tmp_path: Path) -> None:
+    """Four requests of the heavy one wait when the light one comes: it is answered after at most one of them."""
+    server = Server(tmp_path, tenant_header="x-tenant")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        server.worker.adapt_gate.clear()
+
+        def send(seed: int, tenant: str) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(
+                client.post("/v1/adapters", json=other(seed), headers={"x-tenant": tenant})
+            )
+
+        heavy = [send(seed, "heavy") for seed in range(4)]
+        await until(lambda: len(server.worker.adapted) == 1 and server.engine.workers()[0].jobs == 4)
+        light = send(9, "light")
+        await until(lambda: server.engine.workers()[0].jobs == 5)
+        server.worker.adapt_gate.set()
+        assert {(await request).status_code for request in [light, *heavy]} == {201}
+        assert [job.seed for job in server.worker.adapted].index(9) <= 2
+
+    server.run(scenario)
+
+
+def test_without_a_worker_the_server_is_alive_but_not_ready(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        (worker,) = (await client.get("/v1/workers")).json()["data"]
+        assert worker == {"name": "0", "state": "up", "restarts": 0, "jobs": 0}
+        server.worker.fail = WorkerFatalError("the device is gone")
+        for response in (await client.post("/v1/adapters", json=CREATE), await client.get("/readyz")):
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "worker_lost")
+            assert int(response.headers["retry-after"]) > 0
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/v1/workers")).json()["data"][0]["state"] == "down"
+        assert 'abmll_worker_up{worker="0"} 0.0' in (await client.get("/metrics")).text
 
     server.run(scenario)
 

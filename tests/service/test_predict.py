@@ -11,6 +11,7 @@ import pytest
 
 from service import demo
 from service.engine.admission import shared_options
+from service.executors.contract import StopRule
 from tests.service.conftest import Server
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
@@ -120,6 +121,19 @@ def test_defaults_are_16_samples_and_seed_0_and_no_gate(server: Server) -> None:
     assert answer["seed"] == 0
     assert {(p["samples"], p["decision"]) for p in answer["predictions"]} == {(16, "answer")}
     assert server.worker.predicted[0].max_new_tokens == 32
+
+
+def test_samples_auto_carries_the_gate_to_the_model_and_tells_what_was_used(server: Server) -> None:
+    body = {**GOOD, "samples": "auto", "gate": {"min_confidence": 0.9, "max_mutual_information": 0.1}}
+    answer = server.post("/v1/predict", body).json()
+    (job,) = server.worker.predicted
+    assert (job.samples, job.gate) == ("auto", StopRule(0.9, None, 0.1))
+    assert {p["samples"] for p in answer["predictions"]} == {16}
+
+
+def test_a_fixed_number_of_samples_does_not_depend_on_the_gate(server: Server) -> None:
+    server.post("/v1/predict", {**GOOD, "samples": 4, "gate": {"min_confidence": 0.9}})
+    assert server.worker.predicted[0].gate is None
 
 
 def test_options_of_a_row_win_over_the_requests(server: Server) -> None:

@@ -36,7 +36,7 @@ adapts = st.fixed_dictionaries(
 common = {
     "model": st.none() | texts,
     "options": options,
-    "samples": st.integers(0, 64),
+    "samples": st.integers(0, 64) | st.just("auto"),
     "seed": st.integers(0, schemas.MAX_SEED),
     "gate": gates,
     "truncate": st.booleans(),

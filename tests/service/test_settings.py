@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.executors.build import settings_by_worker
 from service.settings import Settings, SettingsError, load_settings
 
 
@@ -36,6 +38,29 @@ def test_unknown_settings_and_changes_are_refused() -> None:
         load_settings(nonsense=1)
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workers": 2, "executor": "inline"}, "several workers need the executor `process`"),
+        ({"workers": 2, "device": "cuda:1"}, "not one by its number"),
+        ({"adapt_share": 1.0}, "adapt_share"),
+    ],
+)
+def test_settings_that_contradict_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(**given)
+
+
+def test_each_worker_has_a_gpu_of_its_own_or_its_share_of_the_cores(monkeypatch) -> None:
+    monkeypatch.setattr("service.executors.build._cores", lambda: 9)
+    of_gpus = settings_by_worker(Settings(device="cuda", workers=3))
+    assert [own.device for own in of_gpus] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [own.threads for own in settings_by_worker(Settings(workers=2))] == [4, 4]
+    assert [own.threads for own in settings_by_worker(Settings(workers=2, threads=3))] == [3, 3]
+    alone = Settings(device="cuda:1")
+    assert settings_by_worker(alone) == [alone]
 
 
 def test_every_setting_is_described() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -29,8 +30,10 @@ from model_store.errors import UnknownArtifactError
 from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, save_posterior
 from service import cli
-from service.executors.contract import AdaptJob, PredictJob
+from service.executors.build import build_executor
+from service.executors.contract import AdaptJob, Job, PredictJob, Worker
 from service.executors.worker import load_worker
+from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import Server
 from tests.tiny import CONFIGS, tiny_tokenizer
@@ -100,25 +103,60 @@ def test_a_worker_serves_what_the_settings_name(arguments: dict[str, Any], poste
     assert served.encoder.max_tokens == 256
 
 
+def work(worker: Worker, job: Job) -> Any:
+    run = worker.begin(job)
+    while not run.done:
+        worker.advance([run])
+    worker.finish(run)
+    return run.result()
+
+
 def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any], posterior: Path) -> None:
     worker = load_worker(Settings(**arguments, posterior=str(posterior)))
     support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
     long = Query("word " * 300, OPTIONS)
-    adaptation = worker.adapt(AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
+    adaptation = work(worker, AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
     assert len(adaptation.losses) == 3
-    predictions = worker.predict(
+    predictions = work(
+        worker,
         PredictJob(
+            "adp_1",
             adaptation.posterior,
             (support[0].query, long, Query("write")),
             2,
             seed=1,
             max_new_tokens=4,
             truncate=True,
-        )
+        ),
     )
     assert [p.predictive.options for p in predictions[:2]] == [OPTIONS, OPTIONS]
     assert [p.predictive.samples for p in predictions] == [2, 2, 2]
     assert 1 <= predictions[2].completion_tokens <= 8
+
+
+def test_a_thread_and_processes_give_the_same_answers(arguments: dict[str, Any], posterior: Path) -> None:
+    """To the bit, and to the model that they say they serve."""
+    settings = Settings(**arguments, posterior=str(posterior), threads=1)
+    support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
+    queries = (support[0].query, Query("write"))
+
+    async def work(usual: Literal["inline", "process"]) -> tuple[Any, ...]:
+        executor = build_executor(settings, Metrics(), usual)
+        try:
+            served = await executor.start()
+            adapted = (await executor.adapt(AdaptJob(support, AdaptSettings(steps=2), 1, False))).value
+            jobs = [
+                PredictJob(f"adp_{n}", adapted.posterior, queries, samples, 1, 4, False)
+                for n in range(2)
+                for samples in (3, "auto")
+            ]
+            answers = [timed.value for timed in await asyncio.gather(*map(executor.predict, jobs))]
+            tokens = served.encoder.encode(support[0].query)
+            return served.deciding, tokens, adapted.losses, adapted.posterior.values.tolist(), answers
+        finally:
+            await executor.close()
+
+    assert asyncio.run(work("inline")) == asyncio.run(work("process"))
 
 
 def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_told(
@@ -174,6 +212,11 @@ def test_adapt_and_predict_on_the_command_line_give_one_adapter_and_one_answer(
     table = invoke(arguments, posterior, "predict", str(inputs), "--adapter", adapter["id"], "--samples", "2")
     for text in (adapter["id"], "great acting", "badly told", "±"):
         assert text in table.stdout
+    by_gate = ("predict", str(inputs), "--adapter", adapter["id"], "--min-confidence", "0.9", "--samples")
+    auto = json.loads(invoke(arguments, posterior, *by_gate, "auto", "--json").stdout)
+    assert {p["samples"] for p in auto["predictions"]} == {16}
+    refused = invoke(arguments, posterior, *by_gate, "65")
+    assert (refused.exit_code, "from 0 to 64, or auto" in refused.output) == (2, True)
     shown = invoke(arguments, posterior, "adapt", str(support), *options)
     assert "good: 2, bad: 2" in shown.stdout
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from abmll.model import FewShotModel
-from abmll.posterior import TaskPosterior
-from abmll.predict import continuation_log_probs, sample_groups
+from abmll.predict import OptionRun, Sampling, score_chunk
 from abmll.prompting import EncodedPrompt
 
 
 def log_probs(model: FewShotModel, prompts: Sequence[EncodedPrompt]) -> list[list[float]]:
     """Log-probability in nats of every continuation of every prompt, under the mean of the model's theta."""
-    groups = sample_groups(model.backbone, TaskPosterior.start(model.prior), 0, 0)
-    return [row[0].tolist() for row in continuation_log_probs(model.backbone, groups, prompts)]
+    values = model.prior.values.to(model.backbone.device)
+    run = OptionRun(model.prior.config, values, prompts, Sampling(samples=0, seed=0))
+    while not run.done:
+        score_chunk(model.backbone, [run.next_chunk()])
+    return [run.log_probs(number)[0].tolist() for number in range(len(prompts))]

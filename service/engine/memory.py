@@ -1,0 +1,90 @@
+"""Adapters in memory, in front of the disk: least recently used ones leave first, those in use or pinned never."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from service.errors import LimitExceededError
+from service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from model_store.adapters import StoredAdapter
+
+
+class AdapterMemory:
+    """At most `limit_bytes` of adapters, but for those in use. Used from one event loop."""
+
+    def __init__(self, limit_bytes: int, metrics: Metrics) -> None:
+        self._limit_bytes, self._metrics = limit_bytes, metrics
+        self._adapters: OrderedDict[str, StoredAdapter] = OrderedDict()
+        self._leases: Counter[str] = Counter()
+        self._pinned: set[str] = set()
+        self._used_bytes = 0
+
+    def get(self, adapter_id: str) -> StoredAdapter | None:
+        """The adapter, which counts as used now; None where it is not in memory."""
+        if adapter_id in self._adapters:
+            self._adapters.move_to_end(adapter_id)
+        return self._adapters.get(adapter_id)
+
+    def put(self, adapter: StoredAdapter) -> None:
+        """Remember an adapter, and drop others for it where it must be."""
+        if self.get(adapter.manifest.id) is None:
+            self._adapters[adapter.manifest.id] = adapter
+            self._count(_size_bytes(adapter))
+        self._evict()
+
+    def drop(self, adapter_id: str) -> None:
+        """Forget an adapter, pinned or not; whoever is using it keeps it."""
+        self._pinned.discard(adapter_id)
+        adapter = self._adapters.pop(adapter_id, None)
+        if adapter is not None:
+            self._count(-_size_bytes(adapter))
+
+    @contextmanager
+    def lease(self, adapter: StoredAdapter) -> Iterator[None]:
+        """While the context lasts, the adapter stays in memory."""
+        adapter_id = adapter.manifest.id
+        self._leases[adapter_id] += 1
+        self.put(adapter)
+        try:
+            yield
+        finally:
+            self._leases[adapter_id] -= 1
+            if not self._leases[adapter_id]:
+                del self._leases[adapter_id]
+            self._evict()
+
+    def pin(self, adapter: StoredAdapter) -> None:
+        """Keep the adapter until `unpin` or `drop`. Raises `LimitExceededError` if the pinned ones would not fit."""
+        pinned = self._pinned | {adapter.manifest.id}
+        others = (self._adapters[id] for id in pinned - {adapter.manifest.id})
+        if _size_bytes(adapter) + sum(map(_size_bytes, others)) > self._limit_bytes:
+            message = (
+                f"pinned adapters would take more than the {self._limit_bytes} bytes of memory for adapters"
+            )
+            raise LimitExceededError(message, "adapter_id")
+        self._pinned = pinned
+        self.put(adapter)
+
+    def unpin(self, adapter_id: str) -> None:
+        """Let the adapter leave when its turn comes."""
+        self._pinned.discard(adapter_id)
+        self._evict()
+
+    def _evict(self) -> None:
+        free = (id for id in list(self._adapters) if id not in self._pinned and id not in self._leases)
+        while self._used_bytes > self._limit_bytes and (oldest := next(free, None)) is not None:
+            self.drop(oldest)
+            self._metrics.evictions.inc()
+
+    def _count(self, change_bytes: int) -> None:
+        self._used_bytes += change_bytes
+        self._metrics.memory_bytes.set(self._used_bytes)
+
+
+def _size_bytes(adapter: StoredAdapter) -> int:
+    return adapter.posterior.values.nbytes

@@ -1,0 +1,45 @@
+"""An executor from settings. Imports no model code itself: whoever will own the model does."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Literal
+
+from service.executors.contract import Executor, Worker
+from service.executors.inline import inline_executor
+from service.executors.pool import Supervision
+from service.executors.process import process_executor
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+def build_executor(settings: Settings, metrics: Metrics, usual: Literal["inline", "process"]) -> Executor:
+    """The executor that `settings` name, or the `usual` one where they name none."""
+    loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
+    if (settings.executor or usual) == "inline":
+        return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
+    supervision = Supervision(settings.heartbeat_seconds, settings.hang_seconds)
+    return process_executor(loads, metrics, adapt_share=settings.adapt_share, supervision=supervision)
+
+
+def load_model_worker(settings: Settings) -> Worker:
+    """The worker of one process. Raises what `service.executors.worker.load_worker` raises."""
+    from service.executors.worker import load_worker  # noqa: PLC0415 - seconds of imports
+
+    return load_worker(settings)
+
+
+def settings_by_worker(settings: Settings) -> list[Settings]:
+    """The settings as each worker takes them: its own GPU, or its share of the CPU's cores."""
+    count = settings.workers
+    if count == 1:
+        return [settings]
+    if settings.device == "cpu":
+        threads = settings.threads or max(1, _cores() // count)
+        return [settings.model_copy(update={"threads": threads})] * count
+    return [settings.model_copy(update={"device": f"{settings.device}:{i}"}) for i in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

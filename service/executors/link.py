@@ -1,0 +1,51 @@
+"""Messages over a pipe between two processes, by plain pickle: a message is whole in the pipe, and outlives its sender."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from abmll.errors import AbmllError
+from service.errors import ServiceError
+from service.executors.contract import AdapterNotHeldError
+
+
+class Link:
+    """One end. Any thread may send, one thread receives."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Returns when the pipe has it. Raises `OSError` if the other end is gone, and whatever pickling raises."""
+        # Not `Connection.send`: that may pass tensors as handles of shared memory, which die with the sender.
+        data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        with self._lock:
+            self._connection.send_bytes(data)
+
+    def receive(self) -> Any:
+        """The next message. Raises `EOFError` or `OSError` if the other end is gone."""
+        return pickle.loads(self._connection.recv_bytes())  # noqa: S301 - from our own process
+
+    def close(self) -> None:
+        """Let go of this end, which no thread may be using."""
+        self._connection.close()
+
+
+def portable(error: BaseException) -> Exception:
+    """`error`, or one that says the same where it does not survive pickling. A surprise takes its traceback along as a note."""
+    if not isinstance(error, AbmllError | ServiceError | AdapterNotHeldError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - just made
+    except Exception:
+        copy = None
+    if isinstance(copy, Exception) and type(copy) is type(error):
+        return copy
+    substitute = RuntimeError(f"{type(error).__name__}: {error}")
+    for note in getattr(error, "__notes__", []):
+        substitute.add_note(note)
+    return substitute

@@ -1,0 +1,178 @@
+"""One worker's work, a unit at a time. Pure: whoever drives it brings jobs in, carries events out, and owns the thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from service.errors import DeadlineExceededError
+from service.executors.contract import Job, Lane, Run, Worker, WorkerFatalError, lane_of
+from service.executors.lanes import LaneScheduler
+from service.executors.messages import (
+    Began,
+    Cancel,
+    Command,
+    Done,
+    Failed,
+    LoopEvent,
+    Stop,
+    Submit,
+    UnitRan,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Entry:
+    job: Job
+    submitted: float
+    deadline: float | None
+    run: Run | None = None
+    first_unit: float | None = None
+    run_seconds: float = 0.0
+
+
+class WorkerLoop:
+    """Jobs on one worker. Used from one thread, but for `busy_seconds`."""
+
+    def __init__(
+        self, worker: Worker, adapt_share: float = 0.5, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._worker, self._clock = worker, clock
+        self._scheduler = LaneScheduler(adapt_share)
+        self._entries: dict[int, _Entry] = {}
+        self._busy_since: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no job."""
+        return not self._entries
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long the worker has been at its current unit; any thread may ask."""
+        since = self._busy_since
+        return 0.0 if since is None else self._clock() - since
+
+    def submit(self, command: Submit) -> None:
+        """Take on a job."""
+        now = self._clock()
+        deadline = None if command.seconds_left is None else now + command.seconds_left
+        self._entries[command.job_id] = _Entry(command.job, now, deadline)
+        self._scheduler.add(command.job_id, lane_of(command.job), command.tenant)
+
+    def cancel(self, job_id: int) -> None:
+        """Drop a job; one that is not there (any more) is no error."""
+        if job_id in self._entries:
+            self._drop(job_id)
+
+    def turn(self) -> Iterator[LoopEvent]:
+        """Run one unit, and tell events as they happen; to be read to its end. Raises `WorkerFatalError`."""
+        for late in self._overdue():
+            self._drop(late)
+            yield Failed(late, DeadlineExceededError("the job was not done in time"))
+        lane = self._scheduler.lane()
+        if lane is None:
+            return
+        started = self._clock()
+        batch: dict[int, int] = {}
+        budget = self._worker.tokens_per_unit
+        while sum(batch.values()) < budget and (job_id := self._scheduler.next(lane, batch)) is not None:
+            entry = self._entries[job_id]
+            if entry.run is None:
+                yield Began(job_id)
+                try:
+                    with self._busy():
+                        entry.run = self._worker.begin(entry.job)
+                except WorkerFatalError:
+                    raise
+                except Exception as error:
+                    yield self._failed(job_id, error)
+                    continue
+            tokens = entry.run.next_tokens()
+            if batch and sum(batch.values()) + tokens > budget:
+                break  # it has not been charged, so it is the first of its lane's next unit
+            self._scheduler.take(job_id, tokens)
+            batch[job_id] = tokens
+        if batch:
+            yield from self._advance(lane, batch)
+        self._scheduler.charge(lane, self._clock() - started)
+
+    def _advance(self, lane: Lane, batch: Mapping[int, int]) -> Iterator[LoopEvent]:
+        entries = {job_id: self._entries[job_id] for job_id in batch}
+        started = self._clock()
+        for entry in entries.values():
+            entry.first_unit = started if entry.first_unit is None else entry.first_unit
+        try:
+            with self._busy():
+                self._worker.advance([entry.run for entry in entries.values() if entry.run])
+        except WorkerFatalError:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                yield self._failed(next(iter(batch)), error)
+                return
+            log.warning("a unit of %d runs failed, so each is tried alone: %r", len(batch), error)
+            for job_id, tokens in batch.items():
+                yield from self._advance(lane, {job_id: tokens})
+            return
+        seconds, total = self._clock() - started, sum(batch.values())
+        yield UnitRan(lane, len(batch), total, seconds)
+        for job_id, entry in entries.items():
+            entry.run_seconds += seconds * batch[job_id] / total
+            if entry.run and entry.run.done:
+                yield self._done(job_id, entry, entry.run)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While the worker is being called, and only then: telling events may take long, and that is no hang."""
+        self._busy_since = self._clock()
+        try:
+            yield
+        finally:
+            self._busy_since = None
+
+    def _done(self, job_id: int, entry: _Entry, run: Run) -> Done | Failed:
+        try:
+            result = run.result()
+        except Exception as error:
+            return self._failed(job_id, error)
+        self._drop(job_id)
+        started = entry.submitted if entry.first_unit is None else entry.first_unit
+        held = tuple(self._worker.held())
+        return Done(job_id, result, started - entry.submitted, entry.run_seconds, held)
+
+    def _failed(self, job_id: int, error: Exception) -> Failed:
+        self._drop(job_id)
+        return Failed(job_id, error)
+
+    def _drop(self, job_id: int) -> None:
+        entry = self._entries.pop(job_id)
+        self._scheduler.remove(job_id)
+        if entry.run is not None:
+            self._worker.finish(entry.run)
+
+    def _overdue(self) -> list[int]:
+        now = self._clock()
+        return [
+            id for id, entry in self._entries.items() if entry.deadline is not None and now >= entry.deadline
+        ]
+
+
+def drive(loop: WorkerLoop, commands: SimpleQueue[Command]) -> Iterator[LoopEvent]:
+    """Run `loop` until told to stop: take what was commanded, then one unit, and so on; wait while there is nothing to do."""
+    while True:
+        while loop.idle or not commands.empty():
+            match commands.get():
+                case Submit() as submit:
+                    loop.submit(submit)
+                case Cancel(job_id):
+                    loop.cancel(job_id)
+                case Stop():
+                    return
+        yield from loop.turn()

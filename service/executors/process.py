@@ -1,0 +1,112 @@
+"""Workers in processes of their own, one a device: a crash, a hang or a device error ends one worker, and it is brought back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
+from queue import SimpleQueue
+
+from service.executors import child
+from service.executors.contract import Worker
+from service.executors.link import Link
+from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
+from service.executors.pool import Supervision, WorkerPool
+from service.metrics import Metrics
+
+_CLOSE_SECONDS = 5.0
+_spawning = multiprocessing.get_context(
+    "spawn"
+)  # a forked child would inherit threads' locks and a CUDA context
+
+
+def process_executor(
+    loads: Sequence[Callable[[], Worker]],
+    metrics: Metrics | None = None,
+    *,
+    adapt_share: float = 0.5,
+    supervision: Supervision | None = None,
+) -> WorkerPool:
+    """An executor with one worker process for each of `loads`, which are picklable and called in their process."""
+    watched = supervision or Supervision()
+
+    def spawn(index: int) -> _ProcessPort:
+        return _ProcessPort(str(index), loads[index], adapt_share, watched.heartbeat_seconds)
+
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), watched)
+
+
+class _ProcessPort:
+    """A process, and the threads that read from it and write to it: pickles of tensors have no place on the event loop."""
+
+    def __init__(
+        self, name: str, load: Callable[[], Worker], adapt_share: float, heartbeat_seconds: float
+    ) -> None:
+        ours, self._theirs = _spawning.Pipe(duplex=True)
+        self._ours, self._link = ours, Link(ours)
+        self._outbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._process = _spawning.Process(
+            target=child.main,
+            args=(name, self._theirs, load, adapt_share, heartbeat_seconds),
+            name=f"abmll-worker-{name}",
+            daemon=True,
+        )
+
+    def start(self, emit: Callable[[Event], None]) -> None:
+        try:
+            self._process.start()
+        except OSError as error:
+            emit(Ended(error))
+            return
+        self._theirs.close()  # else its end would not be seen
+        # A server that leaves without closing must not wait for workers, which ignore SIGTERM.
+        atexit.register(self._process.kill)
+        for target in (self._read, self._write):
+            threading.Thread(target=target, args=(emit,), name=self._process.name, daemon=True).start()
+
+    def send(self, command: Command) -> None:
+        self._outbox.put(command)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._outbox.put(Stop())
+        self._process.join(_CLOSE_SECONDS)
+        self._process.kill()
+        self._process.join()
+
+    def _read(self, emit: Callable[[Event], None]) -> None:
+        ended: Event = Ended(None)
+        try:
+            # The sentinel too: a grandchild may keep the pipe open.
+            while self._ours in connection.wait([self._ours, self._process.sentinel]):
+                event = self._link.receive()
+                if isinstance(event, Ended):
+                    ended = event
+                    break
+                emit(event)
+        except (EOFError, OSError):
+            pass
+        except Exception as error:  # a message that this process cannot read
+            ended = Ended(error)
+        self._process.kill()
+        self._process.join()
+        atexit.unregister(self._process.kill)
+        emit(ended)
+        self._outbox.put(None)
+
+    def _write(self, emit: Callable[[Event], None]) -> None:
+        while (command := self._outbox.get()) is not None:
+            try:
+                self._link.send(command)
+            except OSError:
+                pass  # the reader tells
+            except Exception as error:
+                if isinstance(command, Submit):
+                    emit(Failed(command.job_id, error))
+        with contextlib.suppress(OSError):
+            self._link.close()

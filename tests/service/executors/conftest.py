@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import psutil
+
+from service.executors.contract import Executor, Worker
+from service.executors.inline import inline_executor
+from service.executors.pool import Supervision, WorkerPool
+from service.executors.process import process_executor
+from service.metrics import Metrics
+from tests.service.executors.fake import load
+
+Load = Callable[[], Worker]
+QUICK = Supervision(
+    heartbeat_seconds=0.1, hang_seconds=1.0, first_wait_seconds=0.02, longest_wait_seconds=0.1
+)
+
+
+def make(transport: str, loads: Sequence[Load] = (load,), metrics: Metrics | None = None) -> WorkerPool:
+    if transport == "inline":
+        return inline_executor(loads[0], metrics)
+    return process_executor(loads, metrics, supervision=QUICK)
+
+
+@asynccontextmanager
+async def running(executor: Executor) -> AsyncIterator[None]:
+    """The executor between `start` and `close`, for at most half a minute."""
+    async with asyncio.timeout(30):
+        try:
+            await executor.start()
+            yield
+        finally:
+            await executor.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def worker_processes() -> list[psutil.Process]:
+    """Worker processes of this one that are alive."""
+    return [p for p in psutil.Process().children(recursive=True) if _is_worker(p)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+slow_load = partial(load, 0.02)

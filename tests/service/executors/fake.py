@@ -1,0 +1,216 @@
+"""A worker without a model, for threads and processes: starts in a blink, and its answers are a digest that each unit adds to.
+
+What a job's first text says is what befalls it: see `befall`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abmll.errors import SupportError
+from abmll.tasks import Example, Query
+from service.executors.contract import (
+    AdapterNotHeldError,
+    AdaptJob,
+    Job,
+    Lane,
+    PredictJob,
+    ServedModel,
+    WorkerFatalError,
+    lane_of,
+)
+
+SERVED: Any = ServedModel("base", "posterior", "digest", {}, None, None)  # type: ignore[arg-type]
+TOKENS = 10  # of one text in one unit
+
+
+@dataclass(frozen=True)
+class Steps:
+    """In place of `AdaptSettings`, which needs torch."""
+
+    steps: int
+
+
+def adapt_job(text: str = "", steps: int = 3, seed: int = 0) -> AdaptJob:
+    return AdaptJob((Example(text, "label"),), Steps(steps), seed, truncate=False)  # type: ignore[arg-type]
+
+
+def predict_job(text: str = "", samples: int = 3, adapter: str = "adp_1", queries: int = 1) -> PredictJob:
+    posterior: Any = f"posterior of {adapter}"
+    return PredictJob(adapter, posterior, (Query(text),) * queries, samples, 0, 32, truncate=False)
+
+
+def units_of(job: Job) -> int:
+    return job.settings.steps if isinstance(job, AdaptJob) else int(job.samples)
+
+
+def answer(job: Job) -> str:
+    """The oracle: what any worker must answer."""
+    digest = _first(job, job.posterior if isinstance(job, PredictJob) else None)
+    for unit in range(units_of(job)):
+        digest = _next(digest, unit)
+    return digest
+
+
+def _first(job: Job, posterior: Any) -> str:
+    if isinstance(job, AdaptJob):
+        return _hash(repr(job))
+    return _hash(f"{job.adapter_id} {posterior} {job.queries} {job.seed}")
+
+
+def _next(digest: str, unit: int) -> str:
+    return _hash(f"{digest} {unit}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, by which process, and whether the posterior had come with the job."""
+
+    digest: str
+    pid: int
+    told_posterior: bool
+
+
+@dataclass(eq=False)
+class FakeRun:
+    job: Job
+    digest: str
+    unit: int = 0
+
+    @property
+    def lane(self) -> Lane:
+        return lane_of(self.job)
+
+    @property
+    def text(self) -> str:
+        return self.job.support[0].input if isinstance(self.job, AdaptJob) else self.job.queries[0].input
+
+    @property
+    def done(self) -> bool:
+        return self.unit == units_of(self.job)
+
+    def next_tokens(self) -> int:
+        return TOKENS * (1 if isinstance(self.job, AdaptJob) else len(self.job.queries))
+
+    def result(self) -> Any:
+        told = isinstance(self.job, PredictJob) and self.job.posterior is not None
+        return Answer(self.digest, os.getpid(), told)
+
+
+class FakeWorker:
+    """Takes `unit_seconds` for a unit, and holds the adapters used last, at most `slots`."""
+
+    served = SERVED
+
+    def __init__(self, unit_seconds: float = 0.0, slots: int = 2, tokens_per_unit: int = 40) -> None:
+        self.unit_seconds, self.slots, self.tokens_per_unit = unit_seconds, slots, tokens_per_unit
+        self.posteriors: dict[str, Any] = {}
+        self.units: list[list[Job]] = []
+        self.leased = 0
+        self.befall = befall
+
+    def begin(self, job: Job) -> FakeRun:
+        if "refuse" in _text(job):
+            raise SupportError("refused")
+        if isinstance(job, AdaptJob):
+            self.leased += 1
+            return FakeRun(job, _first(job, None))
+        posterior = self.posteriors.pop(job.adapter_id, None)
+        posterior = job.posterior or posterior
+        if posterior is None:
+            raise AdapterNotHeldError(job.adapter_id)
+        self.posteriors[job.adapter_id] = posterior
+        while len(self.posteriors) > self.slots:
+            del self.posteriors[next(iter(self.posteriors))]
+        self.leased += 1
+        return FakeRun(job, _first(job, posterior))
+
+    def advance(self, runs: Sequence[FakeRun]) -> None:
+        self.units.append([run.job for run in runs])
+        for run in runs:
+            self.befall(run)
+        time.sleep(self.unit_seconds)
+        for run in runs:
+            run.digest = _next(run.digest, run.unit)
+            run.unit += 1
+
+    def finish(self, run: FakeRun) -> None:
+        self.leased -= 1
+
+    def held(self) -> Sequence[str]:
+        return tuple(self.posteriors)
+
+
+def _text(job: Job) -> str:
+    return job.support[0].input if isinstance(job, AdaptJob) else job.queries[0].input
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def befall(run: FakeRun) -> None:
+    """What the text asks for, in the run's second unit; `once <path>` asks for it once in the life of a file."""
+    if run.unit != 1 or not run.text:
+        return
+    what, _, once = run.text.partition(" once ")
+    if once:
+        if Path(once).exists():
+            return
+        Path(once).touch()
+    match what:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(600)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "fatal":
+            raise WorkerFatalError("the device is gone")
+        case "fail":
+            raise ValueError("this run fails")
+        case "odd":
+            raise UnpicklableError(1, 2)
+
+
+# ---- loaders: module-level, as a spawned process needs them
+
+
+def load(unit_seconds: float = 0.0, slots: int = 2) -> FakeWorker:
+    return FakeWorker(unit_seconds, slots)
+
+
+def load_after(path: str) -> FakeWorker:
+    """Once the file is there."""
+    while not Path(path).exists():
+        time.sleep(0.02)
+    return FakeWorker()
+
+
+def load_never() -> FakeWorker:
+    raise FileNotFoundError("no such model")
+
+
+def load_at_the_second_try(path: str) -> FakeWorker:
+    if Path(path).exists():
+        return FakeWorker()
+    Path(path).touch()
+    raise FileNotFoundError("no such model")
+
+
+def load_another_model() -> FakeWorker:
+    worker = FakeWorker()
+    worker.served = ServedModel("base", "posterior", "another digest", {}, None, None)  # type: ignore[arg-type]
+    return worker

@@ -1,0 +1,194 @@
+"""What every transport keeps: one suite, over a thread and over processes."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from abmll.errors import SupportError
+from service.errors import DeadlineExceededError
+from service.executors.contract import AdapterNotHeldError
+from service.metrics import Metrics
+from tests.service.executors.conftest import make, running, slow_load, until, worker_processes
+from tests.service.executors.fake import SERVED, adapt_job, answer, load, load_never, predict_job
+
+transports = pytest.mark.parametrize("transport", ["inline", "process"])
+
+
+@transports
+def test_many_jobs_at_a_time_get_their_answers(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport)
+        async with running(executor):
+            assert [worker.state for worker in executor.workers()] == ["up"]
+            adapts = [adapt_job(steps=1 + n % 4, seed=n) for n in range(20)]
+            predicts = [predict_job(samples=1 + n % 5, adapter=f"adp_{n % 4}") for n in range(20)]
+            done = await asyncio.gather(*map(executor.adapt, adapts), *map(executor.predict, predicts))
+            assert [timed.value.digest for timed in done] == list(map(answer, [*adapts, *predicts]))
+            assert all(timed.queue_seconds >= 0 and timed.run_seconds >= 0 for timed in done)
+            assert sum(worker.jobs for worker in executor.workers()) == 0
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_start_gives_the_served_model_and_raises_what_loading_raised(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport)
+        assert await executor.start() == SERVED
+        await executor.close()
+        broken = make(transport, [load_never])
+        with pytest.raises(FileNotFoundError, match="no such model"):
+            await broken.start()
+        await broken.close()
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_errors_keep_their_type_and_leave_the_worker_well(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport)
+        async with running(executor):
+            with pytest.raises(SupportError, match="refused"):
+                await executor.adapt(adapt_job("refuse"))
+            with pytest.raises(ValueError, match="this run fails"):
+                await executor.predict(predict_job("fail"))
+            with pytest.raises(Exception, match="1 and 2"):  # an error that does not pickle
+                await executor.predict(predict_job("odd"))
+            assert (await executor.adapt(adapt_job())).value.digest == answer(adapt_job())
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_an_awaiter_that_leaves_ends_its_job_at_the_next_unit(transport: str) -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        executor = make(transport, [slow_load], metrics)
+        async with running(executor):
+            leaving = asyncio.create_task(executor.adapt(adapt_job(steps=10_000)))
+            await until(lambda: b"abmll_unit_seconds_count" in metrics.render())
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            job = adapt_job(steps=5)
+            timed = await executor.adapt(job)  # alone from its second unit on, if not its first
+            assert timed.value.digest == answer(job)
+            assert b'abmll_lane_jobs{lane="adapt"} 0.0' in metrics.render()
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_a_job_is_not_awaited_beyond_its_deadline(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [slow_load])
+        async with running(executor):
+            with pytest.raises(DeadlineExceededError):
+                await executor.adapt(adapt_job(steps=10_000), deadline=0.1)
+            in_time = await executor.predict(predict_job(samples=2), deadline=10)
+            assert in_time.value.digest == answer(predict_job(samples=2))
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_a_short_prediction_is_answered_during_a_long_adaptation(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [slow_load])
+        async with running(executor):
+            long = asyncio.create_task(executor.adapt(adapt_job(steps=10_000)))
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(5):
+                await executor.predict(predict_job(samples=4))
+            assert not long.done()
+            long.cancel()
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_a_light_tenant_is_answered_before_a_heavy_one_is_through(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [slow_load])
+        async with running(executor):
+            heavy = [
+                asyncio.create_task(executor.predict(predict_job(samples=20, queries=4), tenant="heavy"))
+                for _ in range(10)
+            ]
+            await asyncio.sleep(0.05)
+            await executor.predict(predict_job(samples=4), tenant="light")
+            assert not any(task.done() for task in heavy)
+            for task in heavy:
+                task.cancel()
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_the_posterior_is_told_once_and_again_when_the_worker_has_dropped_it(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [partial(load, 0.0, 1)])
+        async with running(executor):
+            told = [
+                (await executor.predict(predict_job(adapter=adapter))).value.told_posterior
+                for adapter in ("adp_1", "adp_1", "adp_2", "adp_1")
+            ]
+            assert told == [True, False, True, True]
+            # Both believe in the slot; the one that comes second has lost it, and is told again.
+            jobs = [predict_job(adapter="adp_1"), predict_job(adapter="adp_2"), predict_job(adapter="adp_1")]
+            done = await asyncio.gather(*map(executor.predict, jobs))
+            assert [timed.value.digest for timed in done] == list(map(answer, jobs))
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_a_posterior_that_nobody_has_is_told(transport: str) -> None:
+    from dataclasses import replace
+
+    async def scenario() -> None:
+        executor = make(transport)
+        async with running(executor):
+            with pytest.raises(AdapterNotHeldError) as refused:
+                await executor.predict(replace(predict_job(adapter="adp_9"), posterior=None))
+            assert refused.value.adapter_id == "adp_9"
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_units_are_counted_with_their_occupancy(transport: str) -> None:
+    async def scenario() -> None:
+        metrics = Metrics()
+        executor = make(transport, [load], metrics)
+        async with running(executor):
+            await executor.adapt(adapt_job(steps=3))
+            await executor.predict(predict_job(samples=2, queries=4))
+            for line in (
+                'abmll_unit_seconds_count{lane="adapt"} 3.0',
+                'abmll_unit_runs_sum{lane="adapt"} 3.0',
+                'abmll_unit_tokens_sum{lane="predict"} 80.0',
+                'abmll_worker_up{worker="0"} 1.0',
+            ):
+                assert line in metrics.render().decode().splitlines()
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_close_drops_what_runs_and_leaves_nothing_behind(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [slow_load])
+        await executor.start()
+        job = asyncio.create_task(executor.adapt(adapt_job(steps=10_000)))
+        await asyncio.sleep(0.1)
+        await executor.close()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert worker_processes() == []
+
+    asyncio.run(scenario())

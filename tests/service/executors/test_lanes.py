@@ -1,0 +1,118 @@
+"""Fairness, in numbers: who has had how much after many units."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from service.executors.contract import Lane
+from service.executors.lanes import FairQueue, LaneScheduler
+
+
+def serve(scheduler: LaneScheduler, seconds: dict[Lane, float], total: float) -> Counter[str]:
+    """Units of one job each, until `total` seconds have passed; seconds by lane."""
+    had: Counter[str] = Counter()
+    while had.total() < total:
+        lane = scheduler.lane()
+        assert lane is not None
+        job = scheduler.next(lane, ())
+        assert job is not None
+        scheduler.take(job, 1)
+        scheduler.charge(lane, seconds[lane])
+        had[lane] += seconds[lane]
+    return had
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_lanes_share_time_by_their_share_whatever_their_units_take(share: float) -> None:
+    scheduler = LaneScheduler(share)
+    scheduler.add(1, "adapt", "a")
+    scheduler.add(2, "predict", "a")
+    had = serve(scheduler, {"adapt": 1.0, "predict": 0.1}, 400)
+    assert had["adapt"] / had.total() == pytest.approx(share, abs=0.01)
+
+
+def test_a_lane_alone_gets_all_and_owes_nothing_for_it() -> None:
+    scheduler = LaneScheduler(0.5)
+    scheduler.add(1, "adapt", "a")
+    assert serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 100)["adapt"] == 100
+    scheduler.add(2, "predict", "a")
+    had = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 10)
+    assert had["adapt"] >= 5
+
+
+@pytest.mark.parametrize("first", ["adapt", "predict"])
+def test_a_lane_that_was_idle_has_saved_up_nothing(first: Lane) -> None:
+    """Whichever comes back first."""
+    scheduler = LaneScheduler(0.5)
+    scheduler.add(1, "adapt", "a")
+    serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 100)
+    scheduler.remove(1)
+    second: Lane = "predict" if first == "adapt" else "adapt"
+    scheduler.add(2, first, "a")
+    scheduler.add(3, second, "a")
+    had = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 20)
+    assert abs(had["adapt"] - had["predict"]) <= 2
+
+
+def test_tenants_share_tokens_however_many_jobs_they_have() -> None:
+    scheduler = LaneScheduler(0.5)
+    for job in range(50):
+        scheduler.add(job, "predict", "heavy")
+    scheduler.add(50, "predict", "light")
+    had: Counter[str] = Counter()
+    for _ in range(200):
+        job = scheduler.next("predict", ())
+        assert job is not None
+        tokens = 10 if job == 50 else 40
+        scheduler.take(job, tokens)
+        had["light" if job == 50 else "heavy"] += tokens
+    assert abs(had["light"] - had["heavy"]) <= 40
+
+
+def test_the_jobs_of_a_tenant_take_turns() -> None:
+    scheduler = LaneScheduler(0.5)
+    for job in range(3):
+        scheduler.add(job, "adapt", "a")
+    order = []
+    for _ in range(6):
+        job = scheduler.next("adapt", ())
+        assert job is not None
+        scheduler.take(job, 1)
+        order.append(job)
+    assert order == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_unit_takes_each_job_once_and_alternates_between_tenants() -> None:
+    scheduler = LaneScheduler(0.5)
+    for job, tenant in enumerate(["a", "a", "a", "b", "b"]):
+        scheduler.add(job, "predict", tenant)
+    taken: dict[int, int] = {}
+    while (job := scheduler.next("predict", taken)) is not None:
+        scheduler.take(job, 1)
+        taken[job] = 1
+    assert list(taken) == [0, 3, 1, 4, 2]
+
+
+def test_nothing_is_left_of_what_was_removed() -> None:
+    scheduler = LaneScheduler(0.5)
+    scheduler.add(1, "adapt", "a")
+    scheduler.add(2, "adapt", "b")
+    scheduler.remove(1)
+    assert (scheduler.lane(), scheduler.next("adapt", ())) == ("adapt", 2)
+    scheduler.remove(2)
+    assert (scheduler.lane(), scheduler.next("adapt", ())) == (None, None)
+
+
+def test_keys_that_have_left_are_forgotten_once_they_owe_nothing() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(1000):
+        queue.enter(str(number))
+        queue.charge(str(number), 1.0)
+        queue.leave(str(number))
+    queue.enter("stays")
+    for _ in range(5):
+        queue.charge("stays", 10.0)
+    queue.enter("last")
+    assert len(queue._had) == 2
