@@ -3,12 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from model_store.evaluation.config import EvaluationConfig
+from model_store.evaluation.config import AnyMethod, EvaluationConfig
 from model_store.posteriors import shipped_posteriors
 from model_store.training import TrainingConfig
 from service import schemas
@@ -39,6 +40,12 @@ def test_every_study_parses_and_says_where_its_posteriors_come_from(path: Path) 
     }
     named = {entry.posterior for entry in study.methods if entry.posterior}
     assert named <= trained | set(shipped_posteriors())
+
+
+def test_the_page_on_evaluation_names_every_kind_of_method_and_no_other() -> None:
+    page = (ROOT / "docs/evaluation.md").read_text("utf-8")
+    kinds = {method.kind for method in get_args(get_args(AnyMethod)[0])}
+    assert set(re.findall(r"`kind: (\w+)", page)) == kinds
 
 
 def test_the_configuration_in_the_documentation_parses() -> None:
