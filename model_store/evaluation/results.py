@@ -1,6 +1,7 @@
 """What a results folder holds, and the tables and plots made from it.
 
 methods.json            what each method in the folder is: another one under its name is refused
+    foreign.json            whose items count as out of distribution for each task: likewise
 cells/METHOD/*.npz      every item's answer, one file a cell; what is there is not run again
 results.json, .md       tables; `report` makes them anew from the cells alone
 *.png                   reliability and risk-coverage plots

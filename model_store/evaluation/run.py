@@ -50,7 +50,7 @@ class Evaluation:
         }
         for entry in config.methods:
             self._check(entry)
-        self._foreign = neighbours(list(self.tasks.values()), self.collection.about)
+        self.foreign = neighbours(list(self.tasks.values()), self.collection.about)
         self._held: tuple[str, FewShotModel] | None = None
 
     def cells(self) -> list[Cell]:
@@ -69,7 +69,7 @@ class Evaluation:
     def run(self, cell: Cell) -> CellResult:
         """One cell. The model of a method is built when its first cell comes."""
         config, task = self.config, self.tasks[cell.task]
-        foreign = self._foreign.get(cell.task)
+        foreign = self.foreign.get(cell.task)
         data = episode(
             task, cell.shots, cell.seed,
             items=config.items, foreign=self.tasks.get(foreign or ""), foreign_items=config.foreign_items,
@@ -153,7 +153,9 @@ def run_evaluation(
     """
     evaluation = Evaluation(config)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder / "methods.json", {entry.name: evaluation.describe(entry) for entry in config.methods})
+    methods = {entry.name: evaluation.describe(entry) for entry in config.methods}
+    _claim(folder / "methods.json", methods, "other methods of the names")
+    _claim(folder / "foreign.json", evaluation.foreign, "other out-of-distribution tasks for")
     cells = evaluation.cells()
     todo = [cell for cell in cells if not (folder / cell.path).exists()]
     done = len(cells) - len(todo)
@@ -173,8 +175,12 @@ def _run_all(evaluation: Evaluation, folder: Path, cells: Sequence[Cell], proces
         initializer=_Worker.start,
         initargs=(evaluation.config, folder),
     ) as pool:
-        for future in as_completed([pool.submit(_Worker.run, cell) for cell in cells]):
-            yield future.result()
+        try:
+            for future in as_completed([pool.submit(_Worker.run, cell) for cell in cells]):
+                yield future.result()
+        except BaseException:  # an interrupt too: only what is running is waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class _Worker:
@@ -209,13 +215,11 @@ def _unique(lists: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
-def _claim(path: Path, methods: dict[str, Any]) -> None:
-    """Record what the methods are, and refuse to mix two of one name."""
-    methods = json.loads(json.dumps(methods))
+def _claim(path: Path, values: dict[str, Any], what: str) -> None:
+    """Record `values` by name, and refuse to mix two of one name. Raises `AbmllError`."""
+    values = json.loads(json.dumps(values))
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    changed = [name for name in methods if name in known and known[name] != methods[name]]
+    changed = [name for name in values if name in known and known[name] != values[name]]
     if changed:
-        raise AbmllError(
-            f"{path.parent.name} holds other methods of the names {', '.join(changed)}: rename them, or choose another folder"
-        )
-    path.write_text(json.dumps({**known, **methods}, indent=1) + "\n", "utf-8")
+        raise AbmllError(f"{path.parent.name} holds {what} {', '.join(changed)}: choose another folder")
+    path.write_text(json.dumps({**known, **values}, indent=1) + "\n", "utf-8")

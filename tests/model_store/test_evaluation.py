@@ -235,6 +235,11 @@ def test_a_folder_holds_one_method_of_a_name(config: EvaluationConfig, tmp_path:
     other = replace(small, methods=(Entry("zero-shot", Prior(samples=2)),))
     with pytest.raises(AbmllError, match="other methods of the names zero-shot"):
         run_evaluation(other, tmp_path / "out", lambda done, total, cell: None)
+    fewer = replace(
+        small, data=replace(config.data, leave_out=("two",))
+    )  # another task's items count as foreign then
+    with pytest.raises(AbmllError, match="out-of-distribution tasks for one"):
+        run_evaluation(fewer, tmp_path / "out", lambda done, total, cell: None)
 
 
 def test_methods_go_to_the_tasks_that_they_are_for(config: EvaluationConfig) -> None:
