@@ -48,6 +48,10 @@ class AdapterConfig:
         """s = alpha / rank."""
         return self.alpha / self.rank
 
+    def without_noise(self) -> AdapterConfig:
+        """The same adapter as a point: the `weight` family with a standard deviation of zero."""
+        return replace(self, noise="weight", spread_offset=0.0, noise_scale=1.0)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         return {**asdict(self), "modules": list(self.modules)}
@@ -164,6 +168,17 @@ class GlobalPosterior(Posterior):
                 values = torch.zeros(rows * columns)
                 pieces.append(values.uniform_(-bound, bound, generator=generator) if is_a else values)
         return cls(config, tuple(sites), torch.cat(pieces))
+
+    def without_noise(self) -> GlobalPosterior:
+        """The same mean with a spread of zero, which stays zero under adaptation: ordinary LoRA.
+
+        With both matrices of the spread pair at zero, neither has a gradient.
+        """
+        values = self.values.clone()
+        for tensors in unflatten(values, self.sites, self.config.rank):
+            tensors.spread_a.zero_()
+            tensors.spread_b.zero_()
+        return GlobalPosterior(self.config.without_noise(), self.sites, values)
 
 
 class TaskPosterior(Posterior):

@@ -1,10 +1,14 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and how much it took."""
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -20,3 +24,25 @@ def available_bytes(cgroup: Path = _CGROUP) -> int:
     except (OSError, ValueError):  # no container, no version-2 control group, or the limit is "max"
         return machine
     return min(machine, limit - used + droppable)
+
+
+def watch_peak(device: str = "cpu") -> Callable[[], int]:
+    """Start to watch; the result tells the peak since then, in bytes: of this process, or of what torch holds on a GPU.
+
+    Where the system does not let the process reset its high-water mark (not Linux), it is that of its whole life.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets the high-water mark (man 5 proc)
+    return _high_water_bytes
+
+
+def _high_water_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

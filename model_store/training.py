@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from abmll.adapt import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
-from abmll.meta.train import MetaSettings, meta_train, trained_prior
+from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prior
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
@@ -87,11 +87,14 @@ def run_training(
     names = collection.names(config.data.split, "train") if config.data.split else list(collection.about)
     names = [name for name in names if name not in config.data.leave_out]
     base = load_base(config.base, quantisation=config.quantisation)
-    model = FewShotModel(base.model, base.tokenizer, config.adapter, template=config.template)
+    point = config.meta.outer in POINT_RULES
+    adapter = config.adapter.without_noise() if point else config.adapter
+    model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)
+    model.prior = model.prior.without_noise() if point else model.prior
     folder.mkdir(parents=True, exist_ok=True)
     started_at = folder / "commit"
     if not started_at.exists():
-        started_at.write_text(_commit() + "\n")
+        started_at.write_text(commit() + "\n")
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
     prior = trained_prior(model, folder)
@@ -139,7 +142,8 @@ def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 4)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The checkout's commit, or `unknown` outside of one."""
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,

@@ -22,6 +22,7 @@ from abmll.tasks import Example, Query, read_examples, read_rows
 from service import demo as demo_task
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
 from service.errors import ServiceError
+from service.evaluate import evaluate
 from service.executors.contract import Samples
 from service.meta_train import meta_train
 from service.settings import Settings
@@ -202,6 +203,7 @@ def models(as_json: AsJson = False) -> None:
 
 
 app.command()(meta_train)
+app.command()(evaluate)
 
 
 def _read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:

@@ -3,11 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from model_store.evaluation.config import AnyMethod, EvaluationConfig
+from model_store.posteriors import shipped_posteriors
 from model_store.training import TrainingConfig
 from service import schemas
 
@@ -25,6 +28,24 @@ def test_the_readmes_request_is_a_request() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_parses(path: Path) -> None:
     assert TrainingConfig.read(path).id
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/evaluate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_study_parses_and_says_where_its_posteriors_come_from(path: Path) -> None:
+    study = EvaluationConfig.read(path)
+    trained = {
+        f"runs/{TrainingConfig.read(config).id}/posterior" for config in (ROOT / "configs").glob("*.yaml")
+    }
+    named = {entry.posterior for entry in study.methods if entry.posterior}
+    assert named <= trained | set(shipped_posteriors())
+
+
+def test_the_page_on_evaluation_names_every_kind_of_method_and_no_other() -> None:
+    page = (ROOT / "docs/evaluation.md").read_text("utf-8")
+    kinds = {method.kind for method in get_args(get_args(AnyMethod)[0])}
+    assert set(re.findall(r"`kind: (\w+)", page)) == kinds
 
 
 def test_the_configuration_in_the_documentation_parses() -> None:

@@ -8,6 +8,12 @@ theta <- theta + e (phi - theta), taken in the LoRA factors (the prior's pull on
 the KL's, below 1e-6, and is dropped). It does not turn a small, noisy gradient into a full-size step in every
 coordinate, as AdamW does, and is Reptile with a posterior.
 
+Three more are baselines, without noise or KL (`POINT_RULES`; theta is a point, see `GlobalPosterior.without_noise`):
+
+`reptile`: theta <- theta + e (phi - theta) (Nichol et al. 2018).
+`structured`: theta <- phi: task after task with one optimiser, nothing copied back ("Structured LoRA" of the ABMLL paper).
+`fomaml`: one AdamW step on theta along the gradient of the query's NLL at phi (first-order MAML, Finn et al. 2017).
+
 All randomness derives from the seed and the visit's number, so a resumed run equals an uninterrupted one.
 """
 
@@ -24,13 +30,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.adapt import AdamW, AdaptSettings, Batch, LabelledPrompt, batch_order, fit, prepare, step_loss
-from abmll.errors import AbmllError, PromptTooLongError
+from abmll.adapt import AdamW, AdaptSettings, Batch, batch_order, fit, prepare, step_loss
+from abmll.errors import AbmllError
+from abmll.meta.episodes import choose_encoder, fitting_examples
 from abmll.model import FewShotModel
 from abmll.noise import derive_seed
 from abmll.posterior import GlobalPosterior, unflatten
-from abmll.rows import packed_length
-from abmll.tasks import Task, draw_support
+from abmll.prompting import PromptTemplate
+from abmll.tasks import Task
+
+OuterRule = Literal["natural", "adamw", "reptile", "structured", "fomaml"]
+POINT_RULES = ("reptile", "structured", "fomaml")
+GRADIENT_RULES = ("adamw", "fomaml")
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,17 @@ class MetaSettings:
     run. `average_from` is the share of visits after which the shipped theta, an average over visits, starts to form.
     `max_row_tokens` leaves out longer examples. `carry_moments` keeps the inner AdamW's moments across tasks, as the
     released code does.
+
+    `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which else reuse the last inner
+    batch; `adamw` then also follows the query's NLL, to first order (as ABML does, Ravi and Beatson 2019).
+    `shuffle_options` shows options in a new order in every example, `templates` are prompt templates that visits take turns
+    with at random, beside the model's own. `ema` is the decay per visit of an exponential average of theta, which is then
+    what ships in place of the plain average.
     """
 
     visits: int = 400
     inner: AdaptSettings = field(default_factory=AdaptSettings)
-    outer: Literal["natural", "adamw"] = "natural"
+    outer: OuterRule = "natural"
     outer_rate: float = 0.5
     final_outer_rate: float = 0.1
     prior_beta: float = 0.0
@@ -54,6 +71,23 @@ class MetaSettings:
     max_row_tokens: int = 384
     seed: int = 0
     checkpoint_every: int = 25
+    query: bool = False
+    shuffle_options: bool = False
+    templates: tuple[PromptTemplate, ...] = ()
+    ema: float | None = None
+
+
+def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
+    """Raise `AbmllError` for settings that contradict each other, or a theta with noise under a rule for points."""
+    if settings.query and settings.outer not in GRADIENT_RULES:
+        raise AbmllError(
+            f"the outer rule {settings.outer} takes no gradient on a query batch: leave `query` out"
+        )
+    if settings.outer in POINT_RULES:
+        if settings.inner.beta or settings.prior_beta:
+            raise AbmllError(f"the outer rule {settings.outer} has no KL: set beta and prior_beta to 0")
+        if prior.config != prior.config.without_noise():
+            raise AbmllError(f"the outer rule {settings.outer} is for a theta without noise")
 
 
 @dataclass
@@ -119,27 +153,6 @@ def task_order(names: Sequence[str], visits: int, seed: int) -> list[str]:
     return order[:visits]
 
 
-def encode_pool(
-    model: FewShotModel, task: Task, size: int, settings: MetaSettings, visit: int
-) -> list[LabelledPrompt]:
-    """`size` examples of the task that fit `max_row_tokens`, classes balanced, chosen for this visit."""
-    seed = derive_seed(settings.seed, "pool", visit)
-    encoded: list[LabelledPrompt] = []
-    for example in draw_support(task.train, min(len(task.train), size * 3), seed):
-        try:
-            prompt = model.encoder.encode_example(example)
-        except PromptTooLongError:
-            continue
-        if packed_length(prompt) <= settings.max_row_tokens:
-            label = example.options.index(example.output) if example.options else 0
-            encoded.append(LabelledPrompt(prompt, label))
-        if len(encoded) == size:
-            break
-    if not encoded:
-        raise AbmllError(f"no example of {task.name} fits {settings.max_row_tokens} tokens")
-    return encoded
-
-
 def meta_train(
     model: FewShotModel, tasks: Sequence[Task], settings: MetaSettings, folder: Path, *, resume: bool = True
 ) -> Iterator[dict[str, Any]]:
@@ -147,6 +160,7 @@ def meta_train(
 
     After the last visit `trained_prior` reads the result. With `resume`, goes on from the checkpoint if there is one.
     """
+    check_settings(settings, model.prior)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     _same_settings(folder / "settings.json", settings, [task.name for task in tasks])
@@ -182,11 +196,23 @@ def _visit(
     started, inner = time.perf_counter(), settings.inner
     state.visit += 1
     seed = derive_seed(settings.seed, "visit", state.visit)
-    pool = encode_pool(model, task, inner.steps * inner.batch_size, settings, state.visit)
-    batches = batch_order(len(pool), inner.batch_size, inner.steps, seed)
+    support = inner.steps * inner.batch_size
+    encoder = choose_encoder(model.encoder, settings.templates, derive_seed(seed, "template"))
+    pool = fitting_examples(
+        encoder,
+        task,
+        support + inner.batch_size * settings.query,
+        settings.max_row_tokens,
+        derive_seed(settings.seed, "pool", state.visit),
+        shuffle=settings.shuffle_options,
+    )
+    # A task with too few examples for both keeps a batch for the query and goes over the rest more often.
+    held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
+    batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
+    outer_batch = list(range(len(pool) - held_out, len(pool))) or batches[-1]
     prepared = prepare(model.backbone, pool)
     prior = GlobalPosterior(model.prior.config, model.prior.sites, state.theta)
-    moments = state.inner if settings.carry_moments else None
+    moments = state.inner if settings.carry_moments or settings.outer == "structured" else None
     phi, losses = fit(model.backbone, prior, prepared, inner, batches, seed, moments)
     done = (state.visit - 1) / max(1, settings.visits - 1)
     rate = settings.outer_rate + done * (settings.final_outer_rate - settings.outer_rate)
@@ -195,56 +221,75 @@ def _visit(
         "task": task.name,
         "losses": [round(loss, 4) for loss in losses],
     }
-    if settings.outer == "natural":
-        move = phi.values - state.theta
-        state.theta = state.theta + rate * move
-        metrics["moved"] = float(move.norm())
+    if settings.outer in GRADIENT_RULES:
+        batch = Batch.of([(0, prepared, i) for i in outer_batch], model.backbone.device)
+        gradient, measured = _outer_gradient(model, batch, phi.values, tasks, settings, state)
+        state.theta = state.outer.update(state.theta, gradient, rate)
+        metrics |= measured
     else:
-        state.theta, metrics["kl"] = _outer_adamw(
-            model,
-            Batch.of([(0, prepared, i) for i in batches[-1]], model.backbone.device),
-            phi.values,
-            tasks,
-            settings,
-            state,
-            rate,
-        )
-    if state.visit > settings.average_from * settings.visits:
-        state.average += state.theta
-        state.averaged += 1
+        move = phi.values - state.theta
+        state.theta = phi.values if settings.outer == "structured" else state.theta + rate * move
+        metrics["moved"] = float(move.norm())
+    _average(settings, state)
     return {**metrics, "rate": round(rate, 5), "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _outer_adamw(
+def _average(settings: MetaSettings, state: MetaState) -> None:
+    """Take this visit's theta into the average that ships."""
+    if settings.ema is not None:
+        first = state.averaged == 0
+        state.average = state.theta.clone() if first else state.average.lerp(state.theta, 1 - settings.ema)
+        state.averaged = 1
+    elif state.visit > settings.average_from * settings.visits:
+        state.average += state.theta
+        state.averaged += 1
+
+
+def _outer_gradient(
     model: FewShotModel,
     batch: Batch,
     phi: Tensor,
     tasks: int,
     settings: MetaSettings,
     state: MetaState,
-    rate: float,
-) -> tuple[Tensor, float]:
-    """One AdamW step on theta of beta KL(phi || theta) - (beta / M) log p(theta), on the last inner batch with fresh noise."""
+) -> tuple[Tensor, dict[str, float]]:
+    """The gradient [P] that theta's AdamW follows on `batch`, with fresh noise, and the terms it is of.
+
+    `adamw`: of beta KL(phi || theta) - (beta / M) log p(theta). `fomaml`, and `adamw` with `query`: plus that of the
+    batch's NLL in phi, which to first order is its gradient in theta.
+    """
     config, sites, device = model.prior.config, model.prior.sites, model.backbone.device
-    theta = state.theta.to(device).requires_grad_()
+    theta, moved = (
+        values.to(device)[None].requires_grad_() for values in (state.theta.detach().clone(), phi)
+    )
+    with_kl, with_nll = settings.outer == "adamw", settings.query or settings.outer == "fomaml"
     loss = step_loss(
         model.backbone,
         batch,
-        unflatten(phi.to(device)[None], sites, config.rank),
+        unflatten(moved, sites, config.rank),
         seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(len(batch.labels))],
-        prior=unflatten(theta[None], sites, config.rank),
+        prior=unflatten(theta, sites, config.rank) if with_kl else None,
         kl_seeds=[derive_seed(settings.seed, "outer", state.visit)],
     )
-    objective = settings.prior_beta * (loss.kl.sum() - loss.log_prior.sum() / tasks)
-    (gradient,) = torch.autograd.grad(objective, theta)
-    return state.outer.update(theta.detach(), gradient, rate).cpu(), float(loss.kl.detach().sum())
+    gradient, measured = torch.zeros_like(theta), {}
+    if with_kl:
+        objective = settings.prior_beta * (loss.kl.sum() - loss.log_prior.sum() / tasks)
+        gradient += torch.autograd.grad(objective, theta, retain_graph=with_nll)[0]
+        measured["kl"] = float(loss.kl.detach().sum())
+    if with_nll:
+        gradient += torch.autograd.grad(loss.nll.sum(), moved)[0]
+        measured["query_nll"] = float(loss.nll.detach().mean())
+    return gradient[0].cpu(), measured
 
 
 def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> None:
-    """Record what the run is, and refuse to resume a different one."""
-    record = {"settings": asdict(settings), "tasks": list(names)}
-    if path.exists() and json.loads(path.read_text()) != record:
-        raise AbmllError(
-            f"{path.parent.name} holds a run with other settings or tasks: choose another folder"
-        )
+    """Record what the run is, and refuse to resume a different one. A run from before a setting existed had its default."""
+    record = json.loads(json.dumps({"settings": asdict(settings), "tasks": list(names)}))
+    if path.exists():
+        found = json.loads(path.read_text())
+        defaults = json.loads(json.dumps(asdict(MetaSettings())))
+        if {**found, "settings": {**defaults, **found["settings"]}} != record:
+            raise AbmllError(
+                f"{path.parent.name} holds a run with other settings or tasks: choose another folder"
+            )
     path.write_text(json.dumps(record, indent=1))

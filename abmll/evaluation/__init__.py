@@ -1,0 +1,1 @@
+"""Evaluation: methods on held-out tasks, item by item, and what their answers are worth. Needs the `eval` extra."""

@@ -1,0 +1,1 @@
+"""What is compared: one small file a method, all behind `contract.Method`."""

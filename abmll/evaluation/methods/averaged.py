@@ -1,0 +1,110 @@
+"""Averages over several point models: deep ensembles of LoRA, and dropout at prediction.
+
+Both answer with the mean of the members' probabilities, and their mutual information is that between answer and member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from abmll.adapt import AdaptSettings
+from abmll.errors import AbmllError
+from abmll.evaluation.methods.adapted import adapt_timed
+from abmll.evaluation.methods.contract import answers_of, prediction_effort
+from abmll.evaluation.records import Answer, Effort
+from abmll.model import FewShotModel
+from abmll.noise import derive_seed
+from abmll.posterior import GlobalPosterior, TaskPosterior
+from abmll.predict import Prediction
+from abmll.tasks import Example, Query
+from abmll.uncertainty import summarise
+
+
+def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
+    """One prediction an item from those of every member: S is the number of members."""
+    return [
+        replace(
+            found[0],
+            predictive=summarise(
+                found[0].predictive.options,
+                torch.tensor([member.predictive.probabilities for member in found]),
+                samples=len(found),
+            ),
+        )
+        for found in zip(*members, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """LoRA fitted `members` times (Lakshminarayanan et al. 2017), each from its own random start and in its own order.
+
+    For a theta without training: the starts are drawn anew, so what theta holds is not used. Raises `AbmllError` for a
+    theta with noise, which the members would be fitted under.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: int = 5
+    settings: AdaptSettings | None = None
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        prior, effort, found = model.prior, Effort(), []
+        if prior.config != prior.config.without_noise():
+            raise AbmllError("an ensemble is of point estimates: give it a theta without noise")
+        try:
+            for member in range(self.members):
+                start = derive_seed(seed, "member", member)
+                model.prior = GlobalPosterior.untrained(prior.config, prior.sites, start).without_noise()
+                posterior, spent = adapt_timed(model, support, self.settings, start)
+                found.append(model.predict(posterior, queries, samples=0, truncate=True))
+                effort = effort + spent + prediction_effort(found[-1], 0)
+        finally:
+            model.prior = prior
+        return answers_of(average(found)), effort
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout on the adapters' input at prediction (Gal and Ghahramani 2016): a mask of A's columns, one for a whole sequence.
+
+    Adaptation runs without dropout: the facade has none. Such masks are known as dropout injection.
+    """
+
+    kind: Literal["dropout"] = "dropout"
+    samples: int = 10
+    rate: float = 0.1
+    settings: AdaptSettings | None = None
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        posterior, effort = adapt_timed(model, support, self.settings, seed)
+        found = [
+            model.predict(masked, queries, samples=0, truncate=True)
+            for masked in masked_posteriors(posterior, self.rate, self.samples, seed)
+        ]
+        for predictions in found:
+            effort = effort + prediction_effort(predictions, 0)
+        return answers_of(average(found)), effort
+
+
+def masked_posteriors(
+    posterior: TaskPosterior, rate: float, samples: int, seed: int
+) -> Iterator[TaskPosterior]:
+    """`posterior` with columns of every mean A dropped with probability `rate`, the rest divided by 1 - `rate`."""
+    for sample in range(samples):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "dropout", sample))
+        values = posterior.values.clone()
+        masked = TaskPosterior(posterior.config, posterior.sites, values)
+        for tensors in masked.by_site():  # views of `values`
+            kept = torch.rand(tensors.mean_a.shape[-1], generator=generator) >= rate
+            tensors.mean_a.mul_(kept / (1 - rate))
+        yield masked

@@ -1,0 +1,68 @@
+"""What a visit trains on: examples of a task that fit, and the two ways to show a task differently each time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from abmll.adapt import LabelledPrompt
+from abmll.errors import AbmllError, PromptTooLongError
+from abmll.noise import derive_seed
+from abmll.prompting import PromptEncoder, PromptTemplate
+from abmll.rows import packed_length
+from abmll.tasks import Example, Task, draw_support
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def fitting_examples(
+    encoder: PromptEncoder, task: Task, size: int, max_row_tokens: int, seed: int, *, shuffle: bool = False
+) -> list[LabelledPrompt]:
+    """`size` examples of the task in at most `max_row_tokens`, classes balanced; with `shuffle`, options in a new order.
+
+    Fewer where the task has no more. Raises `AbmllError` where none fits.
+    """
+    drawn: Iterator[Example] = iter(draw_support(task.train, min(len(task.train), size * 3), seed))
+    if shuffle:
+        rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
+        drawn = (shuffle_options(example, rng) for example in drawn)
+    encoded: list[LabelledPrompt] = []
+    for example in drawn:
+        try:
+            prompt = encoder.encode_example(example)
+        except PromptTooLongError:
+            continue
+        if packed_length(prompt) <= max_row_tokens:
+            label = example.options.index(example.output) if example.options else 0
+            encoded.append(LabelledPrompt(prompt, label))
+        if len(encoded) == size:
+            break
+    if not encoded:
+        raise AbmllError(f"no example of {task.name} fits {max_row_tokens} tokens")
+    return encoded
+
+
+def listed(options: Sequence[str]) -> str:
+    """Options as multiple-choice inputs show them: `(A) x (B) y`."""
+    return " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def shuffle_options(example: Example, rng: random.Random) -> Example:
+    """The same example with its options in a random order, also where its input lists them.
+
+    Options are scored one by one, so the order matters only where the input shows it.
+    """
+    options = tuple(rng.sample(example.options, len(example.options)))
+    shown = example.input.replace(listed(example.options), listed(options), 1) if options else example.input
+    return replace(example, input=shown, options=options)
+
+
+def choose_encoder(encoder: PromptEncoder, templates: Sequence[PromptTemplate], seed: int) -> PromptEncoder:
+    """`encoder` with its own template or one of `templates`, each as likely; itself where there are none."""
+    template = random.Random(seed).choice([encoder.template, *templates])  # noqa: S311 - reproducible, not secret
+    return (
+        encoder
+        if template == encoder.template
+        else PromptEncoder(encoder.tokenizer, template, encoder.max_tokens)
+    )
