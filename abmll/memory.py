@@ -1,10 +1,11 @@
 """How much memory serving takes: measured on the loaded model, and turned into budgets before the first request.
 
-    peak = base + transient + slots * slot + work,    work = max(adapt tokens * adapt cost, predict tokens * predict cost)
+    peak = base + transient + slots * slot + max(adaptation + adapt tokens * adapt cost, samples + predict tokens * predict cost)
 
-`base` is every weight as it is held; `slot` one task posterior in fp32; `transient` what a pass needs whatever its size: the
-largest quantised weight made dense, and gradient and optimiser state of the adaptations in work. The cost of a token is what
-autograd keeps for it (adapt: counted on a small batch), or what the widest layer holds at once (predict: from its shapes).
+`base` is every weight as it is held; `transient` the largest quantised weight made dense; `slot` one task posterior in fp32;
+`adaptation` gradient and optimiser state of one; `samples` the adapters that the samples of a chunk are turned into. The
+cost of a token is what autograd keeps for it (adapt: counted on a small batch), or what the widest layer holds at once
+(predict: from its shapes).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import Tensor
 from abmll.adapt import Batch, LabelledPrompt, prepare, step_loss
 from abmll.backbone import Backbone
 from abmll.posterior import GlobalPosterior, unflatten
+from abmll.predict import SAMPLES_PER_CHUNK
 from abmll.prompting import EncodedPrompt
 from abmll.quantised import FrozenLinear, is_quantised
+from abmll.rows import collate
 
 # Tokens of the batch that is counted, in rows of a usual length.
 PROBE_ROWS, PROBE_TOKENS = 2, 48
@@ -36,10 +39,26 @@ class MemoryCosts:
     adapt_bytes_per_token: int
     predict_bytes_per_token: int
     adaptation_bytes: int
+    sample_bytes: int
+
+    @property
+    def samples_bytes(self) -> int:
+        """Adapters of the samples of one chunk."""
+        return SAMPLES_PER_CHUNK * self.sample_bytes
+
+    def peak_bytes(
+        self, slots: int, adapt_tokens: int, predict_tokens: int, samples: int = SAMPLES_PER_CHUNK
+    ) -> int:
+        """Most memory with so many adapters held and passes of so many tokens (and samples) at a time."""
+        adapting = self.adaptation_bytes + adapt_tokens * self.adapt_bytes_per_token
+        predicting = samples * self.sample_bytes + predict_tokens * self.predict_bytes_per_token
+        held = self.base_bytes + self.transient_bytes + slots * self.slot_bytes
+        return held + max(adapting if adapt_tokens else 0, predicting if predict_tokens else 0)
 
     def plan(self, budget_bytes: int, slots_share: float = 0.25, max_tokens: int = 8192) -> MemoryPlan:
         """Budgets for a device that has `budget_bytes` beside the base; at least one slot and one short row are planned."""
-        left = max(0, budget_bytes - self.transient_bytes - self.adaptation_bytes)
+        fixed = self.transient_bytes + max(self.adaptation_bytes, self.samples_bytes)
+        left = max(0, budget_bytes - fixed)
         slots = max(1, int(left * slots_share) // self.slot_bytes)
         work = max(0, left - slots * self.slot_bytes)
         adapt, predict = (
@@ -62,11 +81,7 @@ class MemoryPlan:
     @property
     def peak_bytes(self) -> int:
         """All of it in use at once."""
-        c = self.costs
-        work = max(
-            self.adapt_tokens * c.adapt_bytes_per_token, self.predict_tokens * c.predict_bytes_per_token
-        )
-        return c.base_bytes + c.transient_bytes + c.adaptation_bytes + self.slots * c.slot_bytes + work
+        return self.costs.peak_bytes(self.slots, self.adapt_tokens, self.predict_tokens)
 
     def describe(self) -> str:
         """One line for a log."""
@@ -92,6 +107,7 @@ def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
         adapt_bytes_per_token=_kept_bytes_per_token(backbone, prior),
         predict_bytes_per_token=_widest_bytes_per_token(backbone),
         adaptation_bytes=COPIES_IN_ADAPTATION * slot,
+        sample_bytes=_sample_bytes(backbone),
     )
 
 
@@ -102,12 +118,16 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
     values = prior.values.to(backbone.device)[None].requires_grad_()
     frozen = {p.untyped_storage().data_ptr() for p in backbone.model.parameters()}
     kept: dict[int, int] = {}
+    tokens, rows = prepared.tokens(range(PROBE_ROWS)), collate([row] * PROBE_ROWS)
+    length = rows.visible.shape[-1]
+    scored = {len(rows.score_token), len(rows.score_token.unique())}
+    grows = {tokens, length, length * PROBE_ROWS} | scored
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         own = {values.untyped_storage().data_ptr()} | frozen
         # What grows with the adapter and not with the tokens is counted with the adaptation.
-        if storage.data_ptr() not in own and _grows_with_tokens(tensor, prepared.tokens(range(PROBE_ROWS))):
+        if storage.data_ptr() not in own and any(size in grows for size in tensor.shape):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -115,12 +135,16 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
         batch = Batch.of([(0, prepared, i) for i in range(PROBE_ROWS)], backbone.device)
         loss = step_loss(backbone, batch, unflatten(values, prior.sites, prior.config.rank), seeds=[1, 2])
     del loss
-    return sum(kept.values()) // prepared.tokens(range(PROBE_ROWS)) + _widest_bytes_per_token(backbone)
+    return sum(kept.values()) // tokens + _widest_bytes_per_token(backbone)
 
 
-def _grows_with_tokens(tensor: Tensor, tokens: int) -> bool:
-    padded = PROBE_ROWS * -(-tokens // PROBE_ROWS // 16) * 16
-    return any(size in {tokens, padded, padded // PROBE_ROWS} for size in tensor.shape)
+def _sample_bytes(backbone: Backbone) -> int:
+    """One sample as adapters of rank r + m (r + 1), and the signs it is made from; of the `output` family nothing is kept."""
+    config = backbone.config
+    if config.noise == "output":
+        return 0
+    rank = config.rank + config.noise_rank * (config.rank + 1) + config.noise_rank
+    return rank * sum(site.d_in + site.d_out for site in backbone.sites) * backbone.dtype.itemsize
 
 
 def _widest_bytes_per_token(backbone: Backbone) -> int:

@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from abmll.adapt import AdaptSettings
+from abmll.memory import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig
 from abmll.tasks import Example, Query
@@ -85,6 +86,7 @@ def main() -> None:
     tokenizer = load_base("smollm2-135m-instruct", progress=False).tokenizer
     gc.collect()
     common.reset_peak()
+    libraries_bytes = common.resident_and_peak_bytes()[0]
     stages = Stages()
     built = stages.run("build, quantised layer by layer", lambda: build(shape, options.seed))
     first_layer = shape.layers // 2 if options.first_layer is None else options.first_layer
@@ -93,10 +95,16 @@ def main() -> None:
         "wrap",
         lambda: FewShotModel(built, tokenizer, AdapterConfig(first_layer=first_layer), defaults=settings),
     )
+    costs = measure_costs(model.backbone, model.prior)
     labels = tuple(demo.OPTIONS)
     support = [Example(text, label, labels) for text, label in demo.SUPPORT[: options.examples]]
-    phi = stages.run("adapt", lambda: model.adapt(support, seed=options.seed)).posterior
+    run = model.begin_adapt(support, seed=options.seed)
+    step_tokens = max(run.prepared.tokens(batch) for batch in run.batches)
     queries = [Query(text, labels) for text in demo.INPUTS]
+    chunk_tokens = model.begin_predict(None, queries, samples=options.samples).next_tokens
+    planned = libraries_bytes + costs.peak_bytes(1, step_tokens, chunk_tokens, options.samples)
+    print(f"planned peak {planned / 2**30:.2f} GiB: {costs.plan(8 * 2**30).describe()}", flush=True)
+    phi = stages.run("adapt", lambda: model.adapt(support, seed=options.seed)).posterior
     found = stages.run(
         "predict", lambda: model.predict(phi, queries, samples=options.samples, seed=options.seed)
     )
@@ -107,8 +115,16 @@ def main() -> None:
         f"{phi.values.nbytes / 2**20:.0f} MiB a posterior. {len(support)} examples, {options.steps} steps, "
         f"{len(queries)} queries, S = {options.samples}."
     )
+    measured = common.resident_and_peak_bytes()[1]
+    about += (
+        f" Planned peak {planned / 2**30:.2f} GiB ({libraries_bytes / 2**30:.2f} of it libraries), measured "
+        f"{measured / 2**30:.2f}: {100 * (measured / planned - 1):+.1f} %."
+    )
     rows = common.table(["stage", "seconds", "peak GiB by its end"], stages.rows)
-    data = {"shape": asdict(shape), "stages": stages.rows}
+    data = {
+        "shape": asdict(shape), "stages": stages.rows, "planned_bytes": planned, "measured_bytes": measured,
+        "costs": asdict(costs), "step_tokens": step_tokens, "chunk_tokens": chunk_tokens,
+    }  # fmt: skip
     common.write_results(
         "scale_8b", "A model of Llama-3-8B's shape on the CPU", [about], [rows], data, options, built.dtype
     )

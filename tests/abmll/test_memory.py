@@ -27,7 +27,7 @@ def test_fewer_adapted_layers_keep_less_for_each_token(make_model: Callable[...,
 
 @pytest.mark.parametrize("budget", [10**6, 10**7, 10**9])
 def test_a_plan_stays_within_its_budget(budget: int) -> None:
-    costs = MemoryCosts(5 * 10**6, 10**5, 10**5, 4000, 500, 2 * 10**5)
+    costs = MemoryCosts(5 * 10**6, 10**5, 10**5, 4000, 500, 2 * 10**5, 10**4)
     plan = costs.plan(budget)
     assert plan.peak_bytes <= costs.base_bytes + budget
     assert plan.slots >= 1
@@ -35,5 +35,5 @@ def test_a_plan_stays_within_its_budget(budget: int) -> None:
 
 
 def test_a_budget_that_is_too_small_still_serves_one_short_row() -> None:
-    plan = MemoryCosts(1, 10, 10, 4000, 500, 20).plan(100)
-    assert (plan.slots, plan.adapt_tokens, plan.predict_tokens) == (7, 64, 64) or plan.slots >= 1
+    plan = MemoryCosts(1, 10, 10, 4000, 500, 20, 1).plan(100)
+    assert (plan.slots, plan.adapt_tokens, plan.predict_tokens) == (1, 64, 64)

@@ -39,7 +39,7 @@ def model() -> FewShotModel:
 
 def make_worker(model: FewShotModel, slots: int = 4, unit_tokens: int = 4096) -> ModelWorker:
     costs = measure_costs(model.backbone, model.prior)
-    plan = costs.plan(costs.transient_bytes + costs.adaptation_bytes + 10**9)
+    plan = costs.plan(10**9)
     served: Any = ServedModel
     worker = ModelWorker(model, served, plan, unit_tokens)
     worker._slots._count = slots
