@@ -362,18 +362,3 @@ def fit(
     while not run.done:
         adapt_step(backbone, [run])
     return run.posterior, tuple(run.losses)
-
-
-def adapt(
-    backbone: Backbone,
-    prior: GlobalPosterior,
-    examples: Sequence[LabelledPrompt],
-    settings: AdaptSettings,
-    seed: int,
-) -> Adaptation:
-    """Test-time adaptation: `settings.steps` steps from theta on batches of the support, with a fresh optimiser."""
-    batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-    run = AdaptRun.start(backbone, prior, prepare(backbone, examples), settings, batches, seed)
-    while not run.done:
-        adapt_step(backbone, [run])
-    return run.result()
