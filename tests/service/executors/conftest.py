@@ -43,8 +43,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def worker_processes() -> list[psutil.Process]:
-    """Worker processes of this one that are alive."""
-    return [p for p in psutil.Process().children(recursive=True) if _is_worker(p)]
+    """Worker processes of this one that are alive; those of a server that it runs are not its own."""
+    return [p for p in psutil.Process().children() if _is_worker(p)]
 
 
 def _is_worker(process: psutil.Process) -> bool:
