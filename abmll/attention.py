@@ -1,12 +1,13 @@
-"""Attention over packed rows: tokens lie in one flat batch, and only here are they spread into rows of equal length.
+"""Attention over packed rows: tokens lie in one flat batch, and no token sees another row's.
 
-On the CPU, short rows take plain matrix products with a backward pass of our own: 8 rows of 9 heads, forward and backward
-of one layer, 48 tokens in bf16: 11.3 ms with the fused kernel, 1.7 ms plain. Plain products hold the whole score matrix, so
-longer rows, and GPUs, take the fused kernel.
+On the CPU, short rows take plain matrix products, one row after another without padding, with a backward pass of our own
+(8 rows of 9 heads, forward and backward of one layer, 48 tokens in bf16: 11.3 ms with the fused kernel, 1.7 ms plain).
+Plain products hold the whole score matrix, so longer rows, and GPUs, take the fused kernel over rows padded to equal length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,11 +30,19 @@ class Layout:
     token_at: Tensor  # [R * L]
     place_of: Tensor  # [N]
     bias: Tensor  # [R, 1, L, L]: 0 where visible, the dtype's lowest number elsewhere
+    lengths: tuple[int, ...]  # of the R rows
 
     @classmethod
     def of(cls, rows: Rows, dtype: torch.dtype) -> Self:
         """The layout of `rows` for scores of `dtype`."""
-        return cls(rows.token_at, rows.place_of, additive_mask(rows.visible, dtype))
+        return cls(rows.token_at, rows.place_of, additive_mask(rows.visible, dtype), rows.lengths)
+
+    def spans(self) -> Iterator[tuple[slice, Tensor]]:
+        """Each row's n tokens in the packed batch, and its bias [n, n]."""
+        start = 0
+        for length, bias in zip(self.lengths, self.bias, strict=True):
+            yield slice(start, start + length), bias[0, :length, :length]
+            start += length
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -69,8 +78,8 @@ def packed_attention(
         return output, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
-    if query.device.type == "cpu" and layout.bias.shape[-1] <= LONGEST_PLAIN_TOKENS:
-        mixed: Tensor = _Plain.apply(q, k, v, layout, scale)  # type: ignore[no-untyped-call]
+    if query.device.type == "cpu" and max(layout.lengths) <= LONGEST_PLAIN_TOKENS:
+        mixed: Tensor = _ByRow.apply(q, k, v, layout, scale)  # type: ignore[no-untyped-call]
     else:
         mixed = _fused(q, k, v, layout, scale)
     return mixed[None], None
@@ -106,62 +115,53 @@ class _Gather(torch.autograd.Function):
         return gradients[0].index_select(0, back), None, None
 
 
-class _Plain(torch.autograd.Function):
-    """softmax(scale q k^T + bias) v by matrix products; heads that share a key are one taller product."""
+class _ByRow(torch.autograd.Function):
+    """softmax(scale q k^T + bias) v by matrix products, row by row; heads that share a key are one taller product."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-        rows, length = layout.bias.shape[0], layout.bias.shape[-1]
-        heads, shared = query.shape[1], key.shape[1]
-        spread = _Spread(layout, rows, length, shared, heads // shared)
-        q, k, v = spread.queries(query).mul_(scale), spread.keys(key), spread.keys(value)
-        scores = torch.matmul(q, k.mT).view(rows, shared, heads // shared, length, length)
-        scores += layout.bias[:, None]
-        weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype).view(rows, shared, -1, length)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.spread, ctx.scale = spread, scale
-        return spread.collect(torch.matmul(weights, v))
+        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+        shared, weights = key.shape[1], []
+        for span, bias in layout.spans():
+            q, k, v = _taller(query[span], shared), key[span].transpose(0, 1), value[span].transpose(0, 1)
+            scores = torch.bmm(q, k.mT).mul_(scale)
+            by_head = scores.view(shared, -1, *bias.shape)
+            by_head += bias
+            weights.append(scores.softmax(-1, dtype=torch.float32).to(v.dtype))
+            _put(mixed[span], torch.bmm(weights[-1], v), shared)
+        ctx.save_for_backward(query, key, value, *weights)
+        ctx.layout, ctx.scale = layout, scale
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, weights = ctx.saved_tensors
-        spread: _Spread = ctx.spread
-        mixed = spread.queries(gradients[0])
-        d_value = torch.matmul(weights.mT, mixed)
-        d_weights = torch.matmul(mixed, v.mT)
-        d_scores = d_weights.sub_((d_weights * weights).sum(-1, keepdim=True)).mul_(weights)
-        d_query = torch.matmul(d_scores, k).mul_(ctx.scale)
-        d_key = torch.matmul(d_scores.mT, q)
-        return spread.collect(d_query), spread.collect_keys(d_key), spread.collect_keys(d_value), None, None
+        query, key, value, *all_weights = ctx.saved_tensors
+        shared = key.shape[1]
+        d_query, d_key, d_value = (
+            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
+        )
+        for (span, _), weights in zip(ctx.layout.spans(), all_weights, strict=True):
+            q, k, v = _taller(query[span], shared), key[span].transpose(0, 1), value[span].transpose(0, 1)
+            mixed = _taller(gradients[0][span], shared)
+            d_value[span] = torch.bmm(weights.mT, mixed).transpose(0, 1)
+            d_scores = torch.bmm(mixed, v.mT)
+            along = torch.linalg.vecdot(d_scores, weights)[..., None]
+            d_scores.sub_(along).mul_(weights).mul_(ctx.scale)
+            _put(d_query[span], torch.bmm(d_scores, k), shared)
+            d_key[span] = torch.bmm(d_scores.mT, q).transpose(0, 1)
+        return d_query, d_key, d_value, None, None
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Packed tokens [N, heads, D] to rows [R, shared heads, ..., D] and back."""
+def _taller(tokens: Tensor, shared: int) -> Tensor:
+    """[n, heads, D] as [shared, heads / shared * n, D]."""
+    n, heads, size = tokens.shape
+    by_key = tokens.unflatten(1, (shared, heads // shared)).permute(1, 2, 0, 3)
+    taller: Tensor = by_key.reshape(shared, heads // shared * n, size)
+    return taller
 
-    layout: Layout
-    rows: int
-    length: int
-    shared: int
-    groups: int
 
-    def queries(self, tokens: Tensor) -> Tensor:
-        """[R, shared, groups * L, D]."""
-        padded = tokens.index_select(0, self.layout.token_at)
-        padded = padded.view(self.rows, self.length, self.shared, self.groups, -1)
-        return padded.permute(0, 2, 3, 1, 4).reshape(self.rows, self.shared, self.groups * self.length, -1)
-
-    def keys(self, tokens: Tensor) -> Tensor:
-        """[R, shared, L, D]."""
-        padded = tokens.index_select(0, self.layout.token_at)
-        return padded.view(self.rows, self.length, self.shared, -1).transpose(1, 2)
-
-    def collect(self, mixed: Tensor) -> Tensor:
-        """[N, shared * groups, D]."""
-        by_place = mixed.view(self.rows, self.shared, self.groups, self.length, -1).permute(0, 3, 1, 2, 4)
-        flat = by_place.reshape(self.rows * self.length, self.shared * self.groups, -1)
-        return flat.index_select(0, self.layout.place_of)
-
-    def collect_keys(self, mixed: Tensor) -> Tensor:
-        """[N, shared, D]."""
-        return mixed.transpose(1, 2).flatten(0, 1).index_select(0, self.layout.place_of)
+def _put(out: Tensor, taller: Tensor, shared: int) -> None:
+    """Write what `_taller` made back to tokens `out` [n, heads, D]."""
+    n, heads, _ = out.shape
+    by_key = out.unflatten(1, (shared, heads // shared)).permute(1, 2, 0, 3)
+    by_key.copy_(taller.unflatten(1, (heads // shared, n)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from abmll.attention import Layout, additive_mask, use_packed_attention
 from abmll.errors import UnsupportedModelError
+from abmll.gates import use_lean_gates
 from abmll.norms import use_lean_norms
 from abmll.posterior import AdapterConfig, Site
 from abmll.quantised import FrozenLinear, is_quantised
@@ -29,6 +31,8 @@ MODULE_NAMES = {
 }  # fmt: skip
 # A fused projection is adapted when one of its parts is asked for.
 FUSED = {"qkv": {"q", "k", "v"}, "gate_up": {"gate", "up"}}
+# Decoder layers of this shape: x = x + attention(norm(x)); x + mlp(norm(x)).
+NARROWED_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
@@ -38,18 +42,26 @@ class Draw(Protocol):
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """The adapted layer's output [N, d_out] at site number `site` for the batch's tokens `x` [N, d_in]."""
 
+    def narrowed(self, row_tokens: Sequence[int]) -> Draw | None:
+        """The same draw for a part of every row's tokens, `row_tokens[i]` of row i; `None` where it depends on all."""
+
 
 @dataclass
-class _Call:
-    """The draw of the forward pass that is running; owned by one `Backbone` and empty between passes."""
+class Call:
+    """The forward pass that is running: its draw, and from where in the last layer on only some tokens are computed.
+
+    Owned by one `Backbone`, empty between passes.
+    """
 
     draw: Draw | None = None
+    tokens: Tensor | None = None  # those that count behind the last layer's attention
+    narrowed: Draw | None = None  # the draw for them
 
 
 class AdaptedLinear(nn.Module):
     """A frozen linear layer (quantised or not) that the running call's draw may change."""
 
-    def __init__(self, frozen: FrozenLinear, site: int, call: _Call) -> None:
+    def __init__(self, frozen: FrozenLinear, site: int, call: Call) -> None:
         super().__init__()
         self.frozen, self.site, self._call = frozen, site, call
 
@@ -60,6 +72,47 @@ class AdaptedLinear(nn.Module):
             frozen: Tensor = self.frozen(x)
             return frozen
         return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
+
+
+class _Narrowing(nn.Module):
+    """The last layer's output projection of attention: where the pass says so, it drops the tokens that nobody reads."""
+
+    def __init__(self, projection: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.projection, self._call = projection, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, N, d] to the output for the chosen tokens [1, P, d_out]."""
+        if self._call.tokens is not None:
+            x = x.index_select(1, self._call.tokens)
+            self._call.draw = self._call.narrowed
+        out: Tensor = self.projection(x)
+        return out
+
+
+def narrow_last_layer(layer: Any, call: Call) -> bool:
+    """Have the layer compute what is behind its attention for `call.tokens` alone; whether its architecture is known."""
+    if type(layer).__name__ not in NARROWED_LAYERS:
+        return False
+    layer.self_attn.o_proj = _Narrowing(layer.self_attn.o_proj, call)
+
+    def forward(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        mixed, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        kept = hidden_states if call.tokens is None else hidden_states.index_select(1, call.tokens)
+        kept = kept + mixed
+        out: Tensor = kept + self.mlp(self.post_attention_layernorm(kept))
+        return out
+
+    layer.forward = MethodType(forward, layer)
+    return True
+
+
+def _widen(layer: Any) -> None:
+    """Undo `narrow_last_layer`: the model is being wrapped anew, for another backbone."""
+    projection = getattr(getattr(layer, "self_attn", None), "o_proj", None)
+    if isinstance(projection, _Narrowing):
+        layer.self_attn.o_proj = projection.projection
+        del layer.forward
 
 
 class Backbone:
@@ -82,9 +135,11 @@ class Backbone:
             raise UnsupportedModelError(
                 f"first_layer {config.first_layer} is outside the model's {len(layers)} layers"
             )
-        self._call = _Call()
+        self._call = Call()
         self.sites = _wrap(layers, config, self._call)
         use_lean_norms(decoder)
+        use_lean_gates(decoder)
+        self._narrows = narrow_last_layer(layers[-1], self._call)
         self._trunk = _part(decoder, list(layers)[: config.first_layer], norm)
         self._top = _part(decoder, list(layers)[config.first_layer :], None)
         self._head = model.get_output_embeddings()
@@ -114,12 +169,12 @@ class Backbone:
 
     def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None) -> Tensor:
         """Log-probabilities [M] of the rows' segments in fp32, from trunk activations `hidden` [N, d]."""
-        with _running(self._call, draw):
+        narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
+        narrow = self._narrows and (draw is None or narrowed is not None)
+        with _running(self._call, draw, rows.scored if narrow else None, narrowed):
             states = self._packed(self._top, rows, inputs_embeds=hidden[None])
-        # Several segments start at the same prompt token: compute each token's logits once.
-        places, inverse = torch.unique(rows.score_token, return_inverse=True)
-        logits: Tensor = self._head(states[places]).float()
-        tokens = logits[inverse, rows.target] - logits.logsumexp(-1)[inverse]
+        logits: Tensor = self._head(states if narrow else states[rows.scored]).float()
+        tokens = logits[rows.place, rows.target] - logits.logsumexp(-1)[rows.place]
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
 
     def _packed(self, part: Any, rows: Rows, **inputs: Tensor) -> Tensor:
@@ -170,21 +225,27 @@ class Backbone:
 class _running:  # noqa: N801 - reads as a verb at its one use
     """Sets the call's draw for the length of a `with` block."""
 
-    def __init__(self, call: _Call, draw: Draw | None) -> None:
-        self._call, self._draw = call, draw
+    def __init__(
+        self, call: Call, draw: Draw | None, tokens: Tensor | None = None, narrowed: Draw | None = None
+    ) -> None:
+        self._call, self._new = call, Call(draw, tokens, narrowed)
 
     def __enter__(self) -> None:
-        if self._call.draw is not None:
+        if self._call.draw is not None or self._call.tokens is not None:
             raise RuntimeError("a backbone runs one pass at a time")
-        self._call.draw = self._draw
+        self._set(self._new)
 
     def __exit__(self, *_: object) -> None:
-        self._call.draw = None
+        self._set(Call())
+
+    def _set(self, new: Call) -> None:
+        self._call.draw, self._call.tokens, self._call.narrowed = new.draw, new.tokens, new.narrowed
 
 
-def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: _Call) -> tuple[Site, ...]:
+def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: Call) -> tuple[Site, ...]:
     sites: list[Site] = []
     for index, layer in enumerate(layers):
+        _widen(layer)
         for path, module in list(layer.named_modules()):
             parent, _, leaf = path.rpartition(".")
             name = MODULE_NAMES.get(leaf, "")

@@ -120,8 +120,8 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
     kept: dict[int, int] = {}
     tokens, rows = prepared.tokens(range(PROBE_ROWS)), collate([row] * PROBE_ROWS)
     length = rows.visible.shape[-1]
-    scored = {len(rows.score_token), len(rows.score_token.unique())}
-    grows = {tokens, length, length * PROBE_ROWS} | scored
+    scored = {len(rows.target), len(rows.scored)}
+    grows = {tokens, length, length * PROBE_ROWS, *rows.lengths} | scored
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from abmll.backbone import Draw
-from abmll.lowrank import Segments, SignedLoras, add_loras
+from abmll.lowrank import Segments, SignedLoras, add_loras, pick
 from abmll.posterior import AdapterConfig, Site, SiteTensors, gaussian_kl, kl_one_sample, log_prior
 from abmll.quantised import FrozenLinear
+from abmll.ragged import Ragged, ragged
 
 # sigma = s B_s A_s + c may come close to zero or change sign (the noise is symmetric); only the KL's logarithm needs a floor.
 SD_FLOOR = 1e-6
@@ -48,15 +49,20 @@ class Lora:
 
 @dataclass(frozen=True)
 class LoraDraw:
-    """Adds B A x, where each segment of tokens uses its own adapter of the site's stack."""
+    """Adds B A x, where each row's tokens use their own adapter of the site's stack."""
 
     sites: Sequence[Lora]
+    sample_of_row: Sequence[int]
     segments: Segments
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """See `Draw`."""
         lora = self.sites[site]
         return add_loras(x, layer, lora.a.to(x.dtype), lora.b.to(x.dtype), self.segments)
+
+    def narrowed(self, row_tokens: Sequence[int]) -> LoraDraw:
+        """See `Draw`."""
+        return LoraSamples(self.sites).for_rows(self.sample_of_row, row_tokens)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class LoraSamples:
 
     def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> LoraDraw:
         """See `Samples`."""
-        return LoraDraw(self.loras, Segments.of(sample_of_row, row_tokens))
+        return LoraDraw(self.loras, sample_of_row, Segments.of(sample_of_row, row_tokens))
 
 
 def mean_samples(config: AdapterConfig, tensors: Sequence[SiteTensors]) -> LoraSamples:
@@ -137,18 +143,13 @@ def weight_samples(
         )  # [T, d_out, r + 1]
         a = signs.new_empty(len(signs), rank + m * (rank + 1), site.d_in)
         b = signs.new_empty(len(signs), site.d_out, rank + m * (rank + 1))
-        a[:, :rank], b[:, :, :rank] = _pick(t.mean_a, task), scaling * _pick(t.mean_b, task)
+        a[:, :rank], b[:, :, :rank] = pick(t.mean_a, task), scaling * pick(t.mean_b, task)
         noise_a = a[:, rank:].unflatten(1, (m, rank + 1))
         noise_b = b[:, :, rank:].unflatten(2, (m, rank + 1))
-        torch.mul(v[:, :, None], _pick(augmented_a, task)[:, None], out=noise_a)
-        torch.mul((u * flip).transpose(1, 2)[..., None], _pick(augmented_b, task)[:, :, None], out=noise_b)
+        torch.mul(v[:, :, None], pick(augmented_a, task)[:, None], out=noise_a)
+        torch.mul((u * flip).transpose(1, 2)[..., None], pick(augmented_b, task)[:, :, None], out=noise_b)
         loras.append(Lora(a, b))
     return LoraSamples(loras)
-
-
-def _pick(tensors: Tensor, index: Tensor) -> Tensor:
-    """`tensors[index]`, without a copy where there is only one."""
-    return tensors.expand(len(index), *tensors.shape[1:]) if len(tensors) == 1 else tensors[index]
 
 
 @dataclass(frozen=True)
@@ -160,25 +161,29 @@ class SignedDraw:
 
     config: AdapterConfig
     tensors: Sequence[SiteTensors]
-    tasks: Segments  # tokens by task
+    task_of_row: Tensor  # [R]
     signs: Sequence[tuple[Tensor, Tensor]]  # by site: v [R, 1, d_in] and u [R, 1, d_out]
-    row_of_token: Tensor  # [N]
+    rows: Ragged
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """See `Draw`."""
-        t, (v, u), row = self.tensors[site], self.signs[site], self.row_of_token
+        t, (v, u) = self.tensors[site], self.signs[site]
         ones = torch.full_like(t.spread_b[..., :1], self.config.noise_scale)
         offset_row = torch.full_like(t.spread_a[:, :1], self.config.spread_offset)
         scaling, dtype = self.config.scaling, x.dtype
         stacks = (
             t.mean_a,
-            scaling * t.mean_b,
             torch.cat([t.spread_a, offset_row], 1),
-            torch.cat([scaling * self.config.noise_scale * t.spread_b, ones], 2),
+            (scaling * t.mean_b).mT.contiguous(),
+            torch.cat([scaling * self.config.noise_scale * t.spread_b, ones], 2).mT.contiguous(),
         )
         cast = [stack.to(dtype) for stack in stacks]
-        out: Tensor = SignedLoras.apply(x, layer, self.tasks, v[:, 0], u[:, 0], row, *cast)  # type: ignore[no-untyped-call]
+        out: Tensor = SignedLoras.apply(x, layer, self.rows, self.task_of_row, v[:, 0], u[:, 0], *cast)  # type: ignore[no-untyped-call]
         return out
+
+    def narrowed(self, row_tokens: Sequence[int]) -> SignedDraw:
+        """See `Draw`."""
+        return replace(self, rows=ragged(row_tokens, self.task_of_row.device))
 
 
 def signed_draw(
@@ -191,16 +196,14 @@ def signed_draw(
     row_tokens: Sequence[int],
     dtype: torch.dtype,
 ) -> SignedDraw:
-    """A sample for each row i, of task `task_of_row[i]` (ascending), with the signs of `seeds[i]`.
+    """A sample for each row i, of task `task_of_row[i]`, with the signs of `seeds[i]`.
 
     One sign vector has the exact moments of many (docs/method.md 2) at a fraction of the cost.
     """
     device = tensors[0].mean_a.device
     signs = draw_signs(sign_count(sites, 1), seeds, device, dtype)
-    rows = torch.repeat_interleave(torch.tensor(row_tokens, device=device))
-    return SignedDraw(
-        config, tensors, Segments.of(task_of_row, row_tokens), split_signs(signs, sites, 1), rows
-    )
+    tasks = torch.tensor(task_of_row, device=device)
+    return SignedDraw(config, tensors, tasks, split_signs(signs, sites, 1), ragged(row_tokens, device))
 
 
 def weight_divergence(
@@ -271,6 +274,9 @@ class OutputDraw:
             self.kl = self.kl + self._by_row(kl)
             self.log_prior = self.log_prior + self._by_row(log_prior(*prior))
         return base + out.to(base.dtype)
+
+    def narrowed(self, row_tokens: Sequence[int]) -> None:
+        """See `Draw`: no; every token has noise and a share in the divergence, at every site."""
 
     def _by_row(self, values: Tensor) -> Tensor:
         return torch.stack([part.sum() for part in values.sum(-1).split(self._row_tokens)])

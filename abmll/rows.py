@@ -44,7 +44,8 @@ class Rows:
 
     In attention, row i is padded to L places: `token_at` names the token in each place (0 in empty ones) and `place_of`
     the place of each token; a query in place q of row i may see key k iff `visible[i, q, k]`, empty places see only
-    themselves. Scored token k is `target[k]`, predicted at token `score_token[k]`, and belongs to segment `segment[k]`.
+    themselves. Tokens `scored` (ascending, `scored_by_row` of each row) predict others: scored token k is `target[k]`,
+    predicted at token `scored[place[k]]`, and belongs to segment `segment[k]`.
     Segments come in the order of the prompts' continuations; `options` counts them by prompt.
     """
 
@@ -54,7 +55,9 @@ class Rows:
     token_at: Tensor  # [R * L] int64
     place_of: Tensor  # [N] int64
     visible: Tensor  # [R, L, L] bool
-    score_token: Tensor  # [K]
+    scored: Tensor  # [P]: several continuations start at the same prompt token
+    scored_by_row: tuple[int, ...]
+    place: Tensor  # [K], into `scored`
     target: Tensor  # [K]
     segment: Tensor  # [K]
     options: tuple[int, ...]  # by prompt
@@ -123,7 +126,9 @@ class _Row:
 def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str = "cpu") -> Rows:
     """Pack one row for each group, or for each prompt alone."""
     rows: list[_Row] = []
-    score_token: list[int] = []
+    scored: list[int] = []
+    scored_by_row: list[int] = []
+    places: list[int] = []
     targets: list[int] = []
     segments: list[int] = []
     options: list[int] = []
@@ -135,16 +140,20 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
         root = row.add(members.prompts[0].prompt[:shared], 0) if shared else (-2, -2)
         for encoded in members.prompts:
             own = row.add(encoded.prompt[shared:], shared, root)
-            length, last = len(encoded.prompt), offset + len(row.ids) - 1
+            length, last = len(encoded.prompt), len(scored)
+            if encoded.continuations:
+                scored.append(offset + len(row.ids) - 1)
             for continuation in encoded.continuations:
-                start = offset + len(row.ids)
-                score_token += [last, *range(start, start + len(continuation) - 1)]
+                start, first = offset + len(row.ids), len(scored)
+                scored += range(start, start + len(continuation) - 1)
+                places += [last, *range(first, len(scored))]
                 targets += continuation
                 segments += [segment] * len(continuation)
                 segment += 1
                 row.add(continuation[:-1], length, own)
             options.append(len(encoded.continuations))
         offset += len(row.ids)
+        scored_by_row.append(len(scored) - sum(scored_by_row))
         rows.append(row)
     lengths = tuple(len(row.ids) for row in rows)
     length = -(-max(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
@@ -153,21 +162,21 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
     for i, row in enumerate(rows):
         parts[:, i, : len(row.ids)] = torch.tensor(row.parts).T
         place_of += range(i * length, i * length + len(row.ids))
-    places = torch.tensor(place_of)
+    in_rows = torch.tensor(place_of)
     token_at = torch.zeros(len(rows) * length, dtype=torch.long)
-    token_at[places] = torch.arange(len(places))
+    token_at[in_rows] = torch.arange(len(in_rows))
     own_part, key = parts[0], parts[0][:, None, :]
     seen = (key == parts[0][:, :, None]) | (key == parts[1][:, :, None]) | (key == parts[2][:, :, None])
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     visible = (causal & seen & (own_part >= 0)[:, None, :]) | torch.eye(length, dtype=torch.bool)
     flat = [[token for row in rows for token in row.ids], [place for row in rows for place in row.positions]]
-    ids, positions, scored, target, of_segment = (
+    ids, positions, at, place, target, of_segment = (
         torch.tensor(values, dtype=torch.long).to(device)
-        for values in (*flat, score_token, targets, segments)
+        for values in (*flat, scored, places, targets, segments)
     )
     return Rows(
-        ids, positions, lengths, token_at.to(device), places.to(device), visible.to(device),
-        scored, target, of_segment, tuple(options),
+        ids, positions, lengths, token_at.to(device), in_rows.to(device), visible.to(device),
+        at, tuple(scored_by_row), place, target, of_segment, tuple(options),
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.floor --data ../shared/data
 
-Products of the same shapes, dtype and threads, on preallocated tensors, counted over real tokens (no padding):
+Products of the same shapes, dtype and threads, on preallocated tensors, counted over real tokens (no padding), each layer with
+weights of its own (a weight that stays in the cache from one product to the next is not what any model has):
 
 - adapt: the trunk once over the support; for every step the forward and activation-gradient products of the adapted layers over
   that step's tokens, the head at its distinct scored positions forward and backward, and the rank-r products of the means
@@ -10,13 +11,15 @@ Products of the same shapes, dtype and threads, on preallocated tensors, counted
 - predict: the trunk once over the queries; for every sample the adapted layers, the head at the scored positions, and the
   rank-r products.
 
+Behind the last layer's attention, and for its queries, only scored positions count.
+
 Not counted, though also unavoidable: attention, norms, activations, softmax, the optimiser, and all of the noise.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +30,7 @@ from benchmarks.common import Served
 
 # A product [m, k] x [k, n].
 Product = tuple[int, int, int]
+WEIGHTS = 15  # right factors of a shape: as many as the default model has adapted layers
 TOKENS_PER_PRODUCT = 4096  # samples share a product up to here; larger ones are no faster
 
 
@@ -135,14 +139,14 @@ class Shapes:
     def adaptation(self, support: Sequence[EncodedPrompt]) -> Counter[Product]:
         """Of an adaptation whose steps go through the support in order, again and again."""
         frozen, adapted = self.layers
-        work = self._forward(packed_tokens(support), frozen)
+        work = self._forward(packed_tokens(support), packed_tokens(support), frozen)
         steps, batch_size = self.steps
         size = min(batch_size, len(support))
         for step in range(steps):
             batch = [support[(step * size + i) % len(support)] for i in range(size)]
             tokens, scored = packed_tokens(batch), scored_positions(batch)
-            work += self._forward(tokens, adapted) + self._low_rank(tokens, adapted)
-            work += self._backward(tokens, adapted)
+            work += self._forward(tokens, scored, adapted) + self._low_rank(tokens, scored, adapted)
+            work += self._backward(tokens, scored, adapted)
             d, vocabulary = self.head
             work += Counter({(scored, d, vocabulary): 1, (scored, vocabulary, d): 1})
         return work
@@ -151,55 +155,70 @@ class Shapes:
         """Of a prediction with `samples` samples, as many in one product as stay within `TOKENS_PER_PRODUCT`."""
         frozen, adapted = self.layers
         tokens, scored = packed_tokens(queries), scored_positions(queries)
-        work = self._forward(tokens, frozen)
+        work = self._forward(tokens, tokens, frozen)
         together = max(1, min(samples, TOKENS_PER_PRODUCT // tokens))
         for start in range(0, samples, together):
             count = min(together, samples - start)
-            work += self._forward(count * tokens, adapted)
+            work += self._forward(count * tokens, count * scored, adapted)
             work += Counter({(count * scored, *self.head): 1})
-        for product, times in self._low_rank(tokens, adapted).items():
+        for product, times in self._low_rank(tokens, scored, adapted).items():
             work[product] += samples * times
         return work
 
-    def _forward(self, tokens: int, layers: int) -> Counter[Product]:
-        work: Counter[Product] = Counter()
-        for d_in, d_out, _ in self.linears:
-            work[tokens, d_in, d_out] += layers
-        return work
-
-    def _low_rank(self, tokens: int, layers: int) -> Counter[Product]:
-        work: Counter[Product] = Counter()
+    def _layers(self, tokens: int, scored: int, layers: int) -> Iterator[tuple[int, int, str, int, int]]:
+        """(d_in, d_out, module, tokens, layers) of every linear; in the last layer all but k and v see scored tokens alone."""
         for d_in, d_out, module in self.linears:
-            if module in self.adapted:
-                work[tokens, d_in, self.rank] += layers
-                work[tokens, self.rank, d_out] += layers
+            if layers > 1:
+                yield d_in, d_out, module, tokens, layers - 1
+            yield d_in, d_out, module, tokens if module in {"k", "v"} else scored, 1
+
+    def _forward(self, tokens: int, scored: int, layers: int) -> Counter[Product]:
+        work: Counter[Product] = Counter()
+        for d_in, d_out, _, count, times in self._layers(tokens, scored, layers):
+            work[count, d_in, d_out] += times
         return work
 
-    def _backward(self, tokens: int, layers: int) -> Counter[Product]:
+    def _low_rank(self, tokens: int, scored: int, layers: int) -> Counter[Product]:
+        work: Counter[Product] = Counter()
+        for d_in, d_out, module, count, times in self._layers(tokens, scored, layers):
+            if module in self.adapted:
+                work[count, d_in, self.rank] += times
+                work[count, self.rank, d_out] += times
+        return work
+
+    def _backward(self, tokens: int, scored: int, layers: int) -> Counter[Product]:
         """Gradients of activations, A and B; nothing needs the gradient of the lowest adapted layer's input."""
         work: Counter[Product] = Counter()
-        for d_in, d_out, module in self.linears:
-            needed = layers - (module in {"q", "k", "v"})
-            work[tokens, d_out, d_in] += needed
+        lowest = {"q", "k", "v"}
+        for d_in, d_out, module, count, times in self._layers(tokens, scored, layers):
+            needed = times - (module in lowest)
+            lowest -= {module}
+            work[count, d_out, d_in] += needed
             if module in self.adapted:
-                work[d_out, tokens, self.rank] += layers  # B
-                work[tokens, d_out, self.rank] += layers  # A x
-                work[self.rank, tokens, d_in] += layers  # A
-                work[tokens, self.rank, d_in] += needed  # x
+                work[d_out, count, self.rank] += times  # B
+                work[count, d_out, self.rank] += times  # A x
+                work[self.rank, count, d_in] += times  # A
+                work[count, self.rank, d_in] += needed  # x
         return work
 
 
 def bare(work: Counter[Product], dtype: torch.dtype) -> Callable[[], object]:
-    """A function that carries out every product of `work` as often as it is counted."""
+    """A function that carries out every product of `work` as often as it is counted, with `WEIGHTS` right factors in turn."""
     made = [
-        (torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype).T, torch.empty(m, n, dtype=dtype), times)
+        (
+            torch.randn(m, k).to(dtype),
+            [torch.randn(n, k).to(dtype).T for _ in range(min(times, WEIGHTS))],
+            torch.empty(m, n, dtype=dtype),
+            times,
+        )
         for (m, k, n), times in work.items()
+        if times
     ]
 
     def run() -> None:
-        for left, right, out, times in made:
-            for _ in range(times):
-                torch.mm(left, right, out=out)
+        for left, rights, out, times in made:
+            for i in range(times):
+                torch.mm(left, rights[i % len(rights)], out=out)
 
     return run
 

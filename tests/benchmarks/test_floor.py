@@ -33,6 +33,8 @@ def test_an_adaptation_counts_each_weight_once_a_token_and_pass():
     expected += steps * tokens * (2 * 2 * PARAMETERS - qkv)  # forward and activation gradients of two layers
     expected += steps * 2 * scored * D * VOCABULARY
     expected += steps * tokens * (2 * 3 * low_rank - q_low_rank)  # forward, activations, weights
+    # Behind the last layer's attention, and for its queries, only scored tokens count.
+    expected -= steps * (tokens - scored) * (2 * (PARAMETERS - 2 * D * KV) + 3 * low_rank)
     assert multiplications(shapes.adaptation(PROMPTS)) == expected
 
 
@@ -40,4 +42,5 @@ def test_a_prediction_counts_the_trunk_once_and_the_rest_by_sample():
     shapes = Shapes(LINEARS, (3, 2), (D, VOCABULARY), ("q",), RANK, (4, 2))
     tokens, scored, samples = packed_tokens(PROMPTS), scored_positions(PROMPTS), 5
     each = tokens * 2 * (PARAMETERS + RANK * 2 * D) + scored * D * VOCABULARY
+    each -= (tokens - scored) * (PARAMETERS - 2 * D * KV + RANK * 2 * D)
     assert multiplications(shapes.prediction(PROMPTS, samples)) == tokens * 3 * PARAMETERS + samples * each
