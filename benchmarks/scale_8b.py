@@ -103,6 +103,7 @@ def main() -> None:
     queries = [Query(text, labels) for text in demo.INPUTS]
     chunk_tokens = model.begin_predict(None, queries, samples=options.samples).next_tokens
     planned = libraries_bytes + costs.peak_bytes(1, step_tokens, chunk_tokens, options.samples)
+    gc.collect()
     print(f"planned peak {planned / 2**30:.2f} GiB: {costs.plan(8 * 2**30).describe()}", flush=True)
     phi = stages.run("adapt", lambda: model.adapt(support, seed=options.seed)).posterior
     found = stages.run(
@@ -111,7 +112,7 @@ def main() -> None:
     if any(abs(sum(p) - 1) > 1e-6 for p in common.probabilities(found)):
         raise SystemExit("the options' probabilities do not add up to one")
     about = (
-        f"{shape}, random weights; decoder linears NF4, embeddings and head bf16. LoRA in layers {first_layer} and up: "
+        f"{shape}, random weights; decoder linears NF4, embeddings and head {built.dtype}. LoRA in layers {first_layer} and up: "
         f"{phi.values.nbytes / 2**20:.0f} MiB a posterior. {len(support)} examples, {options.steps} steps, "
         f"{len(queries)} queries, S = {options.samples}."
     )
@@ -147,18 +148,23 @@ class Stages:
 
 
 def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
-    """A random model whose decoder's linear layers are NF4, each drawn dense, quantised and freed in turn; the rest is bf16."""
-    generator = torch.Generator().manual_seed(seed)
+    """A random model whose decoder's linear layers are NF4, each drawn dense, quantised and freed in turn.
+
+    The rest is in the dtype that suits the machine, as in a base that is loaded.
+    """
+    generator, dtype = torch.Generator().manual_seed(seed), compute_dtype("cpu")
     config = shape.config()
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        model = LlamaForCausalLM(config).to(dtype)
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and path != "lm_head":
             model.set_submodule(path, quantised_linear(module.in_features, module.out_features, generator))
         elif isinstance(module, nn.Linear | nn.Embedding):
-            module.weight = frozen(random_weight(*map(int, module.weight.shape), generator=generator))
+            module.weight = frozen(
+                random_weight(*map(int, module.weight.shape), generator=generator).to(dtype)
+            )
         elif getattr(module, "weight", None) is not None:  # norms
-            module.weight = frozen(torch.ones(module.weight.shape, dtype=torch.bfloat16))
+            module.weight = frozen(torch.ones(module.weight.shape, dtype=dtype))
     model.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies were on `meta`
     return model.eval().requires_grad_(False)
 
