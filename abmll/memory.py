@@ -98,7 +98,7 @@ def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
     """Costs of this model with this posterior. Runs one small forward pass."""
     slot = prior.values.numel() * 4
     weights = {
-        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in backbone.model.parameters()
+        p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in backbone.model.parameters()
     }
     return MemoryCosts(
         base_bytes=sum(weights.values()) + _quantisation_state_bytes(backbone),
@@ -116,7 +116,7 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
     row = EncodedPrompt(tuple(range(1, PROBE_TOKENS - 1)), ((1, 2), (3, 4)))
     prepared = prepare(backbone, [LabelledPrompt(row, 0)] * PROBE_ROWS)
     values = prior.values.to(backbone.device)[None].requires_grad_()
-    frozen = {p.untyped_storage().data_ptr() for p in backbone.model.parameters()}
+    frozen = {p.untyped_storage()._cdata for p in backbone.model.parameters()}
     kept: dict[int, int] = {}
     tokens, rows = prepared.tokens(range(PROBE_ROWS)), collate([row] * PROBE_ROWS)
     length = rows.visible.shape[-1]
@@ -125,10 +125,10 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        own = {values.untyped_storage().data_ptr()} | frozen
+        own = {values.untyped_storage()._cdata} | frozen
         # What grows with the adapter and not with the tokens is counted with the adaptation.
-        if storage.data_ptr() not in own and any(size in grows for size in tensor.shape):
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own and any(size in grows for size in tensor.shape):
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

@@ -1,0 +1,92 @@
+"""What fits on a GPU: planned memory of Llama shapes of 1B, 8B and 70B in NF4 on 24, 40 and 80 GB. Planned, not measured.
+
+    python -m benchmarks.memory_table
+
+The shapes are built without any weights (on the `meta` device) and go through the same cost functions that a server runs at its
+start (`abmll/memory.py`), on the path that a GPU takes. Adapters of rank 8 in the upper half of the layers, bf16. `scale_8b`
+compares such a plan with the memory that a run takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from abmll.backbone import Backbone
+from abmll.memory import MemoryCosts, measure_costs
+from abmll.posterior import AdapterConfig, GlobalPosterior
+from benchmarks import common
+from benchmarks.scale_8b import Shape
+
+SHAPES = {
+    "1B": (Shape(16, 2048, 8192, 32, 8), True),
+    "8B": (Shape(), False),
+    "70B": (Shape(80, 8192, 28672, 64, 8), False),
+}  # and whether the head is the embedding
+CARDS = (24, 40, 80)
+# NF4: half a byte a weight, a byte of scale for each 64, and four bytes for each 256 of those.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Left to the CUDA context, libraries and the allocator's slack.
+RESERVED_BYTES = int(1.5 * 2**30)
+FORMULA = (
+    "`base + transient + slots * slot + "
+    "max(adaptation + adapt tokens * adapt cost, samples + predict tokens * predict cost)`"
+)
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    options = parser.parse_args()
+    rows: list[list[Any]] = []
+    data: dict[str, Any] = {}
+    for name, (shape, tied) in SHAPES.items():
+        costs = shape_costs(shape.config(), tied=tied)
+        data[name] = asdict(costs)
+        rows += [row(name, costs, card) for card in CARDS]
+    about = (
+        f"Peak = {FORMULA}; `abmll/memory.py` says what each is. Of a card, {RESERVED_BYTES / 2**30:.1f} GiB are left to the "
+        "CUDA context and the allocator. A quarter of what is left beside the base holds adapters (slots); the rest is one pass, "
+        "at most 8,192 tokens of support (one gradient step) or tokens x samples; 8 examples of 100 tokens are 800. "
+        "Planned from shapes alone: no GPU was at hand, and nothing here was measured on one."
+    )
+    head = ["model", "card GB", "base GiB", "transient GiB", "slot MiB", "slots", "adapt KiB a token", "adapt tokens a step",
+            "predict KiB a token", "predict tokens x samples a pass", "planned peak GiB"]  # fmt: skip
+    common.write_results(
+        "memory_table", "Planned memory on GPUs", [about], [common.table(head, rows)], data, options
+    )
+
+
+def row(name: str, costs: MemoryCosts, card: int) -> list[Any]:
+    """One line: the plan for a card of so many gigabytes (10^9 bytes)."""
+    budget = card * 10**9 - RESERVED_BYTES - costs.base_bytes
+    gib, per_token = 2**30, (costs.adapt_bytes_per_token, costs.predict_bytes_per_token)
+    fixed = [name, card, costs.base_bytes / gib, costs.transient_bytes / gib, costs.slot_bytes / 2**20]
+    plan, adapt_kib, predict_kib = costs.plan(budget), per_token[0] // 1024, per_token[1] // 1024
+    if plan.peak_bytes > budget + costs.base_bytes:
+        return [*fixed, "does not fit", adapt_kib, "", predict_kib, "", ""]
+    planned = plan.peak_bytes / gib
+    return [*fixed, plan.slots, adapt_kib, plan.adapt_tokens, predict_kib, plan.predict_tokens, planned]
+
+
+def shape_costs(config: LlamaConfig, *, tied: bool) -> MemoryCosts:
+    """What the server's cost functions say of a model with these sizes, its decoder's linear layers in NF4, the rest bf16."""
+    config.tie_word_embeddings = tied
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    linears = [
+        module.weight.numel()
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and path != "lm_head"
+    ]
+    backbone = Backbone(model, AdapterConfig(first_layer=config.num_hidden_layers // 2))
+    dense = measure_costs(backbone, GlobalPosterior.untrained(backbone.config, backbone.sites))
+    base = dense.base_bytes - 2 * sum(linears) + int(NF4_BYTES * sum(linears))
+    return replace(dense, base_bytes=base, transient_bytes=2 * max(linears))
+
+
+if __name__ == "__main__":
+    main()
