@@ -97,9 +97,7 @@ class MemoryPlan:
 def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
     """Costs of this model with this posterior. Runs one small forward pass."""
     slot = prior.values.numel() * 4
-    weights = {
-        p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in backbone.model.parameters()
-    }
+    weights = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in backbone.model.parameters()}
     return MemoryCosts(
         base_bytes=sum(weights.values()) + _quantisation_state_bytes(backbone),
         transient_bytes=_largest_dense_bytes(backbone),

@@ -8,6 +8,7 @@ The weights are random, so the answers mean nothing; time and memory are those o
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable
@@ -104,6 +105,13 @@ def main() -> None:
     chunk_tokens = model.begin_predict(None, queries, samples=options.samples).next_tokens
     planned = libraries_bytes + costs.peak_bytes(1, step_tokens, chunk_tokens, options.samples)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # drawing and quantising dense weights is not serving: its memory goes back
+    common.reset_peak()
+    resident = common.resident_and_peak_bytes()[0]
+    print(
+        f"resident {resident / 2**30:.2f} GiB: libraries {libraries_bytes / 2**30:.2f}, "
+        f"base {costs.base_bytes / 2**30:.2f}, the rest slack of the allocator"
+    )
     print(f"planned peak {planned / 2**30:.2f} GiB: {costs.plan(8 * 2**30).describe()}", flush=True)
     phi = stages.run("adapt", lambda: model.adapt(support, seed=options.seed)).posterior
     found = stages.run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,13 +20,17 @@ from pydantic import TypeAdapter, ValidationError
 from abmll.adapt import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
+from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit_tokens
 from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prior
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
-from model_store.bases import load_base
+from model_store.bases import LoadedBase, load_base
 from model_store.catalogue import Quantisation
 from model_store.identity import BaseIdentity
+
+# Visits that a dry run times, after one that warms up.
+TIMED_VISITS = 3
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,7 @@ def run_training(
     config: TrainingConfig, folder: Path, on_visit: Callable[[dict[str, Any]], None], *, resume: bool = True
 ) -> TrainingResult:
     """Load the base, meta-train in `folder` (checkpoint, metrics), return the result. Resumes a run found there."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    collection = Collection.open(config.data.folder)
-    names = collection.names(config.data.split, "train") if config.data.split else list(collection.about)
-    names = [name for name in names if name not in config.data.leave_out]
-    base = load_base(config.base, quantisation=config.quantisation)
-    point = config.meta.outer in POINT_RULES
-    adapter = config.adapter.without_noise() if point else config.adapter
-    model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)
-    model.prior = model.prior.without_noise() if point else model.prior
+    collection, names, base, model = _prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
     started_at = folder / "commit"
     if not started_at.exists():
@@ -106,6 +103,52 @@ def run_training(
         {**_record(config, collection, names), "commit": started_at.read_text().strip()},
         _losses(folder),
     )
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would meet: a report by task, tasks that share inputs, tokens of a visit, and the run's estimated seconds."""
+
+    tasks: tuple[TaskReport, ...]
+    shared: tuple[tuple[str, str, int], ...]
+    tokens_per_visit: float
+    seconds: float
+
+
+def dry_run(config: TrainingConfig) -> DryRun:
+    """Read and check all of the run's data and time a few of its visits, keeping nothing.
+
+    The estimate takes time to be proportional to tokens. Where no example of a task fits there is none: it is not a number.
+    """
+    collection, names, _, model = _prepare(config)
+    tasks = collection.read(names)
+    reports = [inspect_task(model.encoder, task, config.meta) for task in tasks]
+    each = visit_tokens(reports, config.meta)
+    seconds = math.nan
+    if all(report.fitting for report in reports):
+        by_name = {report.name: report for report in reports}
+        timed = replace(config.meta, visits=1 + TIMED_VISITS)
+        with tempfile.TemporaryDirectory() as folder:
+            visits = list(meta_train(model, tasks, timed, Path(folder), resume=False))[
+                1:
+            ]  # the first warms up
+        tokens = sum(visit_tokens([by_name[visit["task"]]], config.meta) for visit in visits)
+        seconds = sum(visit["seconds"] for visit in visits) / tokens * each * config.meta.visits
+    return DryRun(tuple(reports), tuple(shared_inputs(tasks)), each, seconds)
+
+
+def _prepare(config: TrainingConfig) -> tuple[Collection, list[str], LoadedBase, FewShotModel]:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    collection = Collection.open(config.data.folder)
+    names = collection.names(config.data.split, "train") if config.data.split else list(collection.about)
+    names = [name for name in names if name not in config.data.leave_out]
+    base = load_base(config.base, quantisation=config.quantisation)
+    point = config.meta.outer in POINT_RULES
+    adapter = config.adapter.without_noise() if point else config.adapter
+    model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)
+    model.prior = model.prior.without_noise() if point else model.prior
+    return collection, names, base, model
 
 
 def _record(config: TrainingConfig, collection: Collection, names: list[str]) -> dict[str, Any]:

@@ -72,10 +72,16 @@ def serve(
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    from service.executors.build import build_executor  # noqa: PLC0415
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    # Before the imports that the server itself needs: its workers need them too, and more.
+    metrics = Metrics()
+    executor = build_executor(settings, metrics, "process", early=True)
     from service.server import serve as run  # noqa: PLC0415
 
     with _errors_told():
-        raise typer.Exit(run(settings, on_ready=_show_demo if demo else None))
+        raise typer.Exit(run(settings, executor, metrics, on_ready=_show_demo if demo else None))
 
 
 @app.command()
@@ -229,10 +235,12 @@ def _read_samples(text: str) -> Samples:
 
 def _with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
     from service.engine.build import build_engine  # noqa: PLC0415
+    from service.executors.build import build_executor  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     async def run() -> T:
-        engine = build_engine(settings, Metrics())
+        metrics = Metrics()
+        engine = build_engine(settings, build_executor(settings, metrics, "inline"), metrics)
         try:
             await engine.start()
             return await work(engine)

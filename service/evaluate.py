@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from abmll.errors import AbmllError
+from service.progress import progress_bar
 
 console = Console()
 
@@ -47,7 +47,7 @@ def evaluate(
         study = EvaluationConfig.read(config)
         folder = out or Path("runs") / study.id
         if not report_only:
-            with _bar() as progress:
+            with progress_bar(console, "{task.fields[cell]}") as progress:
                 bar = progress.add_task(study.id, total=None, cell="")
 
                 def on_cell(done: int, total: int, cell: Cell) -> None:
@@ -60,14 +60,3 @@ def evaluate(
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
         raise typer.Exit(2) from error
     console.print(f"Results written to {written}.")
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[cell]}"),
-        console=console,
-    )

@@ -12,7 +12,10 @@ from types import FrameType
 import uvicorn
 
 from service.api.app import create_app
+from service.engine.build import build_engine
 from service.engine.engine import Engine, State
+from service.executors.contract import Executor
+from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,13 +49,18 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, on_ready: Callable[[str], object] | None = None) -> int:
-    """Serve until a signal; returns the exit status, 1 where the model could not be loaded.
+def serve(
+    settings: Settings,
+    executor: Executor,
+    metrics: Metrics,
+    on_ready: Callable[[str], object] | None = None,
+) -> int:
+    """Serve on `executor` until a signal; returns the exit status, 1 where the model could not be loaded.
 
     `on_ready` is called in a thread with the server's address, once it takes requests.
     """
-    app = create_app(settings)
-    engine: Engine = app.state.engine
+    engine = build_engine(settings, executor, metrics)
+    app = create_app(settings, engine, metrics)
     config = uvicorn.Config(
         app,
         host=settings.host,

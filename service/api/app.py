@@ -16,7 +16,6 @@ from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import native, operations
 from service.api.http import Observed, answer_error
-from service.engine.build import build_engine
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -37,13 +36,11 @@ def _tell_failure(loading: asyncio.Task[None]) -> None:
     log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
 
 
-def create_app(settings: Settings, engine: Engine | None = None, metrics: Metrics | None = None) -> FastAPI:
-    """The HTTP application around `engine`, or around one built from `settings`.
+def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
+    """The HTTP application around `engine`.
 
     Start-up returns at once: the model loads beside the event loop, with `/readyz` at 503 until it is there.
     """
-    metrics = metrics or Metrics()
-    engine = engine or build_engine(settings, metrics, "process")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from model_store.adapters import AdapterStore
 from service.engine.engine import Engine
-from service.executors.build import build_executor
+from service.executors.contract import Executor
 from service.metrics import Metrics
 from service.settings import Settings
 
 
-def build_engine(
-    settings: Settings, metrics: Metrics, executor: Literal["inline", "process"] = "inline"
-) -> Engine:
-    """The engine that serves what `settings` name; `executor` is the one to use where they leave it open."""
-    store = AdapterStore(settings.adapters_dir)
-    return Engine(settings, build_executor(settings, metrics, executor), store, metrics)
+def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> Engine:
+    """The engine that serves what `settings` name on `executor`. Raises `StoreInUseError` where another owns the data folder."""
+    return Engine(settings, executor, AdapterStore(settings.adapters_dir), metrics)

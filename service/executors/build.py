@@ -14,13 +14,17 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 
-def build_executor(settings: Settings, metrics: Metrics, usual: Literal["inline", "process"]) -> Executor:
-    """The executor that `settings` name, or the `usual` one where they name none."""
+def build_executor(
+    settings: Settings, metrics: Metrics, usual: Literal["inline", "process"], *, early: bool = False
+) -> Executor:
+    """The executor that `settings` name, or the `usual` one where they name none; `early`: see `process_executor`."""
     loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
     if (settings.executor or usual) == "inline":
         return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
     supervision = Supervision(settings.heartbeat_seconds, settings.hang_seconds)
-    return process_executor(loads, metrics, adapt_share=settings.adapt_share, supervision=supervision)
+    return process_executor(
+        loads, metrics, adapt_share=settings.adapt_share, supervision=supervision, early=early
+    )
 
 
 def load_model_worker(settings: Settings) -> Worker:

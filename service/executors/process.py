@@ -29,12 +29,23 @@ def process_executor(
     *,
     adapt_share: float = 0.5,
     supervision: Supervision | None = None,
+    early: bool = False,
 ) -> WorkerPool:
-    """An executor with one worker process for each of `loads`, which are picklable and called in their process."""
+    """An executor with one worker process for each of `loads`, which are picklable and called in their process.
+
+    With `early` they begin to load at once, and not when the executor is started: beside this process's own imports.
+    """
     watched = supervision or Supervision()
 
-    def spawn(index: int) -> _ProcessPort:
+    def make(index: int) -> _ProcessPort:
         return _ProcessPort(str(index), loads[index], adapt_share, watched.heartbeat_seconds)
+
+    begun = {index: make(index) for index in range(len(loads) if early else 0)}
+    for port in begun.values():
+        port.begin()
+
+    def spawn(index: int) -> _ProcessPort:
+        return begun.pop(index, None) or make(index)
 
     return WorkerPool(spawn, len(loads), metrics or Metrics(), watched)
 
@@ -55,15 +66,20 @@ class _ProcessPort:
             daemon=True,
         )
 
-    def start(self, emit: Callable[[Event], None]) -> None:
-        try:
-            self._process.start()
-        except OSError as error:
-            emit(Ended(error))
-            return
+    def begin(self) -> None:
+        """Start the process, before anybody listens to it. Raises `OSError`."""
+        self._process.start()
         self._theirs.close()  # else its end would not be seen
         # A server that leaves without closing must not wait for workers, which ignore SIGTERM.
         atexit.register(self._process.kill)
+
+    def start(self, emit: Callable[[Event], None]) -> None:
+        try:
+            if self._process.pid is None:
+                self.begin()
+        except OSError as error:
+            emit(Ended(error))
+            return
         for target in (self._read, self._write):
             threading.Thread(target=target, args=(emit,), name=self._process.name, daemon=True).start()
 

@@ -19,8 +19,9 @@ from service.errors import WorkerLostError
 from service.executors.contract import WorkerStatus
 from service.executors.placement import SPILL_JOBS, place, preferred
 from service.executors.pool import Supervision, WorkerPool
+from service.executors.process import process_executor
 from service.metrics import Metrics
-from tests.service.executors.conftest import make, running, slow_load, until, worker_processes
+from tests.service.executors.conftest import QUICK, make, running, slow_load, until, worker_processes
 from tests.service.executors.fake import (
     adapt_job,
     answer,
@@ -162,6 +163,20 @@ def test_a_worker_that_cannot_be_loaded_is_tried_again_while_another_serves(tmp_
         async with running(executor):
             await until(lambda: states(executor) == ["up", "up"])
             assert executor.workers()[1] == WorkerStatus("1", "up", 1, 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_began_early_is_the_one_that_serves() -> None:
+    async def scenario() -> None:
+        executor = process_executor([load], supervision=QUICK, early=True)
+        (early,) = worker_processes()
+        async with running(executor):
+            assert (await executor.predict(predict_job())).value.pid == early.pid
+            early.kill()
+            await until(lambda: states(executor) != ["up"])
+            await until(lambda: states(executor) == ["up"])
+            assert (await executor.predict(predict_job())).value.pid != early.pid
 
     asyncio.run(scenario())
 

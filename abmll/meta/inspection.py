@@ -1,0 +1,90 @@
+"""What a look at tasks tells before hours are spent on them: their size in tokens, and what is wrong with their data."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from abmll.errors import PromptTooLongError
+from abmll.meta.train import MetaSettings
+from abmll.prompting import PromptEncoder
+from abmll.rows import packed_length
+from abmll.tasks import Example, Task
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task: its training examples, how many fit `max_row_tokens`, their tokens with all options, and what stands out.
+
+    `median_tokens` and `longest_tokens` are over examples that the encoder takes at all; `mean_fitting_tokens` over those
+    that training would use (0 if none).
+    """
+
+    name: str
+    examples: int
+    fitting: int
+    median_tokens: int
+    longest_tokens: int
+    mean_fitting_tokens: float
+    problems: tuple[str, ...]
+
+
+def inspect_task(encoder: PromptEncoder, task: Task, settings: MetaSettings) -> TaskReport:
+    """Encode every training example of `task` and check it for what harms training."""
+    lengths = [tokens for example in task.train if (tokens := _tokens(encoder, example)) is not None]
+    fitting = [tokens for tokens in lengths if tokens <= settings.max_row_tokens]
+    wanted = settings.inner.steps * settings.inner.batch_size + settings.inner.batch_size * settings.query
+    problems = []
+    if not fitting:
+        problems.append(f"no example fits {settings.max_row_tokens} tokens: the run would stop here")
+    elif len(fitting) < wanted:
+        problems.append(f"{len(fitting)} examples for the {wanted} of a visit: they are repeated")
+    if fitting and len(fitting) < len(task.train) / 2:
+        problems.append("most examples are too long")
+    return TaskReport(
+        task.name,
+        len(task.train),
+        len(fitting),
+        round(statistics.median(lengths)) if lengths else 0,
+        max(lengths, default=0),
+        statistics.fmean(fitting) if fitting else 0.0,
+        (*problems, *_data_problems(task)),
+    )
+
+
+def _tokens(encoder: PromptEncoder, example: Example) -> int | None:
+    try:
+        return packed_length(encoder.encode_example(example))
+    except PromptTooLongError:
+        return None
+
+
+def _data_problems(task: Task) -> list[str]:
+    problems = []
+    labels = Counter(example.output for example in task.train)
+    if any(example.options for example in task.train) and len(labels) == 1:
+        problems.append(f"every example is labelled {next(iter(labels))!r}")
+    outputs: dict[str, set[str]] = {}
+    for example in task.train:
+        outputs.setdefault(example.input, set()).add(example.output)
+    if conflicting := sum(len(found) > 1 for found in outputs.values()):
+        problems.append(f"{conflicting} inputs have more than one label")
+    if leaked := len({example.input for example in task.test} & set(outputs)):
+        problems.append(f"{leaked} test inputs are among the training inputs")
+    return problems
+
+
+def shared_inputs(tasks: Sequence[Task]) -> list[tuple[str, str, int]]:
+    """Pairs of tasks with equal training inputs, and how many: one of them must not be held out for testing."""
+    inputs = {task.name: {example.input for example in task.train} for task in tasks}
+    pairs = ((one, other, len(inputs[one] & inputs[other])) for one, other in combinations(inputs, 2))
+    return [pair for pair in pairs if pair[2]]
+
+
+def visit_tokens(reports: Sequence[TaskReport], settings: MetaSettings) -> float:
+    """Tokens that a visit goes through on average: its examples once through the trunk, and once in a step."""
+    used = [report.mean_fitting_tokens for report in reports if report.fitting]
+    return statistics.fmean(used) * settings.inner.steps * settings.inner.batch_size if used else 0.0

@@ -1,0 +1,94 @@
+"""A dry run: what it finds in the data, and that it says what a run would do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from abmll.adapt import AdaptSettings
+from abmll.meta.train import MetaSettings
+from abmll.posterior import AdapterConfig
+from model_store.training import DataSettings, TrainingConfig, dry_run
+from service.cli import app
+
+LABELS = ["positive", "negative"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABMLL_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def write(folder: Path, name: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> None:
+    (folder / name).mkdir(parents=True)
+    for part, rows in (("train", train), ("test", test)):
+        lines = [json.dumps({"task": name, "options": LABELS, **row}) + "\n" for row in rows]
+        (folder / name / f"{part}.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture
+def config(tmp_path: Path, checkpoint: Path) -> TrainingConfig:
+    """Two tasks that share two inputs; the second has a conflict, a leak, and one example that is too long."""
+    data = tmp_path / "data"
+    first = [{"input": f"film {i}", "output": LABELS[i % 2]} for i in range(12)]
+    second = [
+        {"input": "film 0", "output": "positive"},
+        {"input": "film 0", "output": "negative"},
+        {"input": "film 1", "output": "positive"},
+        {"input": "film " * 60, "output": "positive"},
+    ]
+    write(data, "first", first, [{"input": "a story", "output": "positive"}])
+    write(data, "second", second, [{"input": "film 1", "output": "negative"}])
+    return TrainingConfig(
+        id="small",
+        data=DataSettings(data),
+        base=str(checkpoint),
+        quantisation="none",
+        adapter=AdapterConfig(rank=2, first_layer=2, modules=("q",)),
+        meta=MetaSettings(visits=100, inner=AdaptSettings(steps=2, batch_size=4), max_row_tokens=40),
+    )
+
+
+def test_a_dry_run_finds_what_is_wrong_and_estimates_the_time(config: TrainingConfig) -> None:
+    found = dry_run(config)
+    first, second = found.tasks
+    assert (first.name, first.examples, first.fitting, first.problems) == ("first", 12, 12, ())
+    assert (second.examples, second.fitting) == (4, 3)
+    assert second.longest_tokens > 40 >= second.median_tokens
+    assert [problem.split(":")[0] for problem in second.problems] == [
+        "3 examples for the 8 of a visit",
+        "1 inputs have more than one label",
+        "1 test inputs are among the training inputs",
+    ]
+    assert found.shared == (("first", "second", 2),)
+    assert found.tokens_per_visit == pytest.approx(
+        8 * (first.mean_fitting_tokens + second.mean_fitting_tokens) / 2
+    )
+    assert found.seconds > 0
+
+
+def test_the_command_tells_it_and_trains_nothing(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+id: small
+base: {config.base}
+quantisation: none
+data: {{folder: {config.data.folder}}}
+adapter: {{rank: 2, first_layer: 2, modules: [q]}}
+meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
+"""
+    path = tmp_path / "run.yaml"
+    path.write_text(text.replace("LIMIT", "40"))
+    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    assert told.exit_code == 0, told.output
+    for words in ("first and second share 2 inputs", "100 visits of", "on this machine"):
+        assert words in told.output
+    assert not (tmp_path / "runs").exists()
+    path.write_text(text.replace("LIMIT", "3"))
+    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    assert told.exit_code == 2
+    assert "would fail" in told.output
