@@ -85,8 +85,7 @@ def main() -> None:
     )
     torch.set_num_threads(options.threads)
     tokenizer = load_base("smollm2-135m-instruct", progress=False).tokenizer
-    gc.collect()
-    common.reset_peak()
+    forget_the_build()
     libraries_bytes = common.resident_and_peak_bytes()[0]
     stages = Stages()
     built = stages.run("build, quantised layer by layer", lambda: build(shape, options.seed))
@@ -104,14 +103,7 @@ def main() -> None:
     queries = [Query(text, labels) for text in demo.INPUTS]
     chunk_tokens = model.begin_predict(None, queries, samples=options.samples).next_tokens
     planned = libraries_bytes + costs.peak_bytes(1, step_tokens, chunk_tokens, options.samples)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # drawing and quantising dense weights is not serving: its memory goes back
-    common.reset_peak()
-    resident = common.resident_and_peak_bytes()[0]
-    print(
-        f"resident {resident / 2**30:.2f} GiB: libraries {libraries_bytes / 2**30:.2f}, "
-        f"base {costs.base_bytes / 2**30:.2f}, the rest slack of the allocator"
-    )
+    forget_the_build()
     print(f"planned peak {planned / 2**30:.2f} GiB: {costs.plan(8 * 2**30).describe()}", flush=True)
     phi = stages.run("adapt", lambda: model.adapt(support, seed=options.seed)).posterior
     found = stages.run(
@@ -137,6 +129,13 @@ def main() -> None:
     common.write_results(
         "scale_8b", "A model of Llama-3-8B's shape on the CPU", [about], [rows], data, options, built.dtype
     )
+
+
+def forget_the_build() -> None:
+    """Drawing and quantising dense weights is not serving: give its memory back, and count the peak from here on."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    common.reset_peak()
 
 
 class Stages:
