@@ -241,6 +241,9 @@ def plot(found: dict[str, list[dict[str, Any]]], path: Any) -> None:
     for panel, (name, rows) in zip(panels[0], found.items(), strict=True):
         for part in PARTS[name]:
             panel.loglog([row["value"] for row in rows], [row[part] for row in rows], marker="o", label=part)
+        values = [row["value"] for row in rows]
+        panel.minorticks_off()
+        panel.set_xticks(values, [str(value) for value in values])
         panel.set(xlabel=name, ylabel="seconds")
         panel.grid(visible=True, which="both", alpha=0.3)
         panel.legend()
