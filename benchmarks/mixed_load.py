@@ -188,10 +188,10 @@ def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
     """
     rng = random.Random(options.seed)
     adapters = [create(http, adapter_body(2000 + n, shots=4, steps=1)) for n in range(4)]
-    samples = []
+    samples, making = [], max(20, options.requests // 4)
     for number in range(options.requests):
         if number % 20 == 19:
-            new = number if number < options.requests // 4 else rng.randrange(19, options.requests // 4, 20)
+            new = number if number < making else rng.randrange(19, making, 20)
             adapters.append(create(http, adapter_body(3000 + new, shots=4, steps=1)))
         else:
             inputs = rng.choice([1, 1, 1, 4])
