@@ -127,7 +127,7 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
         # What grows with the adapter and not with the tokens is counted with the adaptation.
         if storage._cdata not in own and any(size in grows for size in tensor.shape):
             kept[storage._cdata] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own node held by its history would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         batch = Batch.of([(0, prepared, i) for i in range(PROBE_ROWS)], backbone.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,8 +98,7 @@ def main() -> None:
     costs = measure_costs(model.backbone, model.prior)
     labels = tuple(demo.OPTIONS)
     support = [Example(text, label, labels) for text, label in demo.SUPPORT[: options.examples]]
-    run = model.begin_adapt(support, seed=options.seed)
-    step_tokens = max(run.prepared.tokens(batch) for batch in run.batches)
+    step_tokens = most_step_tokens(model, support, options.seed)
     queries = [Query(text, labels) for text in demo.INPUTS]
     chunk_tokens = model.begin_predict(None, queries, samples=options.samples).next_tokens
     planned = libraries_bytes + costs.peak_bytes(1, step_tokens, chunk_tokens, options.samples)
@@ -129,6 +128,12 @@ def main() -> None:
     common.write_results(
         "scale_8b", "A model of Llama-3-8B's shape on the CPU", [about], [rows], data, options, built.dtype
     )
+
+
+def most_step_tokens(model: FewShotModel, support: Sequence[Example], seed: int) -> int:
+    """Tokens of the adaptation's largest step."""
+    run = model.begin_adapt(support, seed=seed)
+    return max(run.prepared.tokens(batch) for batch in run.batches)
 
 
 def forget_the_build() -> None:

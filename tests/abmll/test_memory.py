@@ -1,5 +1,6 @@
 """The memory plan: counts against what the records hold, and budgets that fit."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -37,3 +38,16 @@ def test_a_plan_stays_within_its_budget(budget: int) -> None:
 def test_a_budget_that_is_too_small_still_serves_one_short_row() -> None:
     plan = MemoryCosts(1, 10, 10, 4000, 500, 20, 1).plan(100)
     assert (plan.slots, plan.adapt_tokens, plan.predict_tokens) == (1, 64, 64)
+
+
+def test_measuring_leaves_no_graph_behind(make_model: Callable[..., FewShotModel]) -> None:
+    """A saved output that held its own history would keep the probe's activations for good."""
+
+    def nodes() -> int:
+        gc.collect()
+        return sum(type(o).__name__ == "SignedLorasBackward" for o in gc.get_objects())
+
+    model = make_model()
+    before = nodes()
+    measure_costs(model.backbone, model.prior)
+    assert nodes() == before
