@@ -88,13 +88,8 @@ def main() -> None:
     )  # fmt: skip
 
 
-# ---- to be filled by the multi-task API -----------------------------------------------------------------------------
-
-
-def adapt_together(served: Served, tenants: Sequence[Cell]) -> list[TaskPosterior] | None:
-    """All tenants' adaptations as one job; None where the model has no such API."""
-    if not hasattr(served.model, "adapt_many"):
-        return None
+def adapt_together(served: Served, tenants: Sequence[Cell]) -> list[TaskPosterior]:
+    """All tenants' adaptations as one job."""
     adaptations = served.model.adapt_many([tenant.support for tenant in tenants])
     return [adaptation.posterior for adaptation in adaptations]
 
@@ -104,11 +99,7 @@ def predict_together(
 ) -> list[list[Prediction]]:
     """All tenants' predictions as one job."""
     jobs = [(posterior, tenant.queries) for posterior, tenant in zip(phi, tenants, strict=True)]
-    found: list[list[Prediction]] = served.model.predict_many(jobs, samples=samples, seed=seed)  # type: ignore[attr-defined]
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+    return served.model.predict_many(jobs, samples=samples, seed=seed)
 
 
 def adapt_one_by_one(served: Served, tenants: Sequence[Cell]) -> list[TaskPosterior]:
@@ -161,32 +152,23 @@ def measure(served: Served, baseline: BlockLora, tenants: Sequence[Cell], option
     adapting = {
         "one by one": lambda: keep("phi", adapt_one_by_one(served, tenants)),
         "mLoRA-style": adapt_blocks,
+        "together": lambda: keep("phi together", adapt_together(served, tenants)),
     }
     predicting = {
-        "one by one": lambda: keep("p", predict_one_by_one(served, tenants, state["phi"], samples, seed))
+        "one by one": lambda: keep("p", predict_one_by_one(served, tenants, state["phi"], samples, seed)),
+        "together": lambda: keep(
+            "p together", predict_together(served, tenants, state["phi"], samples, seed)
+        ),
     }
     served.model.adapt(tenants[0].support)  # warm up
-    has_api = hasattr(served.model, "adapt_many")
-    if has_api:
-        adapting["together"] = lambda: keep("phi together", adapt_together(served, tenants))
-        predicting["together"] = lambda: keep(
-            "p together", predict_together(served, tenants, state["phi"], samples, seed)
-        )
     adapt_seconds = common.interleaved(adapting, options.repeats)
-    if has_api:
-        agreement.append(
-            compare_phi(state["phi"], state["phi together"], served.model.defaults.learning_rate)
-        )
+    agreement.append(compare_phi(state["phi"], state["phi together"], served.model.defaults.learning_rate))
     predict_seconds = common.interleaved(predicting, options.repeats)
-    if has_api:
-        pairs = [
-            [row for tenant in state[key] for row in common.probabilities(tenant)]
-            for key in ("p", "p together")
-        ]
-        allowed = common.tolerance(served.dtype)
-        agreement.append(
-            common.check_close("Probabilities together", common.largest_difference(*pairs), allowed)
-        )
+    pairs = [
+        [row for tenant in state[key] for row in common.probabilities(tenant)] for key in ("p", "p together")
+    ]
+    allowed = common.tolerance(served.dtype)
+    agreement.append(common.check_close("Probabilities together", common.largest_difference(*pairs), allowed))
     queries = sum(len(tenant.queries) for tenant in tenants)
     return {
         "adapt_seconds": adapt_seconds,
