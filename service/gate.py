@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from abmll.uncertainty import Predictive
+    from service.confidence import Confidence
 
 CONFIDENCE = "confidence_below_minimum"
 MARGIN = "margin_below_minimum"
@@ -23,9 +24,9 @@ class Thresholds:
     max_mutual_information: float | None = None
 
 
-def abstain_reason(predictive: Predictive, gate: Thresholds) -> str | None:
-    """The first condition that `predictive` fails, in the order of `REASONS`; None means answer."""
-    if gate.min_confidence is not None and predictive.confidence < gate.min_confidence:
+def abstain_reason(predictive: Predictive, confidence: Confidence, gate: Thresholds) -> str | None:
+    """The first condition that an answer fails, in the order of `REASONS`; None means answer."""
+    if gate.min_confidence is not None and confidence.value < gate.min_confidence:
         return CONFIDENCE
     if gate.min_margin is not None and predictive.margin < gate.min_margin:
         return MARGIN

@@ -184,8 +184,11 @@ class Prediction(WireModel):
 
     index: int = Field(description="Position of the input in the request.")
     answer: str = Field(description="The most probable option; given even when abstaining.")
-    confidence: float = Field(description="Probability of the answer, between 0 and 1.")
-    margin: float = Field(description="Confidence less the probability of the runner-up.")
+    confidence: float = Field(description="How sure the answer is, between 0 and 1.")
+    confidence_kind: str = Field(
+        description="What `confidence` is: `predictive`, the answer's share of the posterior predictive."
+    )
+    margin: float = Field(description="Probability of the answer less that of the runner-up.")
     decision: Literal["answer", "abstain"]
     abstain_reason: str | None = Field(
         default=None, description="The first condition of the gate that fails."

@@ -15,13 +15,17 @@ from starlette.exceptions import HTTPException
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import native, operations
-from service.api.http import Observed, answer_error
+from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+SURFACES = (native, operations)
+ERROR_SHAPES: dict[str, ErrorShape] = {}
+"""By the beginning of the path; our own where none fits."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
@@ -59,8 +63,9 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
-    app.include_router(native.router)
-    app.include_router(operations.router)
+    for surface in SURFACES:
+        app.include_router(surface.router)
+    app.state.error_shapes = ERROR_SHAPES
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Observed, metrics=metrics)

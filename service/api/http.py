@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -181,22 +181,38 @@ def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def error_response(
-    request: Request, error: ServiceError, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """The error object, with Retry-After where it says when to come back."""
+ErrorShape: TypeAlias = Callable[[ServiceError, str], dict[str, Any]]
+"""An error and the request's id as the body of a surface's error answers."""
+
+
+def own_error(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """The error object of our own surface."""
     body: dict[str, Any] = {
         "code": error.code,
         "message": error.message,
         "param": error.param,
-        "request_id": request_id(request),
+        "request_id": request_id,
     }
     if error.adapter_id is not None:
         body["adapter_id"] = error.adapter_id
+    return {"error": body}
+
+
+def _shape_of(request: Request) -> ErrorShape:
+    """That of the surface which the path belongs to; paths without a route have one too."""
+    shapes: dict[str, ErrorShape] = request.app.state.error_shapes
+    path = request.url.path
+    return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), own_error)
+
+
+def error_response(
+    request: Request, error: ServiceError, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The error in the shape of its surface, with Retry-After where it says when to come back."""
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
-    return JSONResponse({"error": body}, error.status, sent)
+    return JSONResponse(_shape_of(request)(error, request_id(request)), error.status, sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -15,6 +15,7 @@ from service.gate import Thresholds, abstain_reason
 if TYPE_CHECKING:
     from abmll.predict import Prediction
     from model_store.adapters import AdapterManifest
+    from service.confidence import Confidence
 
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
@@ -74,7 +75,12 @@ def predict_response(
     manifest = predicted.adapter.manifest
     return schemas.PredictResponse(
         adapter_id=manifest.id,
-        predictions=[_prediction(i, prediction, gate) for i, prediction in enumerate(predicted.predictions)],
+        predictions=[
+            _prediction(index, prediction, confidence, gate)
+            for index, (prediction, confidence) in enumerate(
+                zip(predicted.predictions, predicted.confidences, strict=True)
+            )
+        ],
         usage=schemas.Usage(
             support_tokens=manifest.support.tokens,
             prompt_tokens=sum(prediction.prompt_tokens for prediction in predicted.predictions),
@@ -88,14 +94,17 @@ def predict_response(
     )
 
 
-def _prediction(index: int, prediction: Prediction, gate: Thresholds) -> schemas.Prediction:
+def _prediction(
+    index: int, prediction: Prediction, confidence: Confidence, gate: Thresholds
+) -> schemas.Prediction:
     predictive = prediction.predictive
-    reason = abstain_reason(predictive, gate)
+    reason = abstain_reason(predictive, confidence, gate)
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
     return schemas.Prediction(
         index=index,
         answer=predictive.answer,
-        confidence=predictive.confidence,
+        confidence=confidence.value,
+        confidence_kind=confidence.kind,
         margin=predictive.margin,
         decision="answer" if reason is None else "abstain",
         abstain_reason=reason,

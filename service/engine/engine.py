@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from service.confidence import Confidence, confidence_of
 from service.engine.admission import OptionRule, admit_adapt, admit_queries, check_model
 from service.engine.identity import adapter_id
 from service.engine.manifest import adapter_of, check_adapter
@@ -81,9 +82,10 @@ class Obtained:
 
 @dataclass(frozen=True)
 class Predicted(Obtained):
-    """Predictions in the order of the queries."""
+    """Predictions and their confidences, in the order of the queries."""
 
     predictions: Sequence[Prediction]
+    confidences: Sequence[Confidence]
 
 
 @dataclass
@@ -218,7 +220,8 @@ class Engine:
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
             self._record_predict(done)
-            return Predicted(adapter, cache, ticket.timings, done.value)
+            confidences = [confidence_of(prediction.predictive) for prediction in done.value]
+            return Predicted(adapter, cache, ticket.timings, done.value, confidences)
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""

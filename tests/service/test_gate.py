@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from abmll.uncertainty import Predictive, Uncertainty
+from service.confidence import confidence_of
 from service.gate import CONFIDENCE, MARGIN, MUTUAL_INFORMATION, Thresholds, abstain_reason
 
 PREDICTIVE = Predictive(
@@ -31,4 +32,4 @@ PREDICTIVE = Predictive(
     ],
 )
 def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
-    assert abstain_reason(PREDICTIVE, gate) == reason
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) == reason

@@ -34,6 +34,7 @@ def test_the_shape_of_an_answer_is_kept(server: Server) -> None:
         "index": "int",
         "answer": "str",
         "confidence": "float",
+        "confidence_kind": "str",
         "margin": "float",
         "decision": "str",
         "abstain_reason": "str",
