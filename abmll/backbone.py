@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from abmll.architectures import is_like_llamas
 from abmll.attention import Layout, additive_mask, use_packed_attention
 from abmll.errors import UnsupportedModelError
 from abmll.gates import use_lean_gates
@@ -31,8 +32,6 @@ MODULE_NAMES = {
 }  # fmt: skip
 # A fused projection is adapted when one of its parts is asked for.
 FUSED = {"qkv": {"q", "k", "v"}, "gate_up": {"gate", "up"}}
-# Decoder layers of this shape: x = x + attention(norm(x)); x + mlp(norm(x)).
-NARROWED_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
@@ -92,7 +91,7 @@ class _Narrowing(nn.Module):
 
 def narrow_last_layer(layer: Any, call: Call) -> bool:
     """Have the layer compute what is behind its attention for `call.tokens` alone; whether its architecture is known."""
-    if type(layer).__name__ not in NARROWED_LAYERS:
+    if not is_like_llamas(layer, "DecoderLayer"):
         return False
     layer.self_attn.o_proj = _Narrowing(layer.self_attn.o_proj, call)
 
@@ -160,6 +159,16 @@ class Backbone:
     def max_tokens(self) -> int:
         """The longest sequence the model was built for."""
         return int(self.model.config.max_position_embeddings)
+
+    def compile_trunk(self, backend: str = "inductor") -> None:
+        """Have `torch.compile` fuse the trunk's MLPs and norms, for any number of tokens; takes effect on the next passes.
+
+        Attention stays as it is: its layout differs from batch to batch. The adapted layers do too: their draw is data.
+        """
+        for layer in self._trunk.layers:
+            for name, part in layer.named_children():
+                if not name.endswith(("attn", "attention")):
+                    part.compile(dynamic=True, backend=backend)
 
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from abmll.architectures import is_like_llamas
+
 # Elements worked on at a time: what one operation writes is still in the core's cache when the next reads it.
 CHUNK = 32_768
 
@@ -16,10 +18,9 @@ CHUNK = 32_768
 def use_lean_gates(decoder: nn.Module) -> None:
     """Have every SwiGLU MLP of `decoder` that `transformers` wrote compute the same with fewer passes."""
     for module in decoder.modules():
-        known = type(module).__name__ in {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
         weight = next(module.parameters(), None)
         if (
-            known
+            is_like_llamas(module, "MLP")
             and isinstance(module.act_fn, nn.SiLU)
             and weight is not None
             and weight.device.type == "cpu"

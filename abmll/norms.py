@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abmll.architectures import is_like_llamas
+
 
 def use_lean_norms(decoder: nn.Module) -> None:
     """Have every RMS norm of `decoder` that `transformers` wrote compute the same with fewer passes (on the CPU)."""
     for module in decoder.modules():
-        known = type(module).__name__ in {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
-        if known and module.weight.device.type == "cpu":
+        if is_like_llamas(module, "RMSNorm") and module.weight.device.type == "cpu":
             module.forward = MethodType(_forward, module)
 
 

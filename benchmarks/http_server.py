@@ -69,15 +69,15 @@ class Server:
                 continue
         return found
 
-    def resident_bytes(self) -> int:
-        """Resident memory of the server and its children."""
-        total = 0
+    def resident_bytes(self) -> list[int]:
+        """Resident memory of the server and of each of its children."""
+        found = []
         for process in self.processes():
             try:
-                total += process.memory_info().rss
+                found.append(process.memory_info().rss)
             except psutil.Error:
                 continue
-        return total
+        return found
 
     def __enter__(self) -> Self:
         return self

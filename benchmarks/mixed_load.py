@@ -188,7 +188,8 @@ def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
     """
     rng = random.Random(options.seed)
     adapters = [create(http, adapter_body(2000 + n, shots=4, steps=1)) for n in range(4)]
-    samples, making = [], max(20, options.requests // 4)
+    by_process: list[list[int]] = []
+    making = max(20, options.requests // 4)
     for number in range(options.requests):
         if number % 20 == 19:
             new = number if number < making else rng.randrange(19, making, 20)
@@ -198,7 +199,8 @@ def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
             body = predict_body(rng.choice(adapters), number, inputs=inputs, samples=rng.choice([0, 4, 8]))
             http.post("/v1/predict", json=body).raise_for_status()
         if number % max(1, options.requests // 20) == 0 or number == options.requests - 1:
-            samples.append(server.resident_bytes())
+            by_process.append(server.resident_bytes())
+    samples = [sum(found) for found in by_process]
     settled = samples[len(samples) // 4 :]
     return {
         "requests": options.requests,
@@ -209,6 +211,7 @@ def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
         "most bytes": max(samples),
         "growth a request after the first quarter": (settled[-1] - settled[0]) * 4 // (3 * options.requests),
         "samples": samples,
+        "by process": by_process,
     }
 
 

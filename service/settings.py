@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         default=None, ge=1, description="CPU threads of the model; by default torch's choice."
     )
 
+    compile: bool = Field(
+        default=False,
+        description="Compile the layers below the adapted ones with `torch.compile`; takes a compiler, and time at the start.",
+    )
+
     executor: Literal["inline", "process"] | None = Field(
         default=None,
         description="Where the model runs: in this process, or in worker processes; by default in processes for `abmll serve`, "

@@ -247,6 +247,8 @@ def load_worker(settings: Settings) -> ModelWorker:
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
     """A worker whose budgets come from what this machine has and does; prints its plan."""
+    if settings.compile:
+        model.backbone.compile_trunk()
     costs = measure_costs(model.backbone, model.prior)
     plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
     unit_tokens = int(_tokens_per_second(model) * settings.unit_seconds)

@@ -204,3 +204,15 @@ def test_what_cannot_be_adapted_is_refused() -> None:
         Backbone(tiny_model(), AdapterConfig(first_layer=4))
     with pytest.raises(UnsupportedModelError, match="none of the modules"):
         Backbone(tiny_model(), AdapterConfig(modules=("nothing",)))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_trunk_gives_the_same_activations_for_any_number_of_tokens(backend: str) -> None:
+    backbone = Backbone(tiny_model("llama"), AdapterConfig(first_layer=2))
+    batches = [collate(PROMPTS[:1]), collate(PROMPTS)]
+    expected = [backbone.trunk(rows) for rows in batches]
+    backbone.compile_trunk(backend)
+    for rows, activations in zip(batches, expected, strict=True):
+        torch.testing.assert_close(backbone.trunk(rows), activations, atol=1e-5, rtol=1e-5)
+    compiled = [layer.mlp._compiled_call_impl is not None for layer in backbone.model.base_model.layers]
+    assert compiled == [True, True, False, False]
