@@ -132,6 +132,12 @@ def read_task(folder: Path) -> Task:
     return Task(folder.name, read_examples(folder / "train.jsonl"), read_examples(folder / "test.jsonl"))
 
 
+def draw_uniformly(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
+    """`size` examples of `pool` without replacement in a seeded random order, whatever their labels (as MetaICL draws k)."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    return tuple(rng.sample(list(pool), min(size, len(pool))))
+
+
 def draw_support(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
     """`size` examples of `pool` without replacement, classes as equal as the pool allows, in a seeded random order.
 

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.evaluation.protocol import draw_shots
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
-from abmll.tasks import Example, Query, draw_support
+from abmll.tasks import Example, Query
 from benchmarks.class_to_class import cell_metrics
 from benchmarks.common import commit
 from model_store.bases import load_base
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 87])
-    parser.add_argument("--shots", type=int, default=16)
+    parser.add_argument("--shots", default="16", help="as in studies: `16`, `16 balanced`, `16 per class`")
     parser.add_argument("--items", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/serve_settings"))
@@ -62,7 +63,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     grid = list(product(options.learning_rates, options.batch_sizes))
     for task, seed in product(Collection.open(options.data).read(config.data.leave_out), options.seeds):
-        support = draw_support(task.train, options.shots, seed)
+        support = draw_shots(options.shots, task.train, seed)
         items = task.test[: options.items]
         start = measure(model, None, items) if 0 in options.steps else None
         for learning_rate, batch_size in grid:

@@ -7,7 +7,7 @@ from typing import Any
 
 from abmll.errors import AbmllError
 from abmll.evaluation.records import Cell, Episode
-from abmll.tasks import Example, Query, Task, draw_support
+from abmll.tasks import Example, Query, Task, draw_support, draw_uniformly
 
 # CrossFit's five support seeds.
 SEEDS = (13, 21, 42, 87, 100)
@@ -62,18 +62,23 @@ def check_unseen(
         raise LeakError(posterior, pairs)
 
 
-def support_size(shots: str, pool: Sequence[Example]) -> int:
-    """How many examples `shots` means for a pool: `16` in all, or `16 per class` (without fixed classes twice that, as CrossFit).
+def draw_shots(shots: str, pool: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """The support that `shots` means, drawn from `pool` with `seed`.
 
+    `16` are that many in all, drawn uniformly, as MetaICL does (Min et al. 2022: labels need not be balanced). `16 balanced`
+    are as many with classes as equal as can be, `16 per class` as many of each (CrossFit; without fixed classes 32).
     Raises `AbmllError` for anything else.
     """
     number, _, rest = shots.partition(" ")
-    if not number.isdecimal() or int(number) < 1 or rest not in {"", "per class"}:
-        raise AbmllError(f"shots are a number, or a number `per class`, not {shots!r}")
+    if not number.isdecimal() or int(number) < 1 or rest not in {"", "balanced", "per class"}:
+        raise AbmllError(f"shots are a number, alone or with `balanced` or `per class`, not {shots!r}")
+    size = int(number)
     if not rest:
-        return int(number)
-    closed = len({example.options for example in pool}) == 1
-    return int(number) * (len({example.output for example in pool}) if closed else 2)
+        return draw_uniformly(pool, size, seed)
+    if rest == "per class":
+        closed = len({example.options for example in pool}) == 1
+        size *= len({example.output for example in pool}) if closed else 2
+    return draw_support(pool, size, seed)
 
 
 def plan(
@@ -99,12 +104,12 @@ def neighbours(tasks: Sequence[Task], about: Mapping[str, Mapping[str, Any]]) ->
 def episode(
     task: Task, shots: str, seed: int, *, items: int, foreign: Task | None = None, foreign_items: int = 0
 ) -> Episode:
-    """The support drawn with `seed` (classes balanced) and the first `items` test items; all methods see the same.
+    """The support (see `draw_shots`) and the first `items` test items; all methods see the same.
 
     Inputs of `foreign` are put under this task's options; a task whose options differ from item to item takes none.
     Raises `AbmllError` for a task without options.
     """
-    support = draw_support(task.train, support_size(shots, task.train), seed)
+    support = draw_shots(shots, task.train, seed)
     tested = task.test[:items]
     if not tested or not all(example.options for example in (*support, *tested)):
         raise AbmllError(f"{task.name} has no options to choose from, or no test items")

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One unit of work. `shots` is k as written in the configuration: `16`, or `16 per class`."""
+    """One unit of work. `shots` is k as written in the configuration: `16`, `16 balanced` or `16 per class`."""
 
     method: str
     task: str

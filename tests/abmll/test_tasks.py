@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from abmll.errors import AbmllError
-from abmll.tasks import Example, contradictions, draw_support, read_examples
+from abmll.tasks import Example, contradictions, draw_support, draw_uniformly, read_examples
 
 LABELS = ("a", "b", "c")
 
@@ -51,6 +51,16 @@ def test_support_is_balanced_repeatable_and_without_replacement() -> None:
     sizes = Counter(example.output for example in draw_support(pool, 50, seed=13))
     assert sizes == {"a": 30, "b": 10, "c": 10}
     assert len(draw_support(pool, 500, seed=1)) == 100
+
+
+def test_a_uniform_draw_follows_the_pools_shares() -> None:
+    pool = [Example(f"text {i}", "a" if i < 80 else "b", ("a", "b")) for i in range(100)]
+    drawn = draw_uniformly(pool, 50, seed=13)
+    assert len(set(drawn)) == 50
+    assert drawn == draw_uniformly(pool, 50, seed=13) != draw_uniformly(pool, 50, seed=21)
+    many = [example for seed in range(40) for example in draw_uniformly(pool, 10, seed)]
+    assert 0.7 < Counter(example.output for example in many)["a"] / 400 < 0.9
+    assert len(draw_uniformly(pool, 500, seed=1)) == 100
 
 
 def test_support_of_multiple_choice_and_free_text_is_a_plain_draw() -> None:

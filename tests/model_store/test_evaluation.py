@@ -20,7 +20,7 @@ from abmll.meta.train import MetaSettings, OuterRule
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
-from abmll.tasks import draw_support, read_task
+from abmll.tasks import draw_uniformly, read_task
 from model_store.bases import load_base
 from model_store.evaluation import run as run_module
 from model_store.evaluation.config import Entry, EvaluationConfig, EvaluationData
@@ -158,7 +158,7 @@ def test_a_cell_is_what_the_facade_says(config: EvaluationConfig, checkpoint: Pa
     model = FewShotModel(base.model, base.tokenizer, theta)
     task = read_task(config.data.folder / "two")
     settings = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
-    phi = model.adapt(draw_support(task.train, 4, 21), settings, 21).posterior
+    phi = model.adapt(draw_uniformly(task.train, 4, 21), settings, 21).posterior
     expected = model.predict(phi, [example.query for example in task.test[:6]], samples=3, seed=21)
     assert found.probabilities.tolist() == pytest.approx(
         np.array([e.predictive.probabilities for e in expected]), abs=1e-6

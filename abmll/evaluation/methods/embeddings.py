@@ -44,8 +44,11 @@ class Embeddings:
         classes, probabilities = fit_and_predict(
             support, [q.input for q in queries], encode, self.inverse_penalty
         )
-        rows = np.zeros((len(queries), len(options)))
-        rows[:, [options.index(name) for name in classes]] = probabilities
+        # A class that no example shows has the share that add-one smoothing of the support's counts gives it.
+        unseen = 1 / (len(support) + len(options))
+        rows = np.full((len(queries), len(options)), unseen)
+        seen_share = 1 - unseen * (len(options) - len(classes))
+        rows[:, [options.index(name) for name in classes]] = seen_share * probabilities
         return [Answer(tuple(row)) for row in rows.tolist()], Effort()
 
 
@@ -55,6 +58,8 @@ def fit_and_predict(
     """The classes that the support has, and their probabilities [n, classes] for each input."""
     features = encode([*(example.input for example in support), *inputs])
     outputs = [example.output for example in support]
+    if len(set(outputs)) == 1:
+        return outputs[:1], np.ones((len(inputs), 1))
     regression = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(features[: len(support)], outputs)
     return list(regression.classes_), regression.predict_proba(features[len(support) :])
 

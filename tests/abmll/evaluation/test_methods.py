@@ -11,6 +11,7 @@ import torch
 from abmll.adapt import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.evaluation.harness import run_cell
+from abmll.evaluation.methods import embeddings
 from abmll.evaluation.methods.adapted import Adapted
 from abmll.evaluation.methods.averaged import Dropout, Ensemble, masked_posteriors
 from abmll.evaluation.methods.channel import Channel, channel_prompt
@@ -259,7 +260,7 @@ def test_isotropic_noise_hardly_raises_the_supports_loss(support: list[Example])
 
 
 def test_embeddings_are_logistic_regression_on_features() -> None:
-    """With one orthogonal feature a class and little penalty, every class is recognised; an unseen one has probability 0."""
+    """With one orthogonal feature a class and little penalty, every class is recognised; a support of one class knows no other."""
     words = ["film", "money", "Paris"]
     pool = [Example(f"{word} {i}", LABELS[c], LABELS) for c, word in enumerate(words[:2]) for i in range(4)]
 
@@ -270,6 +271,17 @@ def test_embeddings_are_logistic_regression_on_features() -> None:
     assert classes == ["negative", "positive"]
     assert found.argmax(1).tolist() == [1, 0]
     assert found.max(1).min() > 0.99
+    assert fit_and_predict(pool[:4], ["money"], encode, 1.0)[1].tolist() == [[1.0]]
+
+
+def test_a_class_that_embeddings_never_saw_has_the_share_of_add_one_smoothing(
+    support: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "minilm", lambda: lambda texts: np.ones((len(texts), 2), np.float32))
+    seen = [example for example in support if example.output != LABELS[2]]
+    answers, _ = Embeddings().answer(None, seen, [Query("x", LABELS)], 0)  # type: ignore[arg-type]
+    assert answers[0].probabilities[2] == pytest.approx(1 / (len(seen) + 3))
+    assert sum(answers[0].probabilities) == pytest.approx(1)
 
 
 def test_embeddings_need_fixed_classes_and_their_package(support: list[Example]) -> None:

@@ -10,13 +10,13 @@ from abmll.evaluation.protocol import (
     can_be_tested,
     check_unseen,
     classes_of,
+    draw_shots,
     episode,
     neighbours,
     plan,
     related,
-    support_size,
 )
-from abmll.tasks import Example, Task, draw_support
+from abmll.tasks import Example, Task, draw_support, draw_uniformly
 
 OPTIONS = ("yes", "no", "perhaps")
 POOL = tuple(Example(f"text {i}", OPTIONS[i % 3], OPTIONS) for i in range(90))
@@ -25,14 +25,15 @@ ABOUT = {"a": {"shares_inputs_with": {"b": 7}}, "b": {}, "c": {}}
 
 
 def test_k_is_of_all_or_of_each_class() -> None:
-    assert support_size("16", POOL) == 16
-    assert support_size("16 per class", POOL) == 48
-    assert support_size("16 per class", CHOICE) == 32  # CrossFit's 32 where there are no fixed classes
-    drawn = draw_support(POOL, support_size("16 per class", POOL), 13)
+    assert len(draw_shots("16", POOL, 13)) == 16
+    assert draw_shots("16", POOL, 13) == draw_uniformly(POOL, 16, 13)
+    assert draw_shots("16 balanced", POOL, 13) == draw_support(POOL, 16, 13)
+    assert len(draw_shots("16 per class", CHOICE, 13)) == 32  # CrossFit's 32 where there are no fixed classes
+    drawn = draw_shots("16 per class", POOL, 13)
     assert sorted(example.output for example in drawn) == sorted(OPTIONS * 16)
     for wrong in ("0", "many", "16 per task", "-4"):
         with pytest.raises(AbmllError, match="shots"):
-            support_size(wrong, POOL)
+            draw_shots(wrong, POOL, 13)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_plan_goes_method_by_method() -> None:
 def test_an_episode_is_the_facades_support_and_the_first_items() -> None:
     task, other = Task("t", POOL[:60], POOL[60:]), Task("o", CHOICE[:30], CHOICE[30:])
     found = episode(task, "16", 21, items=5, foreign=other, foreign_items=3)
-    assert found.support == draw_support(task.train, 16, 21)
+    assert found.support == draw_uniformly(task.train, 16, 21)
     assert [query.input for query in found.queries] == [f"text {i}" for i in range(60, 65)]
     assert [OPTIONS[label] for label in found.labels] == [example.output for example in POOL[60:65]]
     assert [(query.input, query.options) for query in found.foreign] == [
