@@ -18,11 +18,7 @@ from service.api.http import (
     tenant_of,
     unless_disconnected,
 )
-from service.api.translate import (
-    adapt_request,
-    adapter_object,
-    create_response,
-)
+from service.api.translate import adapt_request, adapter_object, create_response
 from service.engine.engine import Obtained, Predicted
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)

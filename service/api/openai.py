@@ -124,7 +124,7 @@ async def _answer(
 
     def render() -> Response:
         answer = answering.answer_of(predicted, native, request)
-        answered = translate.answered(predicted, answer, native, body, int(time.time()))
+        answered = translate.answered_of(predicted, answer, native, body, int(time.time()))
         if not body.stream:
             return Response(translate.dump(whole(answered, body)), media_type="application/json")
         # Samples are averaged before anything is known: the events are all there at once.

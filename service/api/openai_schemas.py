@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from model_store.catalogue import DEFAULT_BASE
 from service import demo, schemas
 from service.schemas import WireModel
 
@@ -31,6 +33,24 @@ _ONE_MESSAGE = (
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
+
+
+def _refuse(value: Any) -> None:
+    if value:
+        raise ValueError("this server does not support it; leave it out")
+
+
+_TEXT_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>")
+_EXAMPLE: dict[str, Any] = {
+    "model": DEFAULT_BASE,
+    "abmll": {key: demo.predict_body()[key] for key in ("support", "options", "gate")},
+}
+_CHAT_EXAMPLE = {**_EXAMPLE, "messages": [{"role": "user", "content": demo.INPUTS[0]}]}
+_COMPLETION_EXAMPLE = {**_EXAMPLE, "prompt": demo.INPUTS}
+_Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
+_IGNORED = "Ignored."
+_Zero = Annotated[float, Field(ge=0, le=0)]
+_Tokens = Annotated[int, Field(ge=1)]
 
 
 class Extras(WireModel):
@@ -62,18 +82,7 @@ class StreamOptions(WireModel):
     include_usage: bool | None = Field(
         default=None, description="Send the tokens used in a chunk of their own."
     )
-    include_obfuscation: bool | None = Field(default=None, description="Ignored.")
-
-
-def _refuse(value: Any) -> None:
-    if value:
-        raise ValueError("this server does not support it; leave it out")
-
-
-_Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
-_Ignored = "Ignored."
-_Zero = Annotated[float, Field(ge=0, le=0)]
-_Tokens = Annotated[int, Field(ge=1)]
+    include_obfuscation: bool | None = Field(default=None, description=_IGNORED)
 
 
 class _Request(WireModel):
@@ -88,11 +97,11 @@ class _Request(WireModel):
         default=None, description="Longest free-text answer; no more than the server's limit."
     )
     n: Literal[1] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description=_Ignored)
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description=_Ignored)
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description=_IGNORED)
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description=_IGNORED)
     frequency_penalty: _Zero | None = None
     presence_penalty: _Zero | None = None
-    user: str | None = Field(default=None, description=_Ignored)
+    user: str | None = Field(default=None, description=_IGNORED)
     stop: _Unsupported = None
     logit_bias: _Unsupported = None
 
@@ -106,7 +115,7 @@ class TextPart(WireModel):
 
 Content = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1), Tag("<list>")],
-    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+    _TEXT_OR_LIST,
 ]
 
 
@@ -115,7 +124,7 @@ class UserMessage(WireModel):
 
     role: Literal["user"]
     content: Content = Field(description="The text; parts are joined by line breaks.")
-    name: str | None = Field(default=None, description=_Ignored)
+    name: str | None = Field(default=None, description=_IGNORED)
 
 
 class ResponseFormat(WireModel):
@@ -124,15 +133,10 @@ class ResponseFormat(WireModel):
     type: Literal["text"]
 
 
-_CHAT_EXAMPLE = {
-    "model": "SmolLM2-135M-Instruct",
-    "messages": [{"role": "user", "content": demo.INPUTS[0]}],
-    "abmll": {key: demo.predict_body()[key] for key in ("support", "options", "gate")},
-}
-
-
 class ChatCompletionRequest(_Request):
     """One text to answer, as a chat."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CHAT_EXAMPLE]})
 
     messages: list[UserMessage] = Field(
         min_length=1, max_length=1, description="One message, of the role user."
@@ -147,9 +151,9 @@ class ChatCompletionRequest(_Request):
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
     verbosity: Literal["medium"] | None = None
-    metadata: dict[str, str] | None = Field(default=None, description=_Ignored)
-    prompt_cache_key: str | None = Field(default=None, description=_Ignored)
-    safety_identifier: str | None = Field(default=None, description=_Ignored)
+    metadata: dict[str, str] | None = Field(default=None, description=_IGNORED)
+    prompt_cache_key: str | None = Field(default=None, description=_IGNORED)
+    safety_identifier: str | None = Field(default=None, description=_IGNORED)
     audio: _Unsupported = None
     function_call: _Unsupported = None
     functions: _Unsupported = None
@@ -166,12 +170,8 @@ class ChatCompletionRequest(_Request):
     @field_validator("messages", mode="before")
     @classmethod
     def _one_user_message(cls, messages: Any) -> Any:
-        roles = (
-            [message.get("role") for message in messages if isinstance(message, dict)]
-            if isinstance(messages, list)
-            else []
-        )
-        if len(roles) > 1 or any(role != "user" for role in roles):
+        first = messages[0] if isinstance(messages, list) and messages else None
+        if isinstance(first, dict) and (len(messages) > 1 or first.get("role") != "user"):
             raise ValueError(_ONE_MESSAGE)
         return messages
 
@@ -197,9 +197,11 @@ class ChatCompletionRequest(_Request):
 class CompletionRequest(_Request):
     """Texts to answer."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_COMPLETION_EXAMPLE]})
+
     prompt: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
-        Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
+        _TEXT_OR_LIST,
     ] = Field(description="A text, or several; token ids are not taken.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,

@@ -36,6 +36,7 @@ _CODES: dict[type[ServiceError], str] = {
     QueueFullError: "rate_limit_exceeded",
 }
 _IN_EXTRAS = re.compile(r"(support|options|samples|adapt|gate)\b")
+_INPUT = re.compile(r"inputs(\[\d+\])?(\.options)?")
 
 
 def native_request(body: Body, base_id: str, max_new_tokens: int) -> schemas.PredictRequest:
@@ -83,7 +84,7 @@ class Answered:
     extras: wire.AnswerExtras
 
 
-def answered(
+def answered_of(
     predicted: Predicted,
     answer: schemas.PredictResponse,
     native: schemas.PredictRequest,
@@ -94,11 +95,10 @@ def answered(
     prefix = "chatcmpl" if isinstance(body, wire.ChatCompletionRequest) else "cmpl"
     examples = predicted.adapter.manifest.support.examples
     free_text = not native.options and not any(example.options for example in examples)
+    withhold = body.abmll.on_abstain == "null"
     choices = [
         Choice(
-            text=""
-            if prediction.decision == "abstain" and body.abmll.on_abstain == "null"
-            else prediction.answer,
+            text="" if withhold and prediction.decision == "abstain" else prediction.answer,
             finish_reason="length" if free_text and _is_cut(done, native.max_new_tokens) else "stop",
             prediction=prediction,
         )
@@ -301,22 +301,21 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
 
 def openai_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     """OpenAI's error object; the request's id is in the header only."""
-    kind = "invalid_request_error"
-    if error.status >= 429:
-        kind = "rate_limit_error" if error.status == 429 else "server_error"
+    if error.status == QueueFullError.status:
+        kind = "rate_limit_error"
+    else:
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
     code = _CODES.get(type(error), error.code)
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
 
 
 def renamed(error: ServiceError, inputs: str) -> ServiceError:
     """`error` of a native request, its field called as in OpenAI's; `inputs` is the template of the name of the n-th input."""
-    name = error.param
+    name = error.param or ""
     if name == "adapter_id":
         name = "model"
-    elif name is not None and _IN_EXTRAS.match(name):
+    elif _IN_EXTRAS.match(name):
         name = f"abmll.{name}"
-    elif name is not None:
-        name = re.sub(
-            r"^inputs(\[\d+\])?(\.options)?$", lambda m: "abmll.options" if m[2] else m.expand(inputs), name
-        )
-    return type(error)(error.message, name, error.retry_after_seconds, error.adapter_id)
+    elif found := _INPUT.fullmatch(name):
+        name = "abmll.options" if found[2] else found.expand(inputs)
+    return type(error)(error.message, name or None, error.retry_after_seconds, error.adapter_id)

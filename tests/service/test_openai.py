@@ -17,7 +17,9 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from service.api.openai_schemas import ChatCompletionRequest, CompletionRequest
+from model_store.catalogue import DEFAULT_BASE
+from service import demo
+from service.api.openai_schemas import ChatCompletionRequest, CompletionRequest, Extras
 from tests.service.conftest import Server, until
 from tests.service.fakes import MAX_TOKENS, FakeWorker, served_model
 
@@ -567,13 +569,16 @@ def test_every_parameter_is_tried() -> None:
     assert set(CompletionRequest.model_fields) <= texts | shown
 
 
-def test_no_parameter_of_the_client_is_unknown() -> None:
-    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
-    from openai.types.completion_create_params import CompletionCreateParamsBase as Params
+def test_parameters_are_called_as_in_the_client() -> None:
+    from openai.types import completion_create_params as texts
+    from openai.types.chat import completion_create_params as chats
 
-    ours = (ChatCompletionRequest, CompletionRequest)
-    for theirs, model in zip((ChatParams, Params), ours, strict=True):
-        assert set(theirs.__annotations__) <= set(model.model_fields)
+    for model, theirs in ((ChatCompletionRequest, chats), (CompletionRequest, texts)):
+        known = {
+            *theirs.CompletionCreateParamsBase.__annotations__,
+            *theirs.CompletionCreateParamsStreaming.__annotations__,
+        }
+        assert set(model.model_fields) - known == {"abmll"}
 
 
 IMAGE = [{"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}]
@@ -773,4 +778,52 @@ def test_what_is_no_request_has_openais_errors_too(tmp_path: Path) -> None:
     play(Server(tmp_path, max_body_bytes=2000), scenario)
 
 
-# ---- the page -------------------------------------------------------------------------------------------------------
+# ---- the documentation ----------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/interfaces-openai.md").read_text("utf-8")
+
+
+def default_server(root: Path) -> Server:
+    """A server of the default base, as far as names go."""
+    served = served_model()
+    return Server(root, FakeWorker(replace(served, base=replace(served.base, id=DEFAULT_BASE))))
+
+
+def test_the_examples_of_the_document_are_answered(tmp_path: Path) -> None:
+    async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+        document = (await http.get("/openapi.json")).json()["components"]["schemas"]
+        for name, path, answers in (
+            ("ChatCompletionRequest", "/v1/chat/completions", 1),
+            ("CompletionRequest", "/v1/completions", len(demo.INPUTS)),
+        ):
+            (example,) = document[name]["examples"]
+            response = await http.post(path, json=example)
+            assert response.status_code == 200, response.text
+            assert len(response.json()["choices"]) == answers
+
+    play(default_server(tmp_path), scenario)
+
+
+def test_the_pages_example_runs_against_a_server_that_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    address = "http://localhost:8000"
+    assert program.count(address) == 1
+    with default_server(tmp_path).listening() as running:
+        names: dict[str, Any] = {}
+        exec(program.replace(address, running.url), names)
+        names["client"].close()
+        (ours,) = httpx.post(
+            f"{running.url}/v1/predict",
+            json={"adapter_id": names["adapter"], "inputs": ["The invoice is wrong."]},
+        ).json()["predictions"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{ours['answer']} {ours['confidence']:.2f}"
+    assert printed[1] == ours["answer"]
+
+
+def test_the_page_names_every_parameter() -> None:
+    names = set(re.findall(r"`(\w+)", PAGE))
+    for model in (ChatCompletionRequest, CompletionRequest, Extras):
+        assert set(model.model_fields) <= names, set(model.model_fields) - names
