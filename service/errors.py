@@ -176,7 +176,7 @@ _OF_METHOD: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (SupportError, InvalidSupportError),
     (AbmllError, InvalidRequestError),
 )
-_NOT_OF_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<number>", "<auto>"}
+_NOT_OF_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<list>", "<number>", "<auto>"}
 _OF_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
     405: (MethodNotAllowedError, "this route does not take this method"),

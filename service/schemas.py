@@ -303,21 +303,27 @@ class DeletedAdapter(WireModel):
 
 
 class ModelCard(WireModel):
-    """A base model with its global posterior."""
+    """What requests may name as `model`: the base model with its global posterior, or an adapter."""
 
     id: str
     object: Literal["model"] = "model"
+    created: int = Field(
+        description="When the adapter was made, or for the base model this server started; Unix seconds."
+    )
     owned_by: Literal["abmll-serve"] = "abmll-serve"
+    parent: str | None = Field(description="Base model of an adapter; null for the base model itself.")
     base: BaseInfo
     posterior: str
     max_model_len: int = Field(description="Context, in tokens.")
 
 
 class ModelList(WireModel):
-    """The models this server serves."""
+    """A page of models: the base model first, then adapters ordered by id."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    has_more: bool
+    last_id: str | None = Field(description="`after` of the next page.")
 
 
 class LimitsReport(WireModel):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.api import native, operations
+from service.api import native, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.errors import ServiceError
@@ -23,8 +24,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, operations)
-ERROR_SHAPES: dict[str, ErrorShape] = {}
+SURFACES = (native, openai, operations)
+ERROR_SHAPES: dict[str, ErrorShape] = {**openai.ERROR_SHAPES}
 """By the beginning of the path; our own where none fits."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
@@ -63,6 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
+    app.state.started = datetime.now(UTC)
     for surface in SURFACES:
         app.include_router(surface.router)
     app.state.error_shapes = ERROR_SHAPES

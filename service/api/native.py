@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
+from service.api import answering
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -17,16 +18,8 @@ from service.api.http import (
     tenant_of,
     unless_disconnected,
 )
-from service.api.translate import (
-    adapt_request,
-    adapter_object,
-    create_response,
-    predict_request,
-    predict_response,
-    thresholds,
-)
+from service.api.translate import adapt_request, adapter_object, create_response
 from service.engine.engine import Obtained, Predicted
-from service.metrics import Metrics
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -95,7 +88,7 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
-    predicted = await unless_disconnected(request, _predict(body, request))
+    predicted = await answering.predict(body, request)
     # Many inputs times many options make megabytes of JSON: not on the event loop.
     return await asyncio.to_thread(_render, predicted, body, request)
 
@@ -104,17 +97,8 @@ def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[A
     return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
 
 
-def _predict(body: schemas.PredictRequest, request: Request) -> Coroutine[Any, Any, Predicted]:
-    return engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
-
-
 def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
-    answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
-    metrics: Metrics = request.app.state.metrics
-    for prediction in answer.predictions:
-        metrics.confidence.observe(prediction.confidence)
-        metrics.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
-    return _json(answer, 200)
+    return _json(answering.answer_of(predicted, body, request), 200)
 
 
 def _json(answer: schemas.WireModel, status: int) -> Response:

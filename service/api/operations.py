@@ -34,19 +34,6 @@ async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models", responses=documented_errors(500, 503))
-async def models(request: Request) -> schemas.ModelList:
-    """The base model and global posterior that this server serves."""
-    served = engine_of(request).served
-    card = schemas.ModelCard(
-        id=served.base.id,
-        base=schemas.BaseInfo(**served.base.to_json()),
-        posterior=served.posterior_id,
-        max_model_len=served.encoder.max_tokens,
-    )
-    return schemas.ModelList(data=[card])
-
-
 @router.get("/v1/limits", responses=documented_errors(500, 503))
 async def limits(request: Request) -> schemas.LimitsReport:
     """What this server accepts."""

@@ -40,9 +40,14 @@ def adapter_of(identity: str, job: AdaptJob, served: ServedModel, adaptation: Ad
     return StoredAdapter(manifest, adaptation.posterior)
 
 
+def is_served(manifest: AdapterManifest, served: ServedModel) -> bool:
+    """Whether the adapter belongs to the base and global posterior that are served."""
+    return manifest.base == served.base and manifest.posterior_digest == served.posterior_digest
+
+
 def check_adapter(manifest: AdapterManifest, served: ServedModel) -> None:
     """Raise `AdapterMismatchError` unless the adapter belongs to the base and global posterior that are served."""
-    if manifest.base != served.base or manifest.posterior_digest != served.posterior_digest:
+    if not is_served(manifest, served):
         made, now = manifest.base, served.base
         message = (
             f"adapter {manifest.id} was made with {made.id} ({made.quantisation}) and posterior {manifest.posterior_id}; "

@@ -1,0 +1,133 @@
+"""OpenAI's surface: models, chats and completions, for clients that are there already (docs/interfaces-openai.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from abmll.errors import AbmllError
+from service import schemas
+from service.api import answering
+from service.api import openai_schemas as wire
+from service.api import openai_translate as translate
+from service.api.http import ErrorShape, JsonRoute, engine_of, error_response
+from service.engine.manifest import check_adapter, is_served
+from service.errors import ServiceError, from_exception, from_validation
+
+ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(
+    ("/v1/models", "/v1/chat/", "/v1/completions"), translate.openai_error
+)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": wire.ErrorResponse} for status in ("4XX", "5XX")
+}
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+
+B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
+
+
+class OpenAiRoute(JsonRoute):
+    """A route that answers 400 to fields it cannot accept, as OpenAI does; our own surface answers 422."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of `JsonRoute`, its 422 made a 400."""
+        handle = super().get_route_handler()
+
+        async def handle_or_refuse(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                refusal: ServiceError = from_validation(error.errors())
+            except (ServiceError, AbmllError) as error:
+                refusal = from_exception(error)
+            response = error_response(request, refusal)
+            if response.status_code == 422:
+                response.status_code = 400
+            return response
+
+        return handle_or_refuse
+
+
+router = APIRouter(prefix="/v1", route_class=OpenAiRoute, tags=["OpenAI"])
+
+
+@router.get("/models", responses=_ERRORS)
+async def list_models(
+    request: Request,
+    after: Annotated[str | None, Query(description="`last_id` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters of the page.")] = 100,
+) -> schemas.ModelList:
+    """What requests may name as `model`: the base model, then the adapters made for it that this server keeps."""
+    engine = engine_of(request)
+    served = engine.served
+    cards = [translate.base_card(served, request.app.state.started)] if after is None else []
+    manifests, has_more = await engine.adapters(after, limit)
+    cards += [translate.adapter_card(m, served) for m in manifests if is_served(m, served)]
+    return schemas.ModelList(data=cards, has_more=has_more, last_id=manifests[-1].id if manifests else after)
+
+
+@router.get("/models/{model_id:path}", responses=_ERRORS)
+async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
+    """The base model, or one adapter."""
+    engine = engine_of(request)
+    served = engine.served
+    if model_id == served.base.id:
+        return translate.base_card(served, request.app.state.started)
+    try:
+        manifest = (await engine.adapter(model_id)).manifest
+        check_adapter(manifest, served)
+    except ServiceError as error:
+        raise translate.renamed(error, "") from error
+    return translate.adapter_card(manifest, served)
+
+
+@router.post(
+    "/chat/completions",
+    response_model=wire.ChatCompletion,
+    responses={200: {"content": _STREAM}, **_ERRORS},
+)
+async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
+    """Answer the message with the adapter named as `model`, or with one made from `abmll.support`."""
+    inputs = "messages[0].content"
+    return await _answer(body, request, inputs, translate.chat_completion, translate.chat_chunks)
+
+
+@router.post(
+    "/completions",
+    response_model=wire.Completion,
+    responses={200: {"content": _STREAM}, **_ERRORS},
+)
+async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
+    """Answer one or several texts with the adapter named as `model`, or with one made from `abmll.support`."""
+    inputs = r"prompt\1"
+    return await _answer(body, request, inputs, translate.completion, translate.completion_chunks)
+
+
+async def _answer(
+    body: B,
+    request: Request,
+    inputs: str,
+    whole: Callable[[translate.Answered, B], schemas.WireModel],
+    chunks: Callable[[translate.Answered, B], Iterable[schemas.WireModel]],
+) -> Response:
+    """Predict, and answer in one object or in events. `inputs` is what errors call the inputs."""
+    limit = request.app.state.settings.max_new_tokens
+    native = translate.native_request(body, engine_of(request).served.base.id, limit)
+    try:
+        predicted = await answering.predict(native, request)
+    except ServiceError as error:
+        raise translate.renamed(error, inputs) from error
+
+    def render() -> Response:
+        answer = answering.answer_of(predicted, native, request)
+        answered = translate.answered_of(predicted, answer, native, body, int(time.time()))
+        if not body.stream:
+            return Response(translate.dump(whole(answered, body)), media_type="application/json")
+        # Samples are averaged before anything is known: the events are all there at once.
+        return Response(translate.events(chunks(answered, body)), media_type="text/event-stream")
+
+    return await asyncio.to_thread(render)
