@@ -260,7 +260,7 @@ def test_isotropic_noise_hardly_raises_the_supports_loss(support: list[Example])
 
 
 def test_embeddings_are_logistic_regression_on_features() -> None:
-    """With one orthogonal feature a class and little penalty, every class is recognised; a support of one class knows no other."""
+    """With one orthogonal feature a class and little penalty, every class is recognised; one class alone has it all."""
     words = ["film", "money", "Paris"]
     pool = [Example(f"{word} {i}", LABELS[c], LABELS) for c, word in enumerate(words[:2]) for i in range(4)]
 
