@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
+from service.api import streaming
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -89,12 +90,16 @@ async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdap
     return schemas.PinnedAdapter(id=adapter_id, pinned=False)
 
 
-@router.post("/predict", response_model=schemas.PredictResponse, responses=_WORK_ERRORS)
+@router.post(
+    "/predict", response_model=schemas.PredictResponse, responses={200: streaming.DOCUMENTED, **_WORK_ERRORS}
+)
 async def predict(body: schemas.PredictRequest, request: Request) -> Response:
     """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
+    if body.stream:
+        return await streaming.stream_predict(body, request)
     predicted = await unless_disconnected(request, _predict(body, request))
     # Many inputs times many options make megabytes of JSON: not on the event loop.
     return await asyncio.to_thread(_render, predicted, body, request)
@@ -111,9 +116,7 @@ def _predict(body: schemas.PredictRequest, request: Request) -> Coroutine[Any, A
 def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
     answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
     metrics: Metrics = request.app.state.metrics
-    for prediction in answer.predictions:
-        metrics.confidence.observe(prediction.confidence)
-        metrics.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
+    metrics.record_predictions(answer.predictions)
     return _json(answer, 200)
 
 

@@ -10,8 +10,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from service.engine.manifest import adapter_of, check_adapter
 from service.engine.memory import AdapterMemory
 from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.registry import AdapterRegistry
+from service.engine.watch import Watch
 from service.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -35,6 +36,7 @@ from service.executors.contract import (
     EVERYBODY,
     AdaptJob,
     Executor,
+    Losses,
     PredictJob,
     ServedModel,
     StopRule,
@@ -96,6 +98,7 @@ class _Ticket:
     timings: Timings
     tenant: str
     deadline: asyncio.Timeout
+    watch: Watch | None
     adapter_id: str | None = None
 
     def seconds_left(self) -> float:
@@ -190,21 +193,26 @@ class Engine:
             adapter, cache = await self._obtain(job, ticket)
             return Obtained(adapter, cache, ticket.timings)
 
-    async def predict(self, request: PredictRequest, *, tenant: str = EVERYBODY) -> Predicted:
-        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`."""
-        async with self._ticket(tenant) as ticket:
+    async def predict(
+        self, request: PredictRequest, *, tenant: str = EVERYBODY, watch: Watch | None = None
+    ) -> Predicted:
+        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`.
+
+        `watch` is one of `watching`, and is told of what is known meanwhile.
+        """
+        async with self._ticket(tenant, watch) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
                 job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                queries = await self._admit(request, ticket.served, OptionRule.of(job.support))
+                queries = await self._admit(request, ticket, OptionRule.of(job.support))
                 adapter, cache = await self._obtain(job, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 check_adapter(adapter.manifest, ticket.served)
-                queries = await self._admit(
-                    request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
-                )
+                queries = await self._admit(request, ticket, OptionRule.of(adapter.manifest.support.examples))
+            if watch is not None:
+                watch.obtain(Obtained(adapter, cache, ticket.timings))
             work = PredictJob(
                 adapter.manifest.id,
                 adapter.posterior,
@@ -216,12 +224,31 @@ class Engine:
                 StopRule(**asdict(request.gate)) if request.samples == "auto" else None,
             )
             with self._registry.lease(adapter):
-                done = await self._executor.predict(work, tenant=tenant, deadline=ticket.seconds_left())
+                done = await self._executor.predict(
+                    work,
+                    tenant=tenant,
+                    deadline=ticket.seconds_left(),
+                    on_progress=None if watch is None else watch.refine,
+                )
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
             self._record_predict(done)
-            confidences = [confidence_of(prediction.predictive) for prediction in done.value]
+            confidences = [self.confidence(prediction) for prediction in done.value]
             return Predicted(adapter, cache, ticket.timings, done.value, confidences)
+
+    def confidence(self, prediction: Prediction) -> Confidence:
+        """How sure a prediction's answer is, of a finished one as of one in work."""
+        return confidence_of(prediction.predictive)
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """For one `predict` whose answer is told while it is made: it counts as in flight until the context ends.
+
+        Raises `QueueFullError`, and as `check_ready`.
+        """
+        self.check_ready()
+        with self._place():
+            yield Watch()
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""
@@ -243,47 +270,63 @@ class Engine:
         """Forget the adapter for good. Raises `UnknownAdapterError`."""
         await self._registry.delete(adapter_id)
 
-    @asynccontextmanager
-    async def _ticket(self, tenant: str) -> AsyncIterator[_Ticket]:
-        """Admit one request, before anything is computed for it, and hold it to its deadline."""
-        served = self.check_ready()
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places for requests at a time. Raises `QueueFullError`."""
         if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
-        started = time.monotonic()
-        deadline = asyncio.timeout(self._settings.deadline_seconds)
-        ticket = _Ticket(served, Timings(), tenant, deadline)
         try:
-            async with deadline:
-                yield ticket
-        except (
-            TimeoutError,
-            DeadlineExceededError,
-        ) as error:  # the executor, which has the deadline too, may see it first
-            if isinstance(error, TimeoutError) and not deadline.expired():
-                raise
-            message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
-            raise DeadlineExceededError(
-                message, None, self._retry_after_seconds(), ticket.adapter_id
-            ) from error
-        finally:  # before the caller sees the result, which holds these timings
-            ticket.timings.total_seconds = time.monotonic() - started
-            self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+            yield
+        finally:
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
 
-    async def _admit(
-        self, request: PredictRequest, served: ServedModel, rule: OptionRule
-    ) -> tuple[Query, ...]:
-        return await asyncio.to_thread(admit_queries, request, served, self._settings, rule)
+    @asynccontextmanager
+    async def _ticket(self, tenant: str, watch: Watch | None = None) -> AsyncIterator[_Ticket]:
+        """Admit one request, before anything is computed for it, and hold it to its deadline."""
+        served = self.check_ready()
+        with self._place() if watch is None else nullcontext():
+            started = time.monotonic()
+            deadline = asyncio.timeout(self._settings.deadline_seconds)
+            ticket = _Ticket(served, Timings(), tenant, deadline, watch)
+            try:
+                async with deadline:
+                    yield ticket
+            except (
+                TimeoutError,
+                DeadlineExceededError,
+            ) as error:  # the executor, which has the deadline too, may see it first
+                if isinstance(error, TimeoutError) and not deadline.expired():
+                    raise
+                message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
+                raise DeadlineExceededError(
+                    message, None, self._retry_after_seconds(), ticket.adapter_id
+                ) from error
+            finally:  # before the caller sees the result, which holds these timings
+                ticket.timings.total_seconds = time.monotonic() - started
+                self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+
+    async def _admit(self, request: PredictRequest, ticket: _Ticket, rule: OptionRule) -> tuple[Query, ...]:
+        queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
+        if ticket.watch is not None:
+            ticket.watch.admit()
+        return queries
 
     async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)
+        watch = ticket.watch
+
+        def on_progress(losses: Losses) -> None:
+            if watch is not None:
+                watch.adapt(losses, job.settings.steps)
 
         async def make() -> StoredAdapter:
             # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            done = await self._executor.adapt(job, tenant=ticket.tenant)
+            done = await self._executor.adapt(
+                job, tenant=ticket.tenant, on_progress=None if watch is None else on_progress
+            )
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
             self._metrics.adapt_seconds.observe(done.run_seconds)
             self._metrics.adapt_steps.inc(job.settings.steps)
