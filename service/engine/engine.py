@@ -11,9 +11,10 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.confidence import Confidence, confidence_of
@@ -36,7 +37,6 @@ from service.executors.contract import (
     EVERYBODY,
     AdaptJob,
     Executor,
-    Losses,
     PredictJob,
     ServedModel,
     StopRule,
@@ -247,8 +247,11 @@ class Engine:
         Raises `QueueFullError`, and as `check_ready`.
         """
         self.check_ready()
-        with self._place():
+        self._enter()
+        try:
             yield Watch()
+        finally:
+            self._leave()
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""
@@ -270,43 +273,44 @@ class Engine:
         """Forget the adapter for good. Raises `UnknownAdapterError`."""
         await self._registry.delete(adapter_id)
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places for requests at a time. Raises `QueueFullError`."""
+    def _enter(self) -> None:
+        """Take one of the places for requests at a time. Raises `QueueFullError`."""
         if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
 
     @asynccontextmanager
     async def _ticket(self, tenant: str, watch: Watch | None = None) -> AsyncIterator[_Ticket]:
-        """Admit one request, before anything is computed for it, and hold it to its deadline."""
+        """Admit one request, before anything is computed for it, and hold it to its deadline; with a `watch` it has its place."""
         served = self.check_ready()
-        with self._place() if watch is None else nullcontext():
-            started = time.monotonic()
-            deadline = asyncio.timeout(self._settings.deadline_seconds)
-            ticket = _Ticket(served, Timings(), tenant, deadline, watch)
-            try:
-                async with deadline:
-                    yield ticket
-            except (
-                TimeoutError,
-                DeadlineExceededError,
-            ) as error:  # the executor, which has the deadline too, may see it first
-                if isinstance(error, TimeoutError) and not deadline.expired():
-                    raise
-                message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
-                raise DeadlineExceededError(
-                    message, None, self._retry_after_seconds(), ticket.adapter_id
-                ) from error
-            finally:  # before the caller sees the result, which holds these timings
-                ticket.timings.total_seconds = time.monotonic() - started
-                self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+        if watch is None:
+            self._enter()
+        started = time.monotonic()
+        deadline = asyncio.timeout(self._settings.deadline_seconds)
+        ticket = _Ticket(served, Timings(), tenant, deadline, watch)
+        try:
+            async with deadline:
+                yield ticket
+        except (
+            TimeoutError,
+            DeadlineExceededError,
+        ) as error:  # the executor, which has the deadline too, may see it first
+            if isinstance(error, TimeoutError) and not deadline.expired():
+                raise
+            message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
+            raise DeadlineExceededError(
+                message, None, self._retry_after_seconds(), ticket.adapter_id
+            ) from error
+        finally:  # before the caller sees the result, which holds these timings
+            ticket.timings.total_seconds = time.monotonic() - started
+            self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+            if watch is None:
+                self._leave()
 
     async def _admit(self, request: PredictRequest, ticket: _Ticket, rule: OptionRule) -> tuple[Query, ...]:
         queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
@@ -317,16 +321,11 @@ class Engine:
     async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)
         watch = ticket.watch
-
-        def on_progress(losses: Losses) -> None:
-            if watch is not None:
-                watch.adapt(losses, job.settings.steps)
+        on_progress = None if watch is None else partial(watch.adapt, steps=job.settings.steps)
 
         async def make() -> StoredAdapter:
             # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            done = await self._executor.adapt(
-                job, tenant=ticket.tenant, on_progress=None if watch is None else on_progress
-            )
+            done = await self._executor.adapt(job, tenant=ticket.tenant, on_progress=on_progress)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
             self._metrics.adapt_seconds.observe(done.run_seconds)
             self._metrics.adapt_steps.inc(job.settings.steps)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,13 +28,14 @@ from service.api import streaming
 from service.engine.watch import Known, Watch
 from service.executors.contract import AdaptJob, Job, ServedModel
 from service.executors.worker import ModelWorker
-from tests.service.conftest import Listening, Server
+from tests.service.conftest import Listening, Server, until
 from tests.service.fakes import FakeRun, FakeWorker, served_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
 CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
 BODY: dict[str, Any] = {**CREATE, "inputs": ["fine", "awful", "so so"]}
+EVENTS = {"step", "adapter", "refinement", "prediction", "done", "error"}
 DIFFER = ("cache", "timings", "request_id")  # whenever a request is repeated
 
 
@@ -61,6 +63,7 @@ class SteppedWorker(FakeWorker):
         super().__init__()
         self.turns = threading.Semaphore(10**6)
         self.unfinished = 0
+        self.told = 0
 
     def begin(self, job: Job) -> SteppedRun:
         self.unfinished += 1
@@ -68,6 +71,7 @@ class SteppedWorker(FakeWorker):
 
         class Run(SteppedRun):
             def partial(self) -> Any:
+                worker.told += 1
                 return worker.partial(self)
 
             def result(self) -> Any:
@@ -112,6 +116,7 @@ def read(lines: Iterator[str]) -> Iterator[Event]:
             assert name not in fields
             fields[name] = value
         elif not line and fields:
+            assert fields["event"] in EVENTS
             yield Event(fields["event"], json.loads(fields["data"]))
             fields = {}
 
@@ -233,6 +238,8 @@ def test_on_a_real_model_too_the_end_is_the_unstreamed_answer(
     body = {"support": rows, "options": ["great", "dull"], "inputs": inputs, "max_new_tokens": 4, **change}
     events = stream(tiny, body)
     assert lasting(whole(events)) == lasting(unstreamed(tiny, body))
+    steps = [event.data["step"] for event in events if event.name == "step"]
+    assert steps == ([1, 2, 3] if events[-1].data["cache"] == "miss" else [])
     refinements = [event.data["samples"] for event in events if event.name == "refinement"]
     if change["samples"] == 24:
         assert len(refinements) > 1
@@ -241,6 +248,16 @@ def test_on_a_real_model_too_the_end_is_the_unstreamed_answer(
         assert max(settled) < 64
     if change["samples"] == 0:
         assert refinements == []
+
+
+def test_both_answers_are_documented(server: Server) -> None:
+    answers = server.app.openapi()["paths"]["/v1/predict"]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+    schema = answers["200"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/PredictResponse"}
+    assert set(answers["422"]["content"]) == {"application/json"}
+    page = (Path(__file__).parents[2] / "docs/streaming.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == EVENTS
 
 
 def test_the_headers_are_those_of_an_event_stream(server: Server) -> None:
@@ -313,7 +330,7 @@ def test_a_failure_midway_is_told_as_an_event(
 
 
 def test_the_deadline_holds_and_its_error_names_the_adapter(tmp_path: Path, worker: SteppedWorker) -> None:
-    server = Server(tmp_path, worker, deadline_seconds=0.5)
+    server = Server(tmp_path, worker, deadline_seconds=1.5)
     with server.listening() as running:
         worker.turns = threading.Semaphore(2)
         events = stream(running, {**BODY, "adapt": {"steps": 5}})
@@ -439,15 +456,15 @@ def test_a_slow_reader_gets_the_latest_and_misses_what_was_overtaken(
     async def scenario(client: httpx.AsyncClient) -> None:
         await client.post("/v1/adapters", json=CREATE)
         reader = SlowReader(server, {**BODY, "inputs": ["x"], "samples": 64})
+        before = worker.told
         worker.turns = threading.Semaphore(2)
         request = asyncio.create_task(reader.run())
         await reader.stuck.wait()  # with the first refinement, or the second
         worker.turns.release(5)
-        while worker.turns._value:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await until(lambda: worker.told - before == 7)
+        await asyncio.sleep(0.1)  # for the event loop to hear of it
         reader.reading.set()
-        await asyncio.sleep(0.1)
+        await until(lambda: b'"samples":56' in b"".join(reader.bodies))
         worker.turns.release(100)
         await request
         text = b"".join(reader.bodies).decode()
@@ -463,7 +480,7 @@ def test_a_reader_that_has_stopped_loses_its_place(
     tmp_path: Path, worker: SteppedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "SEND_SECONDS", 0.2)
-    server = Server(tmp_path, worker, deadline_seconds=0.5)
+    server = Server(tmp_path, worker, deadline_seconds=1)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         await client.post("/v1/adapters", json=CREATE)
