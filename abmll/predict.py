@@ -38,11 +38,12 @@ AUTO_TEXT_SAMPLES = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one query, and the tokens it took."""
+    """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come."""
 
     predictive: Predictive
     prompt_tokens: int
     completion_tokens: int
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,11 @@ class OptionRun:
         """Samples that one prompt got; 0 for the mean."""
         return len(self.scores[number]) if self.sampling.samples else 0
 
+    @property
+    def unsettled(self) -> frozenset[int]:
+        """Prompts that are to get more samples."""
+        return frozenset(n for block in self._blocks for members in block.numbers for n in members)
+
 
 @torch.no_grad()
 def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
@@ -268,6 +274,7 @@ class QueryRun:
         ) if free else None  # fmt: skip
         self._text_scoring: OptionRun | None = None
         self._candidates: list[dict[str, tuple[int, ...]]] = []
+        self._known: dict[int, Prediction] = {}
 
     def _score(
         self, numbers: Sequence[int], prompts: Sequence[EncodedPrompt], sampling: Sampling
@@ -322,21 +329,40 @@ class QueryRun:
             self._text_scoring = self._score(range(len(scored)), scored, self._text_sampling)
 
     def predictions(self) -> list[Prediction]:
-        """One for each query, in order."""
-        results: dict[int, Prediction] = {}
-        run = self._scoring
-        for n, i in enumerate(self._with_options):
-            prompt = self._prompts[i]
-            found = summarise(self._options[i], run.probabilities(n), samples=run.drawn(n), paired=run.paired)
-            results[i] = Prediction(found, len(prompt.prompt), prompt.tokens - len(prompt.prompt))
-        if self._writing is not None and self._text_scoring is not None:
-            run = self._text_scoring
-            for n, i in enumerate(self._free):
-                texts, probabilities = tuple(self._candidates[n]), run.log_probs(n).exp()
-                found = summarise(texts, probabilities, samples=run.drawn(n), paired=run.paired)
-                completion = sum(map(len, self._writing.written[n]))
-                results[i] = Prediction(found, len(self._prompts[i].prompt), completion)
-        return [results[i] for i in range(len(self._prompts))]
+        """One for each query, in order. Only once `done`."""
+        found = [prediction for prediction in self.partial() if prediction is not None]
+        if not self.done or len(found) < len(self._prompts):
+            raise RuntimeError("the run is not done")
+        return found
+
+    def partial(self) -> list[Prediction | None]:
+        """What the samples so far predict for each query, in order; None where there is none yet.
+
+        Costs what is new since the last call. Texts count once all of them are written.
+        """
+        for run, numbers in ((self._scoring, self._with_options), (self._text_scoring, self._free)):
+            if run is None:
+                continue
+            unsettled = run.unsettled
+            for n, i in enumerate(numbers):
+                known, settled = self._known.get(i), n not in unsettled
+                if run.scores[n] and (
+                    known is None or (known.predictive.samples, known.settled) != (run.drawn(n), settled)
+                ):
+                    self._known[i] = self._predict(run, n, i, settled=settled)
+        return [self._known.get(i) for i in range(len(self._prompts))]
+
+    def _predict(self, run: OptionRun, n: int, i: int, *, settled: bool) -> Prediction:
+        prompt = self._prompts[i]
+        if run is self._scoring:
+            texts, probabilities = self._options[i], run.probabilities(n)
+            completion = prompt.tokens - len(prompt.prompt)
+        else:
+            assert self._writing is not None
+            texts, probabilities = tuple(self._candidates[n]), run.log_probs(n).exp()
+            completion = sum(map(len, self._writing.written[n]))
+        found = summarise(texts, probabilities, samples=run.drawn(n), paired=run.paired)
+        return Prediction(found, len(prompt.prompt), completion, settled)
 
 
 def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:

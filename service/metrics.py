@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from service.schemas import Prediction
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
@@ -94,6 +100,12 @@ class Metrics:
         self.unit_seconds.labels(lane).observe(seconds)
         self.unit_runs.labels(lane).observe(runs)
         self.unit_tokens.labels(lane).observe(tokens)
+
+    def record_predictions(self, predictions: Iterable[Prediction]) -> None:
+        """These were answered."""
+        for prediction in predictions:
+            self.confidence.observe(prediction.confidence)
+            self.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
 
     def render(self) -> bytes:
         """The exposition text."""

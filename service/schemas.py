@@ -145,6 +145,10 @@ class PredictRequest(WireModel):
     gate: Gate | None = Field(default=None, description="When to abstain; by default never.")
     truncate: _Truncate = False
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
+    stream: bool = Field(
+        default=False,
+        description="Answer with server-sent events that refine the predictions as samples arrive.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -228,6 +232,22 @@ class PredictResponse(WireModel):
     )
     timings: Timings
     request_id: str
+
+
+class AdaptStep(WireModel):
+    """Streamed: a gradient step is made."""
+
+    step: int = Field(description="From 1.")
+    steps: int
+    loss: float = Field(description="Mean loss of the step, in nats an example.")
+
+
+class AdapterFound(WireModel):
+    """Streamed: the adapter is there."""
+
+    adapter_id: str
+    cache: Cache
+    warnings: list[str]
 
 
 class SupportSummary(WireModel):

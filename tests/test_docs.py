@@ -25,6 +25,12 @@ def test_the_readmes_request_is_a_request() -> None:
     assert request.gate.min_confidence == 0.7
 
 
+def test_the_request_of_the_page_on_streaming_is_one_for_a_stream() -> None:
+    page = (ROOT / "docs/streaming.md").read_text("utf-8")
+    (body,) = re.findall(r"/v1/predict .*? -d '(\{.*?\})'\n", page, re.DOTALL)
+    assert schemas.PredictRequest.model_validate_json(body).stream
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_parses(path: Path) -> None:
     assert TrainingConfig.read(path).id

@@ -23,7 +23,5 @@ def answer_of(
     """The answer to `body`, its decisions counted in the metrics. Many inputs take long: call it off the event loop."""
     answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
     metrics: Metrics = request.app.state.metrics
-    for prediction in answer.predictions:
-        metrics.confidence.observe(prediction.confidence)
-        metrics.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
+    metrics.record_predictions(answer.predictions)
     return answer

@@ -198,7 +198,7 @@ def own_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     return {"error": body}
 
 
-def _shape_of(request: Request) -> ErrorShape:
+def shape_of(request: Request) -> ErrorShape:
     """That of the surface which the path belongs to; paths without a route have one too."""
     shapes: dict[str, ErrorShape] = request.app.state.error_shapes
     path = request.url.path
@@ -212,7 +212,7 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
-    return JSONResponse(_shape_of(request)(error, request_id(request)), error.status, sent)
+    return JSONResponse(shape_of(request)(error, request_id(request)), error.status, sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api import answering
+from service.api import answering, streaming
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -82,12 +82,16 @@ async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdap
     return schemas.PinnedAdapter(id=adapter_id, pinned=False)
 
 
-@router.post("/predict", response_model=schemas.PredictResponse, responses=_WORK_ERRORS)
+@router.post(
+    "/predict", response_model=schemas.PredictResponse, responses={200: streaming.DOCUMENTED, **_WORK_ERRORS}
+)
 async def predict(body: schemas.PredictRequest, request: Request) -> Response:
     """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
+    if body.stream:
+        return await streaming.stream_predict(body, request)
     predicted = await answering.predict(body, request)
     # Many inputs times many options make megabytes of JSON: not on the event loop.
     return await asyncio.to_thread(_render, predicted, body, request)

@@ -76,7 +76,7 @@ def predict_response(
     return schemas.PredictResponse(
         adapter_id=manifest.id,
         predictions=[
-            _prediction(index, prediction, confidence, gate)
+            prediction_object(index, prediction, confidence, gate)
             for index, (prediction, confidence) in enumerate(
                 zip(predicted.predictions, predicted.confidences, strict=True)
             )
@@ -94,9 +94,10 @@ def predict_response(
     )
 
 
-def _prediction(
+def prediction_object(
     index: int, prediction: Prediction, confidence: Confidence, gate: Thresholds
 ) -> schemas.Prediction:
+    """The answer to the input at `index`, as far as it is known, with the gate's decision."""
     predictive = prediction.predictive
     reason = abstain_reason(predictive, confidence, gate)
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)

@@ -10,10 +10,11 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.confidence import Confidence, confidence_of
@@ -23,6 +24,7 @@ from service.engine.manifest import adapter_of, check_adapter
 from service.engine.memory import AdapterMemory
 from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.registry import AdapterRegistry
+from service.engine.watch import Watch
 from service.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -96,6 +98,7 @@ class _Ticket:
     timings: Timings
     tenant: str
     deadline: asyncio.Timeout
+    watch: Watch | None
     adapter_id: str | None = None
 
     def seconds_left(self) -> float:
@@ -190,21 +193,26 @@ class Engine:
             adapter, cache = await self._obtain(job, ticket)
             return Obtained(adapter, cache, ticket.timings)
 
-    async def predict(self, request: PredictRequest, *, tenant: str = EVERYBODY) -> Predicted:
-        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`."""
-        async with self._ticket(tenant) as ticket:
+    async def predict(
+        self, request: PredictRequest, *, tenant: str = EVERYBODY, watch: Watch | None = None
+    ) -> Predicted:
+        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`.
+
+        `watch` is one of `watching`, and is told of what is known meanwhile.
+        """
+        async with self._ticket(tenant, watch) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
                 job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                queries = await self._admit(request, ticket.served, OptionRule.of(job.support))
+                queries = await self._admit(request, ticket, OptionRule.of(job.support))
                 adapter, cache = await self._obtain(job, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 check_adapter(adapter.manifest, ticket.served)
-                queries = await self._admit(
-                    request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
-                )
+                queries = await self._admit(request, ticket, OptionRule.of(adapter.manifest.support.examples))
+            if watch is not None:
+                watch.obtain(Obtained(adapter, cache, ticket.timings))
             work = PredictJob(
                 adapter.manifest.id,
                 adapter.posterior,
@@ -216,12 +224,34 @@ class Engine:
                 StopRule(**asdict(request.gate)) if request.samples == "auto" else None,
             )
             with self._registry.lease(adapter):
-                done = await self._executor.predict(work, tenant=tenant, deadline=ticket.seconds_left())
+                done = await self._executor.predict(
+                    work,
+                    tenant=tenant,
+                    deadline=ticket.seconds_left(),
+                    on_progress=None if watch is None else watch.refine,
+                )
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
             self._record_predict(done)
-            confidences = [confidence_of(prediction.predictive) for prediction in done.value]
+            confidences = [self.confidence(prediction) for prediction in done.value]
             return Predicted(adapter, cache, ticket.timings, done.value, confidences)
+
+    def confidence(self, prediction: Prediction) -> Confidence:
+        """How sure a prediction's answer is, of a finished one as of one in work."""
+        return confidence_of(prediction.predictive)
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """For one `predict` whose answer is told while it is made: it counts as in flight until the context ends.
+
+        Raises `QueueFullError`, and as `check_ready`.
+        """
+        self.check_ready()
+        self._enter()
+        try:
+            yield Watch()
+        finally:
+            self._leave()
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""
@@ -243,17 +273,26 @@ class Engine:
         """Forget the adapter for good. Raises `UnknownAdapterError`."""
         await self._registry.delete(adapter_id)
 
-    @asynccontextmanager
-    async def _ticket(self, tenant: str) -> AsyncIterator[_Ticket]:
-        """Admit one request, before anything is computed for it, and hold it to its deadline."""
-        served = self.check_ready()
+    def _enter(self) -> None:
+        """Take one of the places for requests at a time. Raises `QueueFullError`."""
         if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
+
+    @asynccontextmanager
+    async def _ticket(self, tenant: str, watch: Watch | None = None) -> AsyncIterator[_Ticket]:
+        """Admit one request, before anything is computed for it, and hold it to its deadline; with a `watch` it has its place."""
+        served = self.check_ready()
+        if watch is None:
+            self._enter()
         started = time.monotonic()
         deadline = asyncio.timeout(self._settings.deadline_seconds)
-        ticket = _Ticket(served, Timings(), tenant, deadline)
+        ticket = _Ticket(served, Timings(), tenant, deadline, watch)
         try:
             async with deadline:
                 yield ticket
@@ -270,20 +309,23 @@ class Engine:
         finally:  # before the caller sees the result, which holds these timings
             ticket.timings.total_seconds = time.monotonic() - started
             self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            if watch is None:
+                self._leave()
 
-    async def _admit(
-        self, request: PredictRequest, served: ServedModel, rule: OptionRule
-    ) -> tuple[Query, ...]:
-        return await asyncio.to_thread(admit_queries, request, served, self._settings, rule)
+    async def _admit(self, request: PredictRequest, ticket: _Ticket, rule: OptionRule) -> tuple[Query, ...]:
+        queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
+        if ticket.watch is not None:
+            ticket.watch.admit()
+        return queries
 
     async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)
+        watch = ticket.watch
+        on_progress = None if watch is None else partial(watch.adapt, steps=job.settings.steps)
 
         async def make() -> StoredAdapter:
             # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            done = await self._executor.adapt(job, tenant=ticket.tenant)
+            done = await self._executor.adapt(job, tenant=ticket.tenant, on_progress=on_progress)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
             self._metrics.adapt_seconds.observe(done.run_seconds)
             self._metrics.adapt_steps.inc(job.settings.steps)

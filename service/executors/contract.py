@@ -7,7 +7,7 @@ blocking the event loop. A job whose awaiter is cancelled stops at the next boun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -24,6 +24,10 @@ Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
 Samples: TypeAlias = int | Literal["auto"]
 EVERYBODY = "default"  # the tenant of whoever is not told apart
+Losses: TypeAlias = Sequence[float]
+"""Of an adaptation so far: the mean loss of each step, in nats an example."""
+Partial: TypeAlias = "Sequence[Prediction | None]"
+"""Of a prediction so far: one for each query, in order; None where no sample is drawn yet."""
 
 
 class Encoder(Protocol):
@@ -135,6 +139,9 @@ class Run(Protocol):
     def result(self) -> Adaptation | Sequence[Prediction]:
         """The adaptation, or one prediction a query, in order. Only once `done`."""
 
+    def partial(self) -> Losses | Partial:
+        """What is known after the units so far. Asked between units, of jobs whose progress somebody follows."""
+
 
 class Worker(Protocol):
     """Owns the model; not thread-safe."""
@@ -190,18 +197,32 @@ class WorkerStatus:
 
 
 class Executor(Protocol):
-    """Carries jobs to workers. `deadline` is in seconds from the call; beyond it `service.errors.DeadlineExceededError`."""
+    """Carries jobs to workers. `deadline` is in seconds from the call; beyond it `service.errors.DeadlineExceededError`.
+
+    `on_progress` is called on the event loop after units that do not end the job, with all that is known by then. A job that
+    is done anew, because its worker was lost, begins from nothing again.
+    """
 
     async def start(self) -> ServedModel:
         """Return when a first worker is up; raises what loading raised if none can be loaded."""
 
     async def adapt(
-        self, job: AdaptJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+        self,
+        job: AdaptJob,
+        *,
+        tenant: str = EVERYBODY,
+        deadline: float | None = None,
+        on_progress: Callable[[Losses], None] | None = None,
     ) -> Timed[Adaptation]:
         """The adaptation. Raises what the worker raised, or `service.errors.WorkerLostError`."""
 
     async def predict(
-        self, job: PredictJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+        self,
+        job: PredictJob,
+        *,
+        tenant: str = EVERYBODY,
+        deadline: float | None = None,
+        on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
         """The predictions of a job that has its posterior. Raises as `adapt`."""
 

@@ -19,6 +19,7 @@ from service.executors.messages import (
     Done,
     Failed,
     LoopEvent,
+    Progress,
     Stop,
     Submit,
     UnitRan,
@@ -32,6 +33,7 @@ class _Entry:
     job: Job
     submitted: float
     deadline: float | None
+    progress: bool
     run: Run | None = None
     first_unit: float | None = None
     run_seconds: float = 0.0
@@ -63,7 +65,7 @@ class WorkerLoop:
         """Take on a job."""
         now = self._clock()
         deadline = None if command.seconds_left is None else now + command.seconds_left
-        self._entries[command.job_id] = _Entry(command.job, now, deadline)
+        self._entries[command.job_id] = _Entry(command.job, now, deadline, command.progress)
         self._scheduler.add(command.job_id, lane_of(command.job), command.tenant)
 
     def cancel(self, job_id: int) -> None:
@@ -127,6 +129,8 @@ class WorkerLoop:
             entry.run_seconds += seconds * batch[job_id] / total
             if entry.run and entry.run.done:
                 yield self._done(job_id, entry, entry.run)
+            elif entry.run and entry.progress:
+                yield self._progress(job_id, entry.run)
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
@@ -146,6 +150,12 @@ class WorkerLoop:
         started = entry.submitted if entry.first_unit is None else entry.first_unit
         held = tuple(self._worker.held())
         return Done(job_id, result, started - entry.submitted, entry.run_seconds, held)
+
+    def _progress(self, job_id: int, run: Run) -> Progress | Failed:
+        try:
+            return Progress(job_id, run.partial())
+        except Exception as error:
+            return self._failed(job_id, error)
 
     def _failed(self, job_id: int, error: Exception) -> Failed:
         self._drop(job_id)

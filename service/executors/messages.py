@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from service.executors.contract import EVERYBODY, Job, Lane, ServedModel
+from service.executors.contract import EVERYBODY, Job, Lane, Losses, Partial, ServedModel
 
 if TYPE_CHECKING:
     from abmll.adapt import Adaptation
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submit:
-    """Do `job`; drop it between units once `seconds_left` (None: any time) have passed since it was submitted."""
+    """Do `job`; drop it between units once `seconds_left` (None: any time) have passed since it was submitted.
+
+    With `progress`, tell what is known after each unit.
+    """
 
     job_id: int
     job: Job
     tenant: str = EVERYBODY
     seconds_left: float | None = None
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class UnitRan:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What is known of the job after a unit that did not end it; only of jobs that were submitted with `progress`."""
+
+    job_id: int
+    partial: Losses | Partial
+
+
+@dataclass(frozen=True)
 class Done:
     """The job's result, its times (see `contract.Timed`), and the adapters that the worker holds now."""
 
@@ -74,7 +86,7 @@ class Failed:
     error: Exception
 
 
-LoopEvent: TypeAlias = Began | UnitRan | Done | Failed
+LoopEvent: TypeAlias = Began | UnitRan | Progress | Done | Failed
 
 
 @dataclass(frozen=True)

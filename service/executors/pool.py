@@ -21,6 +21,8 @@ from service.executors.contract import (
     AdapterNotHeldError,
     AdaptJob,
     Job,
+    Losses,
+    Partial,
     PredictJob,
     ServedModel,
     Timed,
@@ -37,6 +39,7 @@ from service.executors.messages import (
     Ended,
     Event,
     Failed,
+    Progress,
     Ready,
     Submit,
     UnitRan,
@@ -94,6 +97,7 @@ class _Flight:
     deadline: float | None
     answer: asyncio.Future[Timed[Any]]
     submitted: float
+    on_progress: Callable[[Any], None] | None
     began: bool = False
     replayed: bool = False
     told_posterior: bool = False
@@ -154,16 +158,26 @@ class WorkerPool:
         return served
 
     async def adapt(
-        self, job: AdaptJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+        self,
+        job: AdaptJob,
+        *,
+        tenant: str = EVERYBODY,
+        deadline: float | None = None,
+        on_progress: Callable[[Losses], None] | None = None,
     ) -> Timed[Adaptation]:
         """See `Executor.adapt`."""
-        return await self._run(job, tenant, deadline)
+        return await self._run(job, tenant, deadline, on_progress)
 
     async def predict(
-        self, job: PredictJob, *, tenant: str = EVERYBODY, deadline: float | None = None
+        self,
+        job: PredictJob,
+        *,
+        tenant: str = EVERYBODY,
+        deadline: float | None = None,
+        on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
         """See `Executor.predict`."""
-        return await self._run(job, tenant, deadline)
+        return await self._run(job, tenant, deadline, on_progress)
 
     def workers(self) -> Sequence[WorkerStatus]:
         """See `Executor.workers`."""
@@ -183,13 +197,15 @@ class WorkerPool:
 
     # ---- jobs
 
-    async def _run(self, job: Job, tenant: str, deadline: float | None) -> Timed[Any]:
+    async def _run(
+        self, job: Job, tenant: str, deadline: float | None, on_progress: Callable[[Any], None] | None
+    ) -> Timed[Any]:
         if self._served is None or not self._served.done():
             raise RuntimeError("the executor was not started")
         now = time.monotonic()
         until = None if deadline is None else now + deadline
         answer: asyncio.Future[Timed[Any]] = asyncio.get_running_loop().create_future()
-        flight = _Flight(next(self._ids), job, tenant, until, answer, now)
+        flight = _Flight(next(self._ids), job, tenant, until, answer, now, on_progress)
         self._flights[flight.id] = flight
         lane = self._metrics.lane_jobs.labels(lane_of(job))
         lane.inc()
@@ -226,7 +242,7 @@ class WorkerPool:
         flight.told_posterior = job is flight.job
         member.flights[flight.id] = flight
         left = None if flight.deadline is None else flight.deadline - now
-        member.port.send(Submit(flight.id, job, flight.tenant, left))
+        member.port.send(Submit(flight.id, job, flight.tenant, left, flight.on_progress is not None))
 
     def _forget(self, flight: _Flight) -> None:
         """The awaiter has its answer, or has left: then the worker need not go on."""
@@ -258,6 +274,8 @@ class WorkerPool:
                     member.flights[job_id].began = True
             case UnitRan():
                 self._metrics.record_unit(event.lane, event.runs, event.tokens, event.seconds)
+            case Progress(job_id, partial):
+                self._on_progress(member, job_id, partial)
             case Done(job_id, result, queue_seconds, run_seconds, held):
                 member.held = frozenset(held)
                 if (flight := member.flights.pop(job_id, None)) and not flight.answer.done():
@@ -266,6 +284,11 @@ class WorkerPool:
                 self._on_failed(member, job_id, error)
             case Ended(error):
                 self._on_ended(member, error)
+
+    def _on_progress(self, member: _Member, job_id: int, partial: Losses | Partial) -> None:
+        flight = member.flights.get(job_id)
+        if flight is not None and flight.on_progress is not None and not flight.answer.done():
+            flight.on_progress(partial)
 
     def _on_failed(self, member: _Member, job_id: int, error: Exception) -> None:
         flight = member.flights.pop(job_id, None)

@@ -31,6 +31,8 @@ from service.executors.contract import (
     AdaptJob,
     Job,
     Lane,
+    Losses,
+    Partial,
     PredictJob,
     Run,
     ServedModel,
@@ -74,6 +76,9 @@ class _Adapting:
             raise RuntimeError("the run is not done")
         return self.run.result()
 
+    def partial(self) -> Losses:
+        return () if self.run is None else tuple(self.run.losses)
+
 
 @dataclass(eq=False)
 class _Predicting:
@@ -93,6 +98,9 @@ class _Predicting:
 
     def result(self) -> Sequence[Prediction]:
         return self.run.predictions()
+
+    def partial(self) -> Partial:
+        return self.run.partial()
 
 
 class ModelWorker:

@@ -1,5 +1,6 @@
 """Prediction: what it averages, and that batches, order and packing do not matter."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -273,3 +274,71 @@ def test_the_size_of_a_chunk_does_not_matter(
         model.advance([run])
     for one, other in zip(large, run.predictions(), strict=True):
         assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
+
+
+def followed(model: FewShotModel, queries: list[Query], **settings: Any) -> tuple[list[Any], Any]:
+    """What is known after each unit, and the run when it is done."""
+    run = model.begin_predict(None, queries, seed=7, **settings)
+    partials = [run.partial()]
+    while not run.done:
+        with pytest.raises(RuntimeError, match="not done"):
+            run.predictions()
+        model.advance([run])
+        partials.append(run.partial())
+    return partials, run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
+    family: str, make_model: Callable[..., FewShotModel]
+) -> None:
+    """In small chunks, of a block of queries after another, each partial is what a shorter run predicts."""
+    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    partials, run = followed(model, QUERIES, samples=10, max_tokens=60)
+    shorter = {n: model.predict(None, QUERIES, samples=n, seed=7) for n in range(1, 11)}
+    assert partials[0] == [None] * len(QUERIES)
+    assert partials[-1] == run.predictions()
+    seen = set()
+    for before, after in itertools.pairwise(partials):
+        for i, (old, new) in enumerate(zip(before, after, strict=True)):
+            if new is None:
+                assert old is None
+                continue
+            count = new.predictive.samples
+            assert old is None or old.predictive.samples <= count
+            assert new.settled is (count == 10)
+            expected = shorter[count][i]
+            assert (new.prompt_tokens, new.completion_tokens) == (
+                expected.prompt_tokens,
+                expected.completion_tokens,
+            )
+            assert new.predictive.probabilities == pytest.approx(expected.predictive.probabilities, abs=1e-4)
+            seen.add((i, count))
+    assert len(seen) > 2 * len(QUERIES)
+    assert any(None in partial and any(partial) for partial in partials)
+
+
+def test_a_query_that_is_settled_early_keeps_its_prediction(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model(spread_offset=0.05)
+    rule = StopRule(tolerance=0.005)
+    partials, run = followed(model, QUERIES, samples=64, stop=rule)
+    final = run.predictions()
+    counts = [prediction.predictive.samples for prediction in final]
+    assert min(counts) < max(counts)
+    assert any(partial[i] and partial[i].settled for i in range(len(QUERIES)) for partial in partials[:-1])
+    for partial in partials:
+        for known, last in zip(partial, final, strict=True):
+            if known is not None and known.settled:
+                assert known == last
+
+
+def test_texts_are_known_from_when_they_are_scored(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model(spread_offset=0.03)
+    queries = [Query("the film"), Query("great", OPTIONS)]
+    partials, run = followed(model, queries, samples=16, max_new_tokens=5)
+    text = [partial[0] for partial in partials]
+    assert [p and (p.predictive.samples, p.settled) for p in text if p] == [(8, False), (16, True)]
+    assert text.index(None) == 0 and text.count(None) >= 4
+    assert {p.predictive.options for p in text if p} == {run.predictions()[0].predictive.options}
+    (mean,) = followed(model, queries[:1], samples=0, max_new_tokens=5)[1].predictions()
+    assert (mean.predictive.samples, mean.settled) == (0, True)

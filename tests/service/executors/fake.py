@@ -51,10 +51,10 @@ def units_of(job: Job) -> int:
     return job.settings.steps if isinstance(job, AdaptJob) else int(job.samples)
 
 
-def answer(job: Job) -> str:
-    """The oracle: what any worker must answer."""
+def answer(job: Job, units: int | None = None) -> str:
+    """The oracle: what any worker must answer; or what it must have after so many units."""
     digest = _first(job, job.posterior if isinstance(job, PredictJob) else None)
-    for unit in range(units_of(job)):
+    for unit in range(units_of(job) if units is None else units):
         digest = _next(digest, unit)
     return digest
 
@@ -106,6 +106,12 @@ class FakeRun:
     def result(self) -> Any:
         told = isinstance(self.job, PredictJob) and self.job.posterior is not None
         return Answer(self.digest, os.getpid(), told)
+
+    def partial(self) -> Any:
+        """As `result` after so many units."""
+        if "secretive" in self.text:
+            raise ValueError("nothing is told")
+        return self.unit, self.digest
 
 
 class FakeWorker:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import pytest
 
 from abmll.errors import SupportError
 from service.errors import DeadlineExceededError
-from service.executors.contract import AdapterNotHeldError
+from service.executors.contract import AdapterNotHeldError, AdaptJob
 from service.metrics import Metrics
 from tests.service.executors.conftest import make, running, slow_load, until, worker_processes
-from tests.service.executors.fake import SERVED, adapt_job, answer, load, load_never, predict_job
+from tests.service.executors.fake import (
+    SERVED,
+    adapt_job,
+    answer,
+    load,
+    load_never,
+    predict_job,
+    units_of,
+)
 
 transports = pytest.mark.parametrize("transport", ["inline", "process"])
 
@@ -192,5 +201,55 @@ def test_close_drops_what_runs_and_leaves_nothing_behind(transport: str) -> None
         with pytest.raises(asyncio.CancelledError):
             await job
         assert worker_processes() == []
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_progress_tells_what_is_known_after_each_unit_but_the_last(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport)
+        async with running(executor):
+            jobs = [adapt_job(steps=4), predict_job(samples=5), predict_job(samples=1)]
+            told: list[list[Any]] = [[] for _ in jobs]
+            runs = [executor.adapt if isinstance(job, AdaptJob) else executor.predict for job in jobs]
+            done = await asyncio.gather(
+                *(run(job, on_progress=to.append) for run, job, to in zip(runs, jobs, told, strict=True))
+            )
+            for job, timed, partials in zip(jobs, done, told, strict=True):
+                assert partials == [(n, answer(job, n)) for n in range(1, units_of(job))]
+                assert timed.value.digest == answer(job)
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_progress_ends_when_its_awaiter_leaves_and_disturbs_nobody(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport, [slow_load])
+        async with running(executor):
+            told: list[Any] = []
+            leaving = asyncio.create_task(executor.adapt(adapt_job(steps=10_000), on_progress=told.append))
+            await until(lambda: len(told) >= 3)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            before = len(told)
+            assert (await executor.adapt(adapt_job(steps=6))).value.digest == answer(adapt_job(steps=6))
+            assert len(told) == before
+
+    asyncio.run(scenario())
+
+
+@transports
+def test_a_job_whose_progress_cannot_be_told_fails_alone(transport: str) -> None:
+    async def scenario() -> None:
+        executor = make(transport)
+        async with running(executor):
+            job = predict_job("secretive", samples=3)
+            assert (await executor.predict(job)).value.digest == answer(job)
+            with pytest.raises(ValueError, match="nothing is told"):
+                await executor.predict(job, on_progress=lambda _: None)
+            assert (await executor.predict(job)).value.digest == answer(job)
 
     asyncio.run(scenario())

@@ -12,7 +12,7 @@ from abmll.errors import SupportError
 from service.errors import DeadlineExceededError
 from service.executors.contract import AdapterNotHeldError, Job, WorkerFatalError
 from service.executors.loop import WorkerLoop
-from service.executors.messages import Began, Done, Failed, LoopEvent, Submit, UnitRan
+from service.executors.messages import Began, Done, Failed, LoopEvent, Progress, Submit, UnitRan
 from tests.service.executors.fake import FakeRun, FakeWorker, adapt_job, answer, predict_job
 
 
@@ -33,9 +33,11 @@ class Bench:
         self.ids = itertools.count(1)
         self.events: list[LoopEvent] = []
 
-    def submit(self, job: Job, tenant: str = "a", seconds_left: float | None = None) -> int:
+    def submit(
+        self, job: Job, tenant: str = "a", seconds_left: float | None = None, *, progress: bool = False
+    ) -> int:
         job_id = next(self.ids)
-        self.loop.submit(Submit(job_id, job, tenant, seconds_left))
+        self.loop.submit(Submit(job_id, job, tenant, seconds_left, progress))
         return job_id
 
     def turn(self, times: int = 1) -> None:
@@ -143,6 +145,16 @@ def test_a_cancelled_job_gets_no_further_unit_and_is_not_told_of() -> None:
     assert (bench.worker.leased, bench.loop.idle) == (0, True)
     bench.turn()
     assert bench.events == [Began(1), UnitRan("adapt", 1, 10, 1.0)]
+
+
+def test_progress_is_told_of_those_jobs_that_ask_for_it_and_no_others() -> None:
+    bench = Bench()
+    bench.submit(predict_job("secretive", samples=3))  # would fail if it were asked
+    followed = bench.submit(predict_job(samples=3), progress=True)
+    bench.finish()
+    assert len(bench.done()) == 2
+    told = [event for event in bench.events if isinstance(event, Progress)]
+    assert told == [Progress(followed, (n, answer(predict_job(samples=3), n))) for n in (1, 2)]
 
 
 def test_a_run_that_fails_does_not_fail_its_mates() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -54,6 +55,24 @@ def test_a_job_survives_the_loss_of_its_worker_with_the_same_answer(
             assert b"abmll_replays_total 1.0" in metrics.render()
             await until(lambda: states(executor) == ["up"] * workers)
             assert sum(worker.restarts for worker in executor.workers()) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_of_a_job_that_is_done_anew_begins_again_and_ends_in_the_same_answer(
+    tmp_path: Path, workers: int
+) -> None:
+    async def scenario() -> None:
+        executor = make("process", [load] * workers)
+        async with running(executor):
+            told: list[Any] = []
+            job = predict_job(f"crash once {tmp_path / 'happened'}", samples=4)
+            done = await executor.predict(job, on_progress=told.append)
+            # The first worker dies in the second unit, and may have told of the first one or not.
+            assert [unit for unit, _ in told] in ([1, 1, 2, 3], [1, 2, 3])
+            assert all(digest == answer(job, unit) for unit, digest in told)
+            assert done.value.digest == answer(job)
 
     asyncio.run(scenario())
 
