@@ -109,6 +109,8 @@ def load_skeleton(folder: Path) -> Any:
     """
     with _unusable_if_refused(folder), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 

@@ -57,7 +57,7 @@ def export_mean(out: Path, subject: Subject, skeleton: BaseSkeleton) -> int:
     require_empty(out)
     paths = _paths(subject, skeleton)
     with staged(out, f"the export of {subject.id}") as folder:
-        return _write(folder, subject, paths, mean_loras(subject.posterior), "mean", {})
+        return _write(folder, subject, paths, mean_loras(subject.posterior), "the mean", {})
 
 
 def export_samples(
@@ -174,8 +174,8 @@ def _write(
         "tags": [f"base_model:adapter:{name}", "lora", "abmll"],
     }
     introduction = (
-        f"The {what} of the LoRA posterior `{subject.id}`, as a LoRA of rank {rank}. It is exact on the base weights named "
-        "here, at this quantisation, for prompts in this template."
+        f"{what.capitalize()} of the LoRA posterior `{subject.id}`, as a LoRA of rank {rank}. It is exact on the base weights "
+        "named here, at this quantisation, for prompts in this template."
     )
     if sample:
         introduction += " A prediction is the mean of all samples' option probabilities."

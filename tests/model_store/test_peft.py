@@ -1,6 +1,7 @@
 """Exports load in the `peft` library with equal logits; adapters that `peft` writes import with equal logits."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, TaskPoste
 from abmll.prompting import EncodedPrompt, PromptTemplate
 from abmll.rows import by_prompt, collate
 from abmll.tasks import Query
-from model_store.bases import BaseSkeleton, load_base_skeleton
+from model_store.bases import BaseSkeleton, load_base, load_base_skeleton
 from model_store.errors import (
     CorruptArtifactError,
     FolderNotEmptyError,
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers, of what peft calls
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [(5, 6, 7, 8, 9), (20, 21), tuple(range(30, 60))]
 EVERY_TOKEN = tuple((token,) for token in range(VOCABULARY))
 OPTIONS = ("positive", "negative", "not related")
@@ -231,6 +233,24 @@ def test_the_card_says_how_to_use_a_sample(skeleton: BaseSkeleton, tmp_path: Pat
         "mean of all samples",
     ):
         assert text in card
+
+
+def test_the_page_tells_how_to_write_the_weights_that_a_quantised_base_stands_for(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/peft.md").read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ABMLL_CACHE_DIR", str(tmp_path / "cache"))
+    exec(code.replace("smollm2-135m-instruct", str(checkpoint)), {})
+    written, original = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (tmp_path / "base", checkpoint)
+    )
+    served = load_base(str(checkpoint), keep_dequantised=True, progress=False).model.state_dict()
+    assert written.keys() == served.keys()
+    assert all(torch.equal(written[name], served[name].float()) for name in served)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert not torch.equal(written[name], original[name])  # int8
 
 
 def test_a_base_of_the_hub_is_named_as_there() -> None:
