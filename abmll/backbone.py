@@ -251,17 +251,22 @@ class _running:  # noqa: N801 - reads as a verb at its one use
         self._call.draw, self._call.tokens, self._call.narrowed = new.draw, new.tokens, new.narrowed
 
 
+def rule_name(leaf: str, modules: Sequence[str]) -> str:
+    """The rule's name of the projection that an architecture calls `leaf`; empty where `modules` do not ask for it."""
+    name = MODULE_NAMES.get(leaf, "")
+    return name if name in modules or FUSED.get(name, set()) & set(modules) else ""
+
+
 def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: Call) -> tuple[Site, ...]:
     sites: list[Site] = []
     for index, layer in enumerate(layers):
         _widen(layer)
         for path, module in list(layer.named_modules()):
             parent, _, leaf = path.rpartition(".")
-            name = MODULE_NAMES.get(leaf, "")
-            chosen = name in config.modules or FUSED.get(name, set()) & set(config.modules)
+            name = rule_name(leaf, config.modules)
             if isinstance(module, AdaptedLinear):
                 module = module.frozen  # noqa: PLW2901 - wrapped anew, for this backbone
-            if chosen and index >= config.first_layer:
+            if name and index >= config.first_layer:
                 frozen = module if isinstance(module, FrozenLinear) else FrozenLinear(module)
                 setattr(layer.get_submodule(parent), leaf, AdaptedLinear(frozen, len(sites), call))
                 sites.append(Site(index, name, frozen.in_features, frozen.out_features))

@@ -30,3 +30,7 @@ class UnsupportedModelError(AbmllError):
 
 class PosteriorMismatchError(AbmllError):
     """A posterior's tensors do not fit the configuration or the model they are used with."""
+
+
+class SampleNotALoraError(AbmllError):
+    """A posterior sample was asked for as a LoRA, in a noise family whose samples are none."""

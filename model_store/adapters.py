@@ -24,7 +24,12 @@ from filelock import FileLock, Timeout
 
 from abmll.posterior import AdapterConfig, Site, TaskPosterior
 from abmll.tasks import Example
-from model_store.errors import CorruptArtifactError, StoreInUseError, UnsupportedFormatError
+from model_store.errors import (
+    CorruptArtifactError,
+    StoreInUseError,
+    UnknownArtifactError,
+    UnsupportedFormatError,
+)
 from model_store.identity import BaseIdentity
 from model_store.storage import check_seal, folder_bytes, remove, require_free_space, seal, staged, sweep
 from model_store.tensors import canonical_json, read_tensors, sites_from_json, sites_to_json, write_tensors
@@ -255,6 +260,17 @@ class AdapterStore:
             damaged.mkdir(exist_ok=True)
             folder.rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")
         return None
+
+
+def read_adapter(root: Path, id: str) -> StoredAdapter:
+    """The adapter `id` in the store at `root`, whoever owns that store: a server may go on using it.
+
+    Raises `UnknownArtifactError` where there is none, `CorruptArtifactError` or `UnsupportedFormatError`.
+    """
+    folder = root / id
+    if not _ID.fullmatch(id) or not folder.is_dir():
+        raise UnknownArtifactError(f"no adapter {id!r} in {root}")
+    return _read_adapter(folder)
 
 
 def _read_manifest(folder: Path) -> AdapterManifest:

@@ -21,6 +21,7 @@ from model_store.convert import (
     dequantise,
     dequantised_bytes,
     load_model,
+    load_skeleton,
     load_tokenizer,
     quantise,
 )
@@ -69,6 +70,29 @@ def load_base(
             dequantise(model, dtype)
         cast_dense(model, dtype)
         return LoadedBase(model, load_tokenizer(folder), identity)
+
+
+@dataclass(frozen=True)
+class BaseSkeleton:
+    """The modules of a base model, their names and sizes, without weights; and which base it is."""
+
+    model: Any
+    identity: BaseIdentity
+
+
+def load_base_skeleton(
+    name: str,
+    *,
+    quantisation: Quantisation | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> BaseSkeleton:
+    """As `load_base`, without reading the weights: seconds and little memory for a base of any size that is cached."""
+    base = resolve_base(name)
+    with progress_bar() if progress else nullcontext(no_report) as report, _quiet_transformers():
+        identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
+        folder = _model_folder(base, identity, cache_dir or default_cache_dir(), "cpu", report)
+        return BaseSkeleton(load_skeleton(folder), identity)
 
 
 def default_cache_dir() -> Path:

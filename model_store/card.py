@@ -1,4 +1,4 @@
-"""A posterior's manifest as a model card: Markdown under the front matter that model hubs read."""
+"""Model cards: Markdown under the front matter that model hubs read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ _INTRODUCTION = """\
 A global LoRA posterior, meta-trained by Amortized Bayesian Meta-Learning for LoRA (ABMLL): the prior from
 which a few labelled examples of a new task are adapted to a task posterior. It only works on the base model
 named here, at this revision and in this quantisation.
+"""
+_IMPORTED = """\
+A global LoRA posterior whose mean is a LoRA adapter that was trained elsewhere: a starting point from which a few
+labelled examples of a new task are adapted to a task posterior. Nobody calibrated its spread for this mean.
 """
 
 
@@ -30,10 +34,17 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "Metrics": manifest["metrics"],
         "Training": manifest["training"],
     }
-    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {manifest['id']}", ""]
-    lines += [_INTRODUCTION, f"SHA-256 of configuration, sites and values: `{manifest['digest']}`"]
-    for title, values in sections.items():
-        lines += ["", f"## {title}", "", *(list(_bullets(values)) or ["Nothing recorded."])]
+    digest = f"SHA-256 of configuration, sites and values: `{manifest['digest']}`"
+    introduction = _IMPORTED if "imported_from" in manifest["training"] else _INTRODUCTION
+    return card(front, manifest["id"], f"{introduction}\n{digest}", sections)
+
+
+def card(front: Mapping[str, Any], title: str, introduction: str, sections: Mapping[str, Any]) -> str:
+    """Front matter, title, introduction, and each section as a list."""
+    lines = ["---", yaml.safe_dump(dict(front), sort_keys=False).strip(), "---", "", f"# {title}", ""]
+    lines.append(introduction)
+    for heading, values in sections.items():
+        lines += ["", f"## {heading}", "", *(list(_bullets(values)) or ["Nothing recorded."])]
     return "\n".join(lines) + "\n"
 
 

@@ -102,6 +102,18 @@ def load_model(folder: Path, device: str, **options: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def load_skeleton(folder: Path) -> Any:
+    """The modules of the model in `folder` without their weights, on torch's device `meta`; quantised layers as plain ones.
+
+    Raises `UnusableBaseError` as `load_model`.
+    """
+    with _unusable_if_refused(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`. Raises `UnusableBaseError` where there is none."""
     with _unusable_if_refused(folder):

@@ -39,3 +39,11 @@ class UnknownArtifactError(StoreError, LookupError):
 
 class StoreInUseError(StoreError):
     """Another live process owns this adapter store."""
+
+
+class UnsupportedPeftError(StoreError):
+    """A PEFT adapter cannot be taken over: it does more than add a LoRA to layers, or to others than the base has."""
+
+
+class FolderNotEmptyError(StoreError):
+    """Something lies already where a folder was to be written."""

@@ -62,9 +62,8 @@ class PosteriorManifest:
         training: Mapping[str, Any],
         metrics: Mapping[str, Any],
     ) -> Self:
-        """The manifest of `prior`. Raises `ValueError` for an id that would not do as a folder name."""
-        if not _ID.fullmatch(id):
-            raise ValueError(f"a posterior id has lower-case letters, digits, dots and dashes, not {id!r}")
+        """The manifest of `prior`. Raises `ValueError` as `check_posterior_id`."""
+        check_posterior_id(id)
         return cls(
             id=id,
             base=base,
@@ -116,6 +115,12 @@ class LoadedPosterior:
 
     prior: GlobalPosterior
     manifest: PosteriorManifest
+
+
+def check_posterior_id(id: str) -> None:
+    """Raise `ValueError` for an id that would not do as a folder name."""
+    if not _ID.fullmatch(id):
+        raise ValueError(f"a posterior id has lower-case letters, digits, dots and dashes, not {id!r}")
 
 
 def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorManifest) -> None:

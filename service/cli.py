@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -15,18 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import httpx
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
 
 from abmll.errors import AbmllError
 from abmll.tasks import Example, Query, read_examples, read_rows
 from service import demo as demo_task
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
-from service.errors import ServiceError
 from service.evaluate import evaluate
 from service.executors.contract import Samples
 from service.meta_train import meta_train
+from service.peft_commands import export, import_peft
 from service.settings import Settings
 from service.settings_options import with_settings
+from service.told import err
+from service.told import errors_told as _errors_told
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
@@ -43,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 out = Console()
-err = Console(stderr=True)
 
 MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
 SupportFile = Annotated[
@@ -210,6 +209,8 @@ def models(as_json: AsJson = False) -> None:
 
 app.command()(meta_train)
 app.command()(evaluate)
+app.command()(export)
+app.command("import-peft")(import_peft)
 
 
 def _read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:
@@ -248,18 +249,6 @@ def _with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any
             await engine.close()
 
     return asyncio.run(run())
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """One line on standard error and status 1 for what is expected to go wrong; anything else keeps its traceback."""
-    from model_store.errors import StoreError  # noqa: PLC0415
-
-    try:
-        yield
-    except (AbmllError, ServiceError, StoreError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}")
-        raise typer.Exit(1) from error
 
 
 def _show(answer: dict[str, Any], table: RenderableType, as_json: bool) -> None:

@@ -146,7 +146,7 @@ class ModelWorker:
                 job.queries,
                 samples=self._max_samples if job.samples == "auto" else job.samples,
                 stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
-                seed=derive_seed(job.seed, job.adapter_id),
+                seed=sequence_seed(job.seed, job.adapter_id),
                 max_new_tokens=job.max_new_tokens,
                 truncate=job.truncate,
                 values=values,
@@ -209,6 +209,11 @@ class ModelWorker:
                     run.shrink(self._chunk_tokens)
 
 
+def sequence_seed(seed: int, adapter_id: str) -> int:
+    """What names the samples of a request to the method: adapters differ in theirs under the same `seed`."""
+    return derive_seed(seed, adapter_id)
+
+
 def _fewer(tokens: int, error: RuntimeError) -> int:
     """Half of `tokens`, after `error` if it says that memory is short; otherwise, or where there is no less, raises it."""
     short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
@@ -233,7 +238,7 @@ def load_worker(settings: Settings) -> ModelWorker:
     """The worker that `settings` describe. Raises `model_store.errors.StoreError` and `PosteriorMismatchError`."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    posterior = _choose_posterior(settings)
+    posterior = choose_posterior(settings)
     trained_on = posterior.manifest.base if posterior else None
     quantisation = settings.quantisation or (trained_on.quantisation if trained_on else None)
     base = load_base(
@@ -242,7 +247,7 @@ def load_worker(settings: Settings) -> ModelWorker:
     if posterior is None:
         model = FewShotModel(base.model, base.tokenizer, AdapterConfig())
         return _worker(model, _served(model, base.identity, UNTRAINED), settings)
-    _check_base(posterior, base.identity)
+    check_base(posterior, base.identity)
     model = FewShotModel(
         base.model,
         base.tokenizer,
@@ -285,7 +290,7 @@ def _tokens_per_second(model: FewShotModel) -> float:
     return len(hidden) / min(seconds)
 
 
-def _choose_posterior(settings: Settings) -> LoadedPosterior | None:
+def choose_posterior(settings: Settings) -> LoadedPosterior | None:
     """The posterior to serve; None for an untrained one."""
     if settings.posterior == UNTRAINED:
         return None
@@ -298,7 +303,7 @@ def _choose_posterior(settings: Settings) -> LoadedPosterior | None:
     return fitting
 
 
-def _check_base(posterior: LoadedPosterior, served: BaseIdentity) -> None:
+def check_base(posterior: LoadedPosterior, served: BaseIdentity) -> None:
     """Another base is refused; another quantisation of it works, somewhat worse, and is only told."""
     made_for = posterior.manifest.base
     if made_for == served:

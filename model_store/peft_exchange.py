@@ -1,0 +1,187 @@
+"""Posteriors to PEFT adapters and PEFT adapters to posteriors: what goes into the folders (docs/peft.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from abmll.adapt import AdaptSettings
+from abmll.backbone import MODULE_NAMES
+from abmll.errors import PosteriorMismatchError
+from abmll.plain_lora import (
+    PlainLora,
+    layout_of,
+    mean_loras,
+    module_paths,
+    sample_loras,
+    with_constant_spread,
+    with_mean,
+)
+from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, Site
+from abmll.prompting import PromptTemplate
+from model_store.bases import BaseSkeleton
+from model_store.card import card
+from model_store.errors import FolderNotEmptyError, UnsupportedPeftError
+from model_store.identity import BaseIdentity
+from model_store.peft_format import PeftAdapter, public_name, write_peft
+from model_store.posteriors import LoadedPosterior, PosteriorManifest
+from model_store.storage import staged
+
+# Every module that the rule knows, in every layer.
+_EVERYWHERE = AdapterConfig(modules=tuple(dict.fromkeys(MODULE_NAMES.values())))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: a posterior under its id, the base it belongs to, and the template of its prompts."""
+
+    id: str
+    posterior: Posterior
+    base: BaseIdentity
+    template: Mapping[str, str]
+
+
+def require_empty(folder: Path) -> None:
+    """Raise `FolderNotEmptyError` unless `folder` does not exist or is an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FolderNotEmptyError(f"{folder} exists and is not empty")
+
+
+def export_mean(out: Path, subject: Subject, skeleton: BaseSkeleton) -> int:
+    """Write the mean to the new folder `out` as a PEFT adapter; its rank.
+
+    Raises `PosteriorMismatchError` for a base of other layers or another revision, `FolderNotEmptyError`, `StorageFullError`.
+    """
+    require_empty(out)
+    paths = _paths(subject, skeleton)
+    with staged(out, f"the export of {subject.id}") as folder:
+        return _write(folder, subject, paths, mean_loras(subject.posterior), "the mean", {})
+
+
+def export_samples(
+    out: Path,
+    subject: Subject,
+    skeleton: BaseSkeleton,
+    *,
+    count: int,
+    seed: int,
+    sequence_seed: int,
+    on_sample: Callable[[int], None],
+) -> int:
+    """Write samples 0 to `count` - 1 to `out`/sample-0 and so on; their rank. `on_sample` gets how many are done.
+
+    `sequence_seed` names the samples to the method, `seed` is what a request says to get the same ones. Raises as
+    `export_mean`, and `SampleNotALoraError` for the noise family `output`.
+    """
+    require_empty(out)
+    paths, rank = _paths(subject, skeleton), 0
+    with staged(out, f"the export of {subject.id}") as folder:
+        for number in range(count):
+            loras = sample_loras(subject.posterior, sequence_seed, number)
+            target = folder / f"sample-{number}"
+            target.mkdir()
+            told = {"number": number, "of": count, "seed": seed}
+            rank = _write(target, subject, paths, loras, f"sample {number}", told)
+            on_sample(number + 1)
+    return rank
+
+
+def import_posterior(
+    adapter: PeftAdapter,
+    skeleton: BaseSkeleton,
+    like: LoadedPosterior | None,
+    *,
+    id: str,
+    spread: float | None = None,
+) -> LoadedPosterior:
+    """The global posterior whose mean is `adapter`, with the layers, rank, spread and settings of the posterior `like`.
+
+    Without one, the layers and the rank are the adapter's own and the settings the defaults. `spread` replaces the spread by
+    one standard deviation for every weight. Raises `UnsupportedPeftError` for a module that the base does not have or that
+    `like` does not adapt, `PosteriorMismatchError` for a rank above its own or other sizes, `ValueError` for the id.
+    """
+    known = module_paths(skeleton.model, _EVERYWHERE)
+    if path := next((path for path in adapter.loras if path not in known), None):
+        raise UnsupportedPeftError(f"{path} is no layer of {skeleton.identity.id} that can be adapted")
+    loras = {known[path]: lora for path, lora in adapter.loras.items()}
+    if like is None:
+        config = layout_of(loras)
+        start = GlobalPosterior.untrained(config, tuple(module_paths(skeleton.model, config).values()))
+    else:
+        start = like.prior
+        _check_inside(loras, like)
+    prior = with_mean(start, loras)
+    if spread is not None:
+        prior = with_constant_spread(prior, spread)
+    settings = like.manifest if like else None
+    return LoadedPosterior(
+        prior,
+        PosteriorManifest.of(
+            prior,
+            id=id,
+            base=skeleton.identity,
+            adapt=settings.adapt if settings else asdict(AdaptSettings()),
+            template=settings.template if settings else PromptTemplate().to_json(),
+            training={
+                "imported_from": {"format": "PEFT LoRA", "base": adapter.base, "sha256": adapter.digest},
+                "layers_and_settings_of": settings.id if settings else "the adapter",
+            },
+            metrics={},
+        ),
+    )
+
+
+def _check_inside(loras: Mapping[Site, PlainLora], like: LoadedPosterior) -> None:
+    way_out = "an `untrained` posterior takes the adapter's own layers and rank"
+    if site := next((site for site in loras if site not in like.prior.sites), None):
+        raise UnsupportedPeftError(f"posterior {like.manifest.id} does not adapt {site.name}; {way_out}")
+    rank, most = max(lora.rank for lora in loras.values()), like.prior.config.rank
+    if rank > most:
+        raise UnsupportedPeftError(
+            f"the adapter has rank {rank}, posterior {like.manifest.id} {most}; {way_out}"
+        )
+
+
+def _paths(subject: Subject, skeleton: BaseSkeleton) -> dict[Site, str]:
+    """The path of every site's module. Raises `PosteriorMismatchError` where the base is not the subject's."""
+    if skeleton.identity.revision != subject.base.revision:
+        made, given = subject.base, skeleton.identity
+        raise PosteriorMismatchError(
+            f"{subject.id} was made for {made.id} at revision {made.revision}, not for {given.id} at {given.revision}"
+        )
+    paths = module_paths(skeleton.model, subject.posterior.config)
+    if tuple(paths.values()) != subject.posterior.sites:
+        raise PosteriorMismatchError(f"{subject.id} was made for a model with other layers or sizes")
+    return {site: path for path, site in paths.items()}
+
+
+def _write(
+    folder: Path,
+    subject: Subject,
+    paths: Mapping[Site, str],
+    loras: Mapping[Site, PlainLora],
+    what: str,
+    sample: Mapping[str, Any],
+) -> int:
+    rank = next(iter(loras.values())).rank
+    name = public_name(subject.base)
+    front = {
+        "base_model": name,
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": [f"base_model:adapter:{name}", "lora", "abmll"],
+    }
+    introduction = (
+        f"{what.capitalize()} of the LoRA posterior `{subject.id}`, as a LoRA of rank {rank}. It is exact on the base weights "
+        "named here, at this quantisation, for prompts in this template."
+    )
+    if sample:
+        introduction += " A prediction is the mean of all samples' option probabilities."
+    sections = {"Base model": subject.base.to_json(), "Prompt template": subject.template}
+    if sample:
+        sections["Sample"] = sample
+    text = card(front, f"{subject.id}, {what}", introduction, sections)
+    write_peft(folder, {paths[site]: lora for site, lora in loras.items()}, subject.base, text)
+    return rank
