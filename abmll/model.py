@@ -21,6 +21,7 @@ from abmll.errors import PosteriorMismatchError
 from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
 from abmll.predict import TOKENS_PER_CHUNK, Prediction, QueryRun, Sampling, advance
 from abmll.prompting import PromptEncoder, PromptTemplate
+from abmll.semantic import Equivalence
 from abmll.stopping import StopRule
 from abmll.tasks import Example, Query, check_support
 
@@ -37,9 +38,11 @@ class FewShotModel:
         template: PromptTemplate | None = None,
         defaults: AdaptSettings | None = None,
         max_tokens: int | None = None,
+        equivalence: Equivalence | None = None,
     ) -> None:
         """Wrap `model` in place. `prior` is a trained theta, or a configuration for an untrained one (B = 0).
 
+        `equivalence` tells which free-text answers mean the same; by default those that are the same text, normalised.
         Raises `PosteriorMismatchError` if theta was made for other layers, `UnsupportedModelError` for an unknown layout.
         """
         config = prior if isinstance(prior, AdapterConfig) else prior.config
@@ -52,6 +55,7 @@ class FewShotModel:
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
         self.defaults = defaults or AdaptSettings()
+        self.equivalence = equivalence
         self.encoder = PromptEncoder(
             tokenizer, template or PromptTemplate(), max_tokens or self.backbone.max_tokens
         )
@@ -148,6 +152,8 @@ class FewShotModel:
             [query.options for query in queries],
             Sampling(samples, seed, stop),
             self.encoder,
+            questions=[query.input for query in queries],
+            equivalence=self.equivalence,
             max_new_tokens=max_new_tokens,
             max_tokens=max_tokens,
         )
