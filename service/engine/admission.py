@@ -13,7 +13,13 @@ from dataclasses import dataclass, replace
 from abmll.errors import AbmllError
 from abmll.tasks import Example, Query, check_options, check_support, contradictions
 from service.engine.records import AdaptRequest, PredictRequest
-from service.errors import InvalidOptionsError, LimitExceededError, UnknownModelError, from_exception
+from service.errors import (
+    InvalidOptionsError,
+    InvalidRequestError,
+    LimitExceededError,
+    UnknownModelError,
+    from_exception,
+)
 from service.executors.contract import AdaptJob, ServedModel
 from service.settings import Settings
 
@@ -75,6 +81,9 @@ def admit_queries(
     queries = tuple(
         query if query.options else replace(query, options=rule.shared) for query in request.queries
     )
+    if request.gate.of_text and all(query.options for query in queries):
+        message = "the gate has a condition on free text, and every input has options"
+        raise InvalidRequestError(message, "gate")
     for i, query in enumerate(queries):
         if rule.needed and not query.options:
             message = "this input has no options, and the support examples differ in theirs"
