@@ -132,6 +132,7 @@ class FewShotModel:
         samples: int = 16,
         stop: StopRule | None = None,
         seed: int = 0,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         truncate: bool = False,
         values: Tensor | None = None,
@@ -154,6 +155,7 @@ class FewShotModel:
             self.encoder,
             questions=[query.input for query in queries],
             equivalence=self.equivalence,
+            answers_per_sample=answers_per_sample,
             max_new_tokens=max_new_tokens,
             max_tokens=max_tokens,
         )
@@ -170,13 +172,14 @@ class FewShotModel:
         samples: int = 16,
         stop: StopRule | None = None,
         seed: int = 0,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         truncate: bool = False,
     ) -> list[Prediction]:
         """A prediction for each query; `posterior` None is theta itself. `samples` = 0 uses the mean, without noise.
 
-        With a `stop` rule, `samples` is the most that a query with options gets. Raises `OptionsError` or
-        `PromptTooLongError`.
+        With a `stop` rule, `samples` is the most that a query with options gets. Of `answers_per_sample` free-text answers
+        the first is greedy and the others are drawn. Raises `OptionsError` or `PromptTooLongError`.
         """
         run = self.begin_predict(
             posterior,
@@ -184,6 +187,7 @@ class FewShotModel:
             samples=samples,
             stop=stop,
             seed=seed,
+            answers_per_sample=answers_per_sample,
             max_new_tokens=max_new_tokens,
             truncate=truncate,
         )

@@ -1,8 +1,8 @@
 """Prediction: the average over S posterior samples, in probability space (docs/method.md 5), in chunks of samples.
 
 Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
-answer greedily; every distinct answer is then scored under every sample, answers that mean the same are one outcome
-(`semantic.py`), and the probability that is left belongs to texts nobody wrote.
+answer greedily, and more by drawing tokens where asked; every distinct answer is then scored under every sample. Answers that
+mean the same are one outcome (`semantic.py`), and the probability that is left belongs to texts nobody wrote.
 
 `OptionRun` and `TextRun` are predictions between chunks. `score_chunk` advances any number of option runs, whatever
 posteriors they use, in one pass.
@@ -255,6 +255,7 @@ class QueryRun:
         *,
         questions: Sequence[str] = (),
         equivalence: Equivalence | None = None,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> None:
@@ -271,7 +272,7 @@ class QueryRun:
         self._encoder = encoder
         self._writing = Writing(
             config, values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
-            encoder.end_of_text, max_new_tokens, max_tokens,
+            encoder.end_of_text, max_new_tokens, max_tokens, answers_per_sample,
         ) if free else None  # fmt: skip
         self._text_scoring: OptionRun | None = None
         self._candidates: list[dict[str, tuple[int, ...]]] = []

@@ -155,6 +155,12 @@ class PredictRequest(WireModel):
     gate: Gate | None = Field(default=None, description="When to abstain; by default never.")
     truncate: _Truncate = False
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
+    answers_per_sample: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Free-text answers that each sample writes: the first greedily, the others by drawing tokens.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -40,6 +40,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         truncate=body.truncate,
         model=body.model,
         gate=thresholds(body.gate),
+        answers_per_sample=body.answers_per_sample,
     )
 
 
@@ -118,11 +119,12 @@ def _prediction(
         distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
         uncertainty=schemas.UncertaintyReport(**asdict(predictive.uncertainty)),
         samples=predictive.samples,
-        text=_text(prediction.text) if prediction.text else None,
+        text=text_report(prediction.text) if prediction.text else None,
     )
 
 
-def _text(text: TextAnswer) -> schemas.TextReport:
+def text_report(text: TextAnswer) -> schemas.TextReport:
+    """What is known of a free-text answer."""
     return schemas.TextReport(
         sequence_logprob=text.sequence_logprob,
         logprob_per_token=text.logprob_per_token,

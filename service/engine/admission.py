@@ -20,7 +20,7 @@ from service.errors import (
     UnknownModelError,
     from_exception,
 )
-from service.executors.contract import AdaptJob, ServedModel
+from service.executors.contract import AUTO_TEXT_SAMPLES, AdaptJob, ServedModel
 from service.settings import Settings
 
 
@@ -73,6 +73,11 @@ def admit_queries(
     _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
     if request.samples != "auto" and request.samples > settings.max_samples:
         raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
+    writers = AUTO_TEXT_SAMPLES if request.samples == "auto" else max(1, request.samples)
+    texts = request.answers_per_sample * writers
+    if texts > settings.max_samples:
+        message = f"{texts} texts an input, by sample and answer; the limit is {settings.max_samples}"
+        raise LimitExceededError(message, "answers_per_sample")
     if request.max_new_tokens > settings.max_new_tokens:
         message = f"{request.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
         raise LimitExceededError(message, "max_new_tokens")

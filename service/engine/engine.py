@@ -215,6 +215,7 @@ class Engine:
                 request.max_new_tokens,
                 request.truncate,
                 _stop_rule(request.gate) if request.samples == "auto" else None,
+                request.answers_per_sample,
             )
             with self._registry.lease(adapter):
                 done = await self._executor.predict(work, tenant=tenant, deadline=ticket.seconds_left())

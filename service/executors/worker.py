@@ -140,6 +140,7 @@ class ModelWorker:
                 samples=self._max_samples if job.samples == "auto" else job.samples,
                 stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
                 seed=derive_seed(job.seed, job.adapter_id),
+                answers_per_sample=job.answers_per_sample,
                 max_new_tokens=job.max_new_tokens,
                 truncate=job.truncate,
                 values=values,

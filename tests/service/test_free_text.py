@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from abmll import predict
 from service import schemas
+from service.executors import contract
 from tests.service.conftest import Server
 from tests.service.fakes import TEXTS
 from tests.service.test_predict import shape
@@ -117,3 +119,24 @@ def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path, samples: int) ->
     if samples == 0:
         assert text.semantic_entropy == text.expected_semantic_entropy > 0
         assert text.semantic_mutual_information == 0
+
+
+@pytest.mark.parametrize(("samples", "answers"), [(16, 4), (0, 64), ("auto", 4), (1, 64)])
+def test_answers_a_sample_are_asked_for_up_to_a_limit(server: Server, samples: Any, answers: int) -> None:
+    body = {**TEXT, "samples": samples, "answers_per_sample": answers}
+    assert server.post("/v1/predict", body).status_code == 200
+    assert server.worker.predicted[0].answers_per_sample == answers
+
+
+@pytest.mark.parametrize(("samples", "answers"), [(16, 5), ("auto", 5), (33, 2)])
+def test_more_texts_than_the_limit_on_samples_are_refused(server: Server, samples: Any, answers: int) -> None:
+    body = {**TEXT, "samples": samples, "answers_per_sample": answers}
+    response = server.post("/v1/predict", body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (422, "limit_exceeded")
+    assert error["param"] == "answers_per_sample"
+    assert "the limit is 64" in error["message"]
+
+
+def test_auto_means_as_many_samples_to_admission_as_to_the_method() -> None:
+    assert contract.AUTO_TEXT_SAMPLES == predict.AUTO_TEXT_SAMPLES

@@ -42,6 +42,7 @@ common = {
     "gate": gates,
     "truncate": st.booleans(),
     "max_new_tokens": st.integers(1, 10**6),
+    "answers_per_sample": st.integers(1, 64),
 }
 predict_bodies = st.fixed_dictionaries(
     {"support": st.lists(support_rows, max_size=3), "inputs": inputs}, optional={**common, "adapt": adapts}
