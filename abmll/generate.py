@@ -1,7 +1,7 @@
 """Writing free-text answers under posterior samples, a few tokens a unit.
 
 A sample's weights stay the same for its whole sequence, so its KV cache is consistent. The adapted layers keep a cache
-for each sample; the trunk keeps one for each prompt, in which the samples' tokens are parallel branches behind
+for each answer; the trunk keeps one for each prompt, in which the answers' tokens are parallel branches behind
 it: the prompt is computed and stored once.
 """
 
@@ -16,34 +16,37 @@ from transformers import DynamicCache
 
 from abmll.adapt import token_batches
 from abmll.backbone import Backbone
-from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
+from abmll.noise import Samples, derive_seed, draw_samples, mean_samples, sample_seeds
 from abmll.posterior import AdapterConfig, unflatten
 
 # Tokens written between two chances to let other work in.
 TOKENS_PER_UNIT = 16
-# Posterior samples that write side by side.
-SAMPLES_AT_ONCE = 8
+# Answers to a prompt that are written side by side.
+ANSWERS_AT_ONCE = 8
 
 
 class Writing:
-    """Greedy answers of every sample to every prompt; `written` [prompts][samples] has the ids of those that are done.
+    """Answers of every sample to every prompt; `written` [prompts][samples * per_sample] has the ids of those that are done.
 
-    An answer ends with `end` unless `max_new_tokens` cut it off. `samples` 0 writes with the mean.
+    An answer ends with `end` unless `max_new_tokens` cut it off. `samples` 0 writes with the mean. Of `per_sample` answers
+    the first is greedy and the others are drawn token by token, answer j of sample n from a stream that depends on `seed`, n
+    and j alone.
     """
 
     def __init__(
         self, config: AdapterConfig, values: Tensor, prompts: Sequence[tuple[int, ...]], samples: int, seed: int,
-        end: int, max_new_tokens: int, max_tokens: int,
+        end: int, max_new_tokens: int, max_tokens: int, per_sample: int = 1,
     ) -> None:  # fmt: skip
         self._config, self._values, self._prompts, self._seed = config, values, prompts, seed
         self._samples, self._end, self._max_new_tokens = samples, end, max_new_tokens
+        self._per_sample, self._answers = per_sample, max(1, samples) * per_sample
         self.written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-        at_once = max(1, min(samples, SAMPLES_AT_ONCE))
+        at_once = min(self._answers, ANSWERS_AT_ONCE)
         lengths = [len(prompt) + max_new_tokens for prompt in prompts]
         self._todo = [
             (chunk, start)
             for chunk in token_batches(lengths, max(1, max_tokens // at_once))
-            for start in range(0, max(1, samples), at_once)
+            for start in range(0, self._answers, at_once)
         ]
         self._at_once = at_once
         self._state: _State | None = None
@@ -80,28 +83,41 @@ class Writing:
             self._todo.pop(0)
 
     def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
+        answers = range(start, min(self._answers, start + self._at_once))
+        first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
         tensors = unflatten(self._values[None], backbone.sites, self._config.rank)
+        samples: Samples
         if self._samples == 0:
-            return _State.read(
-                backbone, mean_samples(self._config, tensors), 1, [self._prompts[i] for i in chunk]
+            samples = mean_samples(self._config, tensors)
+        else:
+            seeds = sample_seeds(self._seed, first, last + 1, self._config.noise)
+            samples = draw_samples(
+                self._config,
+                backbone.sites,
+                tensors,
+                seeds=seeds,
+                task_of_sample=[0] * len(seeds),
+                dtype=backbone.dtype,
             )
-        seeds = sample_seeds(self._seed, start, min(self._samples, start + self._at_once), self._config.noise)
-        drawn = draw_samples(
-            self._config,
-            backbone.sites,
-            tensors,
-            seeds=seeds,
-            task_of_sample=[0] * len(seeds),
-            dtype=backbone.dtype,
-        )
-        return _State.read(backbone, drawn, len(seeds), [self._prompts[i] for i in chunk])
+        sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]
+        streams = [self._stream(n) for n in answers for _ in chunk]
+        return _State.read(backbone, samples, sample_of_row, streams, [self._prompts[i] for i in chunk])
+
+    def _stream(self, answer: int) -> torch.Generator | None:
+        """What a drawn answer is drawn with; None for a greedy one. Each prompt has its own, so its batch does not matter."""
+        sample, draw = divmod(answer, self._per_sample)
+        if draw == 0:
+            return None
+        return torch.Generator().manual_seed(derive_seed(self._seed, "answer", sample, draw))
 
 
 @dataclass
 class _State:
-    """B prompts and G samples in the middle of writing; row g * B + b is sample g behind prompt b."""
+    """B prompts and G answers to each in the middle of writing; row g * B + b is answer g behind prompt b."""
 
     samples: Samples
+    sample_of_row: Sequence[int]
+    streams: Sequence[torch.Generator | None]  # by row
     count: int
     prompts: int
     valid: Tensor  # [B, P]: real tokens of the left-padded prompts
@@ -114,8 +130,14 @@ class _State:
 
     @classmethod
     def read(
-        cls, backbone: Backbone, samples: Samples, count: int, prompts: Sequence[tuple[int, ...]]
+        cls,
+        backbone: Backbone,
+        samples: Samples,
+        sample_of_row: Sequence[int],
+        streams: Sequence[torch.Generator | None],
+        prompts: Sequence[tuple[int, ...]],
     ) -> _State:
+        rows, count = len(sample_of_row), len(sample_of_row) // len(prompts)
         device, length = backbone.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device)
         valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device)
@@ -124,12 +146,12 @@ class _State:
         visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=device)
         trunk, top = DynamicCache(), DynamicCache()
         hidden = backbone.continue_trunk(ids, positions, visible, trunk).repeat(count, 1, 1)
-        draw = samples.for_rows(_rows(count, len(prompts)), [length] * count * len(prompts))
+        draw = samples.for_rows(sample_of_row, [length] * rows)
         positions, visible = positions.repeat(count, 1), visible.repeat(count, 1, 1)
-        token = backbone.next_logits(hidden, positions, visible, top, draw).argmax(-1, keepdim=True)
-        rows = count * len(prompts)
+        token = _choose(backbone.next_logits(hidden, positions, visible, top, draw), streams)
         return cls(
-            samples, count, len(prompts), valid, positions[: len(prompts), -1:], trunk, top, token,
+            samples, sample_of_row, streams, count, len(prompts), valid, positions[: len(prompts), -1:],
+            trunk, top, token,
             torch.empty(rows, 0, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.bool, device=device),
         )  # fmt: skip
@@ -145,7 +167,7 @@ class _State:
         self.done = self.done | (token[:, 0] == end)
         self.position = self.position + 1
         count, prompts, steps = self.count, self.prompts, self.written.shape[1]
-        # In the trunk a prompt's samples are branches: each sees the prompt and its own earlier tokens.
+        # In the trunk the answers to a prompt are branches: each sees the prompt and its own earlier tokens.
         own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, steps)
         behind = own.expand(prompts, count, count * steps)
         visible = torch.cat([self.valid[:, None, :].expand(prompts, count, -1), behind], -1)
@@ -153,17 +175,23 @@ class _State:
         hidden = backbone.continue_trunk(branches, self.position.expand(prompts, count), visible, self.trunk)
         hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
         keys = torch.cat([self.valid.repeat(count, 1), token.new_ones(len(token), steps).bool()], 1)
-        draw = self.samples.for_rows(_rows(count, prompts), [1] * len(token))
+        draw = self.samples.for_rows(self.sample_of_row, [1] * len(token))
         logits = backbone.next_logits(
             hidden, self.position.repeat(count, 1), keys[:, None, :], self.top, draw
         )
-        self.next = logits.argmax(-1, keepdim=True)
+        self.next = _choose(logits, self.streams)
 
     def texts(self, end: int) -> list[list[tuple[int, ...]]]:
-        """What was written, by prompt and sample, up to its end."""
+        """What was written, by prompt and answer, up to its end."""
         rows = [tuple(row[: row.index(end) + 1] if end in row else row) for row in self.written.tolist()]
         return [[rows[g * self.prompts + b] for g in range(self.count)] for b in range(self.prompts)]
 
 
-def _rows(count: int, prompts: int) -> list[int]:
-    return [sample for sample in range(count) for _ in range(prompts)]
+def _choose(logits: Tensor, streams: Sequence[torch.Generator | None]) -> Tensor:
+    """The next tokens [R, 1]: the most probable, or one drawn with the row's stream (the largest logit with Gumbel noise)."""
+    scores = logits.clone()
+    for row, stream in enumerate(streams):
+        if stream is not None:
+            waits = torch.empty(logits.shape[-1]).exponential_(generator=stream)
+            scores[row] -= waits.log().to(logits.device)
+    return scores.argmax(-1, keepdim=True)

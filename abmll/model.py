@@ -21,6 +21,7 @@ from abmll.errors import PosteriorMismatchError
 from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
 from abmll.predict import TOKENS_PER_CHUNK, Prediction, QueryRun, Sampling, advance
 from abmll.prompting import PromptEncoder, PromptTemplate
+from abmll.semantic import Equivalence
 from abmll.stopping import StopRule
 from abmll.tasks import Example, Query, check_support
 
@@ -37,9 +38,11 @@ class FewShotModel:
         template: PromptTemplate | None = None,
         defaults: AdaptSettings | None = None,
         max_tokens: int | None = None,
+        equivalence: Equivalence | None = None,
     ) -> None:
         """Wrap `model` in place. `prior` is a trained theta, or a configuration for an untrained one (B = 0).
 
+        `equivalence` tells which free-text answers mean the same; by default those that are the same text, normalised.
         Raises `PosteriorMismatchError` if theta was made for other layers, `UnsupportedModelError` for an unknown layout.
         """
         config = prior if isinstance(prior, AdapterConfig) else prior.config
@@ -52,6 +55,7 @@ class FewShotModel:
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
         self.defaults = defaults or AdaptSettings()
+        self.equivalence = equivalence
         self.encoder = PromptEncoder(
             tokenizer, template or PromptTemplate(), max_tokens or self.backbone.max_tokens
         )
@@ -128,6 +132,7 @@ class FewShotModel:
         samples: int = 16,
         stop: StopRule | None = None,
         seed: int = 0,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         truncate: bool = False,
         values: Tensor | None = None,
@@ -148,6 +153,9 @@ class FewShotModel:
             [query.options for query in queries],
             Sampling(samples, seed, stop),
             self.encoder,
+            questions=[query.input for query in queries],
+            equivalence=self.equivalence,
+            answers_per_sample=answers_per_sample,
             max_new_tokens=max_new_tokens,
             max_tokens=max_tokens,
         )
@@ -164,13 +172,14 @@ class FewShotModel:
         samples: int = 16,
         stop: StopRule | None = None,
         seed: int = 0,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         truncate: bool = False,
     ) -> list[Prediction]:
         """A prediction for each query; `posterior` None is theta itself. `samples` = 0 uses the mean, without noise.
 
-        With a `stop` rule, `samples` is the most that a query with options gets. Raises `OptionsError` or
-        `PromptTooLongError`.
+        With a `stop` rule, `samples` is the most that a query with options gets. Of `answers_per_sample` free-text answers
+        the first is greedy and the others are drawn. Raises `OptionsError` or `PromptTooLongError`.
         """
         run = self.begin_predict(
             posterior,
@@ -178,6 +187,7 @@ class FewShotModel:
             samples=samples,
             stop=stop,
             seed=seed,
+            answers_per_sample=answers_per_sample,
             max_new_tokens=max_new_tokens,
             truncate=truncate,
         )

@@ -1,8 +1,8 @@
 """Prediction: the average over S posterior samples, in probability space (docs/method.md 5), in chunks of samples.
 
 Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
-answer greedily; every distinct answer is then scored under every sample, and the probability that is left belongs to
-texts nobody wrote.
+answer greedily, and more by drawing tokens where asked; every distinct answer is then scored under every sample. Answers that
+mean the same are one outcome (`semantic.py`), and the probability that is left belongs to texts nobody wrote.
 
 `OptionRun` and `TextRun` are predictions between chunks. `score_chunk` advances any number of option runs, whatever
 posteriors they use, in one pass.
@@ -24,6 +24,7 @@ from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
 from abmll.posterior import AdapterConfig, unflatten
 from abmll.prompting import EncodedPrompt, PromptEncoder
 from abmll.rows import Group, by_prompt, collate, group, share_prefixes
+from abmll.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.stopping import StopRule, settled
 from abmll.uncertainty import Predictive, summarise
 
@@ -38,12 +39,16 @@ AUTO_TEXT_SAMPLES = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come."""
+    """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
+
+    Free text has `text`, and a predictive over meanings.
+    """
 
     predictive: Predictive
     prompt_tokens: int
     completion_tokens: int
     settled: bool = True
+    text: TextAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -245,6 +250,7 @@ class QueryRun:
     """The predictions of some queries, options and free text mixed, unit by unit.
 
     `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
+    `questions` are the queries' texts, as `equivalence` sees them; it tells which free-text answers mean the same.
     """
 
     def __init__(
@@ -256,9 +262,14 @@ class QueryRun:
         sampling: Sampling,
         encoder: PromptEncoder,
         *,
+        questions: Sequence[str] = (),
+        equivalence: Equivalence | None = None,
+        answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> None:
+        self._questions = questions or [""] * len(prompts)
+        self._equivalence = equivalence or NormalisedMatch()
         self._prompts, self._options, self._sampling = prompts, options, sampling
         self._config, self._values, self._max_tokens = config, values, max_tokens
         with_options = [i for i, texts in enumerate(options) if texts]
@@ -270,7 +281,7 @@ class QueryRun:
         self._encoder = encoder
         self._writing = Writing(
             config, values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
-            encoder.end_of_text, max_new_tokens, max_tokens,
+            encoder.end_of_text, max_new_tokens, max_tokens, answers_per_sample,
         ) if free else None  # fmt: skip
         self._text_scoring: OptionRun | None = None
         self._candidates: list[dict[str, tuple[int, ...]]] = []
@@ -354,15 +365,21 @@ class QueryRun:
 
     def _predict(self, run: OptionRun, n: int, i: int, *, settled: bool) -> Prediction:
         prompt = self._prompts[i]
+        drawn = run.drawn(n)
         if run is self._scoring:
-            texts, probabilities = self._options[i], run.probabilities(n)
-            completion = prompt.tokens - len(prompt.prompt)
-        else:
-            assert self._writing is not None
-            texts, probabilities = tuple(self._candidates[n]), run.log_probs(n).exp()
-            completion = sum(map(len, self._writing.written[n]))
-        found = summarise(texts, probabilities, samples=run.drawn(n), paired=run.paired)
-        return Prediction(found, len(prompt.prompt), completion, settled)
+            found = summarise(self._options[i], run.probabilities(n), samples=drawn, paired=run.paired)
+            return Prediction(found, len(prompt.prompt), prompt.tokens - len(prompt.prompt), settled)
+        assert self._writing is not None
+        candidates = [
+            Candidate(text, len(ids), ids[-1] == self._encoder.end_of_text)
+            for text, ids in self._candidates[n].items()
+        ]
+        found, text = read_answers(
+            self._questions[i], candidates, run.log_probs(n), self._equivalence,
+            samples=drawn, paired=run.paired,
+        )  # fmt: skip
+        completion = sum(map(len, self._writing.written[n]))
+        return Prediction(found, len(prompt.prompt), completion, settled, text)
 
 
 def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:

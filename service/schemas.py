@@ -79,6 +79,16 @@ class Gate(WireModel):
     max_mutual_information: float | None = Field(
         default=None, ge=0, description="Most mutual information between answer and weights, in nats."
     )
+    max_semantic_entropy: float | None = Field(
+        default=None,
+        ge=0,
+        description="Most entropy between the meanings of free-text answers, in nats; needs an input without options.",
+    )
+    min_logprob_per_token: float | None = Field(
+        default=None,
+        le=0,
+        description="Least log-probability of a free-text answer by its tokens, in nats; needs an input without options.",
+    )
 
 
 _Model = Annotated[
@@ -149,6 +159,12 @@ class PredictRequest(WireModel):
         default=False,
         description="Answer with server-sent events that refine the predictions as samples arrive.",
     )
+    answers_per_sample: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Free-text answers that each sample writes: the first greedily, the others by drawing tokens.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -183,11 +199,42 @@ class UncertaintyReport(WireModel):
     mc_standard_error: float = Field(description="Standard error of the confidence, from sampling.")
 
 
+class AnswerCluster(WireModel):
+    """Free-text answers that mean the same."""
+
+    answer: str = Field(description="The most probable of them.")
+    probability: float = Field(
+        description="What the posterior predictive gives to all of them; the rest is also that of texts nobody wrote."
+    )
+    share: float = Field(description="Its part of all clusters' probability.")
+    members: list[str] = Field(description="The answers, the most probable first.")
+
+
+class TextReport(WireModel):
+    """What is known of a free-text answer; logarithms and entropies in nats."""
+
+    sequence_logprob: float = Field(
+        description="Log of the whole answer's probability, which is averaged over samples."
+    )
+    logprob_per_token: float = Field(description="The same by the answer's tokens.")
+    tokens: int = Field(description="Tokens of the answer, its end included.")
+    complete: bool = Field(description="False where `max_new_tokens` cut it off.")
+    semantic_entropy: float = Field(description="Entropy of the clusters' shares.")
+    expected_semantic_entropy: float = Field(description="Average of the same within a sample.")
+    semantic_mutual_information: float = Field(
+        description="How much the samples disagree about the meaning: the first less the second entropy, "
+        "corrected for the number of samples."
+    )
+    clusters: list[AnswerCluster] = Field(description="All answers by meaning, the most probable first.")
+
+
 class Prediction(WireModel):
     """The answer to one input."""
 
     index: int = Field(description="Position of the input in the request.")
-    answer: str = Field(description="The most probable option; given even when abstaining.")
+    answer: str = Field(
+        description="The most probable option, or text of the most probable meaning; given even when abstaining."
+    )
     confidence: float = Field(description="How sure the answer is, between 0 and 1.")
     confidence_kind: str = Field(
         description="What `confidence` is: `predictive`, the answer's share of the posterior predictive."
@@ -200,6 +247,7 @@ class Prediction(WireModel):
     distribution: list[OptionProbability]
     uncertainty: UncertaintyReport
     samples: int = Field(description="Posterior samples used.")
+    text: TextReport | None = Field(default=None, description="Of free text only.")
 
 
 class Usage(WireModel):

@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base; by default the one its catalogue entry names."
     )
+    nli_model: str | None = Field(
+        default=None,
+        description="Folder or hub id of a classifier of entailment, which then tells the free-text answers that mean the same; "
+        "by default answers of the same words do.",
+    )
     device: str = Field(
         default="cpu", description="Torch device that runs the model, such as `cpu` or `cuda:0`."
     )

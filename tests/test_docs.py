@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 import yaml
 from pydantic import TypeAdapter
 
+from abmll.semantic import Candidate, NormalisedMatch, read_answers
 from model_store.evaluation.config import AnyMethod, EvaluationConfig
 from model_store.posteriors import shipped_posteriors
 from model_store.training import TrainingConfig
 from service import schemas
+from service.api.translate import text_report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -78,3 +81,26 @@ def test_every_command_of_the_readme_exists() -> None:
     shown = re.findall(r"(?:^|bin/)abmll ([a-z][a-z-]+)\b", README, re.MULTILINE)
     assert len(shown) >= 6
     assert set(shown) <= known
+
+
+def test_the_worked_example_of_free_text_is_what_comes_out() -> None:
+    page = (ROOT / "docs/free-text.md").read_text("utf-8")
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    scores = torch.tensor([[float(cell) for cell in row[1:]] for row in rows], dtype=torch.float64).log()
+    candidates = [Candidate(text, len(text.split()) + 1, complete=True) for text in header[1:]]
+    predictive, text = read_answers("", candidates, scores, NormalisedMatch(), samples=4, paired=True)
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    shown = json.loads(block)
+    found = text_report(text).model_dump()
+    assert list(shown) == list(found)
+    assert shown.pop("clusters") == [
+        {name: value if name in {"answer", "members"} else pytest.approx(value, abs=1e-4)
+         for name, value in cluster.items()}
+        for cluster in found.pop("clusters")
+    ]  # fmt: skip
+    assert shown == pytest.approx(found, abs=1e-4)
+    assert f"= {predictive.confidence:.2f}, the confidence" in page

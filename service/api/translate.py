@@ -14,6 +14,7 @@ from service.gate import Thresholds, abstain_reason
 
 if TYPE_CHECKING:
     from abmll.predict import Prediction
+    from abmll.semantic import TextAnswer
     from model_store.adapters import AdapterManifest
     from service.confidence import Confidence
 
@@ -39,6 +40,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         truncate=body.truncate,
         model=body.model,
         gate=thresholds(body.gate),
+        answers_per_sample=body.answers_per_sample,
     )
 
 
@@ -50,7 +52,13 @@ def thresholds(gate: schemas.Gate | None) -> Thresholds:
     """The gate that the body asks for."""
     if gate is None:
         return Thresholds()
-    return Thresholds(gate.min_confidence, gate.min_margin, gate.max_mutual_information)
+    return Thresholds(
+        gate.min_confidence,
+        gate.min_margin,
+        gate.max_mutual_information,
+        gate.max_semantic_entropy,
+        gate.min_logprob_per_token,
+    )
 
 
 def adapter_object(manifest: AdapterManifest) -> schemas.Adapter:
@@ -99,7 +107,7 @@ def prediction_object(
 ) -> schemas.Prediction:
     """The answer to the input at `index`, as far as it is known, with the gate's decision."""
     predictive = prediction.predictive
-    reason = abstain_reason(predictive, confidence, gate)
+    reason = abstain_reason(predictive, confidence, gate, prediction.text)
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
     return schemas.Prediction(
         index=index,
@@ -112,6 +120,29 @@ def prediction_object(
         distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
         uncertainty=schemas.UncertaintyReport(**asdict(predictive.uncertainty)),
         samples=predictive.samples,
+        text=text_report(prediction.text) if prediction.text else None,
+    )
+
+
+def text_report(text: TextAnswer) -> schemas.TextReport:
+    """What is known of a free-text answer."""
+    return schemas.TextReport(
+        sequence_logprob=text.sequence_logprob,
+        logprob_per_token=text.logprob_per_token,
+        tokens=text.tokens,
+        complete=text.complete,
+        semantic_entropy=text.entropy.total,
+        expected_semantic_entropy=text.entropy.expected,
+        semantic_mutual_information=text.entropy.mutual_information,
+        clusters=[
+            schemas.AnswerCluster(
+                answer=cluster.answer,
+                probability=cluster.probability,
+                share=cluster.share,
+                members=list(cluster.members),
+            )
+            for cluster in text.clusters
+        ],
     )
 
 

@@ -13,8 +13,14 @@ from dataclasses import dataclass, replace
 from abmll.errors import AbmllError
 from abmll.tasks import Example, Query, check_options, check_support, contradictions
 from service.engine.records import AdaptRequest, PredictRequest
-from service.errors import InvalidOptionsError, LimitExceededError, UnknownModelError, from_exception
-from service.executors.contract import AdaptJob, ServedModel
+from service.errors import (
+    InvalidOptionsError,
+    InvalidRequestError,
+    LimitExceededError,
+    UnknownModelError,
+    from_exception,
+)
+from service.executors.contract import AUTO_TEXT_SAMPLES, AdaptJob, ServedModel
 from service.settings import Settings
 
 
@@ -67,6 +73,11 @@ def admit_queries(
     _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
     if request.samples != "auto" and request.samples > settings.max_samples:
         raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
+    writers = AUTO_TEXT_SAMPLES if request.samples == "auto" else max(1, request.samples)
+    texts = request.answers_per_sample * writers
+    if texts > settings.max_samples:
+        message = f"{texts} texts an input, by sample and answer; the limit is {settings.max_samples}"
+        raise LimitExceededError(message, "answers_per_sample")
     if request.max_new_tokens > settings.max_new_tokens:
         message = f"{request.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
         raise LimitExceededError(message, "max_new_tokens")
@@ -75,6 +86,9 @@ def admit_queries(
     queries = tuple(
         query if query.options else replace(query, options=rule.shared) for query in request.queries
     )
+    if request.gate.of_text and all(query.options for query in queries):
+        message = "the gate has a condition on free text, and every input has options"
+        raise InvalidRequestError(message, "gate")
     for i, query in enumerate(queries):
         if rule.needed and not query.options:
             message = "this input has no options, and the support examples differ in theirs"

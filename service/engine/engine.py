@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from abmll.predict import Prediction
     from abmll.tasks import Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+    from service.gate import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,8 @@ class Engine:
                 request.seed,
                 request.max_new_tokens,
                 request.truncate,
-                StopRule(**asdict(request.gate)) if request.samples == "auto" else None,
+                _stop_rule(request.gate) if request.samples == "auto" else None,
+                request.answers_per_sample,
             )
             with self._registry.lease(adapter):
                 done = await self._executor.predict(
@@ -350,3 +352,8 @@ class Engine:
         """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
         expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         return math.ceil(min(60.0, max(1.0, expected)))
+
+
+def _stop_rule(gate: Thresholds) -> StopRule:
+    """What of the gate can end sampling: the conditions on options."""
+    return StopRule(gate.min_confidence, gate.min_margin, gate.max_mutual_information)

@@ -63,3 +63,4 @@ class PredictRequest:
     truncate: bool = False
     model: str | None = None
     gate: Thresholds = field(default_factory=Thresholds)
+    answers_per_sample: int = 1

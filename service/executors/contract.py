@@ -23,6 +23,7 @@ T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
 Samples: TypeAlias = int | Literal["auto"]
+AUTO_TEXT_SAMPLES = 16  # `abmll.predict`'s, which takes seconds to import: what "auto" means for free text
 EVERYBODY = "default"  # the tenant of whoever is not told apart
 Losses: TypeAlias = Sequence[float]
 """Of an adaptation so far: the mean loss of each step, in nats an example."""
@@ -89,7 +90,7 @@ class PredictJob:
     """Answer `queries` with the adapter's posterior; equal jobs give equal predictions.
 
     `posterior` None means that the worker holds `adapter_id` already. `gate` is used with `samples="auto"` only; how many samples
-    that may take at most is the worker's setting.
+    that may take at most is the worker's setting. `answers_per_sample` is about free text.
     """
 
     adapter_id: str
@@ -100,6 +101,7 @@ class PredictJob:
     max_new_tokens: int
     truncate: bool
     gate: StopRule | None = None
+    answers_per_sample: int = 1
 
 
 Job: TypeAlias = AdaptJob | PredictJob

@@ -21,6 +21,7 @@ from abmll.prompting import EncodedPrompt, PromptTemplate
 from abmll.rows import collate, packed_length
 from abmll.stopping import StopRule
 from model_store.bases import load_base
+from model_store.entailment import load_entailment
 from model_store.identity import BaseIdentity
 from model_store.memory import available_bytes
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
@@ -147,6 +148,7 @@ class ModelWorker:
                 samples=self._max_samples if job.samples == "auto" else job.samples,
                 stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
                 seed=sequence_seed(job.seed, job.adapter_id),
+                answers_per_sample=job.answers_per_sample,
                 max_new_tokens=job.max_new_tokens,
                 truncate=job.truncate,
                 values=values,
@@ -235,7 +237,9 @@ def _stop_rule(gate: contract.StopRule) -> StopRule:
 
 
 def load_worker(settings: Settings) -> ModelWorker:
-    """The worker that `settings` describe. Raises `model_store.errors.StoreError` and `PosteriorMismatchError`."""
+    """The worker that `settings` describe. Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and
+    `UnsupportedModelError`.
+    """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     posterior = choose_posterior(settings)
@@ -244,8 +248,9 @@ def load_worker(settings: Settings) -> ModelWorker:
     base = load_base(
         settings.model, quantisation=quantisation, device=settings.device, cache_dir=settings.cache_dir
     )
+    equivalence = load_entailment(settings.nli_model, settings.device) if settings.nli_model else None
     if posterior is None:
-        model = FewShotModel(base.model, base.tokenizer, AdapterConfig())
+        model = FewShotModel(base.model, base.tokenizer, AdapterConfig(), equivalence=equivalence)
         return _worker(model, _served(model, base.identity, UNTRAINED), settings)
     check_base(posterior, base.identity)
     model = FewShotModel(
@@ -254,6 +259,7 @@ def load_worker(settings: Settings) -> ModelWorker:
         posterior.prior,
         template=PromptTemplate.from_json(posterior.manifest.template),
         defaults=AdaptSettings(**posterior.manifest.adapt),
+        equivalence=equivalence,
     )
     return _worker(model, _served(model, base.identity, posterior.manifest.id), settings)
 

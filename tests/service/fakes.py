@@ -15,6 +15,7 @@ from abmll.errors import PromptTooLongError
 from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
 from abmll.predict import Prediction
 from abmll.prompting import EncodedPrompt
+from abmll.semantic import Candidate, NormalisedMatch, read_answers
 from abmll.tasks import Example, Query, check_options
 from abmll.uncertainty import summarise
 from model_store.identity import BaseIdentity
@@ -23,6 +24,9 @@ from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedMo
 CONFIG = AdapterConfig(rank=1, modules=("q",))
 SITES = (Site(0, "q", 4, 4),)
 MAX_TOKENS = 256
+# Free-text answers, and what is made of their probabilities, so that the first is always the most probable.
+TEXTS = ("some text", "Some text!", "another")
+TEXT_WEIGHTS = torch.tensor([0.9, 1e-4, 1e-4], dtype=torch.float64)
 
 
 class FakeEncoder:
@@ -129,7 +133,7 @@ class FakeWorker:
         return [self._predict(job, query) for query in job.queries]
 
     def _predict(self, job: PredictJob, query: Query) -> Prediction:
-        options = query.options or ("some text",)
+        options = query.options or TEXTS
         samples = 16 if job.samples == "auto" else job.samples
         weights = job.posterior.values.tolist()
         rows = [
@@ -141,8 +145,12 @@ class FakeWorker:
         ]
         probabilities = torch.tensor(rows, dtype=torch.float64)
         probabilities /= probabilities.sum(-1, keepdim=True)
-        completion = 0 if query.options else len(options[0])
-        return Prediction(summarise(options, probabilities, samples=samples), len(query.input), completion)
+        if query.options:
+            return Prediction(summarise(options, probabilities, samples=samples), len(query.input), 0)
+        candidates = [Candidate(text, len(text) + 1, complete=True) for text in TEXTS]
+        scores = (TEXT_WEIGHTS * probabilities).log()
+        predictive, text = read_answers(query.input, candidates, scores, NormalisedMatch(), samples=samples)
+        return Prediction(predictive, len(query.input), sum(map(len, TEXTS)), text)
 
 
 def _number(text: str) -> int:

@@ -2,9 +2,18 @@ from __future__ import annotations
 
 import pytest
 
+from abmll.semantic import Cluster, SemanticEntropy, TextAnswer
 from abmll.uncertainty import Predictive, Uncertainty
 from service.confidence import confidence_of
-from service.gate import CONFIDENCE, MARGIN, MUTUAL_INFORMATION, Thresholds, abstain_reason
+from service.gate import (
+    CONFIDENCE,
+    LOGPROB_PER_TOKEN,
+    MARGIN,
+    MUTUAL_INFORMATION,
+    SEMANTIC_ENTROPY,
+    Thresholds,
+    abstain_reason,
+)
 
 PREDICTIVE = Predictive(
     options=("yes", "no", "maybe"),
@@ -33,3 +42,38 @@ PREDICTIVE = Predictive(
 )
 def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
     assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) == reason
+
+
+def text(information: float = 0.1) -> TextAnswer:
+    entropy = SemanticEntropy(total=0.5, expected=0.4, mutual_information=information)
+    clusters = (Cluster(("yes", "Yes"), 0.6, 0.7), Cluster(("no",), 0.3, 0.3))
+    return TextAnswer(sequence_logprob=-2.0, tokens=4, complete=True, entropy=entropy, clusters=clusters)
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        (Thresholds(max_semantic_entropy=0.5), None),
+        (Thresholds(max_semantic_entropy=0.49), SEMANTIC_ENTROPY),
+        (Thresholds(min_logprob_per_token=-0.5), None),
+        (Thresholds(min_logprob_per_token=-0.49), LOGPROB_PER_TOKEN),
+        (Thresholds(max_semantic_entropy=0.0, min_logprob_per_token=0.0), SEMANTIC_ENTROPY),
+        (Thresholds(max_mutual_information=0.0, max_semantic_entropy=0.0), MUTUAL_INFORMATION),
+        (Thresholds(min_confidence=0.61, max_semantic_entropy=0.0), CONFIDENCE),
+    ],
+)
+def test_conditions_on_free_text_come_after_the_others(gate: Thresholds, reason: str | None) -> None:
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate, text()) == reason
+
+
+def test_of_two_informations_the_larger_counts() -> None:
+    gate, confidence = Thresholds(max_mutual_information=0.25), confidence_of(PREDICTIVE)
+    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.1)) is None
+    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.3)) == MUTUAL_INFORMATION
+    strict = Thresholds(max_mutual_information=0.15)
+    assert abstain_reason(PREDICTIVE, confidence, strict, text(0.1)) == MUTUAL_INFORMATION
+
+
+def test_conditions_on_free_text_ask_nothing_of_options() -> None:
+    gate = Thresholds(max_semantic_entropy=0.0, min_logprob_per_token=0.0)
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) is None

@@ -23,7 +23,8 @@ inputs = st.lists(
     texts | st.fixed_dictionaries({"input": texts}, optional={"options": options}), min_size=1, max_size=3
 )
 unit = st.floats(0, 1) | st.integers(0, 1)
-gates = st.fixed_dictionaries({}, optional={name: st.none() | unit for name in schemas.Gate.model_fields})
+thresholds = dict.fromkeys(schemas.Gate.model_fields, unit) | {"min_logprob_per_token": st.floats(-99, 0)}
+gates = st.fixed_dictionaries({}, optional={name: st.none() | value for name, value in thresholds.items()})
 adapts = st.fixed_dictionaries(
     {},
     optional={
@@ -41,6 +42,7 @@ common = {
     "gate": gates,
     "truncate": st.booleans(),
     "max_new_tokens": st.integers(1, 10**6),
+    "answers_per_sample": st.integers(1, 64),
 }
 predict_bodies = st.fixed_dictionaries(
     {"support": st.lists(support_rows, max_size=3), "inputs": inputs}, optional={**common, "adapt": adapts}

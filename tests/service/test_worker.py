@@ -15,13 +15,13 @@ from typing import Any, Literal
 import httpx
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 from typer.testing import CliRunner
 
 from abmll.adapt import AdaptSettings
-from abmll.errors import PosteriorMismatchError
+from abmll.errors import PosteriorMismatchError, UnsupportedModelError
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig, GlobalPosterior
+from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query
 from model_store.adapters import AdapterStore
@@ -306,3 +306,33 @@ def test_demo_tells_when_nobody_answers_or_the_server_refuses(tmp_path: Path) ->
     with server.listening() as running:
         refused = CliRunner().invoke(cli.app, ["demo", "--url", running.url])
     assert (refused.exit_code, "limit_exceeded" in refused.stderr) == (1, True)
+
+
+def test_an_nli_model_tells_which_texts_mean_the_same(
+    arguments: dict[str, Any],
+    posterior: Path,
+    prior_and_base: tuple[GlobalPosterior, BaseIdentity],
+    tmp_path: Path,
+) -> None:
+    """One that finds entailment everywhere, so all that is written is one meaning; the base is no such model."""
+    config = BertConfig(
+        vocab_size=512, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        id2label={0: "entailment", 1: "other"},
+    )  # fmt: skip
+    classifier = BertForSequenceClassification(config)
+    classifier.classifier.bias.data = torch.tensor([100.0, -100.0])
+    classifier.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path)
+    prior, _ = prior_and_base
+    values = torch.randn(prior.values.shape, generator=torch.Generator().manual_seed(1))
+    wild = TaskPosterior(prior.config, prior.sites, prior.values + 0.3 * values)
+    job = PredictJob("adp_1", wild, (Query("write"),), 4, 1, 4, False)
+    settings = {**arguments, "posterior": str(posterior)}
+    apart = work(load_worker(Settings(**settings)), job)[0].text
+    together = work(load_worker(Settings(**settings, nli_model=str(tmp_path))), job)[0].text
+    assert len(apart.clusters) > 1
+    assert len(together.clusters) == 1
+    with pytest.raises(UnsupportedModelError, match="entailment"):
+        load_worker(Settings(**settings, nli_model=arguments["model"]))
