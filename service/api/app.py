@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 SURFACES = (native, operations)
 ERROR_SHAPES: dict[str, ErrorShape] = {}
 """By the beginning of the path; our own where none fits."""
+ERROR_STATUSES: dict[str, Mapping[int, int]] = {}
+"""Statuses that a surface answers in the place of ours, by the beginning of the path."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
@@ -65,7 +67,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     for surface in SURFACES:
         app.include_router(surface.router)
-    app.state.error_shapes = ERROR_SHAPES
+    app.state.error_shapes, app.state.error_statuses = ERROR_SHAPES, ERROR_STATUSES
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Observed, metrics=metrics)

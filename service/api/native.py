@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
@@ -17,16 +16,9 @@ from service.api.http import (
     tenant_of,
     unless_disconnected,
 )
-from service.api.translate import (
-    adapt_request,
-    adapter_object,
-    create_response,
-    predict_request,
-    predict_response,
-    thresholds,
-)
-from service.engine.engine import Obtained, Predicted
-from service.metrics import Metrics
+from service.api.predicting import predict_and_render
+from service.api.translate import adapt_request, adapter_object, create_response
+from service.engine.engine import Obtained
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -95,26 +87,11 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
-    predicted = await unless_disconnected(request, _predict(body, request))
-    # Many inputs times many options make megabytes of JSON: not on the event loop.
-    return await asyncio.to_thread(_render, predicted, body, request)
+    return await predict_and_render(body, request, lambda answer: _json(answer, 200))
 
 
 def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
     return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
-
-
-def _predict(body: schemas.PredictRequest, request: Request) -> Coroutine[Any, Any, Predicted]:
-    return engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
-
-
-def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
-    answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
-    metrics: Metrics = request.app.state.metrics
-    for prediction in answer.predictions:
-        metrics.confidence.observe(prediction.confidence)
-        metrics.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
-    return _json(answer, 200)
 
 
 def _json(answer: schemas.WireModel, status: int) -> Response:
