@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service import schemas
+from service.api.classify.wire import ClassifyRequest
 from tests.service.conftest import Server
 
 CHECKS = (
@@ -35,6 +36,7 @@ OPERATIONS = [
     "POST /v1/adapters/{adapter_id}/pin",
     "POST /v1/adapters/{adapter_id}/unpin",
     "POST /v1/predict",
+    "POST /v1/classify",
     "GET /v1/workers",
     "GET /v1/models",
     "GET /v1/limits",
@@ -80,6 +82,7 @@ def test_worked_examples_are_answered_as_documented(document: BaseSchema) -> Non
     for label, model in (
         ("POST /v1/adapters", schemas.CreateAdapterRequest),
         ("POST /v1/predict", schemas.PredictRequest),
+        ("POST /v1/classify", ClassifyRequest),
     ):
         (example,) = document.raw_schema["components"]["schemas"][model.__name__]["examples"]
         case = operations(document)[label].Case(body=example, media_type="application/json")
