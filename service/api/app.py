@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.api import classify, native, operations
+from service.api import classify, native, oip, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.errors import ServiceError
@@ -23,10 +23,10 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, operations, classify)
-ERROR_SHAPES: dict[str, ErrorShape] = {"/v1/classify": classify.error_shape}
+SURFACES = (native, operations, classify, oip)
+ERROR_SHAPES: dict[str, ErrorShape] = {"/v1/classify": classify.error_shape, "/v2": oip.error_shape}
 """By the beginning of the path; our own where none fits."""
-ERROR_STATUSES: dict[str, Mapping[int, int]] = {"/v1/classify": {422: 400}}
+ERROR_STATUSES: dict[str, Mapping[int, int]] = {"/v1/classify": {422: 400}, "/v2": {422: 400}}
 """Statuses that a surface answers in the place of ours, by the beginning of the path."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
