@@ -120,6 +120,8 @@ _Samples = Annotated[
         "`auto` draws until the gate can be decided."
     ),
 ]
+Seed = _Seed  # for the other surfaces
+Samples = _Samples
 _Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]
 
 _PREDICT_EXAMPLE = demo.predict_body()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.api import native, openai, operations
+from service.api import classify, native, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.errors import ServiceError
@@ -24,9 +24,15 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, openai, operations)
-ERROR_SHAPES: dict[str, ErrorShape] = {**openai.ERROR_SHAPES}
+SURFACES = (native, operations, openai, classify, oip)
+ERROR_SHAPES: dict[str, ErrorShape] = {
+    **openai.ERROR_SHAPES,
+    "/v1/classify": classify.error_shape,
+    "/v2": oip.error_shape,
+}
 """By the beginning of the path; our own where none fits."""
+ERROR_STATUSES: dict[str, Mapping[int, int]] = {prefix: {422: 400} for prefix in ERROR_SHAPES}
+"""Statuses that a surface answers in the place of ours, by the beginning of the path."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
@@ -67,7 +73,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.started = datetime.now(UTC)
     for surface in SURFACES:
         app.include_router(surface.router)
-    app.state.error_shapes = ERROR_SHAPES
+    app.state.error_shapes, app.state.error_statuses = ERROR_SHAPES, ERROR_STATUSES
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Observed, metrics=metrics)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
@@ -99,13 +99,18 @@ class JsonRoute(APIRoute):
             return handle
 
         async def read_and_handle(request: Request) -> Response:
-            body = await _read_body(request, request.app.state.settings.max_body_bytes)
-            return await handle(_JsonRequest(request, body))
+            return await handle(await self.read(request))
 
         return read_and_handle
 
+    async def read(self, request: Request) -> Request:
+        """`request` with its body read and parsed."""
+        return JsonRequest(request, await read_body(request))
 
-class _JsonRequest(Request):
+
+class JsonRequest(Request):
+    """`request` whose body, already read, is `body`. Raises `MalformedJsonError`."""
+
     def __init__(self, request: Request, body: bytes) -> None:
         super().__init__(request.scope, request.receive)
         try:
@@ -115,15 +120,19 @@ class _JsonRequest(Request):
         self._bytes = body
 
     async def body(self) -> bytes:
+        """The body."""
         return self._bytes
 
     async def json(self) -> Any:
+        """The body, parsed."""
         return self._parsed
 
 
-async def _read_body(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, media_types: Collection[str] = ("application/json",)) -> bytes:
+    """The body. Raises `UnsupportedMediaTypeError` unless it is one of `media_types`, `BodyTooLargeError` over the limit."""
+    limit_bytes = request.app.state.settings.max_body_bytes
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type not in media_types:
         raise UnsupportedMediaTypeError(
             "send the body as JSON, with the header content-type: application/json"
         )
@@ -198,11 +207,26 @@ def own_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     return {"error": body}
 
 
+def told(error: ServiceError) -> str:
+    """The message with the field at fault, for shapes that have no place for it."""
+    return error.message if error.param is None else f"{error.param}: {error.message}"
+
+
 def shape_of(request: Request) -> ErrorShape:
     """That of the surface which the path belongs to; paths without a route have one too."""
     shapes: dict[str, ErrorShape] = request.app.state.error_shapes
+    return _of_surface(request, shapes, own_error)
+
+
+def _status_of(request: Request, error: ServiceError) -> int:
+    """The status that the surface of the request has for the error."""
+    statuses: dict[str, Mapping[int, int]] = request.app.state.error_statuses
+    return _of_surface(request, statuses, {}).get(error.status, error.status)
+
+
+def _of_surface(request: Request, by_path: Mapping[str, T], default: T) -> T:
     path = request.url.path
-    return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), own_error)
+    return next((value for prefix, value in by_path.items() if path.startswith(prefix)), default)
 
 
 def error_response(
@@ -212,7 +236,8 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
-    return JSONResponse(shape_of(request)(error, request_id(request)), error.status, sent)
+    body = shape_of(request)(error, request_id(request))
+    return JSONResponse(body, _status_of(request, error), sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

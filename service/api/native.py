@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api import answering, streaming
+from service.api import predicting, streaming
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -19,7 +18,7 @@ from service.api.http import (
     unless_disconnected,
 )
 from service.api.translate import adapt_request, adapter_object, create_response
-from service.engine.engine import Obtained, Predicted
+from service.engine.engine import Obtained
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -92,17 +91,11 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
     """
     if body.stream:
         return await streaming.stream_predict(body, request)
-    predicted = await answering.predict(body, request)
-    # Many inputs times many options make megabytes of JSON: not on the event loop.
-    return await asyncio.to_thread(_render, predicted, body, request)
+    return await predicting.predict_and_render(body, request, lambda answer: _json(answer, 200))
 
 
 def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
     return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
-
-
-def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
-    return _json(answering.answer_of(predicted, body, request), 200)
 
 
 def _json(answer: schemas.WireModel, status: int) -> Response:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 
-from abmll.errors import AbmllError
 from service import schemas
-from service.api import answering
 from service.api import openai_schemas as wire
 from service.api import openai_translate as translate
-from service.api.http import ErrorShape, JsonRoute, engine_of, error_response
+from service.api import predicting
+from service.api.http import ErrorShape, JsonRoute, engine_of
 from service.engine.manifest import check_adapter, is_served
-from service.errors import ServiceError, from_exception, from_validation
+from service.errors import ServiceError
 
 ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(
     ("/v1/models", "/v1/chat/", "/v1/completions"), translate.openai_error
@@ -30,29 +28,7 @@ _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
 
 
-class OpenAiRoute(JsonRoute):
-    """A route that answers 400 to fields it cannot accept, as OpenAI does; our own surface answers 422."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of `JsonRoute`, its 422 made a 400."""
-        handle = super().get_route_handler()
-
-        async def handle_or_refuse(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                refusal: ServiceError = from_validation(error.errors())
-            except (ServiceError, AbmllError) as error:
-                refusal = from_exception(error)
-            response = error_response(request, refusal)
-            if response.status_code == 422:
-                response.status_code = 400
-            return response
-
-        return handle_or_refuse
-
-
-router = APIRouter(prefix="/v1", route_class=OpenAiRoute, tags=["OpenAI"])
+router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"])
 
 
 @router.get("/models", responses=_ERRORS)
@@ -118,12 +94,12 @@ async def _answer(
     limit = request.app.state.settings.max_new_tokens
     native = translate.native_request(body, engine_of(request).served.base.id, limit)
     try:
-        predicted = await answering.predict(native, request)
+        predicted = await predicting.predict(native, request)
     except ServiceError as error:
         raise translate.renamed(error, inputs) from error
 
     def render() -> Response:
-        answer = answering.answer_of(predicted, native, request)
+        answer = predicting.answer_of(predicted, native, request)
         answered = translate.answered_of(predicted, answer, native, body, int(time.time()))
         if not body.stream:
             return Response(translate.dump(whole(answered, body)), media_type="application/json")

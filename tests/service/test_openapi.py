@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service import schemas
+from service.api.classify.wire import ClassifyRequest
 from tests.service.conftest import Server
 
 CHECKS = (
@@ -35,6 +36,16 @@ OPERATIONS = [
     "POST /v1/adapters/{adapter_id}/pin",
     "POST /v1/adapters/{adapter_id}/unpin",
     "POST /v1/predict",
+    "POST /v1/classify",
+    "GET /v2",
+    "GET /v2/health/live",
+    "GET /v2/health/ready",
+    "GET /v2/models/{name}",
+    "GET /v2/models/{name}/ready",
+    "POST /v2/models/{name}/infer",
+    "GET /v2/models/{name}/versions/{version}",
+    "GET /v2/models/{name}/versions/{version}/ready",
+    "POST /v2/models/{name}/versions/{version}/infer",
     "GET /v1/workers",
     "GET /v1/models",
     "GET /v1/models/{model_id}",
@@ -83,7 +94,23 @@ def test_worked_examples_are_answered_as_documented(document: BaseSchema) -> Non
     for label, model in (
         ("POST /v1/adapters", schemas.CreateAdapterRequest),
         ("POST /v1/predict", schemas.PredictRequest),
+        ("POST /v1/classify", ClassifyRequest),
     ):
         (example,) = document.raw_schema["components"]["schemas"][model.__name__]["examples"]
         case = operations(document)[label].Case(body=example, media_type="application/json")
         assert case.call_and_validate(checks=CHECKS).status_code in {200, 201}
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_an_inference_is_answered_as_documented(document: BaseSchema, binary: bool) -> None:
+    (body,) = document.raw_schema["components"]["schemas"]["CreateAdapterRequest"]["examples"]
+    created = operations(document)["POST /v1/adapters"].Case(body=body, media_type="application/json").call()
+    (body,) = document.raw_schema["components"]["schemas"]["InferRequest"]["examples"]
+    case = operations(document)["POST /v2/models/{name}/infer"].Case(
+        path_parameters={"name": created.json()["id"]},
+        body={**body, "parameters": {"binary_data_output": binary}},
+        media_type="application/json",
+    )
+    response = case.call_and_validate(checks=CHECKS)
+    assert response.status_code == 200
+    assert ("inference-header-content-length" in response.headers) is binary

@@ -1,0 +1,6 @@
+"""Cohere's Classify: `POST /v1/classify`, for clients that speak it."""
+
+from service.api.classify.routes import router
+from service.api.classify.translate import error_shape
+
+__all__ = ["error_shape", "router"]

@@ -1,0 +1,44 @@
+"""`POST /v1/classify`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.classify import wire
+from service.api.classify.translate import classify_response, field_name, predict_request
+from service.api.http import JsonRoute, engine_of
+from service.api.predicting import predict_and_render, renamed_fields
+from service.errors import InvalidRequestError
+
+router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["Cohere Classify"])
+
+
+@router.post(
+    "/classify",
+    response_model=wire.ClassifyResponse,
+    responses={"4XX": {"model": wire.ClassifyError}, "5XX": {"model": wire.ClassifyError}},
+)
+async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
+    """Label texts by examples, as Cohere's Classify does.
+
+    The examples are a support set and their labels the options, in order of first appearance: equal examples are adapted to once.
+    """
+    with renamed_fields(field_name):
+        native = predict_request(body)
+        if native.adapter_id is not None:
+            await _check_labels(native.adapter_id, request)
+        return await predict_and_render(
+            native,
+            request,
+            lambda answer: Response(
+                classify_response(answer, body.inputs).model_dump_json(exclude_none=True),
+                media_type="application/json",
+            ),
+        )
+
+
+async def _check_labels(adapter_id: str, request: Request) -> None:
+    adapter = await engine_of(request).adapter(adapter_id)
+    if not adapter.manifest.support.options:
+        message = f"the examples of adapter {adapter_id} share no labels: ask it with POST /v1/predict"
+        raise InvalidRequestError(message, "adapter_id")

@@ -1,0 +1,155 @@
+"""The wire of Cohere's Classify, version 1; what is ours in it is below `abmll`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from service import demo, schemas
+from service.schemas import WireModel
+
+_EXAMPLE: dict[str, Any] = {
+    "examples": [{"text": text, "label": label} for text, label in demo.SUPPORT],
+    "inputs": demo.INPUTS,
+    "abmll": {"gate": {"min_confidence": 0.5}},
+}
+
+
+class ClassifyExample(WireModel):
+    """A labelled example."""
+
+    text: str
+    label: str
+
+
+class ClassifyOptions(WireModel):
+    """What Classify has no field for."""
+
+    samples: schemas.Samples = 16
+    seed: schemas.Seed = 0
+    gate: schemas.Gate | None = Field(default=None, description="When to abstain; by default never.")
+    adapt: schemas.Adapt | None = Field(
+        default=None, description="How to fit; only together with `examples`."
+    )
+
+
+class ClassifyRequest(WireModel):
+    """Label `inputs` by `examples`, or with the adapter that `model` names."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    inputs: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, description="Texts to label.")
+    examples: list[ClassifyExample] | None = Field(
+        default=None, description="Labelled examples, of two labels or more. One a label is enough."
+    )
+    model: str | None = Field(
+        default=None,
+        description="Without `examples` the id of an adapter; with them the base model, by default the one this server serves.",
+    )
+    preset: str | None = Field(default=None, description="Refused: there are no presets here.")
+    truncate: Literal["NONE", "END"] | None = Field(
+        default=None,
+        description="Whether to refuse texts that do not fit the context, or to cut their end. By default `END`.",
+    )
+    abmll: ClassifyOptions = Field(default_factory=ClassifyOptions, description="What is ours.")
+
+    @field_validator("preset")
+    @classmethod
+    def _no_preset(cls, value: Any) -> Any:
+        if value is not None:
+            raise ValueError("there are no presets here; send examples, or the id of an adapter as model")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if not self.examples and self.model is None:
+            raise ValueError("examples are needed, or the id of an adapter as model")
+        if not self.examples and self.abmll.adapt is not None:
+            raise ValueError("abmll.adapt applies to examples: an adapter named by model is already fitted")
+        return self
+
+
+class LabelConfidence(WireModel):
+    """A label's share of the posterior predictive."""
+
+    confidence: float
+
+
+class ClassificationDetails(WireModel):
+    """What stands behind a classification; the terms are those of `POST /v1/predict`."""
+
+    confidence_kind: str
+    margin: float
+    decision: Literal["answer", "abstain"]
+    abstain_reason: str | None = None
+    uncertainty: schemas.UncertaintyReport
+    samples: int
+
+
+class Classification(WireModel):
+    """The label of one input."""
+
+    id: str
+    input: str
+    prediction: str = Field(description="The most probable label; given even when abstaining.")
+    predictions: list[str]
+    confidence: float = Field(description="How sure the prediction is, between 0 and 1.")
+    confidences: list[float]
+    labels: dict[str, LabelConfidence] = Field(description="Probabilities of all labels; they add up to 1.")
+    classification_type: Literal["single-label"] = "single-label"
+    abmll: ClassificationDetails
+
+
+class ApiVersion(WireModel):
+    """The version of Cohere's interface."""
+
+    version: str = "1"
+
+
+class BilledUnits(WireModel):
+    """What Cohere would bill; here it costs nothing."""
+
+    classifications: int
+
+
+class MetaTokens(WireModel):
+    """Tokens of the request; those of the examples are in `abmll.usage`."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class ClassifyMeta(WireModel):
+    """About the request."""
+
+    api_version: ApiVersion = ApiVersion()
+    billed_units: BilledUnits
+    tokens: MetaTokens
+    warnings: list[str]
+
+
+class ClassifyDetails(WireModel):
+    """By which adapter, and at what cost; the terms are those of `POST /v1/predict`."""
+
+    adapter_id: str
+    seed: int
+    cache: schemas.Cache
+    usage: schemas.Usage
+    timings: schemas.Timings
+
+
+class ClassifyResponse(WireModel):
+    """Labels, in the order of the inputs."""
+
+    id: str = Field(description="Id of the request.")
+    classifications: list[Classification]
+    meta: ClassifyMeta
+    abmll: ClassifyDetails
+
+
+class ClassifyError(WireModel):
+    """Every answer that is not 2xx."""
+
+    message: str
+    id: str = Field(description="Id of the request.")

@@ -1,0 +1,71 @@
+"""The binary tensor data extension: tensors behind the JSON object, whose length a header tells.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol/binary-tensor-data-extension
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from service.api.http import JsonRequest, JsonRoute, read_body
+from service.api.oip.wire import Datatype
+from service.errors import InvalidRequestError, UnsupportedMediaTypeError
+
+JSON_LENGTH = "inference-header-content-length"
+_MEDIA_TYPES = ("application/json", "application/octet-stream", "")  # Triton's client declares none
+_LENGTH = struct.Struct("<I")
+
+
+class TensorRoute(JsonRoute):
+    """A route whose body is JSON, then the bytes of tensors, which it leaves in `request.state.tensors`."""
+
+    async def read(self, request: Request) -> Request:
+        """`request` with its JSON read and parsed."""
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedMediaTypeError("compressed bodies are not accepted")
+        json, request.state.tensors = split(
+            await read_body(request, _MEDIA_TYPES), request.headers.get(JSON_LENGTH)
+        )
+        headers = request.headers.mutablecopy()
+        headers["content-type"] = "application/json"
+        return JsonRequest(Request({**request.scope, "headers": headers.raw}, request.receive), json)
+
+
+def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+    """The JSON of `body`, as long as the header says, and what follows it. Raises `InvalidRequestError`."""
+    if json_length is None:
+        return body, b""
+    if not re.fullmatch("[0-9]{1,15}", json_length) or int(json_length) > len(body):
+        raise InvalidRequestError(
+            f"it must be a number of bytes, at most the body's {len(body)}", JSON_LENGTH
+        )
+    return body[: int(json_length)], body[int(json_length) :]
+
+
+def decode_texts(tensor: bytes, param: str) -> list[str]:
+    """The texts of a BYTES tensor: each four bytes of length, little-endian, and UTF-8. Raises `InvalidRequestError`."""
+    texts, offset = [], 0
+    while offset < len(tensor):
+        begin = offset + _LENGTH.size
+        if begin > len(tensor):
+            raise InvalidRequestError("the binary data ends within a length", param)
+        offset = begin + _LENGTH.unpack_from(tensor, begin - _LENGTH.size)[0]
+        if offset > len(tensor):
+            raise InvalidRequestError("the binary data ends within a text", param)
+        try:
+            texts.append(tensor[begin:offset].decode())
+        except UnicodeDecodeError as error:
+            raise InvalidRequestError(f"text {len(texts)} is not UTF-8", param) from error
+    return texts
+
+
+def encode(datatype: Datatype, data: Sequence[str] | Sequence[float]) -> bytes:
+    """The elements of a tensor as binary data."""
+    if datatype == "FP64":
+        return struct.pack(f"<{len(data)}d", *data)
+    texts = (str(text).encode() for text in data)
+    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)

@@ -1,0 +1,140 @@
+"""The endpoints below `/v2`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service import schemas
+from service.api.http import engine_of
+from service.api.oip import wire
+from service.api.oip.binary import JSON_LENGTH, TensorRoute
+from service.api.oip.translate import (
+    VERSION,
+    Model,
+    field_name,
+    infer_response,
+    metadata,
+    options_of,
+    predict_request,
+    wanted_outputs,
+)
+from service.api.predicting import predict_and_render, renamed_fields
+from service.engine.manifest import check_adapter
+from service.errors import UnknownAdapterError, UnknownModelError
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": wire.InferError},
+    "5XX": {"model": wire.InferError},
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": wire.InferResponse,
+        "content": {"application/octet-stream": {}},
+        "description": f"With binary outputs, octets that begin with the JSON object; the header `{JSON_LENGTH}` has its length.",
+    }
+}
+router = APIRouter(prefix="/v2", route_class=TensorRoute, tags=["Open Inference Protocol"], responses=_ERRORS)
+
+
+@router.get("")
+async def server_metadata() -> wire.ServerMetadata:
+    """What serves."""
+    return wire.ServerMetadata(version=version_of("abmll-serve"), extensions=["binary_tensor_data"])
+
+
+@router.get("/health/live")
+async def server_live() -> wire.ServerLive:
+    """200 while the process answers."""
+    return wire.ServerLive()
+
+
+@router.get("/health/ready")
+async def server_ready(request: Request) -> wire.ServerReady:
+    """200 while requests are taken and a worker is up."""
+    engine_of(request).check_serving()
+    return wire.ServerReady()
+
+
+# A base model's id may have slashes, so a name is a path; routes with more behind it come first.
+
+
+@router.get("/models/{name:path}/versions/{version}/ready")
+async def version_ready(name: str, version: str, request: Request) -> wire.ModelReady:
+    """As without the version."""
+    return await _ready(name, version, request)
+
+
+@router.get("/models/{name:path}/versions/{version}")
+async def version_metadata(name: str, version: str, request: Request) -> wire.ModelMetadata:
+    """As without the version."""
+    return metadata(await _find(name, version, request))
+
+
+@router.post(
+    "/models/{name:path}/versions/{version}/infer", response_model=wire.InferResponse, responses=_ANSWERS
+)
+async def version_infer(name: str, version: str, body: wire.InferRequest, request: Request) -> Response:
+    """As without the version."""
+    return await _infer(name, version, body, request)
+
+
+@router.get("/models/{name:path}/ready")
+async def model_ready(name: str, request: Request) -> wire.ModelReady:
+    """200 while the model answers."""
+    return await _ready(name, VERSION, request)
+
+
+@router.get("/models/{name:path}")
+async def model_metadata(name: str, request: Request) -> wire.ModelMetadata:
+    """What a model takes and gives. A model is an adapter, named by its id, or the base model."""
+    return metadata(await _find(name, VERSION, request))
+
+
+@router.post("/models/{name:path}/infer", response_model=wire.InferResponse, responses=_ANSWERS)
+async def model_infer(name: str, body: wire.InferRequest, request: Request) -> Response:
+    """Answer texts with an adapter; or with the base model, adapted first to the parameter `support`."""
+    return await _infer(name, VERSION, body, request)
+
+
+async def _find(name: str, version: str, request: Request) -> Model:
+    """Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or posterior."""
+    engine = engine_of(request)
+    served = engine.served
+    manifest = None
+    if name != served.base.id:
+        try:
+            manifest = (await engine.adapter(name)).manifest
+        except UnknownAdapterError as error:
+            message = f"there is no model {name[:100]!r}: models are adapters, by id, and {served.base.id!r}"
+            raise UnknownModelError(message) from error
+        with renamed_fields(field_name):
+            check_adapter(manifest, served)
+    if version != VERSION:
+        raise UnknownModelError(f"there is no version {version[:100]!r} of it, only {VERSION!r}")
+    return Model(name, manifest)
+
+
+async def _ready(name: str, version: str, request: Request) -> wire.ModelReady:
+    engine_of(request).check_serving()
+    await _find(name, version, request)
+    return wire.ModelReady(name=name)
+
+
+async def _infer(name: str, version: str, body: wire.InferRequest, request: Request) -> Response:
+    model = await _find(name, version, request)
+    with renamed_fields(field_name):
+        native = predict_request(model, body, request.state.tensors)
+        wanted = wanted_outputs(body, options_of(model, native))
+
+        def render(answer: schemas.PredictResponse) -> Response:
+            response, tensors = infer_response(answer, model, body.id, wanted)
+            json = response.model_dump_json(exclude_none=True).encode()
+            if not tensors:
+                return Response(json, media_type="application/json")
+            headers = {JSON_LENGTH: str(len(json))}
+            return Response(json + tensors, media_type="application/octet-stream", headers=headers)
+
+        return await predict_and_render(native, request, render)

@@ -1,0 +1,65 @@
+"""Predicting, for every surface: a native request in, the native answer out, counted on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from service import schemas
+from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.translate import predict_request, predict_response, thresholds
+from service.engine.engine import Predicted
+from service.errors import ServiceError, from_validation
+from service.metrics import Metrics
+
+T = TypeVar("T")
+
+
+async def predict(body: schemas.PredictRequest, request: Request) -> Predicted:
+    """The engine's predictions for `body`, given up when the client goes away. Raises `ServiceError`."""
+    work = engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
+    return await unless_disconnected(request, work)
+
+
+def answer_of(
+    predicted: Predicted, body: schemas.PredictRequest, request: Request
+) -> schemas.PredictResponse:
+    """The answer to `body`, its decisions counted in the metrics. Many inputs take long: call it off the event loop."""
+    answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
+    metrics: Metrics = request.app.state.metrics
+    metrics.record_predictions(answer.predictions)
+    return answer
+
+
+async def predict_and_render(
+    body: schemas.PredictRequest, request: Request, render: Callable[[schemas.PredictResponse], T]
+) -> T:
+    """What `render` makes of the answer to `body`. Raises as `predict`."""
+    predicted = await predict(body, request)
+    # Many inputs times many options make megabytes of JSON: not on the event loop.
+    return await asyncio.to_thread(lambda: render(answer_of(predicted, body, request)))
+
+
+def native_request(fields: Mapping[str, Any]) -> schemas.PredictRequest:
+    """The native request of these fields. Raises `InvalidRequestError`."""
+    try:
+        return schemas.PredictRequest.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error.errors()) from error
+
+
+@contextmanager
+def renamed_fields(name: Callable[[str], str]) -> Iterator[None]:
+    """Errors from inside name the field at fault as `name` translates it from the native request."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.param is None:
+            raise
+        renamed = name(error.param)
+        raise type(error)(error.message, renamed, error.retry_after_seconds, error.adapter_id) from error
