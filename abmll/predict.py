@@ -379,7 +379,7 @@ class QueryRun:
             samples=drawn, paired=run.paired,
         )  # fmt: skip
         completion = sum(map(len, self._writing.written[n]))
-        return Prediction(found, len(prompt.prompt), completion, settled, text)
+        return Prediction(found, len(prompt.prompt), completion, settled, text=text)
 
 
 def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:

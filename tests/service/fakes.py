@@ -150,7 +150,7 @@ class FakeWorker:
         candidates = [Candidate(text, len(text) + 1, complete=True) for text in TEXTS]
         scores = (TEXT_WEIGHTS * probabilities).log()
         predictive, text = read_answers(query.input, candidates, scores, NormalisedMatch(), samples=samples)
-        return Prediction(predictive, len(query.input), sum(map(len, TEXTS)), text)
+        return Prediction(predictive, len(query.input), sum(map(len, TEXTS)), text=text)
 
 
 def _number(text: str) -> int:
