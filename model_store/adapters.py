@@ -32,7 +32,7 @@ from model_store.tensors import canonical_json, read_tensors, sites_from_json, s
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _DAMAGED = ".damaged"
-_ID = re.compile(r"adp_[0-9a-f]{8,64}")
+ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
@@ -188,7 +188,7 @@ class AdapterStore:
         hexadecimal digits, or a manifest that does not describe the posterior.
         """
         manifest, posterior = adapter.manifest, adapter.posterior
-        if not _ID.fullmatch(manifest.id):
+        if not ADAPTER_ID.fullmatch(manifest.id):
             raise ValueError(f"not an adapter id: {manifest.id!r}")
         if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
             raise ValueError("the manifest does not describe the posterior")
@@ -206,7 +206,7 @@ class AdapterStore:
 
     def get(self, id: str) -> StoredAdapter | None:
         """The adapter, or None where there is none (or no intact one) under `id`, whatever text that is."""
-        if not _ID.fullmatch(id):
+        if not ADAPTER_ID.fullmatch(id):
             return None
         with self._mutex:
             return self._read(id, _read_adapter)
@@ -225,7 +225,7 @@ class AdapterStore:
 
     def delete(self, id: str) -> bool:
         """Remove the adapter durably; whether there was one."""
-        if not _ID.fullmatch(id):
+        if not ADAPTER_ID.fullmatch(id):
             return False
         with self._mutex:
             removed = remove(self._root / id)
@@ -238,7 +238,7 @@ class AdapterStore:
             self._bytes[id] = size_bytes
 
     def _ids(self) -> Sequence[str]:
-        return sorted(path.name for path in self._root.iterdir() if _ID.fullmatch(path.name))
+        return sorted(path.name for path in self._root.iterdir() if ADAPTER_ID.fullmatch(path.name))
 
     def _read(self, id: str, read: Callable[[Path], Record]) -> Record | None:
         folder = self._root / id
