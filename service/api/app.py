@@ -13,17 +13,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
+from model_store.calibrations import CalibrationStore
 from model_store.errors import StoreError
-from service.api import native, operations
+from service.api import gates, native, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
+from service.engine.gates import GateKeeper
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, operations)
+SURFACES = (native, gates, operations)
 ERROR_SHAPES: dict[str, ErrorShape] = {}
 """By the beginning of the path; our own where none fits."""
 
@@ -62,6 +64,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.gates = GateKeeper(settings, engine, CalibrationStore(settings.calibrations_dir), metrics)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     for surface in SURFACES:
         app.include_router(surface.router)

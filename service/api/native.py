@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
+from service.api.gates import ask_of, gates_of, with_gate
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -26,6 +27,7 @@ from service.api.translate import (
     thresholds,
 )
 from service.engine.engine import Obtained, Predicted
+from service.engine.gates import Noted, Opened
 from service.metrics import Metrics
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -71,6 +73,7 @@ async def get_adapter(adapter_id: str, request: Request) -> schemas.Adapter:
 @router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
     """Forget an adapter, on disk too. Requests that are using it finish."""
+    await gates_of(request).forget(adapter_id)  # first: its calibration must not outlive it
     await engine_of(request).delete_adapter(adapter_id)
     return schemas.DeletedAdapter(id=adapter_id)
 
@@ -95,9 +98,12 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
 
     Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
     """
+    ask = ask_of(body)
+    opened = await gates_of(request).open(ask, predict_request(body)) if ask is not None else None
     predicted = await unless_disconnected(request, _predict(body, request))
+    noted = await gates_of(request).close(opened, predict_request(body), predicted) if opened else ()
     # Many inputs times many options make megabytes of JSON: not on the event loop.
-    return await asyncio.to_thread(_render, predicted, body, request)
+    return await asyncio.to_thread(_render, predicted, body, request, opened, noted)
 
 
 def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
@@ -108,8 +114,17 @@ def _predict(body: schemas.PredictRequest, request: Request) -> Coroutine[Any, A
     return engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
 
 
-def _render(predicted: Predicted, body: schemas.PredictRequest, request: Request) -> Response:
-    answer = predict_response(predicted, thresholds(body.gate), body.seed, request_id(request))
+def _render(
+    predicted: Predicted,
+    body: schemas.PredictRequest,
+    request: Request,
+    opened: Opened | None = None,
+    noted: tuple[Noted, ...] = (),
+) -> Response:
+    gate = opened.thresholds if opened and opened.gate else thresholds(body.gate)
+    answer = predict_response(predicted, gate, body.seed, request_id(request))
+    if opened:
+        answer = with_gate(answer, opened, noted)
     metrics: Metrics = request.app.state.metrics
     for prediction in answer.predictions:
         metrics.confidence.observe(prediction.confidence)
