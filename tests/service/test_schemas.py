@@ -23,7 +23,11 @@ inputs = st.lists(
     texts | st.fixed_dictionaries({"input": texts}, optional={"options": options}), min_size=1, max_size=3
 )
 unit = st.floats(0, 1) | st.integers(0, 1)
-gates = st.fixed_dictionaries({}, optional={name: st.none() | unit for name in schemas.Gate.model_fields})
+raw = ("min_confidence", "min_margin", "max_mutual_information")
+gates = st.fixed_dictionaries({}, optional={name: st.none() | unit for name in raw})
+calibrated_gates = st.fixed_dictionaries(
+    {"target_error": st.floats(0.001, 0.5)}, optional={"delta": st.none() | st.floats(1e-6, 0.5)}
+) | st.fixed_dictionaries({"target_coverage": st.floats(0, 1, exclude_min=True, exclude_max=True)})
 adapts = st.fixed_dictionaries(
     {},
     optional={
@@ -44,7 +48,15 @@ common = {
 }
 predict_bodies = st.fixed_dictionaries(
     {"support": st.lists(support_rows, max_size=3), "inputs": inputs}, optional={**common, "adapt": adapts}
-) | st.fixed_dictionaries({"adapter_id": texts, "inputs": inputs}, optional=common)
+) | st.fixed_dictionaries(
+    {"adapter_id": texts, "inputs": inputs},
+    optional={
+        **common,
+        "gate": gates | calibrated_gates,
+        "set": st.fixed_dictionaries({"alpha": st.floats(0.001, 0.5)}),
+        "log": st.booleans(),
+    },
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
@@ -60,7 +72,7 @@ def test_a_valid_request_parses_back_to_itself(body: dict[str, Any]) -> None:
     assert again == parsed
     assert predict_request(again) == predict_request(parsed)
     for name, value in body.items():
-        if name not in {"gate", "adapt", "inputs", "support"}:
+        if name not in {"gate", "set", "adapt", "inputs", "support"}:
             assert getattr(parsed, name) == value
 
 
