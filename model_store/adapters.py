@@ -37,7 +37,7 @@ from model_store.tensors import canonical_json, read_tensors, sites_from_json, s
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _DAMAGED = ".damaged"
-_ID = re.compile(r"adp_[0-9a-f]{8,64}")
+ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
@@ -193,7 +193,7 @@ class AdapterStore:
         hexadecimal digits, or a manifest that does not describe the posterior.
         """
         manifest, posterior = adapter.manifest, adapter.posterior
-        if not _ID.fullmatch(manifest.id):
+        if not ADAPTER_ID.fullmatch(manifest.id):
             raise ValueError(f"not an adapter id: {manifest.id!r}")
         if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
             raise ValueError("the manifest does not describe the posterior")
@@ -211,7 +211,7 @@ class AdapterStore:
 
     def get(self, id: str) -> StoredAdapter | None:
         """The adapter, or None where there is none (or no intact one) under `id`, whatever text that is."""
-        if not _ID.fullmatch(id):
+        if not ADAPTER_ID.fullmatch(id):
             return None
         with self._mutex:
             return self._read(id, _read_adapter)
@@ -230,7 +230,7 @@ class AdapterStore:
 
     def delete(self, id: str) -> bool:
         """Remove the adapter durably; whether there was one."""
-        if not _ID.fullmatch(id):
+        if not ADAPTER_ID.fullmatch(id):
             return False
         with self._mutex:
             removed = remove(self._root / id)
@@ -243,7 +243,7 @@ class AdapterStore:
             self._bytes[id] = size_bytes
 
     def _ids(self) -> Sequence[str]:
-        return sorted(path.name for path in self._root.iterdir() if _ID.fullmatch(path.name))
+        return sorted(path.name for path in self._root.iterdir() if ADAPTER_ID.fullmatch(path.name))
 
     def _read(self, id: str, read: Callable[[Path], Record]) -> Record | None:
         folder = self._root / id
@@ -268,7 +268,7 @@ def read_adapter(root: Path, id: str) -> StoredAdapter:
     Raises `UnknownArtifactError` where there is none, `CorruptArtifactError` or `UnsupportedFormatError`.
     """
     folder = root / id
-    if not _ID.fullmatch(id) or not folder.is_dir():
+    if not ADAPTER_ID.fullmatch(id) or not folder.is_dir():
         raise UnknownArtifactError(f"no adapter {id!r} in {root}")
     return _read_adapter(folder)
 

@@ -39,6 +39,11 @@ class ServiceError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What else the error object of our own surface has, for programs."""
+        return {}
+
 
 class InternalError(ServiceError):
     """Something unforeseen; the message tells nothing of the inside."""
@@ -126,6 +131,53 @@ class AdapterMismatchError(InvalidRequestError):
     """The adapter was made for another base or another global posterior than the one that is served."""
 
     code = "adapter_mismatch"
+
+
+class CalibrationMissingError(InvalidRequestError):
+    """A certified gate, a coverage or a prediction set was asked of an adapter that is not calibrated, or not completely yet."""
+
+    code = "calibration_missing"
+
+
+class CalibrationMismatchError(InvalidRequestError):
+    """The request would compute confidences otherwise than they were calibrated."""
+
+    code = "calibration_mismatch"
+
+
+class CertificateRevokedError(InvalidRequestError):
+    """A drift alarm has shown that the calibration no longer describes what is asked."""
+
+    code = "certificate_revoked"
+
+
+class CannotCertifyError(InvalidRequestError):
+    """The labels do not suffice for what is asked; `about_n_more_labels` might (None: more of the same kind promise nothing)."""
+
+    code = "cannot_certify"
+
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        retry_after_seconds: int | None = None,
+        adapter_id: str | None = None,
+        about_n_more_labels: int | None = None,
+    ) -> None:
+        super().__init__(message, param, retry_after_seconds, adapter_id)
+        self.args = (*self.args, about_n_more_labels)
+        self.about_n_more_labels = about_n_more_labels
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The number, also where it is none."""
+        return {"about_n_more_labels": self.about_n_more_labels}
+
+
+class UnknownPredictionError(NotFoundError):
+    """No prediction under this calibration has this id, or it is too old to be remembered."""
+
+    code = "unknown_prediction"
 
 
 class QueueFullError(ServiceError):

@@ -95,6 +95,25 @@ class Metrics:
             registry=registry,
         )
 
+        self.calibrations = Gauge(
+            "abmll_calibrations", "Calibrations in memory, by state.", ["state"], registry=registry
+        )
+        self.drift_alarms = Counter(
+            "abmll_drift_alarms",
+            "Alarms that revoked an adapter's certificates, by what they watch.",
+            ["watches"],
+            registry=registry,
+        )
+        self.feedback_labels = Counter(
+            "abmll_feedback_labels",
+            "Labels received for predictions, by whether they were asked for.",
+            ["asked"],
+            registry=registry,
+        )
+        self.calibration_examples = Counter(
+            "abmll_calibration_examples", "Examples that calibrations took in.", registry=registry
+        )
+
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
         """One unit has run."""
         self.unit_seconds.labels(lane).observe(seconds)

@@ -65,7 +65,9 @@ class Adapt(WireModel):
 
 
 class Gate(WireModel):
-    """Below which certainty to abstain. Several conditions must all hold."""
+    """When to abstain: below raw thresholds, which promise nothing and must all hold; or, for a calibrated adapter, below the
+    threshold that is certified for a target error, or that keeps a target coverage.
+    """
 
     min_confidence: float | None = Field(
         default=None, ge=0, le=1, description="Least probability of the answer."
@@ -88,6 +90,53 @@ class Gate(WireModel):
         default=None,
         le=0,
         description="Least log-probability of a free-text answer by its tokens, in nats; needs an input without options.",
+    )
+    target_error: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=0.5,
+        description="Most error among accepted answers, certified from the adapter's calibration; goes with `delta` alone.",
+    )
+    delta: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=0.5,
+        description="Probability, over the labels, that the certificate for `target_error` is wrong; by default 0.1.",
+    )
+    target_coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of inputs to accept, from the adapter's calibration; alone in its gate. Says nothing of errors.",
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the threshold comes from the adapter's calibration."""
+        return self.target_error is not None or self.target_coverage is not None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        raw = (
+            self.min_confidence,
+            self.min_margin,
+            self.max_mutual_information,
+            self.max_semantic_entropy,
+            self.min_logprob_per_token,
+        )
+        kinds = (self.target_error, self.target_coverage, next((v for v in raw if v is not None), None))
+        if sum(kind is not None for kind in kinds) > 1:
+            raise ValueError("target_error, target_coverage and raw thresholds exclude each other")
+        if self.delta is not None and self.target_error is None:
+            raise ValueError("delta belongs to target_error")
+        return self
+
+
+class SetRequest(WireModel):
+    """A conformal prediction set for each input."""
+
+    alpha: float = Field(
+        ge=0.001, le=0.5, description="The set may miss the right option with this probability."
     )
 
 
@@ -167,6 +216,28 @@ class PredictRequest(WireModel):
         le=64,
         description="Free-text answers that each sample writes: the first greedily, the others by drawing tokens.",
     )
+    set: SetRequest | None = Field(
+        default=None, description="Add a prediction set to each prediction; the adapter must be calibrated."
+    )
+    log: bool = Field(
+        default=False,
+        description="Remember the predictions for feedback, also without a calibrated gate; the adapter must be calibrated.",
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the adapter's calibration is needed."""
+        return self.log or self.set is not None or (self.gate is not None and self.gate.calibrated)
+
+    @model_validator(mode="after")
+    def _calibrated_adapter(self) -> Self:
+        if self.calibrated and self.adapter_id is None:
+            raise ValueError(
+                "a calibrated gate, set and log need adapter_id: it is an adapter that is calibrated"
+            )
+        if self.calibrated and self.answers_per_sample != 1:
+            raise ValueError("calibrations are made with one answer a sample: leave answers_per_sample out")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -230,6 +301,19 @@ class TextReport(WireModel):
     clusters: list[AnswerCluster] = Field(description="All answers by meaning, the most probable first.")
 
 
+class PredictionSet(WireModel):
+    """Options that hold the right one with the promised probability, over calibration and input together."""
+
+    options: list[str] = Field(description="Most probable first.")
+    alpha: float
+    valid_for_alpha: bool = Field(
+        description="Whether the calibration has enough labels for `alpha`; else the only valid set is all options."
+    )
+    coverage: float = Field(description="The probability that is guaranteed; at least 1 - alpha.")
+    n: int = Field(description="Labelled examples behind it.")
+    note: str
+
+
 class Prediction(WireModel):
     """The answer to one input."""
 
@@ -250,6 +334,12 @@ class Prediction(WireModel):
     uncertainty: UncertaintyReport
     samples: int = Field(description="Posterior samples used.")
     text: TextReport | None = Field(default=None, description="Of free text only.")
+    prediction_id: str | None = Field(default=None, description="To send its label by, as feedback.")
+    explored: bool | None = Field(
+        default=None,
+        description="Whether it is of the random share whose labels are asked for. The decision does not depend on it.",
+    )
+    prediction_set: PredictionSet | None = None
 
 
 class Usage(WireModel):
@@ -269,14 +359,33 @@ class Timings(WireModel):
     total_seconds: float
 
 
+class GateReport(WireModel):
+    """The calibrated gate that decided."""
+
+    calibration_id: str
+    version: int
+    threshold: float = Field(description="Answers of at least this confidence are given.")
+    n: int = Field(description="Labelled outcomes that the threshold comes from.")
+    coverage: float = Field(
+        description="Share of inputs to expect above it: observed, or for a target coverage guaranteed."
+    )
+    target_error: float | None = None
+    delta: float | None = None
+    error_upper_bound: float | None = Field(
+        default=None, description="Clopper-Pearson bound behind the certificate, at most `target_error`."
+    )
+    target_coverage: float | None = None
+
+
 class PredictResponse(WireModel):
-    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated."""
+    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration."""
 
     adapter_id: str
     predictions: list[Prediction]
     usage: Usage
     seed: int
     warnings: list[str]
+    gate: GateReport | None = None
     cache: Cache = Field(
         description="Whether the adapter was there (hit), was made (miss) or was being made (joined)."
     )
@@ -408,6 +517,8 @@ class LimitsReport(WireModel):
     max_samples: int
     max_steps: int
     max_new_tokens: int
+    max_calibration: int
+    max_logged: int
     queue_limit: int
     deadline_seconds: float
 
@@ -450,6 +561,10 @@ class ErrorBody(WireModel):
     param: str | None = Field(description="The field that is at fault.")
     request_id: str
     adapter_id: str | None = Field(default=None, description="The adapter that a retry will join or find.")
+    about_n_more_labels: int | None = Field(
+        default=None,
+        description="With `cannot_certify`: labels that might do; null where more of the same kind promise nothing.",
+    )
 
 
 class ErrorResponse(WireModel):

@@ -127,6 +127,24 @@ class Settings(BaseSettings):
         default=256, ge=32, description="Most tokens of one free-text answer; at least the requests' default."
     )
 
+    max_calibration: int = Field(
+        default=10_000, ge=1, description="Most labelled outcomes that one adapter's calibration keeps."
+    )
+    max_logged: int = Field(
+        default=10_000,
+        ge=1,
+        description="Predictions of an adapter that are remembered for feedback; then those without a label are forgotten.",
+    )
+    feedback_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Random share of logged predictions whose labels are asked for: only these recalibrate the gate.",
+    )
+    alarm_delta: float = Field(
+        default=0.01, gt=0, lt=1, description="False-alarm probability of each drift alarm of a calibration."
+    )
+
     queue_limit: int = Field(
         default=64,
         ge=1,
@@ -153,6 +171,11 @@ class Settings(BaseSettings):
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
         return self
+
+    @property
+    def calibrations_dir(self) -> Path:
+        """Root of the calibrations' journals."""
+        return self.data_dir / "calibrations"
 
     @property
     def adapters_dir(self) -> Path:

@@ -14,17 +14,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
+from model_store.calibrations import CalibrationStore
 from model_store.errors import StoreError
-from service.api import classify, native, oip, openai, operations
+from service.api import classify, gates, native, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
+from service.engine.gates import GateKeeper
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, operations, openai, classify, oip)
+SURFACES = (native, gates, operations, openai, classify, oip)
 ERROR_SHAPES: dict[str, ErrorShape] = {
     **openai.ERROR_SHAPES,
     "/v1/classify": classify.error_shape,
@@ -69,6 +71,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.gates = GateKeeper(settings, engine, CalibrationStore(settings.calibrations_dir), metrics)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
     for surface in SURFACES:

@@ -204,6 +204,7 @@ def own_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     }
     if error.adapter_id is not None:
         body["adapter_id"] = error.adapter_id
+    body |= error.details
     return {"error": body}
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
 from service.api import predicting, streaming
+from service.api.gates import gates_of
 from service.api.http import (
     JsonRoute,
     documented_errors,
@@ -63,6 +64,7 @@ async def get_adapter(adapter_id: str, request: Request) -> schemas.Adapter:
 @router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
     """Forget an adapter, on disk too. Requests that are using it finish."""
+    await gates_of(request).forget(adapter_id)  # first: its calibration must not outlive it
     await engine_of(request).delete_adapter(adapter_id)
     return schemas.DeletedAdapter(id=adapter_id)
 

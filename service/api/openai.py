@@ -94,13 +94,13 @@ async def _answer(
     limit = request.app.state.settings.max_new_tokens
     native = translate.native_request(body, engine_of(request).served.base.id, limit)
     try:
-        predicted = await predicting.predict(native, request)
+        done = await predicting.predict(native, request)
     except ServiceError as error:
         raise translate.renamed(error, inputs) from error
 
     def render() -> Response:
-        answer = predicting.answer_of(predicted, native, request)
-        answered = translate.answered_of(predicted, answer, native, body, int(time.time()))
+        answer = predicting.answer_of(done, native, request)
+        answered = translate.answered_of(done.predicted, answer, native, body, int(time.time()))
         if not body.stream:
             return Response(translate.dump(whole(answered, body)), media_type="application/json")
         # Samples are averaged before anything is known: the events are all there at once.

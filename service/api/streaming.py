@@ -15,13 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from abmll.errors import AbmllError
 from service import schemas
+from service.api.gates import ask_of, gates_of
 from service.api.http import engine_of, request_id, shape_of, tenant_of, unless_disconnected
-from service.api.translate import predict_request, predict_response, prediction_object, thresholds
-from service.engine.engine import Engine, Obtained, Predicted
+from service.api.predicting import Done, answer_of, deciding
+from service.api.translate import predict_request, prediction_object
+from service.engine.engine import Engine, Obtained
+from service.engine.gates import Opened
 from service.engine.records import CacheOutcome
 from service.engine.watch import Known
 from service.errors import DrainingError, ServiceError, from_exception
-from service.metrics import Metrics
 
 if TYPE_CHECKING:
     from abmll.predict import Prediction
@@ -77,10 +79,11 @@ async def _admitted(events: AsyncGenerator[bytes]) -> None:
 
 async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenerator[bytes]:
     """An empty one once the request is admitted, or what refuses it raised; then the events."""
-    engine = engine_of(request)
+    engine, keeper, native = engine_of(request), gates_of(request), predict_request(body)
     with engine.watching() as watch:
-        predicting = engine.predict(predict_request(body), tenant=tenant_of(request), watch=watch)
-        work = asyncio.create_task(predicting)
+        ask = ask_of(body)
+        opened = await keeper.open(ask, native) if ask is not None else None
+        work = asyncio.create_task(engine.predict(native, tenant=tenant_of(request), watch=watch))
         work.add_done_callback(lambda _: watch.wake())
         try:
             while not watch.known.admitted:
@@ -89,13 +92,15 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
                     await work
             yield b""
             try:
-                narrator = _Narrator(engine, body)
+                narrator = _Narrator(engine, body, opened)
                 while not work.done():
                     changed = await watch.changed(KEEP_ALIVE_SECONDS)
                     news = await asyncio.to_thread(narrator.news, watch.known)
                     if news or not changed:
                         yield news or format_sse_event(comment="keep-alive")
-                yield await asyncio.to_thread(narrator.end, await work, request)
+                predicted = await work
+                noted = await keeper.close(opened, native, predicted) if opened else ()
+                yield await asyncio.to_thread(narrator.end, Done(predicted, opened, noted), request)
             except Exception as error:
                 yield _error(error, request)
         finally:
@@ -105,8 +110,8 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
 class _Narrator:
     """Turns what is known into events, each told once. May be called in any thread, one call at a time."""
 
-    def __init__(self, engine: Engine, body: schemas.PredictRequest) -> None:
-        self._engine, self._seed, self._gate = engine, body.seed, thresholds(body.gate)
+    def __init__(self, engine: Engine, body: schemas.PredictRequest, opened: Opened | None) -> None:
+        self._engine, self._body, self._gate = engine, body, deciding(body, opened)
         self._steps = 0
         self._obtained = False
         self._told: dict[int, Prediction] = {}
@@ -119,13 +124,13 @@ class _Narrator:
         events += self._refined(known.partial, self._show)
         return b"".join(events)
 
-    def end(self, predicted: Predicted, request: Request) -> bytes:
+    def end(self, done: Done, request: Request) -> bytes:
         """What is left to tell of a request that is done; counts its decisions."""
-        answer = predict_response(predicted, self._gate, self._seed, request_id(request))
-        metrics: Metrics = request.app.state.metrics
-        metrics.record_predictions(answer.predictions)
-        events = [] if self._obtained else [*self._adapter(predicted)]
-        events += self._refined(predicted.predictions, lambda index, _: answer.predictions[index])
+        answer = answer_of(done, self._body, request)
+        if done.opened:  # every prediction is told with its id and set, which come last
+            self._told.clear()
+        events = [] if self._obtained else [*self._adapter(done.predicted)]
+        events += self._refined(done.predicted.predictions, lambda index, _: answer.predictions[index])
         return b"".join([*events, _event("done", answer, leave_out="predictions")])
 
     def _adapting(self, losses: Sequence[float], steps: int) -> Iterator[bytes]:

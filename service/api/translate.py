@@ -10,6 +10,7 @@ from service import schemas
 from service.engine.admission import count_labels
 from service.engine.engine import Obtained, Predicted
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
+from service.errors import InvalidRequestError
 from service.gate import Thresholds, abstain_reason
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         max_new_tokens=body.max_new_tokens,
         truncate=body.truncate,
         model=body.model,
-        gate=thresholds(body.gate),
+        # What was calibrated did not depend on a gate, so neither may the samples that `auto` draws here.
+        gate=Thresholds() if body.calibrated else thresholds(body.gate),
         answers_per_sample=body.answers_per_sample,
     )
 
@@ -49,9 +51,11 @@ def _options(own: list[str] | None, shared: list[str] | None) -> tuple[str, ...]
 
 
 def thresholds(gate: schemas.Gate | None) -> Thresholds:
-    """The gate that the body asks for."""
+    """The raw thresholds that the body asks for. Raises `InvalidRequestError` for a gate whose threshold a calibration has."""
     if gate is None:
         return Thresholds()
+    if gate.calibrated:  # nothing that does not know calibrations may pass it over in silence
+        raise InvalidRequestError("a gate with a target needs the adapter's calibration", "gate")
     return Thresholds(
         gate.min_confidence,
         gate.min_margin,

@@ -12,6 +12,7 @@ import model_store.bases
 from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
 from abmll.tasks import Example
 from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter, SupportRecord
+from model_store.calibrations import CalibrationStore
 from model_store.identity import BaseIdentity
 
 CONFIG = AdapterConfig(rank=2, modules=("q",))
@@ -49,6 +50,16 @@ def put_forever(root: Path, first: int, acknowledge: Connection) -> None:
     number = first
     while True:
         store.put(adapter(number))
+        acknowledge.send(number)
+        number += 1
+
+
+def append_forever(root: Path, adapter_id: str, acknowledge: Connection) -> None:
+    """Append records 0, 1, ... to the adapter's journal and send each number when its `append` has returned."""
+    store = CalibrationStore(root)
+    number = 0
+    while True:
+        store.append(adapter_id, {"value": number})
         acknowledge.send(number)
         number += 1
 

@@ -23,8 +23,17 @@ inputs = st.lists(
     texts | st.fixed_dictionaries({"input": texts}, optional={"options": options}), min_size=1, max_size=3
 )
 unit = st.floats(0, 1) | st.integers(0, 1)
-thresholds = dict.fromkeys(schemas.Gate.model_fields, unit) | {"min_logprob_per_token": st.floats(-99, 0)}
-gates = st.fixed_dictionaries({}, optional={name: st.none() | value for name, value in thresholds.items()})
+raw = {
+    "min_confidence": unit,
+    "min_margin": unit,
+    "max_mutual_information": unit,
+    "max_semantic_entropy": unit,
+    "min_logprob_per_token": st.floats(-99, 0),
+}
+gates = st.fixed_dictionaries({}, optional={name: st.none() | value for name, value in raw.items()})
+calibrated_gates = st.fixed_dictionaries(
+    {"target_error": st.floats(0.001, 0.5)}, optional={"delta": st.none() | st.floats(1e-6, 0.5)}
+) | st.fixed_dictionaries({"target_coverage": st.floats(0, 1, exclude_min=True, exclude_max=True)})
 adapts = st.fixed_dictionaries(
     {},
     optional={
@@ -46,7 +55,15 @@ common = {
 }
 predict_bodies = st.fixed_dictionaries(
     {"support": st.lists(support_rows, max_size=3), "inputs": inputs}, optional={**common, "adapt": adapts}
-) | st.fixed_dictionaries({"adapter_id": texts, "inputs": inputs}, optional=common)
+) | st.fixed_dictionaries(
+    {"adapter_id": texts, "inputs": inputs},
+    optional={
+        **common,
+        "gate": gates | calibrated_gates,
+        "set": st.fixed_dictionaries({"alpha": st.floats(0.001, 0.5)}),
+        "log": st.booleans(),
+    },
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
@@ -62,7 +79,7 @@ def test_a_valid_request_parses_back_to_itself(body: dict[str, Any]) -> None:
     assert again == parsed
     assert predict_request(again) == predict_request(parsed)
     for name, value in body.items():
-        if name not in {"gate", "adapt", "inputs", "support"}:
+        if name not in {"gate", "set", "adapt", "inputs", "support"}:
             assert getattr(parsed, name) == value
 
 
