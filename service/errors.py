@@ -128,6 +128,12 @@ class AdapterMismatchError(InvalidRequestError):
     code = "adapter_mismatch"
 
 
+class UndiagnosableError(InvalidRequestError):
+    """Nothing can be said of the adapter from its own support: free text, or too few examples."""
+
+    code = "undiagnosable"
+
+
 class QueueFullError(ServiceError):
     """As many requests as this server takes on are waiting or running."""
 

@@ -88,6 +88,9 @@ class Metrics:
             ["decision", "reason"],
             registry=registry,
         )
+        self.diagnoses = Counter(
+            "abmll_diagnoses", "Diagnoses made, by verdict.", ["verdict"], registry=registry
+        )
 
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
         """One unit has run."""

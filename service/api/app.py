@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.api import native, operations
+from service.api import diagnose, native, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.errors import ServiceError
@@ -23,7 +23,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, operations)
+SURFACES = (native, diagnose, operations)
 ERROR_SHAPES: dict[str, ErrorShape] = {}
 """By the beginning of the path; our own where none fits."""
 

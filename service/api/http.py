@@ -97,8 +97,11 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
+        optional = not self.body_field.field_info.is_required()
 
         async def read_and_handle(request: Request) -> Response:
+            if optional and _has_no_body(request):
+                return await handle(request)
             body = await _read_body(request, request.app.state.settings.max_body_bytes)
             return await handle(_JsonRequest(request, body))
 
@@ -119,6 +122,13 @@ class _JsonRequest(Request):
 
     async def json(self) -> Any:
         return self._parsed
+
+
+def _has_no_body(request: Request) -> bool:
+    headers = request.headers
+    return headers.get("content-length", "0") == "0" and not {"content-type", "transfer-encoding"} & set(
+        headers
+    )
 
 
 async def _read_body(request: Request, limit_bytes: int) -> bytes:

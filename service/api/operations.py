@@ -34,7 +34,7 @@ async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/models", responses=documented_errors(500, 503))
+@router.get("/v1/models", response_model_exclude_none=True, responses=documented_errors(500, 503))
 async def models(request: Request) -> schemas.ModelList:
     """The base model and global posterior that this server serves."""
     served = engine_of(request).served
@@ -43,6 +43,7 @@ async def models(request: Request) -> schemas.ModelList:
         base=schemas.BaseInfo(**served.base.to_json()),
         posterior=served.posterior_id,
         max_model_len=served.encoder.max_tokens,
+        calibrator=served.calibrator.id if served.calibrator else None,
     )
     return schemas.ModelList(data=[card])
 

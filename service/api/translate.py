@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from abmll.tasks import Example, Query
 from service import schemas
 from service.engine.admission import count_labels
-from service.engine.engine import Obtained, Predicted
+from service.engine.engine import Diagnosed, Obtained, Predicted
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
 from service.gate import Thresholds, abstain_reason
 
 if TYPE_CHECKING:
+    from abmll.diagnostics import Diagnosis
     from abmll.predict import Prediction
     from model_store.adapters import AdapterManifest
     from service.confidence import Confidence
@@ -39,6 +40,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         truncate=body.truncate,
         model=body.model,
         gate=thresholds(body.gate),
+        confidence=body.confidence,
     )
 
 
@@ -53,9 +55,22 @@ def thresholds(gate: schemas.Gate | None) -> Thresholds:
     return Thresholds(gate.min_confidence, gate.min_margin, gate.max_mutual_information)
 
 
-def adapter_object(manifest: AdapterManifest) -> schemas.Adapter:
+def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
     """The adapter as the API shows it."""
-    return schemas.Adapter(**_adapter_fields(manifest))
+    shown = None if diagnosis is None else schemas.Diagnosis.model_validate(asdict(diagnosis), strict=False)
+    return schemas.Adapter(**_adapter_fields(manifest), diagnosis=shown)
+
+
+def diagnose_response(diagnosed: Diagnosed, request_id: str) -> schemas.DiagnoseResponse:
+    """The diagnosis, and how this request came by it."""
+    values = {
+        **asdict(diagnosed.diagnosis),
+        "adapter_id": diagnosed.adapter.manifest.id,
+        "cache": diagnosed.cache.value,
+        "timings": asdict(diagnosed.timings),
+        "request_id": request_id,
+    }
+    return schemas.DiagnoseResponse.model_validate(values, strict=False)
 
 
 def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapterResponse:
@@ -88,6 +103,7 @@ def predict_response(
         ),
         seed=seed,
         warnings=list(manifest.warnings),
+        calibrator=predicted.calibrator,
         cache=predicted.cache.value,
         timings=_timings(predicted),
         request_id=request_id,

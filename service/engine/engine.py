@@ -12,16 +12,18 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from service.confidence import Confidence, confidence_of
-from service.engine.admission import OptionRule, admit_adapt, admit_queries, check_model
+from service.confidence import CALIBRATED, Confidence, calibrators_of, confidence_of, stop_rule
+from service.engine.admission import OptionRule, admit_adapt, admit_diagnosis, admit_queries, check_model
+from service.engine.diagnose import diagnose
+from service.engine.flights import Flights
 from service.engine.identity import adapter_id
 from service.engine.manifest import adapter_of, check_adapter
 from service.engine.memory import AdapterMemory
-from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
+from service.engine.records import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
 from service.engine.registry import AdapterRegistry
 from service.errors import (
     DeadlineExceededError,
@@ -37,7 +39,6 @@ from service.executors.contract import (
     Executor,
     PredictJob,
     ServedModel,
-    StopRule,
     Timed,
     WorkerStatus,
 )
@@ -45,6 +46,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from abmll.calibrator import Calibrator
+    from abmll.diagnostics import Diagnosis
     from abmll.predict import Prediction
     from abmll.tasks import Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
@@ -82,10 +85,18 @@ class Obtained:
 
 @dataclass(frozen=True)
 class Predicted(Obtained):
-    """Predictions and their confidences, in the order of the queries."""
+    """Predictions and their confidences, in the order of the queries; `calibrator` is the id of the one that was used."""
 
     predictions: Sequence[Prediction]
     confidences: Sequence[Confidence]
+    calibrator: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosed(Obtained):
+    """A diagnosis of an adapter; `cache` says how the request came by the diagnosis."""
+
+    diagnosis: Diagnosis
 
 
 @dataclass
@@ -110,6 +121,7 @@ class Engine:
         self._settings, self._executor, self._metrics = settings, executor, metrics
         memory = AdapterMemory(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
+        self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
         self._in_flight = 0
@@ -172,12 +184,14 @@ class Engine:
         """Wait until no request and no adaptation is in flight."""
         while self._in_flight:
             await asyncio.sleep(0.02)
+        await self._diagnoses.settle()
         await self._registry.settle()
 
     async def close(self) -> None:
         """Drain, and let go of the workers and the store."""
         self.drain()
         await self._executor.close()
+        await self._diagnoses.close()
         await self._registry.close()
 
     async def create_adapter(self, request: AdaptRequest, *, tenant: str = EVERYBODY) -> Obtained:
@@ -205,6 +219,9 @@ class Engine:
                 queries = await self._admit(
                     request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
                 )
+            calibrators = calibrators_of(
+                request.confidence, ticket.served.calibrator, request.samples, queries
+            )
             work = PredictJob(
                 adapter.manifest.id,
                 adapter.posterior,
@@ -213,15 +230,55 @@ class Engine:
                 request.seed,
                 request.max_new_tokens,
                 request.truncate,
-                StopRule(**asdict(request.gate)) if request.samples == "auto" else None,
+                stop_rule(request.gate, calibrated=any(calibrators)) if request.samples == "auto" else None,
             )
             with self._registry.lease(adapter):
                 done = await self._executor.predict(work, tenant=tenant, deadline=ticket.seconds_left())
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
             self._record_predict(done)
-            confidences = [confidence_of(prediction.predictive) for prediction in done.value]
-            return Predicted(adapter, cache, ticket.timings, done.value, confidences)
+            held_out = adapter.diagnosis.shown if adapter.diagnosis else None
+            confidences = [
+                confidence_of(prediction.predictive, calibrator, adapter.manifest.support.n, held_out)
+                for prediction, calibrator in zip(done.value, calibrators, strict=True)
+            ]
+            return Predicted(
+                adapter,
+                cache,
+                ticket.timings,
+                done.value,
+                confidences,
+                _calibrator_used(calibrators, confidences),
+            )
+
+    async def diagnose(self, request: DiagnoseRequest, *, tenant: str = EVERYBODY) -> Diagnosed:
+        """The diagnosis of an adapter, kept with it before this returns.
+
+        An equal one that is kept already is given as it is; one that is being made is joined. Raises `ServiceError` as
+        `create_adapter`, `UnknownAdapterError`, and `InvalidRequestError` for an adapter that cannot be diagnosed.
+        """
+        async with self._ticket(tenant) as ticket:
+            adapter = await self._registry.get(request.adapter_id)
+            ticket.adapter_id = request.adapter_id
+            check_adapter(adapter.manifest, ticket.served)
+            folds = admit_diagnosis(request, adapter.manifest.support.examples, self._settings)
+            kept = adapter.diagnosis
+            if kept and (kept.asked_folds, kept.samples) == (request.folds, request.samples):
+                return Diagnosed(adapter, CacheOutcome.HIT, ticket.timings, kept)
+
+            async def make() -> Diagnosis:
+                found, spent = await diagnose(
+                    adapter, request, folds, ticket.served, self._executor, ticket.tenant
+                )
+                ticket.timings.adapt_seconds = spent.adapt_seconds
+                ticket.timings.predict_seconds = spent.predict_seconds
+                await self._registry.diagnosed(request.adapter_id, found)
+                self._metrics.diagnoses.labels(found.verdict).inc()
+                return found
+
+            diagnosis, joined = await self._diagnoses.join(request, make, ticket.deadline.expired)
+            cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
+            return Diagnosed(adapter, cache, ticket.timings, diagnosis)
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""
@@ -247,7 +304,8 @@ class Engine:
     async def _ticket(self, tenant: str) -> AsyncIterator[_Ticket]:
         """Admit one request, before anything is computed for it, and hold it to its deadline."""
         served = self.check_ready()
-        if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
+        going_on = self._registry.in_flight + len(self._diagnoses)
+        if max(self._in_flight, going_on) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
@@ -308,3 +366,15 @@ class Engine:
         """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
         expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         return math.ceil(min(60.0, max(1.0, expected)))
+
+
+def _calibrator_used(
+    calibrators: Sequence[Calibrator | None], confidences: Sequence[Confidence]
+) -> str | None:
+    """The id of the calibrator behind any of `confidences`."""
+    used = (
+        c
+        for c, confidence in zip(calibrators, confidences, strict=True)
+        if c and confidence.kind == CALIBRATED
+    )
+    return next((calibrator.id for calibrator in used), None)

@@ -242,7 +242,8 @@ def load_worker(settings: Settings) -> ModelWorker:
         template=PromptTemplate.from_json(posterior.manifest.template),
         defaults=AdaptSettings(**posterior.manifest.adapt),
     )
-    return _worker(model, _served(model, base.identity, posterior.manifest.id), settings)
+    served = _served(model, base.identity, posterior.manifest.id)
+    return _worker(model, replace(served, calibrator=posterior.calibrator), settings)
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
