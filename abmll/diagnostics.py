@@ -20,7 +20,7 @@ LEVEL = 0.9
 """Of every interval here."""
 # A held-out answer at least this probable that contradicts its label makes the label suspect.
 SURE = 0.8
-# An interval wider than this says too little; one of up to about six examples may be.
+# An interval wider than this says too little; one of up to eight examples may be.
 WIDE = 0.5
 
 Verdict = Literal["healthy", "weak", "unfit"]

@@ -125,10 +125,7 @@ class _JsonRequest(Request):
 
 
 def _has_no_body(request: Request) -> bool:
-    headers = request.headers
-    return headers.get("content-length", "0") == "0" and not {"content-type", "transfer-encoding"} & set(
-        headers
-    )
+    return "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
 
 
 async def _read_body(request: Request, limit_bytes: int) -> bytes:

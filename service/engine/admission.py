@@ -100,7 +100,7 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
         raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
     if request.folds is not None and request.folds > settings.max_folds:
         raise LimitExceededError(f"{request.folds} folds; the limit is {settings.max_folds}", "folds")
-    if not support[0].options:
+    if not support or not support[0].options:
         raise UndiagnosableError(
             "the adapter answers in free text: there is no right or wrong to count", "adapter_id"
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from abmll import diagnostics
 from abmll.demonstrations import fitting
 from abmll.folds import Fold, Scored, scored
 from abmll.prompting import PromptTemplate
@@ -16,11 +17,9 @@ from service.engine.records import DiagnoseRequest
 from service.executors.contract import AdaptJob, Executor, PredictJob, ServedModel
 
 if TYPE_CHECKING:
-    from abmll.diagnostics import Diagnosis
     from abmll.posterior import TaskPosterior
     from model_store.adapters import AdapterManifest, StoredAdapter
 
-T = TypeVar("T")
 # Of a prompt with demonstrations, as in the evaluation of in-context learning.
 IN_CONTEXT_TOKENS = 2048
 
@@ -84,7 +83,7 @@ async def diagnose(
     served: ServedModel,
     executor: Executor,
     tenant: str,
-) -> tuple[Diagnosis, Spent]:
+) -> tuple[diagnostics.Diagnosis, Spent]:
     """The diagnosis of `adapter` by `folds` of its support, and what it took. Raises what the executor raises."""
     jobs = _Jobs(executor, served, tenant, adapter.manifest, Spent())
     (theta, prior, in_context), *by_fold = await _together(
@@ -131,11 +130,10 @@ def _conclude(
     by_fold: Sequence[list[Scored]],
     prior: Sequence[Scored],
     in_context: Sequence[Scored],
-) -> Diagnosis:
-    from abmll.diagnostics import diagnose as conclude  # noqa: PLC0415
+) -> diagnostics.Diagnosis:
     from abmll.movement import movement  # noqa: PLC0415 - with torch, which the command line can do without
 
-    return conclude(
+    return diagnostics.diagnose(
         adapter.manifest.support.examples,
         [row for rows in by_fold for row in rows],
         prior,

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from abmll.calibrator import Calibrator
     from abmll.diagnostics import Diagnosis
     from abmll.predict import Prediction
-    from abmll.tasks import Query
+    from abmll.tasks import Example, Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
@@ -210,18 +210,15 @@ class Engine:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
                 job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                queries = await self._admit(request, ticket.served, OptionRule.of(job.support))
+                queries, calibrators = await self._admit(request, ticket.served, job.support)
                 adapter, cache = await self._obtain(job, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 check_adapter(adapter.manifest, ticket.served)
-                queries = await self._admit(
-                    request, ticket.served, OptionRule.of(adapter.manifest.support.examples)
+                queries, calibrators = await self._admit(
+                    request, ticket.served, adapter.manifest.support.examples
                 )
-            calibrators = calibrators_of(
-                request.confidence, ticket.served.calibrator, request.samples, queries
-            )
             work = PredictJob(
                 adapter.manifest.id,
                 adapter.posterior,
@@ -261,7 +258,8 @@ class Engine:
             adapter = await self._registry.get(request.adapter_id)
             ticket.adapter_id = request.adapter_id
             check_adapter(adapter.manifest, ticket.served)
-            folds = admit_diagnosis(request, adapter.manifest.support.examples, self._settings)
+            support = adapter.manifest.support.examples
+            folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
             kept = adapter.diagnosis
             if kept and (kept.asked_folds, kept.samples) == (request.folds, request.samples):
                 return Diagnosed(adapter, CacheOutcome.HIT, ticket.timings, kept)
@@ -332,9 +330,11 @@ class Engine:
             self._metrics.in_flight.set(self._in_flight)
 
     async def _admit(
-        self, request: PredictRequest, served: ServedModel, rule: OptionRule
-    ) -> tuple[Query, ...]:
-        return await asyncio.to_thread(admit_queries, request, served, self._settings, rule)
+        self, request: PredictRequest, served: ServedModel, support: Sequence[Example]
+    ) -> tuple[tuple[Query, ...], list[Calibrator | None]]:
+        rule = OptionRule.of(support)
+        queries = await asyncio.to_thread(admit_queries, request, served, self._settings, rule)
+        return queries, calibrators_of(request.confidence, served.calibrator, request.samples, queries)
 
     async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)

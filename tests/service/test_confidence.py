@@ -131,7 +131,7 @@ def test_a_calibrated_confidence_that_cannot_be_had_is_refused(
     answer = server.post("/v1/predict", {**BODY, "confidence": "calibrated", **more})
     assert answer.status_code == 422
     assert answer.json()["error"]["param"] == "confidence"
-    assert server.worker.predicted == []
+    assert server.worker.adapted == server.worker.predicted == []
 
 
 def test_a_calibrated_confidence_that_can_be_had_is_given_on_request(tmp_path: Path) -> None:
