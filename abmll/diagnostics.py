@@ -110,14 +110,16 @@ def sign_test(one: int, other: int) -> float:
 class Movement:
     """How far a task posterior is from the global one.
 
-    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights, None for the `output` family, where it depends on
-    the input. `relative_mean_change` is the norm of the mean update's change over that of the global mean update, None where
-    that is zero.
+    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights; `kl_nats_floored` the same with no standard deviation
+    below the posterior's constant c, so that weights with almost none do not decide it. None for the `output` family, where
+    it depends on the input. `relative_mean_change` is the norm of the mean update's change over that of the global mean update,
+    None where that is zero.
     """
 
     parameters: int
     kl_nats: float | None
     kl_nats_per_parameter: float | None
+    kl_nats_floored: float | None
     relative_mean_change: float | None
 
 

@@ -297,6 +297,11 @@ class PosteriorMovement(WireModel):
     parameters: int = Field(description="Adapted weights.")
     kl_nats: float | None = Field(default=None, description="KL(task posterior || global posterior).")
     kl_nats_per_parameter: float | None = None
+    kl_nats_floored: float | None = Field(
+        default=None,
+        description="The same KL with no standard deviation below an untrained posterior's: weights with almost none do not "
+        "decide it.",
+    )
     relative_mean_change: float | None = Field(
         default=None, description="Norm of the change of the mean update over that of the global mean update."
     )

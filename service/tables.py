@@ -60,7 +60,7 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
     """A diagnosis: the verdict, what it rests on, and what to look at."""
     table = Table(title=f"adapter {answer['adapter_id']}: {answer['verdict']}", show_header=False)
     movement = answer["movement"]
-    kl = movement["kl_nats"]
+    kl, change = movement["kl_nats"], movement["relative_mean_change"]
     rows = {"why": "\n".join(reason["message"] for reason in answer["reasons"])}
     for name in ("held_out", "prior", "in_context"):
         found = answer[name]
@@ -74,7 +74,8 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
         rows[f"helped {name.replace('_', ' ')}"] = (
             f"{found['helped']}: {gain}; {found['gained']} gained, {found['lost']} lost"
         )
-    rows["moved"] = "unknown" if kl is None else f"{kl:.1f} nats from the global posterior"
+    moved = [] if kl is None else [f"{kl:.3g} nats, {movement['kl_nats_floored']:.3g} with floored spreads"]
+    rows["moved"] = "; ".join(moved + ([] if change is None else [f"the mean by {change:.1%}"]))
     rows["suspect"] = "\n".join(
         f"{s['index']}: labelled {s['label']}, answered {s['answer']} ({s['probability']:.2f})"
         for s in answer["suspects"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from abmll.adapt import weight_divergences
 from abmll.diagnostics import (
     SURE,
     Comparison,
@@ -29,7 +30,7 @@ from abmll.diagnostics import (
 from abmll.errors import PosteriorMismatchError
 from abmll.folds import Scored
 from abmll.movement import movement
-from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior
+from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior, unflatten
 from abmll.tasks import Example
 
 OPTIONS = ("a", "b")
@@ -144,7 +145,7 @@ def test_a_diagnosis_puts_it_together() -> None:
     support = [Example(str(i), OPTIONS[i % 2], OPTIONS) for i in range(16)]
     rows = [Scored(i, (0.9, 0.1) if i % 2 == 0 else (0.2, 0.8), i % 2) for i in range(16)]
     even = [replace(row, probabilities=(0.5, 0.5)) for row in rows]
-    moved = Movement(10, 1.0, 0.1, 0.5)
+    moved = Movement(10, 1.0, 0.1, 0.9, 0.5)
     found = diagnose(support, rows, even, even, moved, asked_folds=None, folds=16, samples=8)
     assert (found.verdict, found.held_out.correct, found.prior.correct) == ("healthy", 16, 8)
     assert (found.over_prior.gained, found.over_in_context.lost) == (8, 0)
@@ -165,7 +166,7 @@ def test_the_movement_is_that_of_dense_gaussians(elements: int, monkeypatch: pyt
     noise = torch.randn(2, len(theta.values), generator=torch.Generator().manual_seed(0))
     theta = GlobalPosterior(config, SITES, theta.values + 0.1 * noise[0])
     phi = TaskPosterior(config, SITES, theta.values + 0.05 * noise[1])
-    kl = change = length = 0.0
+    kl = floored = change = length = 0.0
     for q, p in zip(phi.by_site(), theta.by_site(), strict=True):
         means, sds = [], []
         for t in (q, p):
@@ -173,11 +174,20 @@ def test_the_movement_is_that_of_dense_gaussians(elements: int, monkeypatch: pyt
             sds.append((2.0 * t.spread_b.double() @ t.spread_a.double() + 0.02).abs() * 3.0)
         own, prior = (torch.distributions.Normal(m, s) for m, s in zip(means, sds, strict=True))
         kl += float(torch.distributions.kl_divergence(own, prior).sum())
+        own, prior = (
+            torch.distributions.Normal(m, s.clamp_min(0.06)) for m, s in zip(means, sds, strict=True)
+        )
+        floored += float(torch.distributions.kl_divergence(own, prior).sum())
         change += float((means[0] - means[1]).square().sum())
         length += float(means[1].square().sum())
     found = movement(phi, theta)
     assert found.parameters == 6 * 8 + 10 * 6
     assert found.kl_nats == pytest.approx(kl, rel=1e-6)
+    assert found.kl_nats_floored == pytest.approx(floored, rel=1e-6)
+    divergences, _ = weight_divergences(
+        config, SITES, unflatten(phi.values[None], SITES, 2), unflatten(theta.values[None], SITES, 2)
+    )
+    assert found.kl_nats == pytest.approx(float(divergences[0]), rel=1e-3)
     assert found.kl_nats_per_parameter == pytest.approx(kl / 108, rel=1e-6)
     assert found.relative_mean_change == pytest.approx(math.sqrt(change / length))
 
@@ -185,7 +195,7 @@ def test_the_movement_is_that_of_dense_gaussians(elements: int, monkeypatch: pyt
 def test_no_movement_and_what_has_none() -> None:
     config = AdapterConfig(rank=2)
     theta = GlobalPosterior.untrained(config, SITES)
-    assert movement(TaskPosterior.start(theta), theta) == Movement(108, 0.0, 0.0, None)
+    assert movement(TaskPosterior.start(theta), theta) == Movement(108, 0.0, 0.0, 0.0, None)
     output = GlobalPosterior.untrained(replace(config, noise="output"), SITES)
     assert movement(TaskPosterior.start(output), output).kl_nats is None
     with pytest.raises(PosteriorMismatchError):

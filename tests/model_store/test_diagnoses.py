@@ -26,7 +26,7 @@ def diagnosis(folds: int = 4, movement: Movement | None = None) -> Diagnosis:
         Scored(i, (0.1, 0.05, 0.85) if i == 3 else (0.6, 0.3, 0.1), OPTIONS.index(e.output))
         for i, e in enumerate(support)
     ]
-    moved = movement or Movement(10, 1 / 3, 1 / 30, None)
+    moved = movement or Movement(10, 1 / 3, 1 / 30, 0.3, None)
     found = diagnose(support, rows, rows[::-1], rows, moved, asked_folds=None, folds=folds, samples=8)
     assert found.suspects
     assert found.conflicts
