@@ -72,13 +72,14 @@ def check_support(support: Sequence[Example]) -> None:
             check_options(example.options)
             if example.output not in example.options:
                 raise OptionsError(f"the output {example.output!r} is not among the options")
-    if support[0].options and _one_class_only(support):
+    if support[0].options and one_class_only(support):
         raise SupportError(
             f"all support examples are labelled {support[0].output!r}: at least two classes are needed"
         )
 
 
-def _one_class_only(support: Sequence[Example]) -> bool:
+def one_class_only(support: Sequence[Example]) -> bool:
+    """Whether several examples share their options and all have one label: nothing that tells classes apart."""
     same_options = len({frozenset(example.options) for example in support}) == 1
     return same_options and len(support) > 1 and len({example.output for example in support}) == 1
 

@@ -4,6 +4,7 @@
 <root>/adp_<hex>/manifest.json     `AdapterManifest`
                  posterior.safetensors
                  seal.json         digests of the two
+                 diagnosis.json    `Diagnosis` with its own digest; only once there is one
 <root>/.damaged/                   entries that did not match their seal, kept for whoever investigates
 """
 
@@ -22,8 +23,10 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
+from abmll.diagnostics import Diagnosis
 from abmll.posterior import AdapterConfig, Site, TaskPosterior
 from abmll.tasks import Example
+from model_store.diagnoses import read_diagnosis, write_diagnosis
 from model_store.errors import (
     CorruptArtifactError,
     StoreInUseError,
@@ -138,10 +141,11 @@ class AdapterManifest:
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapted task posterior with its manifest."""
+    """An adapted task posterior with its manifest, and its diagnosis once it has one."""
 
     manifest: AdapterManifest
     posterior: TaskPosterior
+    diagnosis: Diagnosis | None = None
 
 
 class AdapterStore:
@@ -208,6 +212,19 @@ class AdapterStore:
                 (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
                 seal(staging)
             self._account(manifest.id, folder_bytes(folder))
+
+    def put_diagnosis(self, id: str, diagnosis: Diagnosis) -> bool:
+        """Keep the diagnosis of an adapter durably, in place of an earlier one; whether there is such an adapter.
+
+        Raises `StorageFullError`, with what was there kept.
+        """
+        folder = self._root / id
+        with self._mutex:
+            if not ADAPTER_ID.fullmatch(id) or not folder.is_dir():
+                return False
+            write_diagnosis(folder, diagnosis)
+            self._account(id, folder_bytes(folder))
+        return True
 
     def get(self, id: str) -> StoredAdapter | None:
         """The adapter, or None where there is none (or no intact one) under `id`, whatever text that is."""
@@ -281,7 +298,8 @@ def _read_manifest(folder: Path) -> AdapterManifest:
 def _read_adapter(folder: Path) -> StoredAdapter:
     check_seal(folder)
     manifest = _parse_manifest(folder)
-    return StoredAdapter(manifest, read_tensors(folder, TaskPosterior, manifest.config, manifest.sites))
+    posterior = read_tensors(folder, TaskPosterior, manifest.config, manifest.sites)
+    return StoredAdapter(manifest, posterior, read_diagnosis(folder))
 
 
 def _parse_manifest(folder: Path) -> AdapterManifest:

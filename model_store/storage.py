@@ -84,6 +84,22 @@ def staged(target: Path, what: str) -> Iterator[Path]:
             raise
 
 
+def write_durably(path: Path, text: str) -> None:
+    """Write the file, whole or not at all, replacing what is there; it is on the disk when this returns.
+
+    One writer at a time: what one that died has left is overwritten.
+    """
+    partial = path.with_name(f"{_STAGING}{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def remove(target: Path) -> bool:
     """Remove the folder at once (renamed, then emptied); whether there was one."""
     doomed = target.parent / f"{_STAGING}{target.name}-{uuid.uuid4().hex}"

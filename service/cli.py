@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 from abmll.errors import AbmllError
 from abmll.tasks import Example, Query, read_examples, read_rows
 from service import demo as demo_task
-from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
+from service.engine.records import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.evaluate import evaluate
 from service.executors.contract import Samples
 from service.meta_train import meta_train
@@ -29,7 +29,7 @@ from service.told import err
 from service.told import errors_told as _errors_told
 
 if TYPE_CHECKING:
-    from service.engine.engine import Engine
+    from service.engine.engine import Diagnosed, Engine
 
 # Read when torch is first imported: threads of its OpenMP that wait for others then sleep instead of spinning, which on a
 # busy 2-core machine took an adaptation from 70 s to 8 s.
@@ -190,6 +190,41 @@ def predict(
         predicted = _with_engine(settings, lambda engine: engine.predict(request))
         answer = predict_response(predicted, gate, seed, "local").model_dump(mode="json")
         _show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
+
+
+@app.command()
+@with_settings(*MODEL_SETTINGS)
+def diagnose(
+    settings: Settings,
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="ADAPTER|FILE", help="Id of an adapter, or labelled rows to adapt to first."),
+    ],
+    option: Options = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Parts held out in turn; by default one an example, or 8.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples of each answer.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the adaptation, with a file.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate how good an adapter is from its own support: adapted to some examples, asked for the others."""
+    with _errors_told():
+        from service.api.translate import diagnose_response  # noqa: PLC0415
+        from service.tables import diagnosis_table  # noqa: PLC0415
+
+        support = _read_support(Path(source), option) if Path(source).is_file() else None
+
+        async def work(engine: Engine) -> Diagnosed:
+            adapter = source
+            if support is not None:
+                obtained = await engine.create_adapter(AdaptRequest(support, seed=seed))
+                adapter = obtained.adapter.manifest.id
+            return await engine.diagnose(DiagnoseRequest(adapter, folds, samples))
+
+        answer = diagnose_response(_with_engine(settings, work), "local").model_dump(mode="json")
+        _show(answer, diagnosis_table(answer), as_json)
 
 
 @app.command()

@@ -180,6 +180,12 @@ class UnknownPredictionError(NotFoundError):
     code = "unknown_prediction"
 
 
+class UndiagnosableError(InvalidRequestError):
+    """Nothing can be said of the adapter from its own support: free text, or too few examples."""
+
+    code = "undiagnosable"
+
+
 class QueueFullError(ServiceError):
     """As many requests as this server takes on are waiting or running."""
 

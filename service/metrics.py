@@ -94,6 +94,9 @@ class Metrics:
             ["decision", "reason"],
             registry=registry,
         )
+        self.diagnoses = Counter(
+            "abmll_diagnoses", "Diagnoses made, by verdict.", ["verdict"], registry=registry
+        )
 
         self.calibrations = Gauge(
             "abmll_calibrations", "Calibrations in memory, by state.", ["state"], registry=registry

@@ -224,6 +224,13 @@ class PredictRequest(WireModel):
         description="Remember the predictions for feedback, also without a calibrated gate; the adapter must be calibrated.",
     )
 
+    confidence: Literal["predictive", "calibrated"] | None = Field(
+        default=None,
+        description="The kind of confidence that is wanted; by default a calibrated one where it can be had. `predictive` is "
+        "the answer's raw share; `calibrated` is refused where the posterior has no calibrator, the samples are too few, or the "
+        "answers are free text.",
+    )
+
     @property
     def calibrated(self) -> bool:
         """Whether the adapter's calibration is needed."""
@@ -323,7 +330,8 @@ class Prediction(WireModel):
     )
     confidence: float = Field(description="How sure the answer is, between 0 and 1.")
     confidence_kind: str = Field(
-        description="What `confidence` is: `predictive`, the answer's share of the posterior predictive."
+        description="What `confidence` is: `predictive`, the answer's share of the posterior predictive, or `calibrated`, "
+        "the probability that the answer is right by the calibrator that ships with the posterior."
     )
     margin: float = Field(description="Probability of the answer less that of the runner-up.")
     decision: Literal["answer", "abstain"]
@@ -378,7 +386,10 @@ class GateReport(WireModel):
 
 
 class PredictResponse(WireModel):
-    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration."""
+    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration.
+
+    One more thing changes it: a diagnosis made meanwhile, which calibrated confidences take into account.
+    """
 
     adapter_id: str
     predictions: list[Prediction]
@@ -386,6 +397,9 @@ class PredictResponse(WireModel):
     seed: int
     warnings: list[str]
     gate: GateReport | None = None
+    calibrator: str | None = Field(
+        default=None, description="Id of the calibrator behind calibrated confidences."
+    )
     cache: Cache = Field(
         description="Whether the adapter was there (hit), was made (miss) or was being made (joined)."
     )
@@ -432,6 +446,104 @@ class Diagnostics(WireModel):
     steps: int
 
 
+class AccuracyEstimate(WireModel):
+    """Answers to labelled examples, counted."""
+
+    n: int = Field(description="Examples.")
+    correct: int
+    accuracy: float
+    low: float = Field(description="Lower end of the accuracy's interval.")
+    high: float = Field(description="Upper end of the accuracy's interval.")
+    nll: float = Field(description="Mean negative log-likelihood of the labels, in nats.")
+    nll_standard_error: float
+
+
+class AdapterComparison(WireModel):
+    """The adapter against something else, on the same held-out examples."""
+
+    helped: Literal["yes", "no", "unclear"] = Field(
+        description="Whether the interval of the gain lies above zero, below it, or on both sides."
+    )
+    log_likelihood_gain: float = Field(description="Mean over examples, in nats.")
+    standard_error: float
+    gained: int = Field(description="Examples that only the adapter answers right.")
+    lost: int = Field(description="Examples that only the other answers right.")
+    p_value: float = Field(description="McNemar's exact test of the two, two-sided.")
+
+
+class PosteriorMovement(WireModel):
+    """How far adaptation moved the posterior."""
+
+    parameters: int = Field(description="Adapted weights.")
+    kl_nats: float | None = Field(default=None, description="KL(task posterior || global posterior).")
+    kl_nats_per_parameter: float | None = None
+    kl_nats_floored: float | None = Field(
+        default=None,
+        description="The same KL with no standard deviation below an untrained posterior's: weights with almost none do not "
+        "decide it.",
+    )
+    relative_mean_change: float | None = Field(
+        default=None, description="Norm of the change of the mean update over that of the global mean update."
+    )
+
+
+class SuspectExample(WireModel):
+    """A support example whose held-out answer contradicts its label with high probability."""
+
+    index: int = Field(description="Position in the support.")
+    label: str
+    answer: str
+    probability: float
+
+
+class ConflictingExamples(WireModel):
+    """Support examples with one input and different labels."""
+
+    indices: list[int]
+    labels: list[str]
+
+
+class GuessEstimate(WireModel):
+    """What ignoring the input gives."""
+
+    accuracy: float
+    nll: float
+
+
+class VerdictReason(WireModel):
+    """Why."""
+
+    code: str = Field(description="Stable name of the rule.")
+    message: str
+
+
+class Diagnosis(WireModel):
+    """An adapter as its own support shows it: adapted to some examples, asked for the others."""
+
+    asked_folds: int | None = Field(
+        default=None, description="Folds that were asked for; null is the default."
+    )
+    folds: int
+    samples: int
+    held_out: AccuracyEstimate = Field(description="Adapters fitted to the other folds.")
+    prior: AccuracyEstimate = Field(
+        description="The global posterior's mean, without adaptation, on the same examples."
+    )
+    in_context: AccuracyEstimate = Field(
+        description="The same with the other folds' examples in the prompt, as many as fit."
+    )
+    over_prior: AdapterComparison
+    over_in_context: AdapterComparison
+    movement: PosteriorMovement
+    guess: GuessEstimate
+    suspects: list[SuspectExample]
+    conflicts: list[ConflictingExamples]
+    unseen_options: list[str] = Field(description="Options that no support example has as its label.")
+    verdict: Literal["healthy", "weak", "unfit"]
+    reasons: list[VerdictReason]
+    level: float = Field(description="Of every interval.")
+
+
 class Adapter(WireModel):
     """A task posterior that this server keeps."""
 
@@ -446,6 +558,7 @@ class Adapter(WireModel):
     )
     created: str = Field(description="When it was acknowledged, ISO 8601 in UTC.")
     diagnostics: Diagnostics
+    diagnosis: Diagnosis | None = Field(default=None, description="The latest, once there is one.")
     warnings: list[str]
 
 
@@ -453,6 +566,29 @@ class CreateAdapterResponse(Adapter):
     """The adapter, and how this request came by it."""
 
     cache: Cache
+    timings: Timings
+    request_id: str
+
+
+class DiagnoseRequest(WireModel):
+    """How to estimate an adapter on its own support."""
+
+    folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="Parts of the support that are held out in turn; at least one an example leaves each out by itself. By "
+        "default up to 16 examples are each left out, and more make 8 folds.",
+    )
+    samples: int = Field(default=8, ge=0, le=64, description="Posterior samples of each held-out answer.")
+
+
+class DiagnoseResponse(Diagnosis):
+    """A diagnosis, and how this request came by it."""
+
+    adapter_id: str
+    cache: Cache = Field(
+        description="Whether the diagnosis was there (hit), was made (miss) or was being made (joined)."
+    )
     timings: Timings
     request_id: str
 
@@ -494,6 +630,9 @@ class ModelCard(WireModel):
     base: BaseInfo
     posterior: str
     max_model_len: int = Field(description="Context, in tokens.")
+    calibrator: str | None = Field(
+        default=None, description="Id of the calibrator of the posterior's confidences."
+    )
 
 
 class ModelList(WireModel):
@@ -515,6 +654,7 @@ class LimitsReport(WireModel):
     max_text_chars: int
     max_prompt_tokens: int
     max_samples: int
+    max_folds: int
     max_steps: int
     max_new_tokens: int
     max_calibration: int

@@ -122,6 +122,7 @@ class Settings(BaseSettings):
         le=64,
         description="Most posterior samples of one prediction; at least the requests' default.",
     )
+    max_folds: int = Field(default=32, ge=2, description="Most folds of one diagnosis.")
     max_steps: int = Field(default=64, ge=1, description="Most gradient steps of one adaptation.")
     max_new_tokens: int = Field(
         default=256, ge=32, description="Most tokens of one free-text answer; at least the requests' default."

@@ -56,6 +56,39 @@ def adapter_table(adapter: Mapping[str, Any]) -> Table:
     return table
 
 
+def diagnosis_table(answer: Mapping[str, Any]) -> Table:
+    """A diagnosis: the verdict, what it rests on, and what to look at."""
+    table = Table(title=f"adapter {answer['adapter_id']}: {answer['verdict']}", show_header=False)
+    movement = answer["movement"]
+    kl, change = movement["kl_nats"], movement["relative_mean_change"]
+    rows = {"why": "\n".join(reason["message"] for reason in answer["reasons"])}
+    for name in ("held_out", "prior", "in_context"):
+        found = answer[name]
+        interval = f"[{found['low']:.2f}, {found['high']:.2f}]"
+        rows[name.replace("_", " ")] = (
+            f"{found['correct']} of {found['n']} right, {interval}; NLL {found['nll']:.2f}"
+        )
+    for name in ("over_prior", "over_in_context"):
+        found = answer[name]
+        gain = f"{found['log_likelihood_gain']:+.2f} ± {found['standard_error']:.2f} nats"
+        rows[f"helped {name.replace('_', ' ')}"] = (
+            f"{found['helped']}: {gain}; {found['gained']} gained, {found['lost']} lost"
+        )
+    moved = [] if kl is None else [f"{kl:.3g} nats, {movement['kl_nats_floored']:.3g} with floored spreads"]
+    rows["moved"] = "; ".join(moved + ([] if change is None else [f"the mean by {change:.1%}"]))
+    rows["suspect"] = "\n".join(
+        f"{s['index']}: labelled {s['label']}, answered {s['answer']} ({s['probability']:.2f})"
+        for s in answer["suspects"]
+    )
+    rows["conflicts"] = "\n".join(
+        f"{', '.join(map(str, c['indices']))}: {', '.join(c['labels'])}" for c in answer["conflicts"]
+    )
+    rows["never shown"] = ", ".join(answer["unseen_options"])
+    for name, value in rows.items():
+        table.add_row(name, escape(value or "none"))
+    return table
+
+
 def models_table(catalogue: Mapping[str, Any]) -> Table:
     """Bases that have a name, and the posteriors that ship."""
     table = Table(

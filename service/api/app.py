@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from abmll.errors import AbmllError
 from model_store.calibrations import CalibrationStore
 from model_store.errors import StoreError
-from service.api import classify, gates, native, oip, openai, operations
+from service.api import classify, diagnose, gates, native, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.engine.engine import Engine
 from service.engine.gates import GateKeeper
@@ -26,7 +26,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, gates, operations, openai, classify, oip)
+SURFACES = (native, diagnose, gates, operations, openai, classify, oip)
 ERROR_SHAPES: dict[str, ErrorShape] = {
     **openai.ERROR_SHAPES,
     "/v1/classify": classify.error_shape,

@@ -97,8 +97,11 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
+        optional = not self.body_field.field_info.is_required()
 
         async def read_and_handle(request: Request) -> Response:
+            if optional and _has_no_body(request):
+                return await handle(request)
             return await handle(await self.read(request))
 
         return read_and_handle
@@ -126,6 +129,10 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         """The body, parsed."""
         return self._parsed
+
+
+def _has_no_body(request: Request) -> bool:
+    return "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
 
 
 async def read_body(request: Request, media_types: Collection[str] = ("application/json",)) -> bytes:

@@ -44,7 +44,7 @@ async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -
     return _json(answer, 201 if answer.cache == "miss" else 200)
 
 
-@router.get("/adapters", responses=documented_errors(422, 500))
+@router.get("/adapters", response_model_exclude_none=True, responses=documented_errors(422, 500))
 async def list_adapters(
     request: Request,
     after: Annotated[str | None, Query(description="Id after which the page begins.")] = None,
@@ -55,10 +55,13 @@ async def list_adapters(
     return schemas.AdapterList(data=list(map(adapter_object, manifests)), has_more=has_more)
 
 
-@router.get("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
-async def get_adapter(adapter_id: str, request: Request) -> schemas.Adapter:
+@router.get(
+    "/adapters/{adapter_id}", response_model=schemas.Adapter, responses=documented_errors(404, 422, 500)
+)
+async def get_adapter(adapter_id: str, request: Request) -> Response:
     """One adapter."""
-    return adapter_object((await engine_of(request).adapter(adapter_id)).manifest)
+    adapter = await engine_of(request).adapter(adapter_id)
+    return _json(adapter_object(adapter.manifest, adapter.diagnosis), 200)
 
 
 @router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))

@@ -281,6 +281,7 @@ def base_card(served: ServedModel, started: datetime) -> schemas.ModelCard:
         base=schemas.BaseInfo(**served.base.to_json()),
         posterior=served.posterior_id,
         max_model_len=served.encoder.max_tokens,
+        calibrator=served.calibrator.id if served.calibrator else None,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -19,7 +20,7 @@ from service.api.gates import ask_of, gates_of
 from service.api.http import engine_of, request_id, shape_of, tenant_of, unless_disconnected
 from service.api.predicting import Done, answer_of, deciding
 from service.api.translate import predict_request, prediction_object
-from service.engine.engine import Engine, Obtained
+from service.engine.engine import Obtained
 from service.engine.gates import Opened
 from service.engine.records import CacheOutcome
 from service.engine.watch import Known
@@ -27,6 +28,7 @@ from service.errors import DrainingError, ServiceError, from_exception
 
 if TYPE_CHECKING:
     from abmll.predict import Prediction
+    from service.confidence import Judge
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
                     await work
             yield b""
             try:
-                narrator = _Narrator(engine, body, opened)
+                narrator = _Narrator(body, opened)
                 while not work.done():
                     changed = await watch.changed(KEEP_ALIVE_SECONDS)
                     news = await asyncio.to_thread(narrator.news, watch.known)
@@ -110,8 +112,8 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
 class _Narrator:
     """Turns what is known into events, each told once. May be called in any thread, one call at a time."""
 
-    def __init__(self, engine: Engine, body: schemas.PredictRequest, opened: Opened | None) -> None:
-        self._engine, self._body, self._gate = engine, body, deciding(body, opened)
+    def __init__(self, body: schemas.PredictRequest, opened: Opened | None) -> None:
+        self._body, self._gate = body, deciding(body, opened)
         self._steps = 0
         self._obtained = False
         self._told: dict[int, Prediction] = {}
@@ -121,7 +123,8 @@ class _Narrator:
         events = [*self._adapting(known.losses, known.steps)]
         if known.obtained is not None and not self._obtained:
             events += self._adapter(known.obtained)
-        events += self._refined(known.partial, self._show)
+        if known.judge is not None:
+            events += self._refined(known.partial, partial(self._show, known.judge))
         return b"".join(events)
 
     def end(self, done: Done, request: Request) -> bytes:
@@ -164,8 +167,8 @@ class _Narrator:
             self._told[index] = prediction
             yield _event("prediction" if prediction.settled else "refinement", show(index, prediction))
 
-    def _show(self, index: int, prediction: Prediction) -> schemas.Prediction:
-        return prediction_object(index, prediction, self._engine.confidence(prediction), self._gate)
+    def _show(self, judge: Judge, index: int, prediction: Prediction) -> schemas.Prediction:
+        return prediction_object(index, prediction, judge.confidence(index, prediction), self._gate)
 
 
 def _event(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:

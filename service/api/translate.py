@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from abmll.tasks import Example, Query
 from service import schemas
 from service.engine.admission import count_labels
-from service.engine.engine import Obtained, Predicted
+from service.engine.engine import Diagnosed, Obtained, Predicted
 from service.engine.records import AdaptOverrides, AdaptRequest, PredictRequest
 from service.errors import InvalidRequestError
 from service.gate import Thresholds, abstain_reason
 
 if TYPE_CHECKING:
+    from abmll.diagnostics import Diagnosis
     from abmll.predict import Prediction
     from abmll.semantic import TextAnswer
     from model_store.adapters import AdapterManifest
@@ -43,6 +44,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         # What was calibrated did not depend on a gate, so neither may the samples that `auto` draws here.
         gate=Thresholds() if body.calibrated else thresholds(body.gate),
         answers_per_sample=body.answers_per_sample,
+        confidence=body.confidence,
     )
 
 
@@ -65,9 +67,22 @@ def thresholds(gate: schemas.Gate | None) -> Thresholds:
     )
 
 
-def adapter_object(manifest: AdapterManifest) -> schemas.Adapter:
+def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
     """The adapter as the API shows it."""
-    return schemas.Adapter(**_adapter_fields(manifest))
+    shown = None if diagnosis is None else schemas.Diagnosis.model_validate(asdict(diagnosis), strict=False)
+    return schemas.Adapter(**_adapter_fields(manifest), diagnosis=shown)
+
+
+def diagnose_response(diagnosed: Diagnosed, request_id: str) -> schemas.DiagnoseResponse:
+    """The diagnosis, and how this request came by it."""
+    values = {
+        **asdict(diagnosed.diagnosis),
+        "adapter_id": diagnosed.adapter.manifest.id,
+        "cache": diagnosed.cache.value,
+        "timings": asdict(diagnosed.timings),
+        "request_id": request_id,
+    }
+    return schemas.DiagnoseResponse.model_validate(values, strict=False)
 
 
 def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapterResponse:
@@ -100,6 +115,7 @@ def predict_response(
         ),
         seed=seed,
         warnings=list(manifest.warnings),
+        calibrator=predicted.calibrator,
         cache=predicted.cache.value,
         timings=_timings(predicted),
         request_id=request_id,

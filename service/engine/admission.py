@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from abmll.errors import AbmllError
+from abmll.folds import Fold, make_folds
 from abmll.tasks import Example, Query, check_options, check_support, contradictions
-from service.engine.records import AdaptRequest, PredictRequest
+from service.engine.records import AdaptRequest, DiagnoseRequest, PredictRequest
 from service.errors import (
     InvalidOptionsError,
     InvalidRequestError,
     LimitExceededError,
+    UndiagnosableError,
     UnknownModelError,
     from_exception,
 )
@@ -99,6 +101,24 @@ def admit_queries(
         except AbmllError as error:
             raise from_exception(error, f"inputs[{i}]") from error
     return queries
+
+
+def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settings: Settings) -> list[Fold]:
+    """The folds that `request` asks for on an adapter's support. Raises `UndiagnosableError` where nothing can be held out."""
+    if request.samples > settings.max_samples:
+        raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
+    if request.folds is not None and request.folds > settings.max_folds:
+        raise LimitExceededError(f"{request.folds} folds; the limit is {settings.max_folds}", "folds")
+    if not support or not support[0].options:
+        raise UndiagnosableError(
+            "the adapter answers in free text: there is no right or wrong to count", "adapter_id"
+        )
+    folds = make_folds(support, request.folds)
+    if not folds:
+        raise UndiagnosableError(
+            "the support is too small: without an example one class only would be left", "adapter_id"
+        )
+    return folds
 
 
 def shared_options(support: Sequence[Example]) -> tuple[str, ...]:

@@ -17,12 +17,14 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from service.confidence import Confidence, confidence_of
-from service.engine.admission import OptionRule, admit_adapt, admit_queries, check_model
+from service.confidence import Confidence, Judge, calibrators_of, stop_rule
+from service.engine.admission import OptionRule, admit_adapt, admit_diagnosis, admit_queries, check_model
+from service.engine.diagnose import diagnose
+from service.engine.flights import Flights
 from service.engine.identity import adapter_id
 from service.engine.manifest import adapter_of, check_adapter
 from service.engine.memory import AdapterMemory
-from service.engine.records import AdaptRequest, CacheOutcome, PredictRequest
+from service.engine.records import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
 from service.engine.registry import AdapterRegistry
 from service.engine.watch import Watch
 from service.errors import (
@@ -39,7 +41,6 @@ from service.executors.contract import (
     Executor,
     PredictJob,
     ServedModel,
-    StopRule,
     Timed,
     WorkerStatus,
 )
@@ -47,10 +48,11 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from abmll.calibrator import Calibrator
+    from abmll.diagnostics import Diagnosis
     from abmll.predict import Prediction
-    from abmll.tasks import Query
+    from abmll.tasks import Example, Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
-    from service.gate import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,18 @@ class Obtained:
 
 @dataclass(frozen=True)
 class Predicted(Obtained):
-    """Predictions and their confidences, in the order of the queries."""
+    """Predictions and their confidences, in the order of the queries; `calibrator` is the id of the one that was used."""
 
     predictions: Sequence[Prediction]
     confidences: Sequence[Confidence]
+    calibrator: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosed(Obtained):
+    """A diagnosis of an adapter; `cache` says how the request came by the diagnosis."""
+
+    diagnosis: Diagnosis
 
 
 @dataclass
@@ -114,6 +124,7 @@ class Engine:
         self._settings, self._executor, self._metrics = settings, executor, metrics
         memory = AdapterMemory(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
+        self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
         self._in_flight = 0
@@ -176,12 +187,14 @@ class Engine:
         """Wait until no request and no adaptation is in flight."""
         while self._in_flight:
             await asyncio.sleep(0.02)
+        await self._diagnoses.settle()
         await self._registry.settle()
 
     async def close(self) -> None:
         """Drain, and let go of the workers and the store."""
         self.drain()
         await self._executor.close()
+        await self._diagnoses.close()
         await self._registry.close()
 
     async def create_adapter(self, request: AdaptRequest, *, tenant: str = EVERYBODY) -> Obtained:
@@ -205,15 +218,16 @@ class Engine:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
                 job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                queries = await self._admit(request, ticket, OptionRule.of(job.support))
+                queries, calibrators = await self._admit(request, ticket, job.support)
                 adapter, cache = await self._obtain(job, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 check_adapter(adapter.manifest, ticket.served)
-                queries = await self._admit(request, ticket, OptionRule.of(adapter.manifest.support.examples))
+                queries, calibrators = await self._admit(request, ticket, adapter.manifest.support.examples)
+            judge = Judge.of(adapter, calibrators)
             if watch is not None:
-                watch.obtain(Obtained(adapter, cache, ticket.timings))
+                watch.obtain(Obtained(adapter, cache, ticket.timings), judge)
             work = PredictJob(
                 adapter.manifest.id,
                 adapter.posterior,
@@ -222,7 +236,7 @@ class Engine:
                 request.seed,
                 request.max_new_tokens,
                 request.truncate,
-                _stop_rule(request.gate) if request.samples == "auto" else None,
+                stop_rule(request.gate, calibrated=any(calibrators)) if request.samples == "auto" else None,
                 request.answers_per_sample,
             )
             with self._registry.lease(adapter):
@@ -235,12 +249,38 @@ class Engine:
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.predict_seconds = done.run_seconds
             self._record_predict(done)
-            confidences = [self.confidence(prediction) for prediction in done.value]
-            return Predicted(adapter, cache, ticket.timings, done.value, confidences)
+            confidences = judge.confidences(done.value)
+            return Predicted(adapter, cache, ticket.timings, done.value, confidences, judge.used(confidences))
 
-    def confidence(self, prediction: Prediction) -> Confidence:
-        """How sure a prediction's answer is, of a finished one as of one in work."""
-        return confidence_of(prediction.predictive)
+    async def diagnose(self, request: DiagnoseRequest, *, tenant: str = EVERYBODY) -> Diagnosed:
+        """The diagnosis of an adapter, kept with it before this returns.
+
+        An equal one that is kept already is given as it is; one that is being made is joined. Raises `ServiceError` as
+        `create_adapter`, `UnknownAdapterError`, and `InvalidRequestError` for an adapter that cannot be diagnosed.
+        """
+        async with self._ticket(tenant) as ticket:
+            adapter = await self._registry.get(request.adapter_id)
+            ticket.adapter_id = request.adapter_id
+            check_adapter(adapter.manifest, ticket.served)
+            support = adapter.manifest.support.examples
+            folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
+            kept = adapter.diagnosis
+            if kept and (kept.asked_folds, kept.samples) == (request.folds, request.samples):
+                return Diagnosed(adapter, CacheOutcome.HIT, ticket.timings, kept)
+
+            async def make() -> Diagnosis:
+                found, spent = await diagnose(
+                    adapter, request, folds, ticket.served, self._executor, ticket.tenant
+                )
+                ticket.timings.adapt_seconds = spent.adapt_seconds
+                ticket.timings.predict_seconds = spent.predict_seconds
+                await self._registry.diagnosed(request.adapter_id, found)
+                self._metrics.diagnoses.labels(found.verdict).inc()
+                return found
+
+            diagnosis, joined = await self._diagnoses.join(request, make, ticket.deadline.expired)
+            cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
+            return Diagnosed(adapter, cache, ticket.timings, diagnosis)
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
@@ -277,7 +317,8 @@ class Engine:
 
     def _enter(self) -> None:
         """Take one of the places for requests at a time. Raises `QueueFullError`."""
-        if max(self._in_flight, self._registry.in_flight) >= self._settings.queue_limit:
+        going_on = self._registry.in_flight + len(self._diagnoses)
+        if max(self._in_flight, going_on) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
@@ -314,11 +355,15 @@ class Engine:
             if watch is None:
                 self._leave()
 
-    async def _admit(self, request: PredictRequest, ticket: _Ticket, rule: OptionRule) -> tuple[Query, ...]:
+    async def _admit(
+        self, request: PredictRequest, ticket: _Ticket, support: Sequence[Example]
+    ) -> tuple[tuple[Query, ...], list[Calibrator | None]]:
+        rule = OptionRule.of(support)
         queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
+        calibrators = calibrators_of(request.confidence, ticket.served.calibrator, request.samples, queries)
         if ticket.watch is not None:
             ticket.watch.admit()
-        return queries
+        return queries, calibrators
 
     async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
         identity = ticket.adapter_id = adapter_id(job, ticket.served)
@@ -352,8 +397,3 @@ class Engine:
         """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
         expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         return math.ceil(min(60.0, max(1.0, expected)))
-
-
-def _stop_rule(gate: Thresholds) -> StopRule:
-    """What of the gate can end sampling: the conditions on options."""
-    return StopRule(gate.min_confidence, gate.min_margin, gate.max_mutual_information)

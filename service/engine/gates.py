@@ -168,7 +168,7 @@ class GateKeeper:
             state = None if request.replace else await self._find(request.adapter_id)
         kept, warnings = _admit(request, manifest, state, self._settings)
         predicted = await self._predict(request, kept, tenant)
-        conditions = _conditions(manifest, request, predicted.confidences[0].kind)
+        conditions = _conditions(manifest, request, predicted.confidences[0].function)
         items = [
             _item(example, prediction, confidence.value)
             for example, prediction, confidence in zip(
@@ -246,7 +246,7 @@ class GateKeeper:
 
     async def close(self, opened: Opened, request: PredictRequest, predicted: Predicted) -> tuple[Noted, ...]:
         """Log the predictions and say what is added to each. Raises `CalibrationMismatchError` and `StoreFailedError`."""
-        _check_conditions(opened, _conditions(opened.manifest, request, predicted.confidences[0].kind))
+        _check_conditions(opened, _conditions(opened.manifest, request, predicted.confidences[0].function))
         adapter_id = opened.manifest.id
         support = {example.input for example in opened.manifest.support.examples}
         entries = []

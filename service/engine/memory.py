@@ -37,6 +37,11 @@ class AdapterMemory:
             self._count(_size_bytes(adapter))
         self._evict()
 
+    def replace(self, adapter: StoredAdapter) -> None:
+        """Take `adapter` for the one of its id that is in memory, where there is one; its posterior is the same."""
+        if adapter.manifest.id in self._adapters:
+            self._adapters[adapter.manifest.id] = adapter
+
     def drop(self, adapter_id: str) -> None:
         """Forget an adapter, pinned or not; whoever is using it keeps it."""
         self._pinned.discard(adapter_id)

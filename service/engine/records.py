@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from abmll.tasks import Example, Query
+from service.confidence import Asked
 from service.executors.contract import Samples
 from service.gate import Thresholds
 
@@ -53,6 +54,7 @@ class PredictRequest:
 
     Queries without options take those that all support examples share; without any, they are answered in free text.
     `samples` "auto" draws until `gate` can be decided; what is answered does not otherwise depend on `gate`.
+    `confidence` None asks for a calibrated one where there is a calibrator that covers the prediction.
     """
 
     adapter: str | AdaptRequest
@@ -64,3 +66,13 @@ class PredictRequest:
     model: str | None = None
     gate: Thresholds = field(default_factory=Thresholds)
     answers_per_sample: int = 1
+    confidence: Asked = None
+
+
+@dataclass(frozen=True)
+class DiagnoseRequest:
+    """Estimate an adapter on its own support. `folds` None: one an example, or fewer for a larger support."""
+
+    adapter_id: str
+    folds: int | None = None
+    samples: int = 8

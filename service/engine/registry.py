@@ -6,28 +6,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from model_store.errors import StoreError
+from service.engine.flights import Flights
 from service.engine.memory import AdapterMemory
 from service.engine.records import CacheOutcome
 from service.errors import StoreFailedError, UnknownAdapterError
 
 if TYPE_CHECKING:
+    from abmll.diagnostics import Diagnosis
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
 _Made: TypeAlias = "tuple[StoredAdapter, bool]"  # whether it was made, rather than found
-
-
-@dataclass(eq=False)
-class _Flight:
-    """One id's adaptation (or first read), and how many wait for it."""
-
-    task: asyncio.Task[_Made]
-    waiters: int = 0
 
 
 class AdapterRegistry:
@@ -39,8 +32,8 @@ class AdapterRegistry:
     """
 
     def __init__(self, store: AdapterStore, memory: AdapterMemory, grace_seconds: float) -> None:
-        self._store, self._memory, self._grace_seconds = store, memory, grace_seconds
-        self._flights: dict[str, _Flight] = {}
+        self._store, self._memory = store, memory
+        self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
         # Held while disk and memory change together, so that a deleted adapter is not put back by a slow read.
         self._lock = asyncio.Lock()
 
@@ -63,20 +56,9 @@ class AdapterRegistry:
 
         `is_late` says, when this is cancelled, whether that is because the caller's time is up.
         """
-        flight = self._flights.get(adapter_id)
-        joined = flight is not None
-        if flight is None:
-            flight = _Flight(asyncio.create_task(self._find_or_make(adapter_id, make)))
-            self._flights[adapter_id] = flight
-            flight.task.add_done_callback(partial(self._landed, adapter_id, flight))
-        flight.waiters += 1
-        try:
-            adapter, made = await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if not flight.task.done():
-                grace = self._grace_seconds if is_late() else 0.0
-                asyncio.get_running_loop().call_later(grace, self._give_up, adapter_id, flight)
+        (adapter, made), joined = await self._flights.join(
+            adapter_id, lambda: self._find_or_make(adapter_id, make), is_late
+        )
         if not made:
             return adapter, CacheOutcome.HIT
         return adapter, CacheOutcome.JOINED if joined else CacheOutcome.MISS
@@ -102,6 +84,20 @@ class AdapterRegistry:
         if not deleted:
             raise _unknown(adapter_id)
 
+    async def diagnosed(self, adapter_id: str, diagnosis: Diagnosis) -> None:
+        """Keep the adapter's diagnosis beside it, on disk too. Raises `UnknownAdapterError` where it was deleted meanwhile."""
+        async with self._lock:
+            try:
+                kept = await asyncio.to_thread(self._store.put_diagnosis, adapter_id, diagnosis)
+            except (OSError, StoreError) as error:
+                log.exception("the diagnosis of adapter %s could not be stored", adapter_id)
+                raise StoreFailedError("the diagnosis could not be stored") from error
+            held = self._memory.get(adapter_id)
+            if held is not None:
+                self._memory.replace(replace(held, diagnosis=diagnosis))
+        if not kept:
+            raise _unknown(adapter_id)
+
     async def page(self, after: str | None, limit: int) -> tuple[list[AdapterManifest], bool]:
         """Manifests of at most `limit` adapters with ids beyond `after`, in order, and whether there are more."""
         found = await asyncio.to_thread(self._store.list, after, limit + 1)
@@ -109,14 +105,11 @@ class AdapterRegistry:
 
     async def settle(self) -> None:
         """Wait until every adaptation in flight has ended."""
-        while self._flights:
-            await asyncio.wait([flight.task for flight in self._flights.values()])
+        await self._flights.settle()
 
     async def close(self) -> None:
         """Give up what is in flight and let another process own the store."""
-        for flight in self._flights.values():
-            flight.task.cancel()
-        await self.settle()
+        await self._flights.close()
         await asyncio.to_thread(self._store.close)
 
     async def _find(self, adapter_id: str) -> StoredAdapter | None:
@@ -146,18 +139,6 @@ class AdapterRegistry:
                 ) from error
             self._memory.put(adapter)
         return adapter, True
-
-    def _give_up(self, adapter_id: str, flight: _Flight) -> None:
-        """Cancel what nobody waits for. Who asks from now on begins anew."""
-        if not flight.waiters and self._flights.get(adapter_id) is flight:
-            del self._flights[adapter_id]
-            flight.task.cancel()
-
-    def _landed(self, adapter_id: str, flight: _Flight, task: asyncio.Task[_Made]) -> None:
-        if self._flights.get(adapter_id) is flight:
-            del self._flights[adapter_id]
-        if not task.cancelled() and task.exception() is not None:  # every waiter may have left
-            log.warning("adapter %s was not made: %s", adapter_id, task.exception())
 
 
 def _unknown(adapter_id: str) -> UnknownAdapterError:

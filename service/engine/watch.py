@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from service.confidence import Judge
     from service.engine.engine import Obtained
     from service.executors.contract import Losses, Partial
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class Known:
     """What is known of a request. Once it is `admitted`, nothing about it will be refused any more.
 
-    `losses` are those of `steps` gradient steps so far, if this request has its adapter made; `obtained` is the adapter.
+    `losses` are those of `steps` gradient steps so far, if this request has its adapter made; `obtained` is the adapter, and
+    `judge` gives confidences from then on.
     `partial` is of the predictions, and goes back where they are done anew.
     """
 
@@ -23,6 +25,7 @@ class Known:
     losses: Losses = ()
     steps: int = 0
     obtained: Obtained | None = None
+    judge: Judge | None = None
     partial: Partial = ()
 
 
@@ -46,9 +49,9 @@ class Watch:
         """So many of `steps` are made."""
         self._become(replace(self._known, losses=losses, steps=steps))
 
-    def obtain(self, obtained: Obtained) -> None:
+    def obtain(self, obtained: Obtained, judge: Judge) -> None:
         """The adapter is there."""
-        self._become(replace(self._known, obtained=obtained))
+        self._become(replace(self._known, obtained=obtained, judge=judge))
 
     def refine(self, partial: Partial) -> None:
         """So much is known of the predictions."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from abmll.adapt import Adaptation, AdaptSettings
+    from abmll.calibrator import Calibrator
     from abmll.posterior import TaskPosterior
     from abmll.predict import Prediction
     from abmll.prompting import EncodedPrompt
@@ -47,7 +48,10 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded; pickles. `base`, `posterior_digest` and `template` decide results: they go into adapter ids."""
+    """What a worker has loaded; pickles. `base`, `posterior_digest` and `template` decide results: they go into adapter ids.
+
+    `calibrator` is the posterior's, if it has one.
+    """
 
     base: BaseIdentity
     posterior_id: str
@@ -55,6 +59,7 @@ class ServedModel:
     template: Mapping[str, str]
     defaults: AdaptSettings
     encoder: Encoder
+    calibrator: Calibrator | None = None
 
     @property
     def deciding(self) -> tuple[object, ...]:

@@ -261,7 +261,8 @@ def load_worker(settings: Settings) -> ModelWorker:
         defaults=AdaptSettings(**posterior.manifest.adapt),
         equivalence=equivalence,
     )
-    return _worker(model, _served(model, base.identity, posterior.manifest.id), settings)
+    served = _served(model, base.identity, posterior.manifest.id)
+    return _worker(model, replace(served, calibrator=posterior.calibrator), settings)
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:

@@ -33,6 +33,7 @@ OPERATIONS = [
     "GET /v1/adapters",
     "GET /v1/adapters/{adapter_id}",
     "DELETE /v1/adapters/{adapter_id}",
+    "POST /v1/adapters/{adapter_id}/diagnose",
     "POST /v1/adapters/{adapter_id}/pin",
     "POST /v1/adapters/{adapter_id}/unpin",
     "POST /v1/adapters/{adapter_id}/calibrate",

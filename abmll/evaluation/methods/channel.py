@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from abmll.evaluation.methods.in_context import SEPARATOR
+from abmll.demonstrations import SEPARATOR
 from abmll.evaluation.methods.scoring import log_probs
 from abmll.evaluation.records import Answer, Effort
 from abmll.model import FewShotModel

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.demonstrations import demonstrate, fitting
 from abmll.errors import AbmllError
 from abmll.evaluation.harness import run_cell
 from abmll.evaluation.methods import embeddings
@@ -18,7 +19,7 @@ from abmll.evaluation.methods.channel import Channel, channel_prompt
 from abmll.evaluation.methods.contextual import CONTENT_FREE, ContextualCalibration
 from abmll.evaluation.methods.contract import Method
 from abmll.evaluation.methods.embeddings import Embeddings, fit_and_predict, minilm
-from abmll.evaluation.methods.in_context import InContext, demonstrate, fitting
+from abmll.evaluation.methods.in_context import InContext
 from abmll.evaluation.methods.prior import Prior
 from abmll.evaluation.methods.scoring import log_probs
 from abmll.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
@@ -127,10 +128,10 @@ def test_as_many_demonstrations_as_fit(support: list[Example]) -> None:
         encoder.encode(demonstrate(support[:n], QUERIES[1], encoder.template)).tokens for n in range(7)
     ]
     for count, length in enumerate(lengths):
-        assert fitting(support, QUERIES[1], encoder, length) == demonstrate(
+        assert fitting(support, QUERIES[1], encoder, encoder.template, length) == demonstrate(
             support[:count], QUERIES[1], encoder.template
         )
-    assert fitting(support, QUERIES[1], encoder, 1) == QUERIES[1]
+    assert fitting(support, QUERIES[1], encoder, encoder.template, 1) == QUERIES[1]
 
 
 def test_in_context_without_room_is_zero_shot(support: list[Example]) -> None:

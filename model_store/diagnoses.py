@@ -1,0 +1,50 @@
+"""An adapter's diagnosis as a file beside its manifest. It can be made again, so a damaged one is as good as none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from abmll.diagnostics import Diagnosis
+from model_store.storage import full_disk_is_an_error, write_durably
+from model_store.tensors import canonical_json
+
+FORMAT_VERSION = 1
+_FILE = "diagnosis.json"
+_log = logging.getLogger(__name__)
+_diagnosis = TypeAdapter(Diagnosis)
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
+    """Write it into `folder`, whole or not at all, replacing an earlier one. Raises `StorageFullError`."""
+    values = _diagnosis.dump_python(diagnosis, mode="json")
+    record = {"format_version": FORMAT_VERSION, "digest": _digest(values), "diagnosis": values}
+    with full_disk_is_an_error(f"the diagnosis of {folder.name}"):
+        write_durably(folder / _FILE, json.dumps(record, indent=1))
+
+
+def read_diagnosis(folder: Path) -> Diagnosis | None:
+    """The diagnosis in `folder`; None where there is none, or none that can be read, which is logged."""
+    try:
+        record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        if record["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"format {record['format_version']!r} is not the one read here, {FORMAT_VERSION}"
+            )
+        if record["digest"] != _digest(record["diagnosis"]):
+            raise ValueError("it does not match its digest")
+        return _diagnosis.validate_python(record["diagnosis"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        _log.warning("the diagnosis of %s is ignored: %s", folder.name, error)
+        return None
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(canonical_json(values)).hexdigest()

@@ -1,0 +1,115 @@
+"""Fitting on synthetic tasks whose truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from abmll.calibrator import FEATURES, Calibrator
+from abmll.errors import AbmllError
+from abmll.evaluation.calibration import (
+    STRENGTHS,
+    Items,
+    choose_strength,
+    confidence_falls,
+    fit_calibrator,
+    fit_pipeline,
+)
+
+TRUE = dict(zip(FEATURES, (0.5, 0.8, -1.0, -0.7, 0.2, 0.3, 0.4, 0.0), strict=True))
+INTERCEPT = -0.9
+
+
+def synthetic(tasks: int = 8, size: int = 250, seed: int = 0, known: bool = True) -> Items:
+    """Overconfident answers: the log odds of being right are half those of the top probability, and more."""
+    rng = np.random.default_rng(seed)
+    n = tasks * size
+    top = rng.uniform(0.51, 0.999, n)
+    held_out = np.repeat(rng.normal(0.8, 1.0, tasks), size) if known else np.zeros(n)
+    rows = np.column_stack([
+        np.log(top / (1 - top)), rng.uniform(0, 1, n), rng.uniform(0, 0.5, n), rng.uniform(0, 1, n),
+        np.repeat(np.log(rng.integers(2, 9, tasks)), size), np.log(rng.choice([4, 8, 16, 32], n)),
+        held_out, np.full(n, 0.0 if known else 1.0),
+    ])  # fmt: skip
+    score = INTERCEPT + rows @ np.array(list(TRUE.values()))
+    correct = (rng.uniform(size=n) < 1 / (1 + np.exp(-score))).astype(np.int64)
+    return Items(rows, correct, np.repeat([f"task {i}" for i in range(tasks)], size))
+
+
+def brier(confidence: np.ndarray, correct: np.ndarray) -> float:
+    return float(((confidence - correct) ** 2).mean())
+
+
+def evaluate(calibrator: Calibrator, items: Items) -> np.ndarray:
+    return np.array([calibrator.evaluate(tuple(row)) for row in items.features])
+
+
+def test_the_true_coefficients_are_recovered() -> None:
+    items = synthetic(tasks=4, size=4000, known=False)
+    calibrator = fit_calibrator(items, "d" * 64, 8, {})
+    for name in ("top_logit", "margin", "mutual_information", "expected_entropy", "log_support"):
+        assert calibrator.coefficients[name] == pytest.approx(TRUE[name], abs=0.12), name
+    assert calibrator.coefficients["held_out_logit"] == 0
+
+
+def test_serving_evaluates_what_scikit_learn_fitted() -> None:
+    items = synthetic(size=80)
+    doubled, weights = items.with_and_without_held_out()
+    strength, _ = choose_strength(doubled, weights)
+    expected = fit_pipeline(doubled, weights, strength).predict_proba(items.features)[:, 1]
+    found = evaluate(fit_calibrator(items, "d" * 64, 8, {}), items)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_new_tasks_are_better_calibrated_than_by_the_top_probability_and_best_with_the_held_out_estimate() -> (
+    None
+):
+    calibrator, new = fit_calibrator(synthetic(), "d" * 64, 8, {}), synthetic(seed=1)
+    without = replace(new, features=new.features.copy())
+    without.features[:, -2:] = (0.0, 1.0)
+    raw = brier(1 / (1 + np.exp(-new.features[:, 0])), new.correct)
+    known, unknown = (brier(evaluate(calibrator, items), new.correct) for items in (new, without))
+    assert known < unknown < raw - 0.005
+
+
+def test_tasks_count_alike_and_so_do_both_versions_of_an_item() -> None:
+    items = synthetic(tasks=3, size=20)
+    fewer = Items(items.features[:30], items.correct[:30], items.tasks[:30])
+    fewer.features[20:, -2:] = (0.0, 1.0)  # of the second task nothing is known
+    doubled, weights = fewer.with_and_without_held_out()
+    assert len(weights) == 20 * 2 + 10
+    totals = [weights[doubled.tasks == f"task {i}"].sum() for i in range(2)]
+    assert totals == pytest.approx([15, 15])
+    assert weights[:20] == pytest.approx(weights[30:])
+    assert (doubled.features[30:, -2:] == (0.0, 1.0)).all()
+
+
+def test_the_penalty_is_that_of_least_loss_on_left_out_tasks() -> None:
+    """Where labels have nothing to do with the features, the strongest penalty wins; where they have, a weak one."""
+    items = synthetic(tasks=6, size=60)
+    noise = replace(items, correct=np.tile([0, 1], 180))
+    weights = np.ones(360)
+    chosen, losses = choose_strength(noise, weights)
+    assert list(losses) == list(STRENGTHS)
+    assert chosen < 0.1
+    assert choose_strength(synthetic(), np.ones(2000))[0] >= 0.1
+
+
+def test_too_little_is_refused() -> None:
+    items = synthetic(tasks=1)
+    with pytest.raises(AbmllError, match="two tasks"):
+        fit_calibrator(items, "d" * 64, 8, {})
+    with pytest.raises(AbmllError, match="right and wrong"):
+        fit_calibrator(replace(synthetic(), correct=np.ones(2000, dtype=np.int64)), "d" * 64, 8, {})
+
+
+@pytest.mark.parametrize(("slope", "falls"), [(1.0, False), (-1.0, True)])
+def test_a_confidence_that_falls_with_the_top_probability_is_noticed(slope: float, falls: bool) -> None:
+    values = dict.fromkeys(FEATURES, 0.0) | {"top_logit": slope}
+    for options in (2, 5):
+        assert confidence_falls(Calibrator("d", 0.0, values, 8, {}), options) is falls
+
+
+def test_entropy_alone_can_make_confidence_fall() -> None:
+    values = dict.fromkeys(FEATURES, 0.0) | {"expected_entropy": 3.0}
+    assert confidence_falls(Calibrator("d", 0.0, values, 8, {}), 2)
