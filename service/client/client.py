@@ -28,7 +28,7 @@ _BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError
 
 
 class _Shared:
-    """What both clients are made of, and how an exception of httpx reads in our terms."""
+    """What both clients keep."""
 
     def __init__(self, base_url: str, max_retries: int) -> None:
         url = httpx.URL(base_url)
