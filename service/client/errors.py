@@ -1,0 +1,117 @@
+"""What can go wrong for a client: no answer, an answer it cannot read, or the server's error object."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from pydantic import ValidationError
+
+from service.schemas import ErrorBody, ErrorResponse
+
+_RETRYABLE = frozenset({408, 429, 502, 503, 504})
+_WILL_NOT_RECOVER = frozenset({"load_failed"})
+
+
+class ClientError(Exception):
+    """Base of all. `retryable`: the same request may succeed later; `retry_after_seconds`: when, if the server said so."""
+
+    retryable: bool = False
+    retry_after_seconds: float | None = None
+
+
+class ConnectionFailedError(ClientError):
+    """The server could not be reached, or the connection broke or timed out before an answer was there."""
+
+    retryable = True
+
+
+class UnreadableAnswerError(ClientError):
+    """The server said that all went well, in a form that this client does not know."""
+
+
+class StatusError(ClientError):
+    """The server refused or failed. The fields are those of its error object.
+
+    `code` is stable, `param` is the path of the field at fault, `adapter_id` names what a retry will join or find.
+    """
+
+    def __init__(self, error: ErrorBody, status: int, retry_after_seconds: float | None = None) -> None:
+        super().__init__(error, status, retry_after_seconds)  # all of it, so that instances pickle
+        self.code, self.message, self.param = error.code, error.message, error.param
+        self.request_id, self.adapter_id = error.request_id, error.adapter_id
+        self.status, self.retry_after_seconds = status, retry_after_seconds
+        self.retryable = status in _RETRYABLE and error.code not in _WILL_NOT_RECOVER
+
+    def __str__(self) -> str:
+        where = f" ({self.param})" if self.param else ""
+        return f"{self.status} {self.code}{where}: {self.message} [request {self.request_id}]"
+
+
+class InvalidRequestError(StatusError):
+    """Any other 4xx: the request cannot be accepted as it is."""
+
+
+class NotFoundError(StatusError):
+    """404: no such adapter, model or route."""
+
+
+class BusyError(StatusError):
+    """429: the server has as much work as it takes on."""
+
+
+class ServerError(StatusError):
+    """Any other 5xx: the server's fault."""
+
+
+class UnavailableError(ServerError):
+    """502, 503: the server is starting, shutting down, or has no worker; or what stands before it cannot reach it."""
+
+
+class TookTooLongError(ServerError):
+    """408, 504: not done in time; a retry joins the adaptation that goes on."""
+
+
+_BY_STATUS: dict[int, type[StatusError]] = {
+    404: NotFoundError,
+    408: TookTooLongError,
+    429: BusyError,
+    502: UnavailableError,
+    503: UnavailableError,
+    504: TookTooLongError,
+}
+
+
+def error_of(response: httpx.Response) -> StatusError:
+    """The error that a response which is not 2xx tells; its body may be anybody's, such as a proxy's."""
+    status = response.status_code
+    try:
+        body = ErrorResponse.model_validate_json(response.content, extra="ignore").error
+    except ValidationError:
+        body = ErrorBody(
+            code=f"http_{status}",
+            message=response.reason_phrase or "no message",
+            param=None,
+            request_id=response.headers.get("x-request-id", "unknown"),
+        )
+    kind = _BY_STATUS.get(status, ServerError if status >= 500 else InvalidRequestError)
+    return kind(body, status, retry_after_seconds(response.headers.get("retry-after", "")))
+
+
+def retry_after_seconds(header: str) -> float | None:
+    """Seconds from now that `Retry-After` asks to wait, at least 0: a number or an HTTP date; None for anything else."""
+    text = header.strip()
+    try:
+        seconds = float(text) if text[:1].isdigit() else _seconds_until(text)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    parsed = parsedate_to_datetime(date)
+    if parsed.tzinfo is None:  # RFC 9110: HTTP dates are in UTC
+        parsed = parsed.replace(tzinfo=UTC)
+    return (parsed - datetime.now(UTC)).total_seconds()
