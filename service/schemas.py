@@ -640,8 +640,8 @@ class ModelList(WireModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-    has_more: bool
-    last_id: str | None = Field(description="`after` of the next page.")
+    has_more: bool = False
+    last_id: str | None = Field(default=None, description="`after` of the next page.")
 
 
 class LimitsReport(WireModel):

@@ -339,6 +339,8 @@ def test_texts_are_known_from_when_they_are_scored(make_model: Callable[..., Few
     text = [partial[0] for partial in partials]
     assert [p and (p.predictive.samples, p.settled) for p in text if p] == [(8, False), (16, True)]
     assert text.index(None) == 0 and text.count(None) >= 4
-    assert {p.predictive.options for p in text if p} == {run.predictions()[0].predictive.options}
+    assert {frozenset(p.predictive.options) for p in text if p} == {
+        frozenset(run.predictions()[0].predictive.options)
+    }
     (mean,) = followed(model, queries[:1], samples=0, max_new_tokens=5)[1].predictions()
     assert (mean.predictive.samples, mean.settled) == (0, True)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from abmll.calibrator import FEATURES, Calibrator
+from abmll.calibrator import FEATURES, Calibrator, Shown
 from abmll.tasks import Query
 from abmll.uncertainty import Predictive, Uncertainty
 from service.confidence import CALIBRATED, PREDICTIVE, Confidence, calibrators_of, confidence_of, stop_rule
@@ -109,7 +109,7 @@ def test_the_model_says_which_calibrator_it_has(tmp_path: Path, server: Server) 
         assert (await client.get("/v1/models")).json()["data"][0]["calibrator"] == CALIBRATOR.id
 
     async def without(client: httpx.AsyncClient) -> None:
-        assert "calibrator" not in (await client.get("/v1/models")).json()["data"][0]
+        assert (await client.get("/v1/models")).json()["data"][0]["calibrator"] is None
 
     calibrated_server(tmp_path / "1").run(with_one)
     server.run(without)
@@ -167,7 +167,8 @@ def test_sampling_until_sure_never_holds_a_raw_probability_against_a_calibrated_
 def test_confidences_by_hand() -> None:
     assert confidence_of(PREDICTED) == Confidence(0.8, PREDICTIVE)
     found = confidence_of(PREDICTED, CALIBRATOR, 16)
-    assert found == Confidence(CALIBRATOR.confidence(PREDICTED, 16, None), CALIBRATED)
+    assert found == Confidence(CALIBRATOR.confidence(PREDICTED, 16, None), CALIBRATED, CALIBRATOR.id)
+    assert confidence_of(PREDICTED, CALIBRATOR, 16, Shown(3, 4)).function != found.function != PREDICTIVE
     assert confidence_of(replace(PREDICTED, samples=7), CALIBRATOR, 16).kind == PREDICTIVE
 
 

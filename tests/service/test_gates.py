@@ -285,14 +285,13 @@ def test_what_decides_confidences_must_be_as_calibrated(
 
 
 def test_another_kind_of_confidence_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.confidence import Confidence
-    from service.engine import engine
+    from service import confidence
 
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
         calibration = await caller.calibrate(texts("a", 20))
         assert calibration["confidence_kind"] == "predictive"
-        monkeypatch.setattr(engine, "confidence_of", lambda predictive: Confidence(0.5, "calibrated"))
+        monkeypatch.setattr(confidence, "confidence_of", lambda *_: confidence.Confidence(0.5, "calibrated"))
         refusal = error(await caller.ask(["x"], gate=TARGET))
         assert (refusal["code"], refusal["param"]) == ("calibration_mismatch", "confidence_kind")
 
@@ -544,7 +543,7 @@ def test_a_calibrated_gate_needs_an_adapters_id(server: Server) -> None:
 
 
 def test_a_target_is_never_passed_over_by_what_knows_raw_thresholds_only() -> None:
-    with pytest.raises(InvalidRequestError, match="/v1/predict"):
+    with pytest.raises(InvalidRequestError, match="calibration"):
         thresholds(Gate(target_error=0.1))
 
 

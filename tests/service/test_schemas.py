@@ -51,18 +51,25 @@ common = {
     "gate": gates,
     "truncate": st.booleans(),
     "max_new_tokens": st.integers(1, 10**6),
-    "answers_per_sample": st.integers(1, 64),
+    "confidence": st.none() | st.sampled_from(["predictive", "calibrated"]),
+    "stream": st.booleans(),
 }
-predict_bodies = st.fixed_dictionaries(
-    {"support": st.lists(support_rows, max_size=3), "inputs": inputs}, optional={**common, "adapt": adapts}
-) | st.fixed_dictionaries(
-    {"adapter_id": texts, "inputs": inputs},
-    optional={
-        **common,
-        "gate": gates | calibrated_gates,
-        "set": st.fixed_dictionaries({"alpha": st.floats(0.001, 0.5)}),
-        "log": st.booleans(),
-    },
+uncalibrated = {**common, "answers_per_sample": st.integers(1, 64)}
+predict_bodies = (
+    st.fixed_dictionaries(
+        {"support": st.lists(support_rows, max_size=3), "inputs": inputs},
+        optional={**uncalibrated, "adapt": adapts},
+    )
+    | st.fixed_dictionaries({"adapter_id": texts, "inputs": inputs}, optional=uncalibrated)
+    | st.fixed_dictionaries(
+        {"adapter_id": texts, "inputs": inputs},
+        optional={
+            **common,
+            "gate": gates | calibrated_gates,
+            "set": st.fixed_dictionaries({"alpha": st.floats(0.001, 0.5)}),
+            "log": st.booleans(),
+        },
+    )
 )
 
 json_values = st.recursive(

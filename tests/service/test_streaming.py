@@ -25,6 +25,7 @@ from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.predict import Prediction
 from service import schemas
 from service.api import streaming
+from service.confidence import Judge
 from service.engine.watch import Known, Watch
 from service.executors.contract import AdaptJob, Job, ServedModel
 from service.executors.worker import ModelWorker
@@ -183,8 +184,9 @@ def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
         events = stream(running, body)
         answers = {samples: unstreamed(running, {**body, "samples": samples}) for samples in (8, 16, 20)}
         adapter = httpx.get(f"{running.url}/v1/adapters/{events[-1].data['adapter_id']}").json()
-    assert [event.name for event in events] == [
-        *["step"] * 3, "adapter", *["refinement"] * 6, *["prediction"] * 3, "done",
+    # A reader that a busy machine holds up misses refinements that were overtaken, and nothing else.
+    assert [event.name for event in events if event.name != "refinement"] == [
+        *["step"] * 3, "adapter", *["prediction"] * 3, "done",
     ]  # fmt: skip
     steps = [event.data for event in events if event.name == "step"]
     losses = adapter["diagnostics"]["losses"]
@@ -195,7 +197,9 @@ def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
         if event.name in ("refinement", "prediction"):
             assert event.data == answers[event.data["samples"]]["predictions"][event.data["index"]]
     counts = [event.data["samples"] for event in events if "samples" in event.data]
-    assert counts == [8] * 3 + [16] * 3 + [20] * 3
+    assert counts == sorted(counts)
+    assert {count: counts.count(count) for count in set(counts)}.items() <= {8: 3, 16: 3, 20: 3}.items()
+    assert len(counts) > 3
 
 
 @pytest.mark.parametrize("samples", [0, 1, 8, 20, "auto"])
@@ -503,7 +507,7 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
         return replace(prediction, settled=settled)
 
     body = schemas.PredictRequest(adapter_id="adp_0", inputs=["a", "b"])
-    narrator, told = streaming._Narrator(server.engine, body), []
+    narrator, told = streaming._Narrator(body, None), []
     for losses, first, second in (
         ((0.5, 0.4), None, None),
         ((0.5,), known(8, settled=True), known(8, settled=False)),
@@ -511,7 +515,9 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
         ((0.5, 0.4, 0.3), known(4, settled=False), known(4, settled=False)),
         ((0.5, 0.4, 0.3), known(8, settled=True), known(16, settled=True)),
     ):
-        text = narrator.news(Known(True, losses, 3, None, (first, second))).decode()
+        text = narrator.news(
+            Known(True, losses, 3, None, Judge([None, None], 4, None), (first, second))
+        ).decode()
         told.append(
             [
                 (e.name, *list(e.data.values())[:1], e.data.get("samples"))
