@@ -134,7 +134,7 @@ def test_the_asynchronous_client_answers_as_the_blocking_one_does(
                 client.predict_frame(_frame(), adapter_id=ours.id),
             ]
             assert frames[0].equals(frames[1])
-            assert [m.id for m in await theirs.models()][0] == client.models()[0].id
+            assert next(m.id for m in await theirs.models()) == client.models()[0].id
             assert await theirs.ready()
             assert (await theirs.limits()).max_inputs == 3
             assert (await theirs.pin(ours.id)).pinned
