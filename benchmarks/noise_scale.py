@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from abmll.evaluation.protocol import draw_shots
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.tasks import Query, draw_support
+from abmll.tasks import Query
 from benchmarks.class_to_class import cell_metrics
 from benchmarks.common import commit
 from model_store.bases import load_base
@@ -50,7 +51,7 @@ def main() -> None:
     found: dict[float, list[dict[str, float]]] = {scale: [] for scale in options.scales}
     for task in Collection.open(options.data).read(config.data.leave_out):
         for seed in options.seeds:
-            phi = model.adapt(draw_support(task.train, 16, seed), seed=seed).posterior
+            phi = model.adapt(draw_shots("16", task.train, seed), seed=seed).posterior
             items = task.test[: options.items]
             queries = [Query(item.input, item.options) for item in items]
             labels = [item.options.index(item.output) for item in items]
@@ -77,7 +78,7 @@ def main() -> None:
     )
     about = (
         f"Scale of every standard deviation of the posterior (c = {prior.config.spread_offset}); 0 is the mean alone. "
-        f"Validation tasks {', '.join(config.data.leave_out)}; support seeds {options.seeds}, 16 examples, "
+        f"Validation tasks {', '.join(config.data.leave_out)}; support seeds {options.seeds}, 16 examples drawn uniformly, "
         f"{options.items} items, S = {options.samples}. Command: `{command}`. Commit {commit()}. "
         f"Machine: {platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)."
     )
