@@ -544,3 +544,33 @@ def test_a_watch_keeps_the_latest_only() -> None:
         assert not await watch.changed(0.01)
 
     asyncio.run(scenario())
+
+
+def test_a_calibrated_gate_decides_in_a_stream_as_it_does_without(server: Server) -> None:
+    with server.listening() as running:
+        refused = httpx.post(
+            f"{running.url}/v1/predict", json={**BODY, "stream": True, "gate": {"target_error": 0.2}}
+        )
+        assert refused.status_code == 422  # support instead of an adapter
+        adapter_id = unstreamed(running, BODY)["adapter_id"]
+        asking = {"adapter_id": adapter_id, "options": BODY["options"], "samples": 16}
+        body = {**asking, "inputs": ["a", "b"], "gate": {"target_coverage": 0.5}, "set": {"alpha": 0.2}}
+        missing = httpx.post(f"{running.url}/v1/predict", json={**body, "stream": True})
+        assert (missing.status_code, missing.json()["error"]["code"]) == (422, "calibration_missing")
+        texts = [f"text {n}" for n in range(40)]
+        answers = unstreamed(running, {**asking, "inputs": texts})["predictions"]
+        examples = [
+            {"input": text, "output": found["answer"]} for text, found in zip(texts, answers, strict=True)
+        ]
+        calibrated = httpx.post(
+            f"{running.url}/v1/adapters/{adapter_id}/calibrate",
+            json={"examples": examples, "options": BODY["options"]},
+        )
+        assert calibrated.status_code == 200, calibrated.text
+        answer, streamed = unstreamed(running, body), whole(stream(running, body))
+    for found in (answer, streamed):
+        ids = [prediction.pop("prediction_id") for prediction in found["predictions"]]
+        assert len(set(ids)) == 2
+    assert lasting(streamed) == lasting(answer)
+    assert {"gate", "predictions"} <= set(streamed)
+    assert all(prediction["prediction_set"]["options"] for prediction in streamed["predictions"])
