@@ -134,9 +134,17 @@ def read_task(folder: Path) -> Task:
 
 
 def draw_uniformly(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
-    """`size` examples of `pool` without replacement in a seeded random order, whatever their labels (as MetaICL draws k)."""
+    """`size` examples of `pool` without replacement in a seeded random order, whatever their labels (as MetaICL draws k).
+
+    A draw of one class alone, which no adaptation accepts, is drawn again, unless there is no other.
+    """
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
-    return tuple(rng.sample(list(pool), min(size, len(pool))))
+    size = min(size, len(pool))
+    hopeless = size < 2 or one_class_only(pool)
+    while True:
+        drawn = tuple(rng.sample(list(pool), size))
+        if hopeless or not one_class_only(drawn):
+            return drawn
 
 
 def draw_support(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:

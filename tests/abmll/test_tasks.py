@@ -61,6 +61,8 @@ def test_a_uniform_draw_follows_the_pools_shares() -> None:
     many = [example for seed in range(40) for example in draw_uniformly(pool, 10, seed)]
     assert 0.7 < Counter(example.output for example in many)["a"] / 400 < 0.9
     assert len(draw_uniformly(pool, 500, seed=1)) == 100
+    assert all(len({e.output for e in draw_uniformly(pool, 2, seed)}) == 2 for seed in range(40))
+    assert len(draw_uniformly(pool[:5], 3, seed=1)) == 3  # one class is all there is
 
 
 def test_support_of_multiple_choice_and_free_text_is_a_plain_draw() -> None:
