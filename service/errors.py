@@ -6,8 +6,9 @@ Status codes: 400 not JSON, 404 unknown, 413 body too large, 415 not declared as
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from abmll.errors import AbmllError, OptionsError, PromptTooLongError, SupportError
 
@@ -38,6 +39,12 @@ class ServiceError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def at(self, param: str) -> Self:
+        """The same error, the field at fault called otherwise."""
+        other = copy.copy(self)
+        other.param = param
+        return other
 
     @property
     def details(self) -> dict[str, Any]:

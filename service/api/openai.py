@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +16,6 @@ from service.api import openai_translate as translate
 from service.api import predicting
 from service.api.http import ErrorShape, JsonRoute, engine_of
 from service.engine.manifest import check_adapter, is_served
-from service.errors import ServiceError
 
 ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(
     ("/v1/models", "/v1/chat/", "/v1/completions"), translate.openai_error
@@ -53,11 +53,9 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     served = engine.served
     if model_id == served.base.id:
         return translate.base_card(served, request.app.state.started)
-    try:
+    with predicting.renamed_fields(translate.field_name):
         manifest = (await engine.adapter(model_id)).manifest
         check_adapter(manifest, served)
-    except ServiceError as error:
-        raise translate.renamed(error, "") from error
     return translate.adapter_card(manifest, served)
 
 
@@ -93,10 +91,8 @@ async def _answer(
     """Predict, and answer in one object or in events. `inputs` is what errors call the inputs."""
     limit = request.app.state.settings.max_new_tokens
     native = translate.native_request(body, engine_of(request).served.base.id, limit)
-    try:
+    with predicting.renamed_fields(partial(translate.field_name, inputs=inputs)):
         done = await predicting.predict(native, request)
-    except ServiceError as error:
-        raise translate.renamed(error, inputs) from error
 
     def render() -> Response:
         answer = predicting.answer_of(done, native, request)

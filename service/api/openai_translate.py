@@ -310,13 +310,12 @@ def openai_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
 
 
-def renamed(error: ServiceError, inputs: str) -> ServiceError:
-    """`error` of a native request, its field called as in OpenAI's; `inputs` is the template of the name of the n-th input."""
-    name = error.param or ""
-    if name == "adapter_id":
-        name = "model"
-    elif _IN_EXTRAS.match(name):
-        name = f"abmll.{name}"
-    elif found := _INPUT.fullmatch(name):
-        name = "abmll.options" if found[2] else found.expand(inputs)
-    return type(error)(error.message, name or None, error.retry_after_seconds, error.adapter_id)
+def field_name(native: str, inputs: str = "") -> str:
+    """What OpenAI's request calls a field of the native one; `inputs` is the template of the name of the n-th input."""
+    if native == "adapter_id":
+        return "model"
+    if _IN_EXTRAS.match(native):
+        return f"abmll.{native}"
+    if found := _INPUT.fullmatch(native):
+        return "abmll.options" if found[2] else found.expand(inputs)
+    return native

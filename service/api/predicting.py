@@ -86,5 +86,4 @@ def renamed_fields(name: Callable[[str], str]) -> Iterator[None]:
     except ServiceError as error:
         if error.param is None:
             raise
-        renamed = name(error.param)
-        raise type(error)(error.message, renamed, error.retry_after_seconds, error.adapter_id) from error
+        raise error.at(name(error.param)) from error
