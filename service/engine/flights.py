@@ -34,6 +34,11 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    @property
+    def waiters(self) -> int:
+        """Callers that wait, over all pieces of work."""
+        return sum(flight.waiters for flight in self._flights.values())
+
     async def join(
         self, key: Hashable, make: Callable[[], Awaitable[T]], is_late: Callable[[], bool]
     ) -> tuple[T, bool]:

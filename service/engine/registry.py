@@ -42,6 +42,11 @@ class AdapterRegistry:
         """Adaptations (and first reads) under way."""
         return len(self._flights)
 
+    @property
+    def waiters(self) -> int:
+        """Requests that wait for an adapter that is being made."""
+        return self._flights.waiters
+
     async def get(self, adapter_id: str) -> StoredAdapter:
         """The adapter of this id. Raises `UnknownAdapterError`."""
         adapter = await self._find(adapter_id)

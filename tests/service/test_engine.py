@@ -157,7 +157,7 @@ def test_a_waiter_that_leaves_does_not_cancel_the_adaptation_of_the_others(serve
         leaving = asyncio.create_task(client.post("/v1/adapters", json=CREATE))
         await until(lambda: len(server.worker.adapted) == 1)
         staying = asyncio.create_task(client.post("/v1/adapters", json=CREATE))
-        await until(lambda: server.engine.in_flight == 2)
+        await until(lambda: server.engine._registry.waiters == 2)
         leaving.cancel()
         await until(lambda: server.engine.in_flight == 1)
         server.worker.adapt_gate.set()
