@@ -54,8 +54,8 @@ def report(config: EvaluationConfig, folder: Path, command: str) -> Path:
         "config": TypeAdapter(EvaluationConfig).dump_python(config, mode="json"),
     }
     notes = [
-        f"At most {config.items} test items of a task, support seeds {', '.join(map(str, config.seeds))}, drawn uniformly unless k says otherwise. "
-        "No theta was trained on a test task or on one that shares its sentences.",
+        f"At most {config.items} test items of a task, support seeds {', '.join(map(str, config.seeds))}, "
+        "drawn uniformly unless k says otherwise. No theta was trained on a test task or on one that shares its sentences.",
         "ECE-15 is that of each cell; next to it, what a perfectly calibrated model with these confidences would have.",
     ]
     if missing:
