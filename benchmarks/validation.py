@@ -1,0 +1,68 @@
+"""What is chosen on validation tasks is measured here: those that a posterior's configuration keeps out of its training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+
+from abmll.evaluation.metrics import Scored, expected_calibration_error
+from abmll.evaluation.protocol import episode
+from abmll.evaluation.records import Episode, pad
+from abmll.meta.collection import Collection
+from abmll.model import FewShotModel
+from abmll.posterior import TaskPosterior
+from benchmarks import common
+from benchmarks.common import Served
+
+SHOWN = ("accuracy", "nll", "brier", "ece15", "mutual_information")
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments of every benchmark, and those of the episodes."""
+    parser = common.arguments(doc, repeats=1, data=True)
+    parser.add_argument("--shots", default="16", help="as in studies: `16`, `16 balanced`, `16 per class`")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 87], help="of the supports")
+    parser.add_argument("--items", type=int, default=60)
+    return parser
+
+
+def episodes(served: Served, options: argparse.Namespace) -> Iterator[tuple[str, int, Episode]]:
+    """Every validation task of the posterior that is served, with every support seed."""
+    if options.quick:
+        options.items, options.seeds = 4, options.seeds[:1]
+    names = served.manifest.training["config"]["data"]["leave_out"]
+    for task, seed in product(Collection.open(options.data).read(names), options.seeds):
+        yield task.name, seed, episode(task, options.shots, seed, items=options.items)
+
+
+def measure(
+    model: FewShotModel, phi: TaskPosterior | None, data: Episode, *, samples: int, seed: int
+) -> dict[str, float]:
+    """Metrics of the episode's queries under `phi` (None: theta)."""
+    found = model.predict(phi, data.queries, samples=samples, seed=seed, truncate=True)
+    probabilities, _ = pad([f.predictive.probabilities for f in found])
+    scored = Scored.of(probabilities, np.array(data.labels))
+    return {
+        "accuracy": float(scored.correct.mean()),
+        "nll": float(scored.nll.mean()),
+        "brier": float(scored.brier.mean()),
+        "ece15": expected_calibration_error(scored.confidence, scored.correct),
+        "mutual_information": float(np.mean([f.predictive.uncertainty.mutual_information for f in found])),
+    }
+
+
+def means(rows: Sequence[dict[str, float]]) -> list[str]:
+    """The mean of each metric over episodes, three digits."""
+    return [f"{np.mean([row[name] for row in rows]):.3f}" for name in SHOWN]
+
+
+def about(served: Served, options: argparse.Namespace) -> str:
+    """Which episodes these were."""
+    tasks = ", ".join(served.manifest.training["config"]["data"]["leave_out"])
+    return (
+        f"Posterior {served.manifest.id}. Validation tasks {tasks}; support seeds {options.seeds}, {options.shots} examples, "
+        f"the first {options.items} test items. No test task was looked at."
+    )
