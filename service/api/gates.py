@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from abmll.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.tasks import Example
-from service import gate_schemas, schemas
+from service import schemas
 from service.api.http import JsonRoute, documented_errors, tenant_of, unless_disconnected
 from service.engine.gates import (
     USUAL_DELTA,
@@ -38,9 +38,7 @@ def gates_of(request: Request) -> GateKeeper:
 
 
 @router.post("/calibrate", responses=_WORK_ERRORS, response_model_exclude_none=True)
-async def calibrate(
-    adapter_id: str, body: gate_schemas.CalibrateRequest, request: Request
-) -> gate_schemas.Calibration:
+async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Request) -> schemas.Calibration:
     """Predict labelled examples and keep how they came out; a gate with a target can then be asked for.
 
     Adds to what is there unless `replace` is set. Examples in the adapter's support, and repeated ones, are left out with
@@ -65,29 +63,29 @@ async def calibrate(
 
 
 @router.get("/calibration", responses=documented_errors(404, 422, 500), response_model_exclude_none=True)
-async def get_calibration(adapter_id: str, request: Request) -> gate_schemas.Calibration:
+async def get_calibration(adapter_id: str, request: Request) -> schemas.Calibration:
     """The adapter's calibration, with what it certifies for some usual targets."""
     return _calibration(await gates_of(request).view(adapter_id))
 
 
 @router.delete("/calibration", responses=documented_errors(404, 422, 500))
-async def delete_calibration(adapter_id: str, request: Request) -> gate_schemas.DeletedCalibration:
+async def delete_calibration(adapter_id: str, request: Request) -> schemas.DeletedCalibration:
     """Forget the adapter's calibration, its feedback and its alarms, on disk too."""
     await gates_of(request).delete(adapter_id)
-    return gate_schemas.DeletedCalibration(adapter_id=adapter_id)
+    return schemas.DeletedCalibration(adapter_id=adapter_id)
 
 
 @router.post(
     "/feedback", responses=documented_errors(400, 404, 413, 415, 422, 500), response_model_exclude_none=True
 )
 async def feedback(
-    adapter_id: str, body: gate_schemas.FeedbackRequest, request: Request
-) -> gate_schemas.FeedbackResponse:
+    adapter_id: str, body: schemas.FeedbackRequest, request: Request
+) -> schemas.FeedbackResponse:
     """Label predictions that were served. Labels of the random share count for the gate and the drift alarm; all are kept."""
     _check_count(request, "feedback", len(body.feedback))
     labels = [(row.prediction_id, row.label) for row in body.feedback]
     outcome = await gates_of(request).feedback(adapter_id, labels)
-    return gate_schemas.FeedbackResponse(
+    return schemas.FeedbackResponse(
         stored=outcome.stored,
         asked=outcome.asked,
         known=outcome.known,
@@ -160,8 +158,8 @@ def _set(quantile: ConformalQuantile | None, note: Noted) -> schemas.PredictionS
     )
 
 
-def _calibration(view: CalibrationView) -> gate_schemas.Calibration:
-    return gate_schemas.Calibration(
+def _calibration(view: CalibrationView) -> schemas.Calibration:
+    return schemas.Calibration(
         id=view.id,
         adapter_id=view.adapter_id,
         version=view.version,
@@ -173,23 +171,23 @@ def _calibration(view: CalibrationView) -> gate_schemas.Calibration:
         **asdict(view.conditions),
         certificates=[_certificate(target, found) for target, found in view.certificates.items()],
         sets=[
-            gate_schemas.SetReport(alpha=q.alpha, valid_for_alpha=q.attainable, coverage=q.coverage, n=q.n)
+            schemas.SetReport(alpha=q.alpha, valid_for_alpha=q.attainable, coverage=q.coverage, n=q.n)
             for q in view.quantiles
         ],
-        monitoring=gate_schemas.MonitoringReport(**asdict(view.counts)),
+        monitoring=schemas.MonitoringReport(**asdict(view.counts)),
         warnings=list(view.warnings),
     )
 
 
-def _certificate(target_error: float, found: Certificate | NotYet) -> gate_schemas.CertificateReport:
+def _certificate(target_error: float, found: Certificate | NotYet) -> schemas.CertificateReport:
     if isinstance(found, NotYet):
-        return gate_schemas.CertificateReport(
+        return schemas.CertificateReport(
             target_error=target_error,
             delta=USUAL_DELTA,
             certified=False,
             about_n_more_labels=found.about_n_more_labels,
         )
-    return gate_schemas.CertificateReport(certified=True, coverage=found.coverage, **asdict(found))
+    return schemas.CertificateReport(certified=True, coverage=found.coverage, **asdict(found))
 
 
 def _check_count(request: Request, what: str, count: int) -> None:

@@ -56,18 +56,16 @@ _Tokens = Annotated[int, Field(ge=1)]
 class Extras(WireModel):
     """What this server takes beyond OpenAI's parameters, as in `POST /v1/predict`."""
 
-    support: schemas._Support | None = None
-    options: schemas._Options = None
+    support: schemas.Support | None = None
+    options: schemas.Options = None
     adapt: schemas.Adapt | None = Field(default=None, description="How to fit; only together with `support`.")
-    samples: schemas._Samples = 16
-    seed: schemas._Seed | None = Field(
-        default=None, description="Wins over the parameter outside of `abmll`."
-    )
+    samples: schemas.Samples = 16
+    seed: schemas.Seed | None = Field(default=None, description="Wins over the parameter outside of `abmll`.")
     gate: schemas.Gate | None = Field(default=None, description="When to abstain; by default never.")
     on_abstain: Literal["answer", "null"] = Field(
         default="answer", description="Content when abstaining: the answer all the same, or nothing (`null`)."
     )
-    truncate: schemas._Truncate = False
+    truncate: schemas.Truncate = False
 
     @model_validator(mode="after")
     def _adapt_needs_support(self) -> Self:
@@ -90,7 +88,7 @@ class _Request(WireModel):
 
     model: str = Field(description="Id of an adapter; or of the base model, where `abmll` brings `support`.")
     abmll: Extras = Extras()
-    seed: schemas._Seed | None = None
+    seed: schemas.Seed | None = None
     stream: bool | None = Field(default=None, description="Answer in server-sent events.")
     stream_options: StreamOptions | None = None
     max_tokens: _Tokens | None = Field(

@@ -1,4 +1,4 @@
-"""The wire of calibrated gates: calibration and feedback. What predict requests and answers have of it is in `schemas`."""
+"""The wire of calibrated gates: calibration and feedback. What predict requests and answers have of it is with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.schemas import SupportRow, WireModel, _Options, _Samples, _Seed, _Truncate
+from service.schemas.fields import Options, Samples, Seed, SupportRow, Truncate
+from service.schemas.wire import WireModel
 
 _EXAMPLE: dict[str, Any] = {
     "examples": [
@@ -23,10 +24,10 @@ class CalibrateRequest(WireModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     examples: list[SupportRow] = Field(min_length=1, description="Labelled examples, at most `max_inputs`.")
-    options: _Options = None
-    samples: _Samples = 16
-    seed: _Seed = 0
-    truncate: _Truncate = False
+    options: Options = None
+    samples: Samples = 16
+    seed: Seed = 0
+    truncate: Truncate = False
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
     replace: bool = Field(default=False, description="Begin anew instead of adding to what is there.")
     more_follow: bool = Field(

@@ -1,0 +1,190 @@
+"""Requests to adapt and to predict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from service import demo
+from service.schemas.fields import Adapt, Model, Options, Samples, Seed, Support, Truncate
+from service.schemas.wire import WireModel
+
+
+class InputRow(WireModel):
+    """A text to answer that has its own options."""
+
+    input: str = Field(description="The text.")
+    options: list[str] | None = Field(
+        default=None, description="Options of this input; wins over the request's."
+    )
+
+
+def _kind_of_input(value: Any) -> str:
+    return "<row>" if isinstance(value, dict | InputRow) else "<text>"
+
+
+Input = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[InputRow, Tag("<row>")],
+    Discriminator(_kind_of_input),
+]
+
+
+class Gate(WireModel):
+    """When to abstain: below raw thresholds, which promise nothing and must all hold; or, for a calibrated adapter, below the
+    threshold that is certified for a target error, or that keeps a target coverage.
+    """
+
+    min_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="Least probability of the answer."
+    )
+    min_margin: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least distance in probability between the answer and the runner-up.",
+    )
+    max_mutual_information: float | None = Field(
+        default=None, ge=0, description="Most mutual information between answer and weights, in nats."
+    )
+    max_semantic_entropy: float | None = Field(
+        default=None,
+        ge=0,
+        description="Most entropy between the meanings of free-text answers, in nats; needs an input without options.",
+    )
+    min_logprob_per_token: float | None = Field(
+        default=None,
+        le=0,
+        description="Least log-probability of a free-text answer by its tokens, in nats; needs an input without options.",
+    )
+    target_error: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=0.5,
+        description="Most error among accepted answers, certified from the adapter's calibration; goes with `delta` alone.",
+    )
+    delta: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=0.5,
+        description="Probability, over the labels, that the certificate for `target_error` is wrong; by default 0.1.",
+    )
+    target_coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of inputs to accept, from the adapter's calibration; alone in its gate. Says nothing of errors.",
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the threshold comes from the adapter's calibration."""
+        return self.target_error is not None or self.target_coverage is not None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        raw = (
+            self.min_confidence,
+            self.min_margin,
+            self.max_mutual_information,
+            self.max_semantic_entropy,
+            self.min_logprob_per_token,
+        )
+        kinds = (self.target_error, self.target_coverage, next((v for v in raw if v is not None), None))
+        if sum(kind is not None for kind in kinds) > 1:
+            raise ValueError("target_error, target_coverage and raw thresholds exclude each other")
+        if self.delta is not None and self.target_error is None:
+            raise ValueError("delta belongs to target_error")
+        return self
+
+
+class SetRequest(WireModel):
+    """A conformal prediction set for each input."""
+
+    alpha: float = Field(
+        ge=0.001, le=0.5, description="The set may miss the right option with this probability."
+    )
+
+
+_PREDICT_EXAMPLE = demo.predict_body()
+
+
+_CREATE_EXAMPLE = {key: _PREDICT_EXAMPLE[key] for key in ("support", "options", "seed")}
+
+
+class CreateAdapterRequest(WireModel):
+    """Adapt to a support set."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CREATE_EXAMPLE]})
+
+    model: Model = None
+    support: Support
+    options: Options = None
+    adapt: Adapt | None = Field(default=None, description="How to fit.")
+    seed: Seed = 0
+    truncate: Truncate = False
+
+
+class PredictRequest(WireModel):
+    """Answer inputs with an adapter, named by `adapter_id` or made from `support`; exactly one of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_PREDICT_EXAMPLE]})
+
+    model: Model = None
+    adapter_id: str | None = Field(default=None, description="Id of an adapter made before.")
+    support: Support | None = None
+    inputs: list[Input] = Field(min_length=1, description="Texts to answer.")
+    options: Options = None
+    samples: Samples = 16
+    seed: Seed = 0
+    adapt: Adapt | None = Field(default=None, description="How to fit; only together with `support`.")
+    gate: Gate | None = Field(default=None, description="When to abstain; by default never.")
+    truncate: Truncate = False
+    max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
+    stream: bool = Field(
+        default=False,
+        description="Answer with server-sent events that refine the predictions as samples arrive.",
+    )
+    answers_per_sample: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Free-text answers that each sample writes: the first greedily, the others by drawing tokens.",
+    )
+    set: SetRequest | None = Field(
+        default=None, description="Add a prediction set to each prediction; the adapter must be calibrated."
+    )
+    log: bool = Field(
+        default=False,
+        description="Remember the predictions for feedback, also without a calibrated gate; the adapter must be calibrated.",
+    )
+
+    confidence: Literal["predictive", "calibrated"] | None = Field(
+        default=None,
+        description="The kind of confidence that is wanted; by default a calibrated one where it can be had. `predictive` is "
+        "the answer's raw share; `calibrated` is refused where the posterior has no calibrator, the samples are too few, or the "
+        "answers are free text.",
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the adapter's calibration is needed."""
+        return self.log or self.set is not None or (self.gate is not None and self.gate.calibrated)
+
+    @model_validator(mode="after")
+    def _calibrated_adapter(self) -> Self:
+        if self.calibrated and self.adapter_id is None:
+            raise ValueError(
+                "a calibrated gate, set and log need adapter_id: it is an adapter that is calibrated"
+            )
+        if self.calibrated and self.answers_per_sample != 1:
+            raise ValueError("calibrations are made with one answer a sample: leave answers_per_sample out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.adapter_id is None) == (self.support is None):
+            raise ValueError("exactly one of adapter_id and support is needed")
+        if self.adapter_id is not None and self.adapt is not None:
+            raise ValueError("adapt applies to support: an adapter named by adapter_id is already fitted")
+        return self
