@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,15 +26,12 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SURFACES = (native, diagnose, gates, operations, openai, classify, oip)
+OWN = (native, diagnose, gates, operations)
+OTHERS = (openai, classify, oip)
 ERROR_SHAPES: dict[str, ErrorShape] = {
-    **openai.ERROR_SHAPES,
-    "/v1/classify": classify.error_shape,
-    "/v2": oip.error_shape,
+    prefix: surface.error_shape for surface in OTHERS for prefix in surface.PREFIXES
 }
 """By the beginning of the path; our own where none fits."""
-ERROR_STATUSES: dict[str, Mapping[int, int]] = {prefix: {422: 400} for prefix in ERROR_SHAPES}
-"""Statuses that a surface answers in the place of ours, by the beginning of the path."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
@@ -74,9 +71,9 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.gates = GateKeeper(settings, engine, CalibrationStore(settings.calibrations_dir), metrics)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
-    for surface in SURFACES:
+    for surface in (*OWN, *OTHERS):
         app.include_router(surface.router)
-    app.state.error_shapes, app.state.error_statuses = ERROR_SHAPES, ERROR_STATUSES
+    app.state.error_shapes = ERROR_SHAPES
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Observed, metrics=metrics)

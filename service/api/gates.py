@@ -11,16 +11,16 @@ from abmll.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.tasks import Example
 from service import schemas
 from service.api.http import JsonRoute, documented_errors, tenant_of, unless_disconnected
-from service.engine.gates import (
+from service.engine.gate_records import (
     USUAL_DELTA,
     Ask,
     CalibrateRequest,
     CalibrationView,
-    GateKeeper,
     Noted,
     Opened,
-    set_note,
 )
+from service.engine.gate_rules import set_note
+from service.engine.gates import GateKeeper
 from service.errors import LimitExceededError
 from service.settings import Settings
 

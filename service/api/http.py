@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
@@ -223,18 +223,13 @@ def told(error: ServiceError) -> str:
 def shape_of(request: Request) -> ErrorShape:
     """That of the surface which the path belongs to; paths without a route have one too."""
     shapes: dict[str, ErrorShape] = request.app.state.error_shapes
-    return _of_surface(request, shapes, own_error)
-
-
-def _status_of(request: Request, error: ServiceError) -> int:
-    """The status that the surface of the request has for the error."""
-    statuses: dict[str, Mapping[int, int]] = request.app.state.error_statuses
-    return _of_surface(request, statuses, {}).get(error.status, error.status)
-
-
-def _of_surface(request: Request, by_path: Mapping[str, T], default: T) -> T:
     path = request.url.path
-    return next((value for prefix, value in by_path.items() if path.startswith(prefix)), default)
+    return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), own_error)
+
+
+def _status_of(error: ServiceError, shape: ErrorShape) -> int:
+    """The error's; only our own surface knows 422, to clients of the others it is a 400."""
+    return 400 if error.status == 422 and shape is not own_error else error.status
 
 
 def error_response(
@@ -244,8 +239,8 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
-    body = shape_of(request)(error, request_id(request))
-    return JSONResponse(body, _status_of(request, error), sent)
+    shape = shape_of(request)
+    return JSONResponse(shape(error, request_id(request)), _status_of(error, shape), sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

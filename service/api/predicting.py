@@ -16,7 +16,7 @@ from service.api.gates import ask_of, gates_of, with_gate
 from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
 from service.api.translate import predict_request, predict_response, thresholds
 from service.engine.engine import Predicted
-from service.engine.gates import Noted, Opened
+from service.engine.gate_records import Noted, Opened
 from service.errors import ServiceError, from_validation
 from service.gate import Thresholds
 from service.metrics import Metrics

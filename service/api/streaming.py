@@ -21,7 +21,7 @@ from service.api.http import engine_of, request_id, shape_of, tenant_of, unless_
 from service.api.predicting import Done, answer_of, deciding
 from service.api.translate import predict_request, prediction_object
 from service.engine.engine import Obtained
-from service.engine.gates import Opened
+from service.engine.gate_records import Opened
 from service.engine.records import CacheOutcome
 from service.engine.watch import Known
 from service.errors import DrainingError, ServiceError, from_exception

@@ -39,7 +39,21 @@ class PredictFields(AdaptFields, total=False):
     adapter_id: str | None
     support: SupportLike | None
     samples: int | Literal["auto"]
+    confidence: Literal["predictive", "calibrated"] | None
     gate: Mapping[str, Any] | None
+    set: Mapping[str, Any] | None
+    log: bool
+    max_new_tokens: int
+    answers_per_sample: int
+
+
+class CalibrateFields(TypedDict, total=False):
+    """What calibrating takes besides the examples: see `service.schemas.CalibrateRequest`."""
+
+    options: Sequence[str] | None
+    samples: int | Literal["auto"]
+    seed: int
+    truncate: bool
     max_new_tokens: int
 
 
@@ -71,7 +85,7 @@ class Call(Generic[AnswerT]):
 
 def create_adapter(support: SupportLike, **fields: Any) -> Call[schemas.CreateAdapterResponse]:
     """Adapt to `support`, with `AdaptFields`."""
-    body = _given({"support": _support(support), **fields})
+    body = _given({"support": labelled(support), **fields})
     return Call("POST", "/v1/adapters", schemas.CreateAdapterResponse, body)
 
 
@@ -110,8 +124,35 @@ def unpin(adapter_id: str) -> Call[schemas.PinnedAdapter]:
 def predict(inputs: InputsLike, **fields: Any) -> Call[schemas.PredictResponse]:
     """Answer `inputs`, with `PredictFields`."""
     if fields.get("support") is not None:
-        fields["support"] = _support(fields["support"])
+        fields["support"] = labelled(fields["support"])
     return Call("POST", "/v1/predict", schemas.PredictResponse, _given({"inputs": listed(inputs), **fields}))
+
+
+def diagnose(adapter_id: str, **fields: int | None) -> Call[schemas.DiagnoseResponse]:
+    """Estimate an adapter on its own support; `folds` and `samples`."""
+    return Call("POST", f"{_adapter_path(adapter_id)}/diagnose", schemas.DiagnoseResponse, _given(fields))
+
+
+def calibrate(adapter_id: str, examples: SupportLike, **fields: Any) -> Call[schemas.Calibration]:
+    """Take in labelled examples for calibrated gates, with `CalibrateFields`."""
+    body = _given({"examples": labelled(examples), **fields})
+    return Call("POST", f"{_adapter_path(adapter_id)}/calibrate", schemas.Calibration, body)
+
+
+def calibration(adapter_id: str) -> Call[schemas.Calibration]:
+    """The adapter's calibration."""
+    return Call("GET", f"{_adapter_path(adapter_id)}/calibration", schemas.Calibration)
+
+
+def delete_calibration(adapter_id: str) -> Call[schemas.DeletedCalibration]:
+    """Forget the adapter's calibration."""
+    return Call("DELETE", f"{_adapter_path(adapter_id)}/calibration", schemas.DeletedCalibration)
+
+
+def feedback(adapter_id: str, labels: Mapping[str, str]) -> Call[schemas.FeedbackResponse]:
+    """Right answers by prediction id."""
+    rows = [{"prediction_id": id, "label": label} for id, label in labels.items()]
+    return Call("POST", f"{_adapter_path(adapter_id)}/feedback", schemas.FeedbackResponse, {"feedback": rows})
 
 
 def models() -> Call[schemas.ModelList]:
@@ -133,7 +174,8 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _support(rows: SupportLike) -> list[Mapping[str, Any]]:
+def labelled(rows: SupportLike) -> list[Mapping[str, Any]]:
+    """Labelled examples as rows."""
     return [
         row if isinstance(row, Mapping) else dict(zip(("input", "output"), row, strict=True)) for row in rows
     ]

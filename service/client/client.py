@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, Retrying
 
 from service import schemas
 from service.client import calls, frames, plans
-from service.client.calls import AdaptFields, Call, InputsLike, PredictFields, SupportLike
+from service.client.calls import AdaptFields, CalibrateFields, Call, InputsLike, PredictFields, SupportLike
 from service.client.errors import ConnectionFailedError, UnavailableError
 from service.client.plans import Plan
 from service.client.retries import Retries, polling
@@ -132,6 +132,35 @@ class Client(_Shared):
         """Answer the column `text` of any number of rows; see `frames.predictions_frame` for what comes back."""
         return self._run(frames.predict_frame(frame, text, **fields))
 
+    def diagnose(
+        self, adapter_id: str, *, folds: int | None = None, samples: int | None = None
+    ) -> schemas.DiagnoseResponse:
+        """How good the adapter is, by its own support: accuracy when held out, gains, suspicious labels, a verdict."""
+        return self._send(calls.diagnose(adapter_id, folds=folds, samples=samples))
+
+    def calibrate(
+        self,
+        adapter_id: str,
+        examples: SupportLike,
+        *,
+        replace: bool = False,
+        **fields: Unpack[CalibrateFields],
+    ) -> schemas.Calibration:
+        """Label any number of examples for calibrated gates; adds to what is there unless `replace` is set."""
+        return self._run(plans.calibrate(adapter_id, examples, replace=replace, **fields))
+
+    def calibration(self, adapter_id: str) -> schemas.Calibration:
+        """The adapter's calibration, with what it certifies for some usual targets."""
+        return self._send(calls.calibration(adapter_id))
+
+    def delete_calibration(self, adapter_id: str) -> schemas.DeletedCalibration:
+        """Forget the adapter's calibration, its feedback and its alarms."""
+        return self._send(calls.delete_calibration(adapter_id))
+
+    def feedback(self, adapter_id: str, labels: Mapping[str, str]) -> schemas.FeedbackResponse:
+        """Tell the right answers to predictions, by `prediction_id`."""
+        return self._send(calls.feedback(adapter_id, labels))
+
     def models(self) -> list[schemas.ModelCard]:
         """The models that the server serves."""
         return self._send(calls.models()).data
@@ -246,6 +275,35 @@ class AsyncClient(_Shared):
     ) -> pd.DataFrame:
         """As `Client.predict_frame`."""
         return await self._run(frames.predict_frame(frame, text, **fields))
+
+    async def diagnose(
+        self, adapter_id: str, *, folds: int | None = None, samples: int | None = None
+    ) -> schemas.DiagnoseResponse:
+        """As `Client.diagnose`."""
+        return await self._send(calls.diagnose(adapter_id, folds=folds, samples=samples))
+
+    async def calibrate(
+        self,
+        adapter_id: str,
+        examples: SupportLike,
+        *,
+        replace: bool = False,
+        **fields: Unpack[CalibrateFields],
+    ) -> schemas.Calibration:
+        """As `Client.calibrate`."""
+        return await self._run(plans.calibrate(adapter_id, examples, replace=replace, **fields))
+
+    async def calibration(self, adapter_id: str) -> schemas.Calibration:
+        """As `Client.calibration`."""
+        return await self._send(calls.calibration(adapter_id))
+
+    async def delete_calibration(self, adapter_id: str) -> schemas.DeletedCalibration:
+        """As `Client.delete_calibration`."""
+        return await self._send(calls.delete_calibration(adapter_id))
+
+    async def feedback(self, adapter_id: str, labels: Mapping[str, str]) -> schemas.FeedbackResponse:
+        """As `Client.feedback`."""
+        return await self._send(calls.feedback(adapter_id, labels))
 
     async def models(self) -> list[schemas.ModelCard]:
         """As `Client.models`."""

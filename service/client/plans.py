@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from service import schemas
 from service.client import calls
-from service.client.calls import AdaptFields, Call, InputsLike
+from service.client.calls import AdaptFields, Call, InputsLike, SupportLike
 
 RowT = TypeVar("RowT", bound=str | Mapping[str, Any])
 ResultT = TypeVar("ResultT")
@@ -40,6 +40,23 @@ def predict_all(inputs: InputsLike, **fields: Any) -> Plan[list[schemas.Predicti
         first = len(predictions)
         predictions += [p.model_copy(update={"index": first + p.index}) for p in answer.predictions]
     return predictions
+
+
+def calibrate(
+    adapter_id: str, examples: SupportLike, *, replace: bool = False, **fields: Any
+) -> Plan[schemas.Calibration]:
+    """The calibration after any number of `examples`, which count as one look at the labels however many requests they take.
+
+    `fields` are `CalibrateFields`; `replace` begins anew.
+    """
+    limits: schemas.LimitsReport = yield calls.limits()
+    room = limits.max_body_bytes - _bytes(fields) - 2 * _FRAMING_BYTES
+    parts = list(batches(calls.labelled(examples), limits.max_inputs, room)) or [[]]
+    for number, part in enumerate(parts, 1):
+        found: schemas.Calibration = yield calls.calibrate(
+            adapter_id, part, replace=replace and number == 1, more_follow=number < len(parts), **fields
+        )
+    return found
 
 
 def batches(rows: Sequence[RowT], most_rows: int, most_bytes: int) -> Iterator[list[RowT]]:

@@ -9,21 +9,36 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from abmll.certificates import Certificate, CoverageThreshold, NotYet, threshold_for_coverage
-from abmll.conformal import ConformalQuantile, conformal_set, fewest_scores
+from abmll.certificates import Certificate
 from abmll.tasks import Example, Query
 from model_store.errors import StoreError, UnsupportedFormatError
-from service.engine.admission import shared_options
 from service.engine.engine import Engine, Predicted
+from service.engine.gate_records import (
+    Ask,
+    CalibrateRequest,
+    CalibrationView,
+    FeedbackOutcome,
+    Noted,
+    Opened,
+)
+from service.engine.gate_rules import (
+    admit_examples,
+    check_conditions,
+    check_extendable,
+    conditions_of,
+    granted_gate,
+    has_options,
+    item_of,
+    missing_calibration,
+    options_in_set,
+    view_of,
+)
 from service.engine.gate_state import (
-    Conditions,
-    Counts,
     GateState,
-    Item,
     Logged,
     begin_record,
     examples_record,
@@ -38,116 +53,24 @@ from service.engine.gate_state import (
 )
 from service.engine.records import PredictRequest
 from service.errors import (
-    CalibrationMismatchError,
     CalibrationMissingError,
-    CannotCertifyError,
     CertificateRevokedError,
     InvalidOptionsError,
     InvalidRequestError,
-    LimitExceededError,
     ServiceError,
     StoreFailedError,
     UnknownPredictionError,
 )
-from service.executors.contract import Samples
-from service.gate import Thresholds
 
 if TYPE_CHECKING:
     from abmll.predict import Prediction
-    from model_store.adapters import AdapterManifest
     from model_store.calibrations import CalibrationStore, Record
     from service.metrics import Metrics
     from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-USUAL_DELTA = 0.1
-USUAL_TARGETS = (0.02, 0.05, 0.1, 0.2)
-USUAL_ALPHAS = (0.05, 0.1, 0.2)
 _MOST_STATES = 256
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a predict request wants of the adapter's calibration; None asks nothing."""
-
-    target_error: float | None = None
-    delta: float = USUAL_DELTA
-    target_coverage: float | None = None
-    alpha: float | None = None
-
-
-@dataclass(frozen=True)
-class CalibrateRequest:
-    """Labelled examples for an adapter, and how to predict them.
-
-    `replace` begins anew instead of adding; `more_follow` says that nothing is to be certified before the next call.
-    """
-
-    adapter_id: str
-    examples: tuple[Example, ...]
-    samples: Samples = 16
-    seed: int = 0
-    max_new_tokens: int = 32
-    truncate: bool = False
-    replace: bool = False
-    more_follow: bool = False
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a request was granted: the calibration it saw, and the threshold, certificate and quantile from it."""
-
-    manifest: AdapterManifest
-    lineage: str
-    conditions: Conditions
-    calibration_id: str
-    version: int
-    gate: Certificate | CoverageThreshold | None
-    quantile: ConformalQuantile | None
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The gate to decide with."""
-        return Thresholds() if self.gate is None else Thresholds(min_confidence=self.gate.threshold)
-
-
-@dataclass(frozen=True)
-class Noted:
-    """What is added to one prediction. `id` is None where the calibration went away meanwhile, so that nothing was logged."""
-
-    id: str | None
-    asked: bool
-    options_in_set: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class CalibrationView:
-    """A calibration as it stands; `accuracy` and the rest are None and empty while more examples are announced."""
-
-    id: str
-    adapter_id: str
-    version: int
-    conditions: Conditions
-    n: int
-    feedback: int
-    held: bool
-    revoked: str | None
-    accuracy: float | None
-    certificates: Mapping[float, Certificate | NotYet]
-    quantiles: Sequence[ConformalQuantile]
-    counts: Counts
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FeedbackOutcome:
-    """What became of labels: new ones, those of them that were asked for, and those that were known already."""
-
-    stored: int
-    asked: int
-    known: int
-    view: CalibrationView
 
 
 class GateKeeper:
@@ -166,11 +89,11 @@ class GateKeeper:
         manifest = (await self._engine.adapter(request.adapter_id)).manifest
         async with self._lock:
             state = None if request.replace else await self._find(request.adapter_id)
-        kept, warnings = _admit(request, manifest, state, self._settings)
+        kept, warnings = admit_examples(request, manifest, state, self._settings)
         predicted = await self._predict(request, kept, tenant)
-        conditions = _conditions(manifest, request, predicted.confidences[0].function)
+        conditions = conditions_of(manifest, request, predicted.confidences[0].function)
         items = [
-            _item(example, prediction, confidence.value)
+            item_of(example, prediction, confidence.value)
             for example, prediction, confidence in zip(
                 kept, predicted.predictions, predicted.confidences, strict=True
             )
@@ -185,26 +108,26 @@ class GateKeeper:
                 state = await self._begin(request.adapter_id, [record])
             else:
                 state = old
-                _check_extendable(state, conditions)
+                check_extendable(state, conditions)
                 fresh = [
                     item for item in items if item.key not in state.keys
                 ]  # another call may have come between
                 await self._append(state, examples_record(fresh, held=request.more_follow))
             self._metrics.calibration_examples.inc(len(items))
             self._count_states()
-            return replace(_view(state), warnings=tuple(warnings))
+            return replace(view_of(state), warnings=tuple(warnings))
 
     async def view(self, adapter_id: str) -> CalibrationView:
         """The adapter's calibration. Raises `UnknownAdapterError`, and `CalibrationMissingError`."""
         await self._engine.adapter(adapter_id)
         async with self._lock:
-            return _view(await self._get(adapter_id))
+            return view_of(await self._get(adapter_id))
 
     async def delete(self, adapter_id: str) -> None:
         """Forget the adapter's calibration and its feedback. Raises as `view`."""
         await self._engine.adapter(adapter_id)
         if not await self.forget(adapter_id):
-            raise _missing(adapter_id)
+            raise missing_calibration(adapter_id)
 
     async def forget(self, adapter_id: str) -> bool:
         """As `delete`, for an adapter that is itself deleted; whether there was a calibration."""
@@ -231,8 +154,8 @@ class GateKeeper:
             ):  # no promise holds; predictions may still be logged
                 message = f"the certificate is revoked: {state.revoked}; calibrate anew with replace and new examples"
                 raise CertificateRevokedError(message, "gate" if ask.alpha is None else "set")
-            _check_conditions(state, _conditions(manifest, request, state.conditions.confidence_kind))
-            if ask.alpha is not None and not _has_options(manifest):
+            check_conditions(state, conditions_of(manifest, request, state.conditions.confidence_kind))
+            if ask.alpha is not None and not has_options(manifest):
                 raise InvalidRequestError("a prediction set needs options to choose from", "set")
             return Opened(
                 manifest,
@@ -240,13 +163,13 @@ class GateKeeper:
                 state.conditions,
                 state.id,
                 state.version,
-                _gate(state, ask),
+                granted_gate(state, ask),
                 None if ask.alpha is None else state.quantile(ask.alpha),
             )
 
     async def close(self, opened: Opened, request: PredictRequest, predicted: Predicted) -> tuple[Noted, ...]:
         """Log the predictions and say what is added to each. Raises `CalibrationMismatchError` and `StoreFailedError`."""
-        _check_conditions(opened, _conditions(opened.manifest, request, predicted.confidences[0].function))
+        check_conditions(opened, conditions_of(opened.manifest, request, predicted.confidences[0].function))
         adapter_id = opened.manifest.id
         support = {example.input for example in opened.manifest.support.examples}
         entries = []
@@ -257,7 +180,7 @@ class GateKeeper:
             for query, prediction, confidence in zip(
                 request.queries, predicted.predictions, predicted.confidences, strict=True
             ):
-                options = prediction.predictive.options if _has_options(opened.manifest) else ()
+                options = prediction.predictive.options if has_options(opened.manifest) else ()
                 key = input_key(query.input, options)
                 id = prediction_id(opened.lineage, key)
                 known = state.logged.get(id) if state is not None else None
@@ -272,7 +195,11 @@ class GateKeeper:
                     await self._append(state, predictions_record(fresh.values()))
                     await self._revoke_on_drift(state)
         return tuple(
-            Noted(entry.id if state is not None else None, entry.asked, _set(opened.quantile, prediction))
+            Noted(
+                entry.id if state is not None else None,
+                entry.asked,
+                options_in_set(opened.quantile, prediction),
+            )
             for entry, prediction in zip(entries, predicted.predictions, strict=True)
         )
 
@@ -305,7 +232,7 @@ class GateKeeper:
             self._metrics.feedback_labels.labels("yes").inc(len(asked))
             self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
             self._count_states()
-            return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), _view(state))
+            return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), view_of(state))
 
     def _entry(
         self,
@@ -324,7 +251,7 @@ class GateKeeper:
             key=key,
             confidence=confidence,
             answer=text_digest(predictive.answer),
-            options=tuple(option_digests(predictive.options)) if _has_options(opened.manifest) else (),
+            options=tuple(option_digests(predictive.options)) if has_options(opened.manifest) else (),
             asked=not seen and is_asked(opened.lineage, id, self._settings.feedback_share),
             gated_at=opened.gate.target_error if certified and isinstance(opened.gate, Certificate) else None,
         )
@@ -343,14 +270,14 @@ class GateKeeper:
         try:
             return await self._engine.predict(work, tenant=tenant)
         except ServiceError as error:  # to the engine, the examples are inputs
-            if error.param is not None and error.param.startswith("inputs"):
-                error.param = "examples" + error.param.removeprefix("inputs")
-            raise
+            if error.param is None or not error.param.startswith("inputs"):
+                raise
+            raise error.at("examples" + error.param.removeprefix("inputs")) from error
 
     async def _get(self, adapter_id: str) -> GateState:
         state = await self._find(adapter_id)
         if state is None:
-            raise _missing(adapter_id)
+            raise missing_calibration(adapter_id)
         return state
 
     async def _find(self, adapter_id: str) -> GateState | None:
@@ -424,145 +351,3 @@ class GateKeeper:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
         for name in ("active", "revoked"):
             self._metrics.calibrations.labels(name).set(counts[name])
-
-
-def _admit(
-    request: CalibrateRequest, manifest: AdapterManifest, state: GateState | None, settings: Settings
-) -> tuple[list[Example], list[str]]:
-    """The examples that count, their options resolved, and what to warn of. Raises `ServiceError` naming the example."""
-    support = {example.input for example in manifest.support.examples}
-    shared = shared_options(manifest.support.examples)
-    known = set(state.keys) if state is not None else set()
-    kept: list[Example] = []
-    in_support = counted = 0
-    for i, given in enumerate(request.examples):
-        example = given if given.options else replace(given, options=shared)
-        if example.options and example.output not in example.options:
-            raise InvalidOptionsError("the output is not among the options", f"examples[{i}].output")
-        if not example.output.strip():
-            raise InvalidRequestError("the output is empty", f"examples[{i}].output")
-        key = input_key(example.input, example.options)
-        if example.input in support:
-            in_support += 1
-        elif key in known:
-            counted += 1
-        else:
-            known.add(key)
-            kept.append(example)
-    if state is not None:
-        _check_extendable(state, _conditions(manifest, request, state.conditions.confidence_kind))
-    if not kept:
-        raise InvalidRequestError(
-            "no example is left: all are in the adapter's support or counted already", "examples"
-        )
-    total = len(kept) + (len(state.items) if state is not None else 0)
-    if total > settings.max_calibration:
-        message = f"{total} examples in all; the limit is {settings.max_calibration}"
-        raise LimitExceededError(message, "examples")
-    warnings = []
-    if in_support:
-        warnings.append(f"{in_support} examples are left out: the adapter was made from them")
-    if counted:
-        warnings.append(f"{counted} examples are left out: their inputs are counted already")
-    return kept, warnings
-
-
-def _item(example: Example, prediction: Prediction, confidence: float) -> Item:
-    predictive = prediction.predictive
-    score = None
-    if example.options:
-        score = 1 - predictive.probabilities[predictive.options.index(example.output)]
-    correct = text_digest(predictive.answer) == text_digest(example.output)
-    return Item(input_key(example.input, example.options), confidence, correct, score)
-
-
-def _has_options(manifest: AdapterManifest) -> bool:
-    return any(example.options for example in manifest.support.examples)
-
-
-def _conditions(
-    manifest: AdapterManifest, request: CalibrateRequest | PredictRequest, kind: str
-) -> Conditions:
-    tokens = None if _has_options(manifest) else request.max_new_tokens
-    return Conditions(kind, request.samples, request.seed, tokens)
-
-
-def _check_conditions(calibrated: GateState | Opened, asked: Conditions) -> None:
-    was = calibrated.conditions
-    for name in ("samples", "seed", "max_new_tokens", "confidence_kind"):
-        if getattr(was, name) != getattr(asked, name):
-            message = (
-                f"calibrated with {name} {getattr(was, name)!r}, not {getattr(asked, name)!r}: "
-                "other confidences than those that were calibrated"
-            )
-            raise CalibrationMismatchError(message, name)
-
-
-def _check_extendable(state: GateState, asked: Conditions) -> None:
-    if state.revoked is not None:
-        message = f"the calibration is revoked ({state.revoked}): begin anew with replace and new examples"
-        raise CertificateRevokedError(message, "replace")
-    _check_conditions(state, asked)
-
-
-def _gate(state: GateState, ask: Ask) -> Certificate | CoverageThreshold | None:
-    if ask.target_coverage is not None:
-        return threshold_for_coverage(state.confidences, ask.target_coverage)
-    if ask.target_error is None:
-        return None
-    found = state.certificate(ask.target_error, ask.delta)
-    if isinstance(found, Certificate):
-        return found
-    more = found.about_n_more_labels
-    message = (
-        f"cannot certify yet: about {more} more labels needed for error {ask.target_error:g}"
-        if more is not None
-        else f"cannot certify error {ask.target_error:g}: even the most confident answers are wrong more often, and more "
-        "labels of the same kind promise nothing"
-    )
-    raise CannotCertifyError(message, "gate.target_error", about_n_more_labels=more)
-
-
-def _set(quantile: ConformalQuantile | None, prediction: Prediction) -> tuple[str, ...] | None:
-    if quantile is None:
-        return None
-    predictive = prediction.predictive
-    return tuple(predictive.options[i] for i in conformal_set(predictive.probabilities, quantile.q))
-
-
-def set_note(quantile: ConformalQuantile) -> str:
-    """What a prediction set promises, in words."""
-    if quantile.attainable:
-        return f"holds the right option with probability at least {quantile.coverage:.4g}, over calibration and input together"
-    return (
-        f"{quantile.n} labelled examples are fewer than the {fewest_scores(quantile.alpha)} that alpha {quantile.alpha:g} needs: "
-        "the only valid set is every option"
-    )
-
-
-def _view(state: GateState) -> CalibrationView:
-    shown = not state.held
-    return CalibrationView(
-        id=state.id,
-        adapter_id=state.adapter_id,
-        version=state.version,
-        conditions=state.conditions,
-        n=len(state.items),
-        feedback=sum(item.feedback for item in state.items),
-        held=state.held,
-        revoked=state.revoked,
-        accuracy=state.accuracy if shown else None,
-        certificates={t: state.certificate(t, USUAL_DELTA) for t in USUAL_TARGETS} if shown else {},
-        quantiles=[state.quantile(a) for a in USUAL_ALPHAS] if shown and _scored(state) else [],
-        counts=state.counts,
-    )
-
-
-def _scored(state: GateState) -> bool:
-    return any(item.score is not None for item in state.items)
-
-
-def _missing(adapter_id: str) -> ServiceError:
-    return CalibrationMissingError(
-        f"adapter {adapter_id[:100]} is not calibrated: POST labelled examples to its calibrate", "adapter_id"
-    )

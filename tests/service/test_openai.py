@@ -19,7 +19,7 @@ from openai.types.chat import ChatCompletion
 
 from model_store.catalogue import DEFAULT_BASE
 from service import demo
-from service.api.openai_schemas import ChatCompletionRequest, CompletionRequest, Extras
+from service.api.openai.wire import ChatCompletionRequest, CompletionRequest, Extras
 from tests.service.conftest import Server, until
 from tests.service.fakes import MAX_TOKENS, FakeWorker, served_model
 

@@ -3,4 +3,6 @@
 from service.api.classify.routes import router
 from service.api.classify.translate import error_shape
 
-__all__ = ["error_shape", "router"]
+PREFIXES = ("/v1/classify",)
+
+__all__ = ["PREFIXES", "error_shape", "router"]

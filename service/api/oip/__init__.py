@@ -3,4 +3,6 @@
 from service.api.oip.routes import router
 from service.api.oip.translate import error_shape
 
-__all__ = ["error_shape", "router"]
+PREFIXES = ("/v2",)
+
+__all__ = ["PREFIXES", "error_shape", "router"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import itertools
 import json
 import logging
@@ -472,3 +473,70 @@ def test_a_server_that_listens_is_reached(tmp_path: Path) -> None:
         assert [
             p.answer in OPTIONS for p in client.predict(TEXTS, support=SUPPORT, options=OPTIONS).predictions
         ]
+
+
+# ---- diagnosis and calibrated gates ------------------------------------------------------------------------
+
+
+def test_an_adapter_is_diagnosed(client: Client) -> None:
+    adapter = client.create_adapter(SUPPORT, options=OPTIONS)
+    found = client.diagnose(adapter.id, folds=2, samples=4)
+    assert (found.adapter_id, found.asked_folds, found.samples, found.held_out.n) == (adapter.id, 2, 4, 4)
+    assert client.adapter(adapter.id).diagnosis == schemas.Diagnosis(
+        **{name: getattr(found, name) for name in schemas.Diagnosis.model_fields}
+    )
+
+
+def test_a_calibration_of_several_requests_is_one_look_and_its_gate_takes_feedback(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path, max_inputs=16, feedback_share=1.0)
+    running = Embedded(server.app)
+    with running.client() as client:
+        adapter = client.create_adapter(SUPPORT, options=OPTIONS)
+        texts = [f"text {i}" for i in range(40)]
+        right = [p.answer for p in client.predict_all(texts, adapter_id=adapter.id)]
+        made = client.calibrate(adapter.id, zip(texts, right, strict=True), options=OPTIONS)
+        assert (made.n, made.state, made.accuracy) == (40, "active", 1.0)
+        assert client.calibration(adapter.id) == made
+        again = client.calibrate(
+            adapter.id, zip(texts[:30], right, strict=False), options=OPTIONS, replace=True
+        )
+        assert again.n == 30
+        answer = client.predict(
+            ["new"], adapter_id=adapter.id, gate={"target_error": 0.2}, set={"alpha": 0.2}
+        )
+        (prediction,) = answer.predictions
+        assert answer.gate and answer.gate.target_error == 0.2
+        assert prediction.prediction_id and prediction.prediction_set
+        told = client.feedback(adapter.id, {prediction.prediction_id: prediction.answer})
+        assert (told.stored, told.asked, told.calibration.n) == (1, 1, 31)
+        assert client.delete_calibration(adapter.id).deleted
+        with pytest.raises(InvalidRequestError, match="not calibrated"):
+            client.calibration(adapter.id)
+    running.close()
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
+    def methods(client: type) -> dict[str, list[str]]:
+        found = {
+            n: m for n, m in vars(client).items() if not n.startswith("_") and n not in ("close", "aclose")
+        }
+        return {name: list(inspect.signature(method).parameters) for name, method in found.items()}
+
+    assert methods(Client) == methods(AsyncClient)
+
+
+def test_the_asynchronous_client_diagnoses_and_calibrates(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with connected(Server(tmp_path, feedback_share=1.0)) as client:
+            adapter = await client.create_adapter(SUPPORT, options=OPTIONS)
+            assert (await client.diagnose(adapter.id, folds=2)).folds == 2
+            made = await client.calibrate(adapter.id, [("text 1", "yes"), ("text 2", "no")], options=OPTIONS)
+            assert await client.calibration(adapter.id) == made
+            answer = await client.predict(["new"], adapter_id=adapter.id, log=True)
+            id = answer.predictions[0].prediction_id
+            assert id and (await client.feedback(adapter.id, {id: "yes"})).stored == 1
+            assert (await client.delete_calibration(adapter.id)).deleted
+
+    asyncio.run(scenario())

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from service import schemas
-from service.api import openai_schemas as wire
+from service.api.openai import wire
 from service.engine.engine import Predicted
 from service.errors import (
     InvalidRequestError,
@@ -300,7 +300,7 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-def openai_error(error: ServiceError, request_id: str) -> dict[str, Any]:
+def error_shape(error: ServiceError, request_id: str) -> dict[str, Any]:
     """OpenAI's error object; the request's id is in the header only."""
     if error.status == QueueFullError.status:
         kind = "rate_limit_error"

@@ -11,15 +11,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api import openai_schemas as wire
-from service.api import openai_translate as translate
 from service.api import predicting
-from service.api.http import ErrorShape, JsonRoute, engine_of
+from service.api.http import JsonRoute, engine_of
+from service.api.openai import translate, wire
 from service.engine.manifest import check_adapter, is_served
 
-ERROR_SHAPES: dict[str, ErrorShape] = dict.fromkeys(
-    ("/v1/models", "/v1/chat/", "/v1/completions"), translate.openai_error
-)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.ErrorResponse} for status in ("4XX", "5XX")
 }
