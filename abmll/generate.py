@@ -146,7 +146,8 @@ class _State:
         visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=device)
         trunk, top = DynamicCache(), DynamicCache()
         hidden = backbone.continue_trunk(ids, positions, visible, trunk).repeat(count, 1, 1)
-        draw = samples.for_rows(sample_of_row, [length] * rows)
+        padding = [length - len(prompt) for prompt in prompts] * count
+        draw = samples.for_rows(sample_of_row, [length] * rows, padding)
         positions, visible = positions.repeat(count, 1), visible.repeat(count, 1, 1)
         token = _choose(backbone.next_logits(hidden, positions, visible, top, draw), streams)
         return cls(
@@ -175,7 +176,7 @@ class _State:
         hidden = backbone.continue_trunk(branches, self.position.expand(prompts, count), visible, self.trunk)
         hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
         keys = torch.cat([self.valid.repeat(count, 1), token.new_ones(len(token), steps).bool()], 1)
-        draw = self.samples.for_rows(self.sample_of_row, [1] * len(token))
+        draw = self.samples.for_rows(self.sample_of_row, [1] * len(token), step=steps)
         logits = backbone.next_logits(
             hidden, self.position.repeat(count, 1), keys[:, None, :], self.top, draw
         )

@@ -35,8 +35,18 @@ SD_FLOOR = 1e-6
 class Samples(Protocol):
     """G draws from one or more posteriors, to be handed to the rows of as many batches as needed."""
 
-    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> Draw:
-        """The draw of a batch of packed rows; row i has `row_tokens[i]` tokens and uses sample `sample_of_row[i]`."""
+    def for_rows(
+        self,
+        sample_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        padding: Sequence[int] = (),
+        step: int = 0,
+    ) -> Draw:
+        """The draw of a batch of packed rows; row i has `row_tokens[i]` tokens and uses sample `sample_of_row[i]`.
+
+        Where noise belongs to tokens, the first `padding[i]` of a row take none of it, and tokens that are read in a later
+        `step` get other noise than those before.
+        """
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,14 @@ class LoraSamples:
 
     loras: Sequence[Lora]
 
-    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> LoraDraw:
-        """See `Samples`."""
+    def for_rows(
+        self,
+        sample_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        padding: Sequence[int] = (),
+        step: int = 0,
+    ) -> LoraDraw:
+        """See `Samples`: the weights are the same for every token."""
         return LoraDraw(self.loras, sample_of_row, Segments.of(sample_of_row, row_tokens))
 
 
@@ -236,7 +252,8 @@ class OutputDraw:
     """Adds m + exp(l / 2) eps for each token; with `prior`, adds up KL(phi || theta) and log p(theta) by row [R], in nats.
 
     Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of `seed_of_row[i]` (no seeds: no
-    noise). `kl_estimator` is `closed` (no extra variance) or `sample` (the released code's log-ratio at the drawn value).
+    noise); its first `padding[i]` tokens take none. `kl_estimator` is `closed` (no extra variance) or `sample` (the released
+    code's log-ratio at the drawn value).
     """
 
     def __init__(
@@ -248,11 +265,13 @@ class OutputDraw:
         seed_of_row: Sequence[int] = (),
         prior: Sequence[SiteTensors] | None = None,
         kl_estimator: str = "closed",
+        padding: Sequence[int] = (),
     ) -> None:
         self.config, self.tensors, self.prior, self.kl_estimator = config, tensors, prior, kl_estimator
         self.kl = self.log_prior = torch.zeros(len(row_tokens), device=tensors[0].mean_a.device)
         self._tasks = Segments.of(task_of_row, row_tokens)
         self._row_tokens = tuple(row_tokens)
+        self._padding = tuple(padding) or (0,) * len(self._row_tokens)
         self._streams = [torch.Generator().manual_seed(seed) for seed in seed_of_row]
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
@@ -262,11 +281,11 @@ class OutputDraw:
         mean, log_var = self._moments(self.tensors[site], x)
         out = mean
         if self._streams:
-            drawn = [
-                torch.randn(tokens, mean.shape[-1], generator=stream)
-                for stream, tokens in zip(self._streams, self._row_tokens, strict=True)
-            ]
-            out = mean + (log_var / 2).exp() * torch.cat(drawn).to(mean.device)
+            noise = torch.zeros(mean.shape)
+            rows = zip(noise.split(self._row_tokens), self._streams, self._padding, strict=True)
+            for row, stream, padding in rows:
+                torch.randn(row[padding:].shape, generator=stream, out=row[padding:])
+            out = mean + (log_var / 2).exp() * noise.to(mean.device)
         if self.prior is not None:
             prior = self._moments(self.prior[site], x)
             closed = self.kl_estimator == "closed"
@@ -298,11 +317,19 @@ class OutputSamples:
     task_of_sample: Sequence[int]
     seeds: Sequence[int]
 
-    def for_rows(self, sample_of_row: Sequence[int], row_tokens: Sequence[int]) -> OutputDraw:
+    def for_rows(
+        self,
+        sample_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        padding: Sequence[int] = (),
+        step: int = 0,
+    ) -> OutputDraw:
         """See `Samples`."""
         tasks = [self.task_of_sample[sample] for sample in sample_of_row]
         seeds = [self.seeds[sample] for sample in sample_of_row]
-        return OutputDraw(self.config, self.tensors, tasks, row_tokens, seeds)
+        if step:
+            seeds = [derive_seed(seed, "step", step) for seed in seeds]
+        return OutputDraw(self.config, self.tensors, tasks, row_tokens, seeds, padding=padding)
 
 
 # --- the contract both share -----------------------------------------------------------------------------------------

@@ -37,8 +37,7 @@ def test_an_answer_is_the_same_however_many_are_written(
         for n in range(count):
             assert three[prompt][n * 3] == five[prompt][n * 5] == greedy[prompt][n]
             assert three[prompt][n * 3 + 1 : n * 3 + 3] == five[prompt][n * 5 + 1 : n * 5 + 3]
-        if family == "weight" or samples == 0:  # `output` noise falls on a batch's padding, too
-            assert write(model, samples, 3, [PROMPTS[prompt]])[0] == three[prompt]
+        assert write(model, samples, 3, [PROMPTS[prompt]])[0] == three[prompt]
         assert len(set(five[prompt])) > len(set(greedy[prompt]))
 
 
