@@ -25,8 +25,7 @@ from service.meta_train import meta_train
 from service.peft_commands import export, import_peft
 from service.settings import Settings
 from service.settings_options import with_settings
-from service.told import err
-from service.told import errors_told as _errors_told
+from service.told import err, errors_told
 
 if TYPE_CHECKING:
     from service.engine.engine import Diagnosed, Engine
@@ -79,7 +78,7 @@ def serve(
     executor = build_executor(settings, metrics, "process", early=True)
     from service.server import serve as run  # noqa: PLC0415
 
-    with _errors_told():
+    with errors_told():
         raise typer.Exit(run(settings, executor, metrics, on_ready=_show_demo if demo else None))
 
 
@@ -126,7 +125,7 @@ def adapt(
     as_json: AsJson = False,
 ) -> None:
     """Adapt to labelled rows in this process, and keep the adapter in the data folder."""
-    with _errors_told():
+    with errors_told():
         overrides = AdaptOverrides(steps, learning_rate)
         request = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
         obtained = _with_engine(settings, lambda engine: engine.create_adapter(request))
@@ -171,7 +170,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Answer rows in this process, with an adapter made before or one made from labelled rows."""
-    with _errors_told():
+    with errors_told():
         from service.api.translate import predict_response  # noqa: PLC0415
         from service.gate import Thresholds  # noqa: PLC0415
         from service.tables import prediction_table  # noqa: PLC0415
@@ -210,7 +209,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Estimate how good an adapter is from its own support: adapted to some examples, asked for the others."""
-    with _errors_told():
+    with errors_told():
         from service.api.translate import diagnose_response  # noqa: PLC0415
         from service.tables import diagnosis_table  # noqa: PLC0415
 
