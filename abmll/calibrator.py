@@ -23,13 +23,12 @@ FEATURES = (
     "top_logit",
     "margin",
     "mutual_information",
-    "expected_entropy",
     "log_options",
     "log_support",
     "held_out_logit",
     "held_out_unknown",
 )
-"""Names of the features, in their order; entropies are divided by the logarithm of the number of options."""
+"""Names of the features, in their order; mutual information is divided by the logarithm of the number of options."""
 # A probability closer to 0 or 1 than this counts as this in a logit.
 CLIP = 1e-6
 
@@ -45,14 +44,13 @@ class Shown:
 def features(predictive: Predictive, support_size: int, held_out: Shown | None) -> tuple[float, ...]:
     """The values of `FEATURES` for a prediction over at least two options. `held_out` None: not known."""
     top = min(max(predictive.confidence, CLIP), 1 - CLIP)
-    uncertainty, log_options = predictive.uncertainty, math.log(max(2, len(predictive.options)))
+    log_options = math.log(max(2, len(predictive.options)))
     # The odds of a right answer with half an example added to either side: finite even where all or none are right.
     shown = math.log((held_out.correct + 0.5) / (held_out.n - held_out.correct + 0.5)) if held_out else 0.0
     return (
         math.log(top / (1 - top)),
         predictive.margin,
-        uncertainty.mutual_information / log_options,
-        uncertainty.expected_entropy / log_options,
+        predictive.uncertainty.mutual_information / log_options,
         log_options,
         math.log(max(1, support_size)),
         shown,

@@ -30,7 +30,8 @@ class AdapterConfig:
 
     `spread_offset` is the constant c: a log-variance for `output` (the paper's -20), a standard deviation of the
     weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
-    in prediction; it is calibrated after training, and adaptation does not know it.
+    in prediction, and `temperature` flattens (above 1) or sharpens the averaged distribution over options; both are
+    calibrated after training, and adaptation does not know them.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -42,6 +43,7 @@ class AdapterConfig:
     spread_offset: float = 1e-3
     noise_rank: int = 4
     noise_scale: float = 1.0
+    temperature: float = 1.0
 
     @property
     def scaling(self) -> float:
@@ -53,8 +55,11 @@ class AdapterConfig:
         return replace(self, noise="weight", spread_offset=0.0, noise_scale=1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return {**asdict(self), "modules": list(self.modules)}
+        """Plain values for a manifest; a temperature of 1 is left out, as it was before there was one."""
+        values = {**asdict(self), "modules": list(self.modules)}
+        if self.temperature == 1:
+            del values["temperature"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -164,15 +164,17 @@ class OptionRun:
     def _drop_settled(self, block: _Block, rule: StopRule) -> None:
         """Let go of rows all of whose prompts are settled."""
         open_ = [
-            i
-            for i, members in enumerate(block.numbers)
-            if not all(settled(self.probabilities(n), rule, paired=self.paired) for n in members)
+            i for i, members in enumerate(block.numbers) if not all(self._settled(n, rule) for n in members)
         ]
         block.groups = [block.groups[i] for i in open_]
         block.numbers = [block.numbers[i] for i in open_]
         block.hidden = [block.hidden[i] for i in open_]
         if not open_:
             self._blocks.pop(0)
+
+    def _settled(self, number: int, rule: StopRule) -> bool:
+        temperature = self.config.temperature
+        return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
 
     def log_probs(self, number: int) -> Tensor:
         """[samples, continuations] of one prompt, on the CPU in fp64."""
@@ -367,7 +369,13 @@ class QueryRun:
         prompt = self._prompts[i]
         drawn = run.drawn(n)
         if run is self._scoring:
-            found = summarise(self._options[i], run.probabilities(n), samples=drawn, paired=run.paired)
+            found = summarise(
+                self._options[i],
+                run.probabilities(n),
+                samples=drawn,
+                paired=run.paired,
+                temperature=run.config.temperature,
+            )
             return Prediction(found, len(prompt.prompt), prompt.tokens - len(prompt.prompt), settled)
         assert self._writing is not None
         candidates = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abmll.uncertainty import blocks_of, jackknife_information
+from abmll.uncertainty import jackknife_information, pooled_values
 
 # Looks before this many samples decide nothing: a variance from fewer blocks is too uncertain.
 FEWEST_SAMPLES = 8
@@ -56,11 +56,14 @@ def _multiplier(count: int, alpha: float) -> float:
     return bound * _WIDENING[min(max(count - 3, 0), len(_WIDENING) - 1)]
 
 
-def settled(probabilities: Tensor, rule: StopRule, *, paired: bool) -> bool:
-    """Whether sampled distributions [S, C] suffice. `paired` samples 2k and 2k + 1 are antithetic: they count as one."""
+def settled(probabilities: Tensor, rule: StopRule, *, paired: bool, temperature: float = 1.0) -> bool:
+    """Whether sampled distributions [S, C] suffice for their average at `temperature`.
+
+    `paired` samples 2k and 2k + 1 are antithetic: they count as one.
+    """
     if len(probabilities) < FEWEST_SAMPLES:
         return False
-    blocks = blocks_of(probabilities.double(), paired=paired)
+    blocks = pooled_values(probabilities.double(), temperature, paired=paired)
     mean = blocks.mean(0)
     top, second = torch.topk(mean, 2).indices.tolist() if len(mean) > 1 else (0, 0)
     confidence, margin = blocks[:, top], blocks[:, top] - blocks[:, second]

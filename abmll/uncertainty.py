@@ -4,6 +4,9 @@ With p_n the distribution under sample n of S and p = mean_n p_n:
 total entropy H[p] = expected entropy mean_n H[p_n] + mutual information between answer and weights.
 The plug-in mutual information is biased low because the mean of few samples is noisy; the jackknife over independent
 blocks of samples removes that to first order. An antithetic pair is one block: its two samples are not independent.
+
+A temperature T acts on the average, p^(1/T) normalised: pool, then calibrate (Rahaman and Thiery 2021). Probabilities, stds,
+confidence and its standard error are at T; the entropies are of the samples as they are, so that they still add up.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ class Uncertainty:
 class Predictive:
     """The posterior predictive over `options`: S sampled distributions averaged in probability space.
 
-    `probabilities` and `stds` follow `options`; `stds` are over samples (0 where there are fewer than two).
+    `probabilities` and `stds` follow `options`, both at the temperature; `stds` are over samples (0 where there are fewer
+    than two).
     `confidence` is the top probability and `margin` its distance to the second. `samples` is S, 0 for the mean only.
     """
 
@@ -75,6 +79,28 @@ def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
     return samples
 
 
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """`probabilities` [..., C], each row to one, to the power 1 / `temperature` and to one again; zeros stay zero."""
+    if temperature == 1:
+        return probabilities
+    return (probabilities.log() / temperature).softmax(-1)
+
+
+def pooled_values(samples: Tensor, temperature: float, *, paired: bool) -> Tensor:
+    """Jackknife pseudo-values [K, C] of the tempered average of `samples` [S, C], one a block: their spread is its error.
+
+    At a temperature of 1 they are the blocks themselves.
+    """
+    blocks = blocks_of(samples, paired=paired)
+    count = len(blocks)
+    if temperature == 1 or count < 2:
+        return tempered(blocks, temperature)
+    without = (blocks.sum(0) - blocks) / (count - 1)
+    whole = tempered(blocks.mean(0), temperature)
+    values: Tensor = count * whole - (count - 1) * tempered(without, temperature)
+    return values
+
+
 def jackknife_information(outcomes: Tensor, *, paired: bool) -> tuple[float, float]:
     """Mutual information in nats of sampled distributions [S, C], bias-corrected, and its standard error.
 
@@ -95,22 +121,28 @@ def jackknife_information(outcomes: Tensor, *, paired: bool) -> tuple[float, flo
 
 
 def summarise(
-    options: tuple[str, ...], probabilities: Tensor, *, samples: int, paired: bool = False
+    options: tuple[str, ...],
+    probabilities: Tensor,
+    *,
+    samples: int,
+    paired: bool = False,
+    temperature: float = 1.0,
 ) -> Predictive:
     """The predictive of sampled distributions `probabilities` [max(S, 1), C] over `options`.
 
     What a row lacks to one belongs to outcomes that are not listed and counts as one more outcome in the entropies.
     `samples` is S; with S = 0 the single row is the noise-free distribution and nothing is known of its spread.
-    `paired` says that samples 2k and 2k + 1 are antithetic: the standard error is then that over pairs.
+    `paired` says that samples 2k and 2k + 1 are antithetic: the standard error is then that over pairs. A `temperature`
+    other than 1 is for rows that sum to one.
     """
     p = probabilities.double()
-    mean = p.mean(0)
+    mean = tempered(p.mean(0), temperature)
     n = p.shape[0]
-    std = p.std(0, unbiased=True) if n > 1 else torch.zeros_like(mean)
+    std = tempered(p, temperature).std(0, unbiased=True) if n > 1 else torch.zeros_like(mean)
     outcomes = torch.cat([p, (1 - p.sum(-1, keepdim=True)).clamp_min(0)], -1)
     total, expected = float(entropy(outcomes.mean(0))), float(entropy(outcomes).mean())
     information, _ = jackknife_information(outcomes, paired=paired)
-    top = blocks_of(p, paired=paired)[:, int(mean.argmax())]
+    top = pooled_values(p, temperature, paired=paired)[:, int(mean.argmax())]
     standard_error = float(top.std(unbiased=True)) / math.sqrt(len(top)) if n > 1 else 0.0
     return Predictive(
         options=options,

@@ -1,30 +1,29 @@
 """Certified gates by simulation: how often is a certificate wrong, and what does it cost in coverage?
 
-    python -m benchmarks.certified_gates [--records records.json]
+    python -m benchmarks.certified_gates
+    python -m benchmarks.certified_gates --cells runs/c2c_k16 --method abmll-S16
 
-A task is a population of (confidence, correct) pairs: the toy below, or records of a real evaluation, from which calibration
+A task is a population of (confidence, correct) pairs: the toy below, or the answers of an evaluation, from which calibration
 sets are drawn with replacement, so that the truth is known. For each draw of n labels the certificate at the target error
 is compared with the naive threshold, the loosest whose error on the same labels is within the target. Either is a violation
 if the true error above its threshold exceeds the target.
-
-`records.json`: {"task": {"confidence": [...], "correct": [...]}, ...}.
 
 The toy has confidences Beta(3.4, 1.6), right with just that probability: 68 % accurate, with error 10 % at coverage .26.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binomtest
 
 from abmll.certificates import Certificate, certify, certify_looks, coverage_cuts
 from benchmarks import common
+from benchmarks.kept import Kept, confidences
 
 TOY = (3.4, 1.6)
 METHODS = ("naive", "certified", "certified, looked at 4 times")
@@ -58,7 +57,7 @@ class Toy:
 class Records:
     """A task's evaluated items as a population."""
 
-    def __init__(self, name: str, confidence: list[float], correct: list[bool]) -> None:
+    def __init__(self, name: str, confidence: ArrayLike, correct: ArrayLike) -> None:
         self.name = name
         order = np.argsort(confidence)
         self._confidence = np.asarray(confidence, float)[order]
@@ -120,7 +119,9 @@ def simulate(
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--records", type=Path, default=None)
+    parser.add_argument("--cells", type=Path, help="results folder of an evaluation")
+    parser.add_argument("--method", help="whose kept answers")
+    parser.add_argument("--shots", nargs="+", default=["16"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 500, 1000])
     parser.add_argument("--targets", nargs="+", type=float, default=[0.05, 0.1, 0.2])
     parser.add_argument("--delta", type=float, default=0.1)
@@ -130,9 +131,9 @@ def main() -> None:
         options.sizes, options.targets, options.draws = [100], [0.1], 50
     tasks: list[Toy | Records] = [Toy()]
     name = "certified_gates"
-    if options.records:
-        records = json.loads(options.records.read_text())
-        tasks = [Records(task, row["confidence"], row["correct"]) for task, row in records.items()]
+    if options.cells:
+        kept = Kept(options.cells, options.method).cells([], options.shots)
+        tasks = [Records(result.cell.task, *confidences(result)) for result in kept]
         name = "certified_gates_records"
     rows, data = [], []
     for target in options.targets:

@@ -47,7 +47,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a run. `noise_scale` is applied to the finished posterior."""
+    """Everything that determines a run. `noise_scale` and `temperature` are applied to the finished posterior."""
 
     id: str
     data: DataSettings
@@ -58,6 +58,7 @@ class TrainingConfig:
     meta: MetaSettings = field(default_factory=MetaSettings)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     noise_scale: float = 1.0
+    temperature: float = 1.0
     threads: int | None = None
 
     @classmethod
@@ -95,9 +96,9 @@ def run_training(
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
     prior = trained_prior(model, folder)
-    scaled = GlobalPosterior(replace(prior.config, noise_scale=config.noise_scale), prior.sites, prior.values)
+    calibrated = replace(prior.config, noise_scale=config.noise_scale, temperature=config.temperature)
     return TrainingResult(
-        scaled,
+        GlobalPosterior(calibrated, prior.sites, prior.values),
         base.identity,
         asdict(config.serve),
         {**_record(config, collection, names), "commit": started_at.read_text().strip()},

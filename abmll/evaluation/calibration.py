@@ -1,4 +1,7 @@
-"""Fitting a calibrator across tasks: a logistic model whose penalty is chosen by leaving one task out.
+"""Fitting a calibrator across tasks: a logistic correction of the raw confidence, shrunk towards none.
+
+The penalty is on the distance from the raw confidence (a coefficient of 1 for the log odds of the top probability, 0 for all
+else), and its strength is chosen by leaving one task out. So few tasks, or tasks that disagree, change little.
 
 Every task counts alike, however many items it has. An item whose adapter was estimated on held-out examples counts half
 with that estimate and half without, so that the calibrator holds for both.
@@ -13,18 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from abmll.calibrator import FEATURES, Calibrator
 from abmll.errors import AbmllError
 from abmll.evaluation.records import Floats
 
-# scikit-learn's C, the inverse of the penalty on standardised features: from nearly constant to nearly free.
-STRENGTHS = tuple(float(10**power) for power in range(-4, 3))
-_KNOWN, _UNKNOWN = FEATURES.index("held_out_logit"), FEATURES.index("held_out_unknown")
+# Weight of an item's loss against half the squared correction, on standardised features: from none to nearly free.
+STRENGTHS = (0.0, *(float(10**power) for power in range(-5, 2)))
+# A standard deviation below this is rounding: the feature is the same for all items.
+CONSTANT = 1e-9
+_TOP, _KNOWN, _UNKNOWN = map(FEATURES.index, ("top_logit", "held_out_logit", "held_out_unknown"))
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,38 @@ class Items:
         return items, weights
 
 
-def fit_pipeline(items: Items, weights: Floats, strength: float) -> Pipeline:
-    """A logistic model on standardised features; `strength` is scikit-learn's C."""
-    model = LogisticRegression(C=strength, max_iter=1000)
-    pipeline = make_pipeline(StandardScaler(), model)
-    pipeline.fit(
-        items.features,
-        items.correct,
-        standardscaler__sample_weight=weights,
-        logisticregression__sample_weight=weights,
-    )
-    return pipeline
+@dataclass(frozen=True)
+class Logistic:
+    """P(right) = sigmoid(`intercept` + features @ `coefficients`)."""
+
+    intercept: float
+    coefficients: Floats
+
+    def log_odds(self, features: Floats) -> Floats:
+        """[n] for `features` [n, len(FEATURES)]."""
+        scores: Floats = self.intercept + features @ self.coefficients
+        return scores
+
+
+def fit_logistic(items: Items, weights: Floats, strength: float) -> Logistic:
+    """Least `strength` x weighted NLL + half the squared correction of the raw confidence, on standardised features."""
+    mean = np.average(items.features, axis=0, weights=weights)
+    scale = np.sqrt(np.average((items.features - mean) ** 2, axis=0, weights=weights))
+    scale[scale < CONSTANT] = 1.0
+    inputs = np.column_stack([np.ones(len(items.features)), (items.features - mean) / scale])
+    raw, signs = items.features[:, _TOP], 2 * items.correct - 1
+
+    def loss(correction: Floats) -> tuple[float, Floats]:
+        margins = signs * (raw + inputs @ correction)
+        slopes = strength * weights * -expit(-margins) * signs
+        value = strength * weights @ np.logaddexp(0, -margins) + correction @ correction / 2
+        return float(value), inputs.T @ slopes + correction
+
+    correction = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B", tol=1e-12).x
+    coefficients: Floats = correction[1:] / scale
+    intercept = float(correction[0] - coefficients @ mean)
+    coefficients[_TOP] += 1
+    return Logistic(intercept, coefficients)
 
 
 def task_losses(items: Items, weights: Floats, strength: float) -> Floats:
@@ -71,15 +95,14 @@ def task_losses(items: Items, weights: Floats, strength: float) -> Floats:
     for task in np.unique(items.tasks):
         own = items.tasks == task
         kept = Items(items.features[~own], items.correct[~own], items.tasks[~own])
-        if len(set(kept.correct)) < 2:
-            raise AbmllError(f"without {task} all answers are alike: nothing to fit")
-        found = fit_pipeline(kept, weights[~own], strength).predict_proba(items.features[own])
-        losses.append(log_loss(items.correct[own], found, labels=[0, 1], sample_weight=weights[own]))
+        scores = fit_logistic(kept, weights[~own], strength).log_odds(items.features[own])
+        nll = np.logaddexp(0, -(2 * items.correct[own] - 1) * scores)
+        losses.append(np.average(nll, weights=weights[own]))
     return np.array(losses)
 
 
 def choose_strength(items: Items, weights: Floats) -> tuple[float, dict[float, float]]:
-    """The C of least NLL on left-out tasks, and the mean NLL over tasks by C."""
+    """The strength of least NLL on left-out tasks, and the mean NLL over tasks by strength."""
     losses = {strength: float(task_losses(items, weights, strength).mean()) for strength in STRENGTHS}
     return min(losses, key=losses.__getitem__), losses
 
@@ -93,28 +116,22 @@ def fit_calibrator(
         raise AbmllError("a calibrator needs right and wrong answers on at least two tasks")
     doubled, weights = items.with_and_without_held_out()
     strength, losses = choose_strength(doubled, weights)
-    intercept, coefficients = unstandardised(fit_pipeline(doubled, weights, strength))
+    found = fit_logistic(doubled, weights, strength)
     fitted = {
         "tasks": [str(name) for name in names],
         "items": len(items.correct),
         "strength": strength,
         "left_out_task_nll": round(losses[strength], 6),
+        "raw_nll": round(losses[0.0], 6),
         **about,
     }
     return Calibrator(
         posterior_digest,
-        intercept,
-        dict(zip(FEATURES, map(float, coefficients), strict=True)),
+        found.intercept,
+        dict(zip(FEATURES, map(float, found.coefficients), strict=True)),
         fewest_samples,
         fitted,
     )
-
-
-def unstandardised(pipeline: Pipeline) -> tuple[float, Floats]:
-    """Intercept and coefficients of the logistic model on the features as they are."""
-    scaler, model = pipeline[0], pipeline[1]
-    coefficients: Floats = model.coef_[0] / scaler.scale_
-    return float(model.intercept_[0] - coefficients @ scaler.mean_), coefficients
 
 
 def confidence_falls(calibrator: Calibrator, options: int, support_size: int = 16) -> bool:
@@ -125,12 +142,8 @@ def confidence_falls(calibrator: Calibrator, options: int, support_size: int = 1
     """
     log_options, last = math.log(options), 0.0
     for top in np.linspace(1 / options, 0.999, 200)[1:]:
-        rest = (1 - top) / (options - 1)
-        entropy = -top * math.log(top) - (1 - top) * math.log(rest)
-        row = (
-            math.log(top / (1 - top)), top - rest, 0.0, entropy / log_options, log_options,
-            math.log(support_size), 0.0, 1.0,
-        )  # fmt: skip
+        margin = top - (1 - top) / (options - 1)
+        row = (math.log(top / (1 - top)), margin, 0.0, log_options, math.log(support_size), 0.0, 1.0)
         confidence = calibrator.evaluate(row)
         if confidence < last - 1e-9:
             return True

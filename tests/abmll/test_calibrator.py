@@ -25,7 +25,6 @@ def test_the_features_of_a_prediction() -> None:
             "top_logit": math.log(7 / 3),
             "margin": 0.5,
             "mutual_information": 0.2 / math.log(3),
-            "expected_entropy": 0.6 / math.log(3),
             "log_options": math.log(3),
             "log_support": math.log(16),
             "held_out_logit": math.log(3.5 / 1.5),

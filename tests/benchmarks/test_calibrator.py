@@ -1,4 +1,4 @@
-"""The calibrator benchmark on made-up cells: resuming, fitting, and numbers that can be worked out by hand."""
+"""Calibrators and held-out estimates from kept answers: made-up cells, and numbers that can be worked out by hand."""
 
 import argparse
 import json
@@ -11,37 +11,89 @@ import numpy as np
 import pytest
 
 from abmll.calibrator import FEATURES, Calibrator
+from abmll.evaluation.records import Cell, CellResult, Cost
 from benchmarks import calibrator as benchmark
+from benchmarks import leave_one_out
+from benchmarks.kept import Kept, confidences, predictives
 
 IDENTITY = Calibrator("d", 0.0, dict.fromkeys(FEATURES, 0.0) | {"top_logit": 1.0}, 8, {"tasks": []})
 
 
-def cell(
-    task: str, confidence: list[float], correct: list[int], held_out: tuple[int, int] = (3, 4)
-) -> dict[str, Any]:
-    rows = [
-        [math.log(c / (1 - c)), 2 * c - 1, 0.1, 0.5, math.log(2), math.log(4), 0.0, 1.0] for c in confidence
-    ]
-    return {
-        "posterior": "d", "task": task, "shots": 4, "seed": 1, "items": 9, "folds": 4, "samples": 8, "support": 4,
-        "held_out_correct": held_out[0], "held_out_n": held_out[1],
-        "features": rows, "confidence": confidence, "correct": correct, "predict_seconds": 0.0, "folds_seconds": 0.0,
-    }  # fmt: skip
+def result(task: str, confidence: list[float], correct: list[int], shots: str = "4") -> CellResult:
+    """Two options, the first of which is the answer; the label says whether that is right."""
+    top = np.array(confidence)
+    return CellResult(
+        cell=Cell("ours", task, shots, 13),
+        probabilities=np.column_stack([top, 1 - top]),
+        widths=np.full(len(top), 2),
+        labels=1 - np.array(correct, dtype=np.int64),
+        mutual_information=np.full(len(top), 0.1),
+        foreign_probabilities=np.zeros((0, 2)),
+        foreign_information=np.zeros(0),
+        classes=("a", "b"),
+        support_size=4,
+        cost=Cost(0, 0, 0.0, 0.0, 0),
+    )
 
 
-def options(tmp_path: Path, tasks: list[str], **values: Any) -> argparse.Namespace:
-    plain = {
-        "shots": [4],
-        "seeds": [1],
-        "items": 9,
-        "folds": 4,
-        "samples": 8,
-        "work": tmp_path / "rows.jsonl",
-    }
-    return argparse.Namespace(data=tmp_path, tasks=tasks, **{**plain, **values})
+def estimate(task: str, correct: int, n: int) -> dict[str, Any]:
+    return {"posterior": "d", "task": task, "shots": "4", "seed": 13, "correct": correct, "n": n}
 
 
-def test_a_finished_cell_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_answers_are_found_by_task_and_k_and_tempered(tmp_path: Path) -> None:
+    for task, shots in (("one", "4"), ("two", "4"), ("one", "16")):
+        result(task, [0.8], [1], shots).save(tmp_path)
+    (tmp_path / "methods.json").write_text('{"ours": {"digest": "d"}}')
+    kept = Kept(tmp_path, "ours", temperature=2.0)
+    assert kept.about == {"digest": "d"}
+    assert [(r.cell.task, r.cell.shots) for r in kept.cells([], ["4"])] == [("one", "4"), ("two", "4")]
+    (found,) = kept.cells(["one"], ["16", "32"])
+    sure, right = confidences(found)
+    assert (sure, right) == (pytest.approx(2 / 3), [True])
+    (predictive,) = predictives(found, 8)
+    assert (predictive.samples, predictive.margin) == (8, pytest.approx(1 / 3))
+    assert predictive.uncertainty.mutual_information == pytest.approx(0.1)
+
+
+def test_the_identity_scores_as_the_raw_confidence_does() -> None:
+    raw = [result("one", [0.9, 0.6], [1, 0]), result("two", [0.8], [1])]
+    rows = benchmark.score_rows("4", raw, raw, {}, 8, IDENTITY)
+    assert [row[1] for row in rows] == list(benchmark.ARMS)
+    brier = ((0.1**2 + 0.6**2) / 2 + 0.2**2) / 2
+    assert rows[0][2:6] == [2, pytest.approx(0.75), pytest.approx((0.75 + 0.8) / 2), pytest.approx(brier)]
+    assert rows[0][7] == pytest.approx((0.1 + 0.6 + 0.2) / 3)
+    for row in rows[1:]:
+        assert row[3:6] == pytest.approx(rows[0][3:6])
+        assert [float(row[i].split()[0]) for i in (6, 8)] == pytest.approx([0, 0])
+
+
+def test_the_folds_estimate_enters_where_it_is_known() -> None:
+    counts = {("one", "4", 13): (3, 4)}
+    one, two = result("one", [0.9], [1]), result("two", [0.9], [1])
+    rows = lambda r, known: benchmark.feature_rows(r, counts, 8, folds_known=known)[0, -2:]  # noqa: E731
+    assert rows(one, True) == pytest.approx([math.log(3.5 / 1.5), 0.0])
+    assert rows(one, False) == pytest.approx([0.0, 1.0])
+    assert rows(two, True) == pytest.approx([0.0, 1.0])
+
+
+def test_fitting_takes_every_cell() -> None:
+    rng = np.random.default_rng(0)
+    results = []
+    for name in ("one", "two", "three"):
+        confidence = rng.uniform(0.55, 0.99, 60)
+        results.append(
+            result(name, confidence.tolist(), (rng.uniform(size=60) < confidence**3).astype(int).tolist())
+        )
+    made = benchmark.fit(results, {}, 8, "d" * 64, argparse.Namespace(shots=["4"]))
+    assert (made.fewest_samples, made.fitted["items"]) == (8, 180)
+    assert made.fitted["tasks"] == ["one", "three", "two"]
+    raw, _, calibrated, _ = benchmark.score_rows("4", results, results, {}, 8, made)
+    assert calibrated[5] < raw[5]
+    assert made.fitted["left_out_task_nll"] < made.fitted["raw_nll"]
+    assert "never falls" in benchmark.describe(made)
+
+
+def test_a_finished_estimate_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         for part in ("train", "test"):
@@ -51,60 +103,43 @@ def test_a_finished_cell_is_not_computed_again(tmp_path: Path, monkeypatch: pyte
     )
     computed = []
 
-    def run_cell(_: Any, task: Any, about: dict[str, Any]) -> dict[str, Any]:
-        computed.append((task.name, about["seed"]))
-        return {**cell(task.name, [0.7], [1]), **about}
+    def run_cell(_: Any, task: Any, key: tuple[Any, ...]) -> dict[str, Any]:
+        computed.append((task.name, key[3]))
+        return {"n": 4, "correct": 3, "seconds": 0.0}
 
-    monkeypatch.setattr(benchmark, "run_cell", run_cell)
-    benchmark.collect(served, options(tmp_path, ["one"]))
-    rows = benchmark.collect(served, options(tmp_path, ["one", "two"], seeds=[1, 2]))
+    def options(tasks: list[str], seeds: list[int], samples: int = 8) -> argparse.Namespace:
+        return argparse.Namespace(
+            data=tmp_path, tasks=tasks, shots=["4"], seeds=seeds, folds=4, samples=samples,
+            work=tmp_path / "new" / "rows.jsonl",
+        )  # fmt: skip
+
+    monkeypatch.setattr(leave_one_out, "run_cell", run_cell)
+    leave_one_out.collect(served, options(["one"], [1]))
+    rows = leave_one_out.collect(served, options(["one", "two"], [1, 2]))
     assert computed == [("one", 1), ("one", 2), ("two", 1), ("two", 2)]
     assert [(row["task"], row["seed"]) for row in rows] == computed
-    assert len(benchmark.collect(served, options(tmp_path, ["two"], samples=4))) == 1
+    assert len(leave_one_out.collect(served, options(["two"], [1], samples=4))) == 1
     assert len(computed) == 5
-
-
-def test_the_identity_scores_as_the_raw_confidence_does() -> None:
-    rows = [cell("one", [0.9, 0.6], [1, 0]), cell("two", [0.8], [1])]
-    raw, calibrated, known = benchmark.score_rows(rows, 4, IDENTITY)
-    brier = ((0.1**2 + 0.6**2) / 2 + 0.2**2) / 2
-    assert raw[:5] == [4, "raw", pytest.approx(0.75), pytest.approx((0.75 + 0.8) / 2), pytest.approx(brier)]
-    assert raw[6] == pytest.approx((0.1 + 0.6 + 0.2) / 3)
-    for arm in (calibrated, known):
-        assert arm[2:5] == pytest.approx(raw[2:5])
-        assert [float(arm[i].split()[0]) for i in (5, 7)] == pytest.approx([0, 0])
-
-
-def test_the_folds_estimate_enters_where_it_is_known() -> None:
-    row = cell("one", [0.9], [1], held_out=(3, 4))
-    assert benchmark.feature_matrix(row, folds_known=True)[0, -2:] == pytest.approx(
-        [math.log(3.5 / 1.5), 0.0]
-    )
-    assert benchmark.feature_matrix(row, folds_known=False)[0, -2:] == pytest.approx([0.0, 1.0])
+    counts = leave_one_out.held_out_counts(tmp_path / "new" / "rows.jsonl", "d")
+    assert counts["two", "4", 2] == (3, 4)
+    assert leave_one_out.held_out_counts(tmp_path / "new" / "rows.jsonl", "other") == {}
 
 
 def test_rank_correlation_and_coverage() -> None:
-    """Held-out shares in the order of the true ones; the last interval is wide of the mark."""
-    rows = [
-        cell("one", [0.9] * 4, [1, 0, 0, 0], held_out=(1, 4)),
-        cell("two", [0.9] * 4, [1, 1, 0, 0], held_out=(2, 4)),
-        cell("three", [0.9] * 4, [1, 1, 1, 0], held_out=(40, 40)),
+    """Held-out shares in the order of the true ones; the last interval is wide of the mark; one estimate has no test."""
+    estimates = [
+        estimate("one", 1, 4),
+        estimate("two", 2, 4),
+        estimate("three", 40, 40),
+        estimate("four", 1, 4),
     ]
-    shots, correlation, _, folds, items, coverage, _ = benchmark.estimate_row(rows, 4)
-    assert (shots, correlation, coverage) == (4, pytest.approx(1.0), "2 of 3")
+    results = [
+        result("one", [0.9] * 4, [1, 0, 0, 0]),
+        result("two", [0.9] * 4, [1, 1, 0, 0]),
+        result("three", [0.9] * 4, [1, 1, 1, 0]),
+    ]
+    shots, tasks, correlation, _, folds, items, coverage, _ = leave_one_out.estimate_row(
+        "4", estimates, results
+    )
+    assert (shots, tasks, correlation, coverage) == ("4", 3, pytest.approx(1.0), "2 of 3")
     assert (folds, items) == (pytest.approx((0.25 + 0.5 + 1) / 3), pytest.approx(0.5))
-
-
-def test_fitting_takes_every_cell(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    rows = []
-    for name in ("one", "two", "three"):
-        confidence = rng.uniform(0.55, 0.99, 60)
-        correct = (rng.uniform(size=60) < confidence**3).astype(int)
-        rows.append(cell(name, confidence.tolist(), correct.tolist()))
-    made = benchmark.fit(rows, "d" * 64, options(tmp_path, ["one", "two", "three"]))
-    assert (made.fewest_samples, made.fitted["items"]) == (8, 180)
-    assert made.fitted["tasks"] == ["one", "three", "two"]
-    raw, calibrated, _ = benchmark.score_rows(rows, 4, made)
-    assert calibrated[4] < raw[4]
-    assert "never falls" in benchmark.describe(IDENTITY)

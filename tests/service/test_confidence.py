@@ -20,7 +20,7 @@ from service.gate import Thresholds
 from tests.service.conftest import Server
 from tests.service.fakes import FakeWorker, served_model
 
-COEFFICIENTS = dict(zip(FEATURES, (0.5, 0.3, -0.2, -0.1, 0.2, 0.1, 0.4, -0.6), strict=True))
+COEFFICIENTS = dict(zip(FEATURES, (0.5, 0.3, -0.2, 0.2, 0.1, 0.4, -0.6), strict=True))
 CALIBRATOR = Calibrator("d" * 64, -0.7, COEFFICIENTS, 8, {"tasks": ["one", "two"]})
 PREDICTED = Predictive(("x", "y"), (0.2, 0.8), (0.0, 0.0), Uncertainty(0.5, 0.4, 0.1, 0.0), 8)
 OPTIONS = ["yes", "no"]
@@ -39,7 +39,7 @@ def expected(prediction: dict[str, Any], support: int, held_out: tuple[int, int]
     right, n = held_out or (0, 0)
     row = (
         math.log(shares[0] / (1 - shares[0])), shares[0] - shares[1],
-        uncertainty["mutual_information"] / log_options, uncertainty["expected_entropy"] / log_options, log_options,
+        uncertainty["mutual_information"] / log_options, log_options,
         math.log(support), math.log((right + 0.5) / (n - right + 0.5)), float(held_out is None),
     )  # fmt: skip
     score = CALIBRATOR.intercept + sum(c * x for c, x in zip(COEFFICIENTS.values(), row, strict=True))
