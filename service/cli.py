@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import httpx
 import typer
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 out = Console()
 
+ConfidenceKind = Literal["predictive", "calibrated"]
 MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
 SupportFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows, JSON Lines or CSV.")
@@ -163,7 +164,25 @@ def predict(
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
     ] = None,
+    min_margin: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain where the runner-up is closer than this.")
+    ] = None,
+    max_mutual_information: Annotated[
+        float | None, typer.Option(min=0, help="Abstain above this information, in nats.")
+    ] = None,
+    max_semantic_entropy: Annotated[
+        float | None, typer.Option(min=0, help="For free text: abstain above this entropy of meanings.")
+    ] = None,
+    min_logprob_per_token: Annotated[
+        float | None, typer.Option(max=0, help="For free text: abstain below this log-probability.")
+    ] = None,
+    confidence: Annotated[
+        ConfidenceKind | None, typer.Option(help="Kind of confidence; by default calibrated where it can be.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest free-text answer.")] = 32,
+    answers_per_sample: Annotated[
+        int, typer.Option(min=1, max=64, help="Free-text answers that each sample writes.")
+    ] = 1,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
     ] = False,
@@ -182,9 +201,19 @@ def predict(
             overrides = AdaptOverrides(steps, learning_rate)
             source = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
         queries = _read_queries(inputs, option)
-        gate = Thresholds(min_confidence)
+        gate = Thresholds(
+            min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token
+        )
         request = PredictRequest(
-            source, queries, _read_samples(samples), seed, max_new_tokens, truncate, gate=gate
+            source,
+            queries,
+            _read_samples(samples),
+            seed,
+            max_new_tokens,
+            truncate,
+            gate=gate,
+            answers_per_sample=answers_per_sample,
+            confidence=confidence,
         )
         predicted = _with_engine(settings, lambda engine: engine.predict(request))
         answer = predict_response(predicted, gate, seed, "local").model_dump(mode="json")
