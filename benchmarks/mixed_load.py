@@ -3,6 +3,7 @@
     python -m benchmarks.mixed_load
     python -m benchmarks.mixed_load --tenant-header X-Tenant     # fairness between a heavy and a light tenant
     python -m benchmarks.mixed_load --kill                       # SIGKILL to worker processes under load
+    python -m benchmarks.mixed_load --bounded                    # room for about ten adapters, while new ones keep coming
 
 Starts `abmll serve` twice on one data folder, sends bounded numbers of requests, and stops it. A small predict is one
 input, S = 8, on an adapter that is there. Latencies are of whole requests as a client sees them.
@@ -30,6 +31,8 @@ from benchmarks.http_server import Server, adapter_body, distributions, predict_
 from model_store.convert import compute_dtype
 
 PERCENTILES = (50, 95, 99)
+# About ten of the default model's adapters on the device, and ten in the server.
+BOUNDED = ["--memory-bytes", "600000000", "--adapter-memory-bytes", "90000000"]
 
 
 def main() -> None:
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--tenant-header", help="have the server tell tenants apart by it, and measure fairness"
     )
+    parser.add_argument("--bounded", action="store_true", help="little memory for adapters: they come and go")
     parser.add_argument("--kill", action="store_true", help="kill worker processes under load")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
@@ -54,6 +58,8 @@ def main() -> None:
     server_options = ["--threads", str(options.threads)]
     if options.tenant_header:
         server_options += ["--tenant-header", options.tenant_header]
+    if options.bounded:
+        server_options += BOUNDED
     tables: list[str] = []
     data: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -183,8 +189,8 @@ def fairness(http: httpx.Client, adapter: str, options: Any) -> dict[str, list[f
 def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
     """Resident bytes over mixed requests: small predicts, larger ones, and adaptations.
 
-    Every adapter that is kept takes memory, in the server and on the device, up to its budgets. So new ones are made in the first
-    quarter only; later adaptations ask for what is there, as clients that retry do.
+    Every adapter that is kept takes memory, in the server and on the device, up to its budgets. So, where these are not `bounded`,
+    new ones are made in the first quarter only; later adaptations ask for what is there, as clients that retry do.
     """
     rng = random.Random(options.seed)
     adapters = [create(http, adapter_body(2000 + n, shots=4, steps=1)) for n in range(4)]
@@ -192,7 +198,7 @@ def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
     making = max(20, options.requests // 4)
     for number in range(options.requests):
         if number % 20 == 19:
-            new = number if number < making else rng.randrange(19, making, 20)
+            new = number if number < making or options.bounded else rng.randrange(19, making, 20)
             adapters.append(create(http, adapter_body(3000 + new, shots=4, steps=1)))
         else:
             inputs = rng.choice([1, 1, 1, 4])
