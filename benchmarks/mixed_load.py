@@ -189,7 +189,7 @@ def fairness(http: httpx.Client, adapter: str, options: Any) -> dict[str, list[f
 def memory(server: Server, http: httpx.Client, options: Any) -> dict[str, Any]:
     """Resident bytes over mixed requests: small predicts, larger ones, and adaptations.
 
-    Every adapter that is kept takes memory, in the server and on the device, up to its budgets. So, where these are not `bounded`,
+    Every adapter that is kept takes memory, in the server and on the device, up to its budgets. Where these are not `bounded`,
     new ones are made in the first quarter only; later adaptations ask for what is there, as clients that retry do.
     """
     rng = random.Random(options.seed)
