@@ -27,6 +27,7 @@ import torch
 from abmll.prompting import EncodedPrompt
 from benchmarks import common
 from benchmarks.common import Served
+from benchmarks.profiling import FAMILIES, REST, shares
 
 # A product [m, k] x [k, n].
 Product = tuple[int, int, int]
@@ -43,7 +44,7 @@ def main() -> None:
     if options.quick:
         options.rows, options.samples, options.repeats = [4], 2, 1
     served = common.load_served(options.posterior, options.threads)
-    rows, detail = [], {}
+    rows, detail, spent = [], {}, {}
     for count in options.rows:
         for what, arms, work in cases(served, count, options):
             for run in arms.values():  # warm up both
@@ -55,6 +56,7 @@ def main() -> None:
             rows.append([what, count, ours, floor, ours / floor, gflop, gflop / floor])
             detail[f"{what} {count}"] = {"seconds": seconds, "gflop": gflop}
             print(rows[-1], flush=True)
+            spent[f"{what}, {count} rows"] = shares(arms["ours"])
     about = (
         f"Task {options.task}; rows are support examples for adapt and queries for predict; S = {options.samples}; settings "
         f"`{served.manifest.adapt}`. The floor is matrix products alone, over real tokens; attention, norms, softmax, optimiser "
@@ -62,7 +64,16 @@ def main() -> None:
     )
     head = ["", "rows", "ours s", "floor s", "ours / floor", "floor GFLOP", "floor GFLOP/s"]
     title = "Against the floor of matrix products"
-    common.write_results("floor", title, [about], [common.table(head, rows)], detail, options, served.dtype)
+    families = sorted({name for found in spent.values() for name in found}, key=[*FAMILIES, REST].index)
+    body = [[name, *(f"{100 * found.get(name, 0):.1f}" for found in spent.values())] for name in families]
+    tables = [
+        common.table(head, rows),
+        "Where ours spends its time, in per cent of processor time, by a run under torch's profiler (which slows small operators "
+        "most). Matrix products include the noise's, which the floor has not.",
+        common.table(["", *spent], body),
+    ]
+    data = {"times": detail, "shares": spent}
+    common.write_results("floor", title, [about], tables, data, options, served.dtype)
 
 
 def cases(

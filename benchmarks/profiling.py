@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-REST = "the rest"
+REST = "Python and the rest"
 # An operator belongs to the first family one of whose words is in its name.
 FAMILIES = {
     "matrix products": ("aten::mm", "addmm", "bmm", "mkldnn_linear", "aten::linear"),
@@ -32,7 +32,7 @@ def family(name: str) -> str:
 
 
 def shares(run: Callable[[], object]) -> dict[str, float]:
-    """Self time of each family over that of all of `run`, largest first. The profiler's own time is in `the rest`."""
+    """Self time of each family over that of all of `run`, largest first. The profiler's own time is in `REST`."""
     with (
         torch.autograd.set_multithreading_enabled(False),
         profile(activities=[ProfilerActivity.CPU]) as found,
