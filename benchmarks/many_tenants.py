@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--block-tokens", type=int, default=8192)
+    parser.add_argument("--baseline-up-to", type=int, default=16, help="most tenants of the mLoRA-style arm")
+    parser.add_argument("--name", default="many_tenants", help="of the results")
     parser.add_argument("--memory-adapters", type=int, default=8, help="that are kept in that measurement")
     parser.add_argument(
         "--memory-child", action="store_true", help="internal: only measure memory, in this process"
@@ -83,7 +85,7 @@ def main() -> None:
         common.table(["", "bytes"], memory_rows),
     ]
     common.write_results(
-        "many_tenants", "Many tenants at a time", [about, *sorted(agreed)], tables,
+        options.name, "Many tenants at a time", [about, *sorted(agreed)], tables,
         {"tenants": detail, "memory": memory}, options, served.dtype,
     )  # fmt: skip
 
@@ -154,6 +156,8 @@ def measure(served: Served, baseline: BlockLora, tenants: Sequence[Cell], option
         "mLoRA-style": adapt_blocks,
         "together": lambda: keep("phi together", adapt_together(served, tenants)),
     }
+    if len(tenants) > options.baseline_up_to:
+        del adapting["mLoRA-style"]
     predicting = {
         "one by one": lambda: keep("p", predict_one_by_one(served, tenants, state["phi"], samples, seed)),
         "together": lambda: keep(
