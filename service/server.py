@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from model_store.memory import return_large_blocks
 from service.api.app import create_app
 from service.engine.build import build_engine
 from service.engine.engine import Engine, State
@@ -59,6 +60,7 @@ def serve(
 
     `on_ready` is called in a thread with the server's address, once it takes requests.
     """
+    return_large_blocks()  # adapters on their way to workers and to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)
     config = uvicorn.Config(
