@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import httpx
 import typer
@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from abmll.errors import AbmllError
 from abmll.tasks import Example, Query, read_examples, read_rows
 from service import demo as demo_task
+from service.confidence import Asked
 from service.engine.records import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.evaluate import evaluate
 from service.executors.contract import Samples
@@ -43,7 +44,6 @@ app = typer.Typer(
 )
 out = Console()
 
-ConfidenceKind = Literal["predictive", "calibrated"]
 MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
 SupportFile = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows, JSON Lines or CSV.")
@@ -177,7 +177,7 @@ def predict(
         float | None, typer.Option(max=0, help="For free text: abstain below this log-probability.")
     ] = None,
     confidence: Annotated[
-        ConfidenceKind | None, typer.Option(help="Kind of confidence; by default calibrated where it can be.")
+        Asked, typer.Option(help="Kind of confidence; by default calibrated where it can be.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest free-text answer.")] = 32,
     answers_per_sample: Annotated[

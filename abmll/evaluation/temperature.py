@@ -10,22 +10,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from scipy.optimize import minimize_scalar
 
 from abmll.errors import AbmllError
 from abmll.evaluation.metrics import Scored
 from abmll.evaluation.records import CellResult, Floats
+from abmll.uncertainty import tempered
 
 LIMITS = (0.05, 20.0)
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:
-    """Each row of `probabilities` [n, C] to the power 1 / T, divided by its sum; zeros (no such option) stay zero."""
-    if not len(probabilities):
-        return probabilities
-    # Relative to the row's largest, so that no power underflows to an all-zero row.
-    powers = (probabilities / probabilities.max(1, keepdims=True)) ** (1 / temperature)
-    result: Floats = powers / powers.sum(1, keepdims=True)
+    """`probabilities` [n, C] at the temperature, as a prediction is served at it; zeros (no such option) stay zero."""
+    result: Floats = tempered(torch.from_numpy(probabilities), temperature).numpy()
     return result
 
 
