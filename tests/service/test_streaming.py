@@ -199,7 +199,6 @@ def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
     counts = [event.data["samples"] for event in events if "samples" in event.data]
     assert counts == sorted(counts)
     assert {count: counts.count(count) for count in set(counts)}.items() <= {8: 3, 16: 3, 20: 3}.items()
-    assert len(counts) > 3
 
 
 @pytest.mark.parametrize("samples", [0, 1, 8, 20, "auto"])
@@ -214,15 +213,23 @@ def test_the_end_is_the_answer_of_the_same_request_unstreamed(server: Server, sa
         schemas.PredictResponse.model_validate_json(json.dumps(streamed))
 
 
-def test_an_input_is_told_as_settled_while_others_go_on(server: Server) -> None:
+def test_an_input_is_told_as_settled_while_others_go_on(server: Server, worker: SteppedWorker) -> None:
+    units = [
+        [("prediction", 0, 8), ("refinement", 1, 8), ("refinement", 2, 8)],
+        [("prediction", 1, 16), ("refinement", 2, 16)],
+        [("prediction", 2, 24)],
+    ]
     with server.listening() as running:
-        events = stream(running, {**BODY, "samples": "auto", "gate": {"min_confidence": 0.5}})
-    told = [(e.name, e.data["index"], e.data["samples"]) for e in events if "index" in e.data]
-    assert told == [
-        ("prediction", 0, 8), ("refinement", 1, 8), ("refinement", 2, 8),
-        ("prediction", 1, 16), ("refinement", 2, 16),
-        ("prediction", 2, 24),
-    ]  # fmt: skip
+        httpx.post(f"{running.url}/v1/adapters", json=CREATE)
+        worker.turns = threading.Semaphore(0)
+        body = {**BODY, "samples": "auto", "gate": {"min_confidence": 0.5}}
+        with streaming_from(running, body) as events:
+            assert next(events).name == "adapter"
+            for expected in units:  # read to its end before the next begins, so that nothing is overtaken
+                worker.turns.release()
+                told = [next(events) for _ in expected]
+                assert [(e.name, e.data["index"], e.data["samples"]) for e in told] == expected
+            assert [event.name for event in events] == ["done"]
 
 
 @pytest.mark.parametrize(
@@ -245,8 +252,6 @@ def test_on_a_real_model_too_the_end_is_the_unstreamed_answer(
     steps = [event.data["step"] for event in events if event.name == "step"]
     assert steps == ([1, 2, 3] if events[-1].data["cache"] == "miss" else [])
     refinements = [event.data["samples"] for event in events if event.name == "refinement"]
-    if change["samples"] == 24:
-        assert len(refinements) > 1
     if change["samples"] == "auto":
         settled = [event.data["samples"] for event in events if event.name == "prediction"]
         assert max(settled) < 64
