@@ -93,7 +93,7 @@ def temperature_since(prior: GlobalPosterior, kept: Kept) -> float:
         return 1.0
     if kept.about["digest"] == posterior_digest(plain):
         return prior.config.temperature
-    raise SystemExit(f"{kept.method} in {kept.folder.name} is of another posterior")
+    raise SystemExit(f"{kept.method} in {kept.source.name} is of another posterior")
 
 
 def feature_rows(result: CellResult, counts: Counts, samples: int, *, folds_known: bool) -> Floats:

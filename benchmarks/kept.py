@@ -1,10 +1,16 @@
-"""Answers that an evaluation has kept (`abmll evaluate --out FOLDER`), read again for what needs no model."""
+"""Answers that an evaluation has kept, read again for what needs no model.
+
+    python -m benchmarks.kept --cells runs/c2c_shots --method abmll-S8 --out benchmarks/results/class_to_class_shots/answers.json
+
+makes one file of a method's cells, which is read like the folder that it comes from (`abmll evaluate --out FOLDER`).
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +18,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abmll.evaluation.metrics import Scored
-from abmll.evaluation.records import Cell, CellResult, Floats
+from abmll.evaluation.records import Cell, CellResult, Cost, Floats, pad
 from abmll.evaluation.temperature import with_temperature
 from abmll.uncertainty import Predictive, Uncertainty
+
+DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The answers of `method` in `folder`, at a `temperature` relative to the one that they were given at."""
+    """The answers of `method` in `source`, at a `temperature` relative to the one that they were given at.
 
-    folder: Path
+    `source` is the results folder of an evaluation, or a file made of one.
+    """
+
+    source: Path
     method: str
     temperature: float = 1.0
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the method is, as the evaluation wrote it."""
-        methods: dict[str, dict[str, Any]] = json.loads((self.folder / "methods.json").read_text())
+        """What the method is, as the evaluation wrote it. Raises `KeyError` for a method that is not there."""
+        path = self.source if self.source.is_file() else self.source / "methods.json"
+        methods: dict[str, dict[str, Any]] = json.loads(path.read_text())
         return methods[self.method]
 
     def cells(self, tasks: Collection[str], shots: Collection[str]) -> list[CellResult]:
         """The finished cells of `tasks` (all, where there are none named) at these k, in the order of their names."""
-        found = []
-        for path in sorted((self.folder / "cells" / self.method).glob("*.npz")):
+        return [
+            with_temperature(result, self.temperature, self.method)
+            for result in self._results()
+            if (result.cell.task in tasks or not tasks) and result.cell.shots in shots
+        ]
+
+    def _results(self) -> Iterator[CellResult]:
+        if self.source.is_file():
+            yield from map(from_json, self.about["cells"])
+            return
+        for path in sorted((self.source / "cells" / self.method).glob("*.npz")):
             with np.load(path) as file:
                 cell = Cell(**json.loads(str(file["about"]))["cell"])
-            if (cell.task in tasks or not tasks) and cell.shots in shots:
-                result = CellResult.load(self.folder, cell)
-                found.append(with_temperature(result, self.temperature, cell.method))
-        return found
+            yield CellResult.load(self.source, cell)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as a file's content."""
+        return {self.method: {**self.about, "cells": [to_json(result) for result in self._results()]}}
+
+
+def to_json(result: CellResult) -> dict[str, Any]:
+    """A cell without its foreign items, rounded to `DIGITS`."""
+    rows = zip(result.probabilities, result.widths, strict=True)
+    return {
+        "cell": asdict(result.cell),
+        "classes": result.classes,
+        "support_size": result.support_size,
+        "cost": asdict(result.cost),
+        "labels": result.labels.tolist(),
+        "probabilities": [row[:width].round(DIGITS).tolist() for row, width in rows],
+        "mutual_information": result.mutual_information.round(DIGITS).tolist(),
+    }
+
+
+def from_json(row: dict[str, Any]) -> CellResult:
+    """Inverse of `to_json`, with no foreign items."""
+    probabilities, widths = pad(row["probabilities"])
+    return CellResult(
+        cell=Cell(**row["cell"]),
+        probabilities=probabilities,
+        widths=widths,
+        labels=np.array(row["labels"]),
+        mutual_information=np.array(row["mutual_information"]),
+        foreign_probabilities=np.zeros((0, probabilities.shape[1])),
+        foreign_information=np.zeros(0),
+        classes=tuple(row["classes"]),
+        support_size=row["support_size"],
+        cost=Cost(**row["cost"]),
+    )
 
 
 def confidences(result: CellResult) -> tuple[Floats, NDArray[np.bool_]]:
@@ -64,3 +117,20 @@ def predictives(result: CellResult, samples: int) -> list[Predictive]:
             result.probabilities, result.widths, result.mutual_information, strict=True
         )
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cells", type=Path, required=True, help="results folder of an evaluation")
+    parser.add_argument("--method", required=True, help="whose answers")
+    parser.add_argument("--out", type=Path, required=True, help="the file made")
+    options = parser.parse_args()
+    content = Kept(options.cells, options.method).to_json()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

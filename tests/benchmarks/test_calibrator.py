@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,26 @@ def test_kept_answers_are_found_by_task_and_k_and_tempered(tmp_path: Path) -> No
     (predictive,) = predictives(found, 8)
     assert (predictive.samples, predictive.margin) == (8, pytest.approx(1 / 3))
     assert predictive.uncertainty.mutual_information == pytest.approx(0.1)
+
+
+def test_a_file_of_kept_answers_is_read_as_their_folder_is(tmp_path: Path) -> None:
+    wide = replace(
+        result("two", [0.8, 0.7], [1, 0]), probabilities=np.array([[0.7, 0.3, 0], [0.5, 0.2, 0.3]])
+    )
+    wide = replace(wide, widths=np.array([2, 3]), mutual_information=np.array([float("nan"), 0.2]))
+    for cell in (result("one", [0.8], [1]), wide):
+        cell.save(tmp_path)
+    (tmp_path / "methods.json").write_text('{"ours": {"digest": "d"}}')
+    folder = Kept(tmp_path, "ours", temperature=2.0)
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(replace(folder, temperature=1.0).to_json()))
+    file = replace(folder, source=path)
+    assert file.about["digest"] == "d"
+    for one, other in zip(folder.cells([], ["4"]), file.cells([], ["4"]), strict=True):
+        assert (one.cell, one.classes, one.cost) == (other.cell, other.classes, other.cost)
+        for name in ("probabilities", "widths", "labels", "mutual_information"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6)
+    assert len(file.cells(["two"], ["4"])) == 1
 
 
 def test_the_identity_scores_as_the_raw_confidence_does() -> None:
