@@ -291,7 +291,8 @@ class AdaptRun:
     @property
     def posterior(self) -> TaskPosterior:
         """phi as it stands, on the CPU."""
-        return TaskPosterior(self.prior.config, self.prior.sites, self.values.cpu())
+        config = self.prior.config.after(len(self.prepared.examples))
+        return TaskPosterior(config, self.prior.sites, self.values.cpu())
 
     def result(self) -> Adaptation:
         """What was fitted."""

@@ -23,9 +23,10 @@ def movement(task: Posterior, prior: Posterior) -> Movement:
     The KL of the `weight` family is the closed form, summed over every element: that of `noise.weight_divergence`, in which no
     standard deviation is below `SD_FLOOR`. A spread that came close to zero or changed its sign in training makes a few elements
     decide that sum; so it is given a second time with no standard deviation below c (as served), which every element of an
-    untrained posterior has. Raises `PosteriorMismatchError` where the two are of different configurations or sites.
+    untrained posterior has. Raises `PosteriorMismatchError` where the two are of different configurations (but for the
+    temperature) or sites.
     """
-    if (task.config, task.sites) != (prior.config, prior.sites):
+    if (task.config.untempered(), task.sites) != (prior.config.untempered(), prior.sites):
         raise PosteriorMismatchError("the posteriors have different configurations or sites")
     config = task.config
     kl = floored = change = length = 0.0

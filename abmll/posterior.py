@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from abmll.errors import PosteriorMismatchError
+from abmll.uncertainty import temperature_after
 
 NoiseFamily = Literal["output", "weight"]
 MODULES = ("q", "v", "o", "gate", "up", "down")
@@ -30,8 +31,9 @@ class AdapterConfig:
 
     `spread_offset` is the constant c: a log-variance for `output` (the paper's -20), a standard deviation of the
     weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
-    in prediction, and `temperature` flattens (above 1) or sharpens the averaged distribution over options; both are
-    calibrated after training, and adaptation does not know them.
+    in prediction, and a temperature flattens (above 1) or sharpens the averaged distribution over options; both are
+    calibrated after training, and adaptation does not know them. How the temperature goes with the number of examples is
+    in `uncertainty.temperature_after`.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -44,6 +46,7 @@ class AdapterConfig:
     noise_rank: int = 4
     noise_scale: float = 1.0
     temperature: float = 1.0
+    temperature_exponent: float = 0.0
 
     @property
     def scaling(self) -> float:
@@ -55,11 +58,21 @@ class AdapterConfig:
         return replace(self, noise="weight", spread_offset=0.0, noise_scale=1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest; a temperature of 1 is left out, as it was before there was one."""
+        """Plain values for a manifest; those of no temperature are left out, as they were before there was one."""
         values = {**asdict(self), "modules": list(self.modules)}
-        if self.temperature == 1:
-            del values["temperature"]
+        for name, none in (("temperature", 1), ("temperature_exponent", 0)):
+            if values[name] == none:
+                del values[name]
         return values
+
+    def untempered(self) -> AdapterConfig:
+        """The same adapter without a temperature: all that the samples depend on."""
+        return replace(self, temperature=1.0, temperature_exponent=0.0)
+
+    def after(self, examples: int) -> AdapterConfig:
+        """That of a task posterior which has seen so many examples: its temperature is one number."""
+        temperature = temperature_after(examples, self.temperature, self.temperature_exponent)
+        return replace(self, temperature=temperature, temperature_exponent=0.0)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

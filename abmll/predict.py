@@ -217,10 +217,10 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Chunks that one pass can hold: of the mean or of samples, under one configuration."""
+    """Chunks that one pass can hold: of the mean or of samples, under one configuration but for the temperature."""
     kinds: dict[tuple[AdapterConfig, bool], list[Chunk]] = {}
     for chunk in chunks:
-        kinds.setdefault((chunk.run.config, chunk.run.sampling.samples == 0), []).append(chunk)
+        kinds.setdefault((chunk.run.config.untempered(), chunk.run.sampling.samples == 0), []).append(chunk)
     yield from kinds.values()
 
 

@@ -24,6 +24,7 @@ from abmll.calibrator import Calibrator, Shown, features
 from abmll.evaluation.calibration import Items, confidence_falls, fit_calibrator
 from abmll.evaluation.metrics import expected_calibration_error
 from abmll.evaluation.records import CellResult, Floats
+from abmll.evaluation.temperature import Rule
 from abmll.posterior import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
@@ -55,10 +56,9 @@ def main() -> None:
         raise SystemExit(f"fitted on and tested on: {', '.join(shared)}")
     prior = load_posterior(options.posterior or shipped_posteriors()[0]).prior
     kept = Kept(options.cells, options.method)
-    temperature = temperature_since(prior, kept)
     samples = int(kept.about["method"]["samples"])
     counts = held_out_counts(options.estimates, kept.about["digest"])
-    served = replace(kept, temperature=temperature)
+    served = replace(kept, rule=rule_since(prior, kept))
     calibrator = fit(
         served.cells(options.fit, options.shots), counts, samples, posterior_digest(prior), options
     )
@@ -75,7 +75,7 @@ def main() -> None:
     about = [
         f"Calibrator {calibrator.id}, fitted on {', '.join(calibrator.fitted['tasks'])}; tested on {len(options.test)} others: "
         f"{', '.join(options.test)}. Kept answers of {options.method} in {options.cells.name}, S = {samples}; the posterior's "
-        f"temperature is {prior.config.temperature:g}.",
+        f"temperature after k examples is {prior.config.temperature:g} (16 / k)^{prior.config.temperature_exponent:g}.",
         "Brier: mean (confidence - correct)^2, the mean over tasks. ECE: 15 bins, over the items of all tasks. Differences are "
         f"to the raw confidence, with 95 % percentile intervals over {RESAMPLES} draws of tasks. `folds known`: told the "
         "adapter's own estimate where there is one.",
@@ -86,13 +86,13 @@ def main() -> None:
     write_results("calibrator", "Calibrated confidence", about, [table(head, scores)], data, options)
 
 
-def temperature_since(prior: GlobalPosterior, kept: Kept) -> float:
-    """The temperature of `prior` relative to that of the kept answers. Raises `SystemExit` if they are of another posterior."""
-    plain = GlobalPosterior(replace(prior.config, temperature=1.0), prior.sites, prior.values)
+def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
+    """The temperatures of `prior` relative to that of the kept answers. Raises `SystemExit` if they are of another posterior."""
+    plain = GlobalPosterior(prior.config.untempered(), prior.sites, prior.values)
     if kept.about["digest"] == posterior_digest(prior):
-        return 1.0
+        return Rule()
     if kept.about["digest"] == posterior_digest(plain):
-        return prior.config.temperature
+        return Rule(prior.config.temperature, prior.config.temperature_exponent)
     raise SystemExit(f"{kept.method} in {kept.source.name} is of another posterior")
 
 

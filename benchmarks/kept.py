@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 
 from abmll.evaluation.metrics import Scored
 from abmll.evaluation.records import Cell, CellResult, Cost, Floats, pad
-from abmll.evaluation.temperature import with_temperature
+from abmll.evaluation.temperature import Rule, with_temperature
 from abmll.uncertainty import Predictive, Uncertainty
 
 DIGITS = 6
+AS_GIVEN = Rule()
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The answers of `method` in `source`, at a `temperature` relative to the one that they were given at.
+    """The answers of `method` in `source`, at the temperatures of `rule` relative to the one that they were given at.
 
     `source` is the results folder of an evaluation, or a file made of one.
     """
 
     source: Path
     method: str
-    temperature: float = 1.0
+    rule: Rule = AS_GIVEN
 
     @property
     def about(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class Kept:
     def cells(self, tasks: Collection[str], shots: Collection[str]) -> list[CellResult]:
         """The finished cells of `tasks` (all, where there are none named) at these k, in the order of their names."""
         return [
-            with_temperature(result, self.temperature, self.method)
+            with_temperature(result, self.rule, self.method)
             for result in self._results()
             if (result.cell.task in tasks or not tasks) and result.cell.shots in shots
         ]

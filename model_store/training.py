@@ -47,7 +47,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a run. `noise_scale` and `temperature` are applied to the finished posterior."""
+    """Everything that determines a run. `noise_scale` and the temperature are applied to the finished posterior."""
 
     id: str
     data: DataSettings
@@ -59,6 +59,7 @@ class TrainingConfig:
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     noise_scale: float = 1.0
     temperature: float = 1.0
+    temperature_exponent: float = 0.0
     threads: int | None = None
 
     @classmethod
@@ -96,7 +97,12 @@ def run_training(
     for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
         on_visit(metrics)
     prior = trained_prior(model, folder)
-    calibrated = replace(prior.config, noise_scale=config.noise_scale, temperature=config.temperature)
+    calibrated = replace(
+        prior.config,
+        noise_scale=config.noise_scale,
+        temperature=config.temperature,
+        temperature_exponent=config.temperature_exponent,
+    )
     return TrainingResult(
         GlobalPosterior(calibrated, prior.sites, prior.values),
         base.identity,

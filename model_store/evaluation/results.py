@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -76,17 +77,16 @@ def report(config: EvaluationConfig, folder: Path, command: str) -> Path:
 
 
 def _add_scaled(evaluation: Evaluation, results: dict[Cell, CellResult]) -> dict[str, dict[str, float]]:
-    """Add the temperature-scaled twin of every cell of the methods that ask for it; the temperatures by method and k."""
+    """Add the temperature-scaled twin of every cell of the methods that ask for it; what was fitted, by method."""
     found: dict[str, dict[str, float]] = {}
     for name in evaluation.config.temperature:
-        for shots in evaluation.shots:
-            own = [result for cell, result in results.items() if (cell.method, cell.shots) == (name, shots)]
-            validation = [result for result in own if result.cell.task in evaluation.validation]
-            if not validation:
-                continue
-            temperature = fit_temperature(validation)
-            found.setdefault(name, {})[shots] = temperature
-            for result in own:
-                scaled = with_temperature(result, temperature, f"{name}+T")
-                results[scaled.cell] = scaled
+        own = [result for cell, result in results.items() if cell.method == name]
+        validation = [result for result in own if result.cell.task in evaluation.validation]
+        if not validation:
+            continue
+        rule = fit_temperature(validation)
+        found[name] = asdict(rule)
+        for result in own:
+            scaled = with_temperature(result, rule, f"{name}+T")
+            results[scaled.cell] = scaled
     return found

@@ -228,3 +228,20 @@ def test_the_noise_scale_is_for_prediction_only(
         for model, a in ((plain, one), (scaled, other))
     ]
     assert spreads[1] > 3 * spreads[0]
+
+
+def test_an_adapters_temperature_is_that_of_its_support(
+    make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    model = make_model(temperature=1.5, temperature_exponent=0.5, random_prior=False)
+    plain = make_model(random_prior=False)
+    fitted = model.adapt(support[:4], FAST, seed=1).posterior
+    assert fitted.config == replace(model.prior.config, temperature=3.0, temperature_exponent=0.0)
+    assert torch.equal(fitted.values, plain.adapt(support[:4], FAST, seed=1).posterior.values)
+    queries = [example.query for example in support]
+    tempered, raw = (
+        [p.predictive.probabilities for p in m.predict(q, queries, samples=4)]
+        for m, q in ((model, fitted), (plain, replace(fitted, config=plain.prior.config)))
+    )
+    for one, other in zip(tempered, raw, strict=True):
+        assert one == pytest.approx((torch.tensor(other).log() / 3).softmax(0).tolist(), abs=1e-5)

@@ -1,6 +1,7 @@
 """Closed forms and values worked out by hand for the paper's constants."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,4 +107,6 @@ def test_stacked_tasks_unflatten_to_each_ones_tensors() -> None:
 
 
 def test_config_survives_json() -> None:
-    assert AdapterConfig.from_json(CONFIG.to_json()) == CONFIG
+    for config in (CONFIG, replace(CONFIG, temperature=1.7, temperature_exponent=0.5)):
+        assert AdapterConfig.from_json(config.to_json()) == config
+    assert not {"temperature", "temperature_exponent"} & set(CONFIG.to_json())

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,11 +146,13 @@ def test_antithetic_samples_lie_opposite_each_other(make_model: Callable[..., Fe
 def test_posteriors_together_predict_as_one_by_one(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    """Several posteriors, samples and the mean, options and free text, in one pass and in any order."""
+    """Several posteriors and temperatures, samples and the mean, options and free text, in one pass and in any order."""
     model = make_model(noise=family, spread_offset=FAMILIES[family])
     posteriors = [
-        TaskPosterior(model.prior.config, model.prior.sites, model.prior.values * factor)
-        for factor in (1.0, 1.3, 0.7)
+        TaskPosterior(
+            replace(model.prior.config, temperature=t), model.prior.sites, model.prior.values * factor
+        )
+        for factor, t in ((1.0, 1.0), (1.3, 2.0), (0.7, 0.5))
     ]
     work = [
         (posteriors[0], QUERIES, 5, 1),

@@ -13,6 +13,7 @@ import pytest
 
 from abmll.calibrator import FEATURES, Calibrator
 from abmll.evaluation.records import Cell, CellResult, Cost
+from abmll.evaluation.temperature import Rule
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
 from benchmarks.kept import Kept, confidences, predictives
@@ -45,7 +46,7 @@ def test_kept_answers_are_found_by_task_and_k_and_tempered(tmp_path: Path) -> No
     for task, shots in (("one", "4"), ("two", "4"), ("one", "16")):
         result(task, [0.8], [1], shots).save(tmp_path)
     (tmp_path / "methods.json").write_text('{"ours": {"digest": "d"}}')
-    kept = Kept(tmp_path, "ours", temperature=2.0)
+    kept = Kept(tmp_path, "ours", Rule(2.0))
     assert kept.about == {"digest": "d"}
     assert [(r.cell.task, r.cell.shots) for r in kept.cells([], ["4"])] == [("one", "4"), ("two", "4")]
     (found,) = kept.cells(["one"], ["16", "32"])
@@ -64,9 +65,9 @@ def test_a_file_of_kept_answers_is_read_as_their_folder_is(tmp_path: Path) -> No
     for cell in (result("one", [0.8], [1]), wide):
         cell.save(tmp_path)
     (tmp_path / "methods.json").write_text('{"ours": {"digest": "d"}}')
-    folder = Kept(tmp_path, "ours", temperature=2.0)
+    folder = Kept(tmp_path, "ours", Rule(2.0))
     path = tmp_path / "answers.json"
-    path.write_text(json.dumps(replace(folder, temperature=1.0).to_json()))
+    path.write_text(json.dumps(replace(folder, rule=Rule()).to_json()))
     file = replace(folder, source=path)
     assert file.about["digest"] == "d"
     for one, other in zip(folder.cells([], ["4"]), file.cells([], ["4"]), strict=True):

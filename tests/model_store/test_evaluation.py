@@ -191,7 +191,7 @@ def test_tables_come_from_the_cells_alone(
     assert section["methods"]["lora"]["tasks"]["one"]["accuracy"] == pytest.approx(np.mean(accuracy))
     assert section["methods"]["lora"]["tasks"]["choice"]["macro_f1"] is None
     assert section["methods"]["lora+T"]["tasks"]["one"]["accuracy"] == pytest.approx(np.mean(accuracy))
-    assert found["run"]["temperatures"]["lora"]["4"] > 0
+    assert found["run"]["temperatures"]["lora"]["temperature"] > 0
     assert found["run"]["left_out_without_options"] == ["free"]
     assert found["run"]["missing_cells"] == 0
     page = (folder / "results.md").read_text()

@@ -17,7 +17,7 @@ from abmll.evaluation.statistics import (
     task_interval,
     two_level_intervals,
 )
-from abmll.evaluation.temperature import fit_temperature, scaled, with_temperature
+from abmll.evaluation.temperature import Rule, fit_temperature, scaled, with_temperature
 from tests.abmll.evaluation.test_metrics import random_result, result
 
 
@@ -108,10 +108,29 @@ def test_temperature_undoes_a_sharpening() -> None:
     probabilities = rng.dirichlet([1.0, 1.0, 1.0], 20000)
     labels = (rng.random((20000, 1)) > probabilities.cumsum(1)).sum(1)
     sharp = result(scaled(probabilities, 0.5), labels)
-    assert fit_temperature([sharp]) == pytest.approx(2.0, rel=0.05)
-    back = with_temperature(sharp, 2.0, "method+T")
+    fitted = fit_temperature([sharp])
+    assert (fitted.temperature, fitted.exponent) == (pytest.approx(2.0, rel=0.05), 0)
+    back = with_temperature(sharp, Rule(2.0), "method+T")
     assert back.probabilities == pytest.approx(probabilities)
     assert back.cell.method == "method+T"
+
+
+def test_temperature_goes_with_the_size_of_the_support() -> None:
+    rng = np.random.default_rng(0)
+    truth, cells = Rule(1.5, 0.6), []
+    for size in (4, 8, 16, 32, 64):
+        probabilities = rng.dirichlet([1.0, 1.0, 1.0], 20000)
+        labels = (rng.random((20000, 1)) > probabilities.cumsum(1)).sum(1)
+        sharp = scaled(probabilities, 1 / truth.after(size))
+        cells.append(replace(result(sharp, labels), support_size=size))
+    fitted = fit_temperature(cells)
+    assert (fitted.temperature, fitted.exponent) == (
+        pytest.approx(1.5, rel=0.05),
+        pytest.approx(0.6, abs=0.05),
+    )
+    assert with_temperature(cells[0], truth, "T").probabilities == pytest.approx(
+        scaled(cells[0].probabilities, 1.5 * 4**0.6)
+    )
 
 
 def test_temperature_leaves_answers_absent_options_and_empty_sets_alone() -> None:
