@@ -24,7 +24,7 @@ from abmll.calibrator import Calibrator, Shown, features
 from abmll.evaluation.calibration import Items, confidence_falls, fit_calibrator
 from abmll.evaluation.metrics import expected_calibration_error
 from abmll.evaluation.records import CellResult, Floats
-from abmll.evaluation.temperature import Rule
+from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
 from abmll.posterior import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
@@ -32,12 +32,8 @@ from benchmarks.leave_one_out import RESAMPLES, held_out_counts, resampled
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 
-RAW, TEMPERED, CALIBRATED, KNOWN = ARMS = (
-    "raw",
-    "at the temperature",
-    "calibrated",
-    "calibrated, folds known",
-)
+RAW, TEMPERED = "raw", "at the temperature"
+CALIBRATED, KNOWN = "calibrated", "calibrated, folds known"
 Counts = Mapping[tuple[str, str, int], tuple[int, int]]
 
 
@@ -65,13 +61,17 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(calibrator.to_json(), indent=1) + "\n")
     print(describe(calibrator), f"{calibrator.id} written to {options.out}", sep="\n")
-    scores = [
-        row
-        for k in options.shots
-        for row in score_rows(
-            k, kept.cells(options.test, [k]), served.cells(options.test, [k]), counts, samples, calibrator
+    scores, crossed = [], []
+    everything = cross_fitted(kept.cells([*options.fit, *options.test], options.shots))
+    for k in options.shots:
+        raw, at_rule = kept.cells(options.test, [k]), served.cells(options.test, [k])
+        scores += score_rows(k, raw, sure_by_arm(raw, at_rule, counts, samples, calibrator))
+        raw, others = (
+            kept.cells([*options.fit, *options.test], [k]),
+            [r for r in everything if r.cell.shots == k],
         )
-    ]
+        arms = {RAW: raw, "at the temperature of the others": others}
+        crossed += score_rows(k, raw, {arm: [confidences(r)[0] for r in of] for arm, of in arms.items()})
     about = [
         f"Calibrator {calibrator.id}, fitted on {', '.join(calibrator.fitted['tasks'])}; tested on {len(options.test)} others: "
         f"{', '.join(options.test)}. Kept answers of {options.method} in {options.cells.name}, S = {samples}; the posterior's "
@@ -82,8 +82,13 @@ def main() -> None:
         f"```\n{describe(calibrator)}\n```",
     ]
     head = ["k", "confidence", "tasks", "accuracy", "mean", "Brier", "difference", "ECE-15", "difference "]
-    data = {"scores": scores, "calibrator": calibrator.to_json()}
-    write_results("calibrator", "Calibrated confidence", about, [table(head, scores)], data, options)
+    data = {"scores": scores, "cross_fitted": crossed, "calibrator": calibrator.to_json()}
+    tables = [
+        table(head, scores),
+        "Cross-fitted: all tasks, each at the temperature (one rule over all k) that is fitted on the others.",
+        table(head, crossed),
+    ]
+    write_results("calibrator", "Calibrated confidence", about, tables, data, options)
 
 
 def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
@@ -132,30 +137,42 @@ def describe(calibrator: Calibrator) -> str:
     return "\n".join(lines)
 
 
-def score_rows(
-    shots: str,
+def sure_by_arm(
     raw: Sequence[CellResult],
     served: Sequence[CellResult],
     counts: Counts,
     samples: int,
     calibrator: Calibrator,
-) -> list[list[Any]]:
-    """One table row an arm; `raw` and `served` are the same cells at the temperature of the samples and of the posterior."""
-    tasks = sorted({result.cell.task for result in raw})
+) -> dict[str, list[Floats]]:
+    """Confidences of each arm, cell by cell; `served` are the cells of `raw` at the temperature of the posterior."""
 
     def calibrated(result: CellResult, *, folds_known: bool) -> Floats:
         rows = feature_rows(result, counts, samples, folds_known=folds_known)
         return np.array([calibrator.evaluate(tuple(row)) for row in rows])
 
-    arms: dict[str, Callable[[int], Floats]] = {
-        RAW: lambda i: confidences(raw[i])[0],
-        TEMPERED: lambda i: confidences(served[i])[0],
-        CALIBRATED: lambda i: calibrated(served[i], folds_known=False),
-        KNOWN: lambda i: calibrated(served[i], folds_known=True),
+    return {
+        RAW: [confidences(r)[0] for r in raw],
+        TEMPERED: [confidences(r)[0] for r in served],
+        CALIBRATED: [calibrated(r, folds_known=False) for r in served],
+        KNOWN: [calibrated(r, folds_known=True) for r in served],
     }
+
+
+def cross_fitted(raw: Sequence[CellResult]) -> list[CellResult]:
+    """The cells at the temperature that is fitted, over all k, on the cells of all other tasks."""
+    tasks = {r.cell.task for r in raw}
+    rules = {task: fit_temperature([r for r in raw if r.cell.task != task]) for task in tasks}
+    return [with_temperature(r, rules[r.cell.task], r.cell.method) for r in raw]
+
+
+def score_rows(
+    shots: str, raw: Sequence[CellResult], by_arm: Mapping[str, Sequence[Floats]]
+) -> list[list[Any]]:
+    """One table row an arm, from its confidences in each of the cells `raw`."""
+    tasks = sorted({result.cell.task for result in raw})
     cells = {task: [i for i, r in enumerate(raw) if r.cell.task == task] for task in tasks}
     correct = [np.concatenate([confidences(raw[i])[1] for i in cells[t]]).astype(float) for t in tasks]
-    sure = {arm: [np.concatenate([of(i) for i in cells[t]]) for t in tasks] for arm, of in arms.items()}
+    sure = {arm: [np.concatenate([of[i] for i in cells[t]]) for t in tasks] for arm, of in by_arm.items()}
 
     def brier(arm: str, chosen: NDArray[np.int64]) -> float:
         return float(np.mean([((sure[arm][i] - correct[i]) ** 2).mean() for i in chosen]))
@@ -167,7 +184,7 @@ def score_rows(
 
     everyone = np.arange(len(tasks))
     found = []
-    for arm in ARMS:
+    for arm in by_arm:
         means = [np.mean([values.mean() for values in of]) for of in (correct, sure[arm])]
         row: list[Any] = [shots, arm, len(tasks), *map(float, means)]
         for metric in (brier, ece):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import binom, spearmanr
 
 from abmll.crossfit import cross_predict
 from abmll.diagnostics import LEVEL, wilson
@@ -55,9 +55,20 @@ def main() -> None:
         f"Posterior {served.manifest.id}; {options.folds} folds, S = {options.samples}; support seeds "
         f"{', '.join(map(str, options.seeds))}. Test items: those of {options.cells.name}, method {options.method}.",
         f"Spearman's correlation over tasks of means over seeds, its 95 % interval over {RESAMPLES} draws of tasks; and how many "
-        f"of the {LEVEL:.0%} intervals of the estimates hold the accuracy on the test items, which is itself an estimate.",
+        f"of the {LEVEL:.0%} intervals of the estimates hold the accuracy on the test items. That is itself an estimate: "
+        "`expected` is how many would, were both draws from one accuracy (the two pooled).",
     ]
-    head = ["k", "tasks", "rank correlation", "interval", "folds", "test items", "coverage", "mean width"]
+    head = [
+        "k",
+        "tasks",
+        "rank correlation",
+        "interval",
+        "folds",
+        "test items",
+        "coverage",
+        "expected",
+        "mean width",
+    ]
     each = [
         [e["task"], e["shots"], e["seed"], f"{e['correct']}/{e['n']}", float(np.mean(confidences(r)[1]))]
         for e, r in paired(estimates, results)
@@ -146,10 +157,24 @@ def estimate_row(shots: str, estimates: Sequence[Row], results: Sequence[CellRes
     intervals = [wilson(e["correct"], e["n"]) for e, _ in pairs]
     held = [i.low <= value <= i.high for i, value in zip(intervals, true, strict=True)]
     width = float(np.mean([i.high - i.low for i in intervals]))
+    expected = sum(chance_to_hold(e["correct"], e["n"], confidences(result)[1]) for e, result in pairs)
     return [
         shots, len(x), rank_correlation(np.arange(len(x))), f"[{low:.2f}, {high:.2f}]", float(x.mean()), float(y.mean()),
-        f"{sum(held)} of {len(held)}", width,
+        f"{sum(held)} of {len(held)}", float(expected), width,
     ]  # fmt: skip
+
+
+def chance_to_hold(correct: int, n: int, answered: NDArray[np.bool_]) -> float:
+    """How likely the interval of `n` held-out answers holds the accuracy on as many test items as were `answered`.
+
+    Both are drawn from the accuracy that the two have together: what a perfect estimate would reach.
+    """
+    items = len(answered)
+    rate = (correct + answered.sum()) / (n + items)
+    low, high = np.array([(i.low, i.high) for i in (wilson(c, n) for c in range(n + 1))]).T
+    accuracy = np.arange(items + 1) / items
+    held = (low[:, None] <= accuracy) & (accuracy <= high[:, None])
+    return float(binom.pmf(np.arange(n + 1), n, rate) @ held @ binom.pmf(np.arange(items + 1), items, rate))
 
 
 def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tuple[float, float]:

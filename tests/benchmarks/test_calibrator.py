@@ -79,8 +79,10 @@ def test_a_file_of_kept_answers_is_read_as_their_folder_is(tmp_path: Path) -> No
 
 def test_the_identity_scores_as_the_raw_confidence_does() -> None:
     raw = [result("one", [0.9, 0.6], [1, 0]), result("two", [0.8], [1])]
-    rows = benchmark.score_rows("4", raw, raw, {}, 8, IDENTITY)
-    assert [row[1] for row in rows] == list(benchmark.ARMS)
+    rows = benchmark.score_rows("4", raw, benchmark.sure_by_arm(raw, raw, {}, 8, IDENTITY))
+    assert [row[1] for row in rows] == [
+        benchmark.RAW, benchmark.TEMPERED, benchmark.CALIBRATED, benchmark.KNOWN,
+    ]  # fmt: skip
     brier = ((0.1**2 + 0.6**2) / 2 + 0.2**2) / 2
     assert rows[0][2:6] == [2, pytest.approx(0.75), pytest.approx((0.75 + 0.8) / 2), pytest.approx(brier)]
     assert rows[0][7] == pytest.approx((0.1 + 0.6 + 0.2) / 3)
@@ -109,10 +111,21 @@ def test_fitting_takes_every_cell() -> None:
     made = benchmark.fit(results, {}, 8, "d" * 64, argparse.Namespace(shots=["4"]))
     assert (made.fewest_samples, made.fitted["items"]) == (8, 180)
     assert made.fitted["tasks"] == ["one", "three", "two"]
-    raw, _, calibrated, _ = benchmark.score_rows("4", results, results, {}, 8, made)
+    raw, _, calibrated, _ = benchmark.score_rows(
+        "4", results, benchmark.sure_by_arm(results, results, {}, 8, made)
+    )
     assert calibrated[5] < raw[5]
     assert made.fitted["left_out_task_nll"] < made.fitted["raw_nll"]
     assert "never falls" in benchmark.describe(made)
+
+
+def test_a_task_takes_no_part_in_its_cross_fitted_temperature() -> None:
+    sure = [0.9] * 20
+    right, wrong = result("right", sure, [1] * 19 + [0]), result("wrong", sure, [1] * 10 + [0] * 10)
+    colder, warmer = benchmark.cross_fitted([wrong, right])
+    # .9 is right 19 times of 20 on the one: it should be .95. On the other it says nothing.
+    assert confidences(colder)[0] == pytest.approx(0.95, abs=1e-3)
+    assert confidences(warmer)[0] == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_finished_estimate_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +173,18 @@ def test_rank_correlation_and_coverage() -> None:
         result("two", [0.9] * 4, [1, 1, 0, 0]),
         result("three", [0.9] * 4, [1, 1, 1, 0]),
     ]
-    shots, tasks, correlation, _, folds, items, coverage, _ = leave_one_out.estimate_row(
+    shots, tasks, correlation, _, folds, items, coverage, expected, _ = leave_one_out.estimate_row(
         "4", estimates, results
     )
     assert (shots, tasks, correlation, coverage) == ("4", 3, pytest.approx(1.0), "2 of 3")
     assert (folds, items) == (pytest.approx((0.25 + 0.5 + 1) / 3), pytest.approx(0.5))
+    pairs = [(1, 4, [1, 0, 0, 0]), (2, 4, [1, 1, 0, 0]), (40, 40, [1, 1, 1, 0])]
+    alone = [leave_one_out.chance_to_hold(c, n, np.array(right, dtype=bool)) for c, n, right in pairs]
+    assert expected == pytest.approx(sum(alone))
+
+
+def test_how_often_a_perfect_estimate_would_hold() -> None:
+    both, none = np.array([True, True]), np.array([False, False])
+    assert leave_one_out.chance_to_hold(3, 3, both) == leave_one_out.chance_to_hold(0, 3, none) == 1
+    # One held-out answer and one test answer at a rate of one half: they agree half of the time, and no interval holds both.
+    assert leave_one_out.chance_to_hold(1, 1, np.array([False])) == pytest.approx(0.5)
