@@ -19,6 +19,7 @@ import torch
 
 from abmll.adapt import AdaptSettings
 from abmll.model import FewShotModel
+from abmll.posterior import TaskPosterior
 from abmll.predict import Prediction
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query, draw_support, read_task
@@ -68,6 +69,12 @@ class Served:
         """What the model computes in."""
         dtype: torch.dtype = self.model.backbone.model.dtype
         return dtype
+
+    @property
+    def untempered(self) -> TaskPosterior:
+        """Theta as it is and without a temperature, for comparing answers with code that knows none."""
+        prior = self.model.prior
+        return TaskPosterior(prior.config.untempered(), prior.sites, prior.values)
 
 
 def load_served(posterior: str | None, threads: int) -> Served:

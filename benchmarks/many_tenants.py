@@ -197,7 +197,7 @@ def compare_block_scores(served: Served, baseline: BlockLora, tenant: Cell, bloc
         (found,) = baseline.scores([block], [range(len(block.prompts))])
     theirs = [row.double().softmax(0).tolist() for row in found]
     ours = common.probabilities(
-        served.model.predict(None, [example.query for example in tenant.support], samples=0)
+        served.model.predict(served.untempered, [example.query for example in tenant.support], samples=0)
     )
     return common.check_close(
         "mLoRA-style at the start", common.largest_difference(ours, theirs), common.tolerance(served.dtype)
