@@ -61,16 +61,14 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(calibrator.to_json(), indent=1) + "\n")
     print(describe(calibrator), f"{calibrator.id} written to {options.out}", sep="\n")
+    everything = kept.cells([*options.fit, *options.test], options.shots)
+    others = cross_fitted(everything)
     scores, crossed = [], []
-    everything = cross_fitted(kept.cells([*options.fit, *options.test], options.shots))
     for k in options.shots:
         raw, at_rule = kept.cells(options.test, [k]), served.cells(options.test, [k])
         scores += score_rows(k, raw, sure_by_arm(raw, at_rule, counts, samples, calibrator))
-        raw, others = (
-            kept.cells([*options.fit, *options.test], [k]),
-            [r for r in everything if r.cell.shots == k],
-        )
-        arms = {RAW: raw, "at the temperature of the others": others}
+        raw, at_others = ([r for r in of if r.cell.shots == k] for of in (everything, others))
+        arms = {RAW: raw, "at the temperature of the others": at_others}
         crossed += score_rows(k, raw, {arm: [confidences(r)[0] for r in of] for arm, of in arms.items()})
     about = [
         f"Calibrator {calibrator.id}, fitted on {', '.join(calibrator.fitted['tasks'])}; tested on {len(options.test)} others: "

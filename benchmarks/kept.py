@@ -74,7 +74,6 @@ def to_json(result: CellResult) -> dict[str, Any]:
         "classes": result.classes,
         "support_size": result.support_size,
         "cost": asdict(result.cost),
-        "losses": [round(loss, DIGITS) for loss in result.losses],
         "labels": result.labels.tolist(),
         "probabilities": [row[:width].round(DIGITS).tolist() for row, width in rows],
         "mutual_information": result.mutual_information.round(DIGITS).tolist(),
@@ -95,7 +94,6 @@ def from_json(row: dict[str, Any]) -> CellResult:
         classes=tuple(row["classes"]),
         support_size=row["support_size"],
         cost=Cost(**row["cost"]),
-        losses=tuple(row["losses"]),
     )
 
 

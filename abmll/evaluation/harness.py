@@ -41,5 +41,4 @@ def run_cell(
         classes=classes,
         support_size=len(episode.support),
         cost=Cost(effort.gradient_steps, effort.tokens, effort.adapt_seconds, seconds, peak_bytes()),
-        losses=effort.losses,
     )

@@ -54,22 +54,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a method did in a cell. Tokens are those of forward passes, each sample and each gradient step counted.
-
-    `losses` are those of the gradient steps, each before it was taken, in nats an example.
-    """
+    """What a method did in a cell. Tokens are those of forward passes, each sample and each gradient step counted."""
 
     gradient_steps: int = 0
     tokens: int = 0
     adapt_seconds: float = 0.0
-    losses: tuple[float, ...] = ()
 
     def __add__(self, other: Effort) -> Effort:
         return Effort(
             self.gradient_steps + other.gradient_steps,
             self.tokens + other.tokens,
             self.adapt_seconds + other.adapt_seconds,
-            self.losses + other.losses,
         )
 
 
@@ -90,7 +85,7 @@ class CellResult:
 
     `foreign_probabilities` [m, C] and `foreign_information` [m] are those of another task's items. Information is in nats,
     nan where there is none. `classes` holds the task's label words where they are the same for every item, and is empty
-    for multiple choice. `losses` are those of `Effort`.
+    for multiple choice.
     """
 
     cell: Cell
@@ -103,7 +98,6 @@ class CellResult:
     classes: tuple[str, ...]
     support_size: int
     cost: Cost
-    losses: tuple[float, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write it under `folder`, whole or not at all."""
@@ -115,7 +109,6 @@ class CellResult:
             "classes": self.classes,
             "support_size": self.support_size,
             "cost": asdict(self.cost),
-            "losses": self.losses,
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         with partial.open("wb") as file:
@@ -133,7 +126,6 @@ class CellResult:
             classes=tuple(about["classes"]),
             support_size=about["support_size"],
             cost=Cost(**about["cost"]),
-            losses=tuple(about.get("losses", ())),
             **arrays,
         )
 

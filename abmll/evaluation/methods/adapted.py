@@ -26,7 +26,7 @@ def adapt_timed(
     started, used = time.perf_counter(), settings or model.defaults
     adaptation = model.adapt(support, used, seed, truncate=True)
     seconds = time.perf_counter() - started
-    return adaptation.posterior, adaptation_effort(used, len(support), adaptation, seconds)
+    return adaptation.posterior, adaptation_effort(used, len(support), adaptation.support_tokens, seconds)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from abmll.adapt import Adaptation, AdaptSettings
+from abmll.adapt import AdaptSettings
 from abmll.evaluation.records import Answer, Effort
 from abmll.model import FewShotModel
 from abmll.predict import Prediction
@@ -40,12 +40,13 @@ def prediction_effort(predictions: Sequence[Prediction], samples: int) -> Effort
 
 
 def adaptation_effort(
-    settings: AdaptSettings, support_size: int, adaptation: Adaptation, seconds: float
+    settings: AdaptSettings, support_size: int, support_tokens: int, seconds: float
 ) -> Effort:
-    """Losses, and tokens of the batches of all steps from the support's mean length."""
+    """Tokens of the batches of all steps, from the support's mean length."""
     batch = min(settings.batch_size, support_size)
-    tokens = round(settings.steps * batch * adaptation.support_tokens / max(1, support_size))
-    return Effort(settings.steps, tokens, seconds, adaptation.losses)
+    return Effort(
+        settings.steps, round(settings.steps * batch * support_tokens / max(1, support_size)), seconds
+    )
 
 
 def normalised(scores: Sequence[float]) -> tuple[float, ...]:
