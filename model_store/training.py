@@ -35,13 +35,14 @@ TIMED_VISITS = 3
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which tasks: `split` of the collection at `folder` (its training side), or all tasks; never those in `leave_out`.
+    """Which tasks: `tasks`, or `split` of the collection at `folder` (its training side), or all; never those in `leave_out`.
 
     A relative `folder` is looked up from the working directory.
     """
 
     folder: Path
     split: str | None = None
+    tasks: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
 
 
@@ -148,14 +149,21 @@ def _prepare(config: TrainingConfig) -> tuple[Collection, list[str], LoadedBase,
     if config.threads:
         torch.set_num_threads(config.threads)
     collection = Collection.open(config.data.folder)
-    names = collection.names(config.data.split, "train") if config.data.split else list(collection.about)
-    names = [name for name in names if name not in config.data.leave_out]
+    names = [name for name in _chosen(config.data, collection) if name not in config.data.leave_out]
     base = load_base(config.base, quantisation=config.quantisation)
     point = config.meta.outer in POINT_RULES
     adapter = config.adapter.without_noise() if point else config.adapter
     model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)
     model.prior = model.prior.without_noise() if point else model.prior
     return collection, names, base, model
+
+
+def _chosen(data: DataSettings, collection: Collection) -> list[str]:
+    if data.tasks and data.split:
+        raise AbmllError("data has `tasks` or a `split`, not both")
+    if data.split:
+        return collection.names(data.split, "train")
+    return list(data.tasks or collection.about)
 
 
 def _record(config: TrainingConfig, collection: Collection, names: list[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Collection:
         if split not in self.splits:
             raise AbmllError(f"unknown split {split!r}; known are {', '.join(self.splits)}")
         have = self.splits[split][side]
-        return list(have.get("have_disjoint", have["have"]))
+        return [name for name in have.get("have_disjoint", have["have"]) if name in self.about]
 
     def read(self, names: Sequence[str]) -> list[Task]:
         """The tasks' examples. Raises `AbmllError` for a task that is not here."""
