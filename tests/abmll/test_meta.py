@@ -126,11 +126,11 @@ def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> Non
         )
         (tmp_path / name / "test.jsonl").write_text("")
     assert list(Collection.open(tmp_path).about) == ["a", "b"]
-    splits = {"s": {"train": {"have": ["a", "b"], "have_disjoint": ["a"]}, "test": {"have": ["c"]}}}
+    splits = {"s": {"train": {"have": ["a", "b"], "have_disjoint": ["a"]}, "test": {"have": ["b", "c"]}}}
     (tmp_path / "splits.json").write_text(json.dumps(splits))
     collection = Collection.open(tmp_path)
     assert collection.names("s", "train") == ["a"]
-    assert collection.names("s", "test") == ["c"]
+    assert collection.names("s", "test") == ["b"]  # c is not here
     assert collection.read(["a"])[0].train == (Example("i", "x", ("x", "y")),)
     with pytest.raises(AbmllError, match="no such tasks"):
         collection.read(["c"])
