@@ -11,19 +11,28 @@ from abmll.errors import AbmllError, PromptTooLongError
 from abmll.noise import derive_seed
 from abmll.prompting import PromptEncoder, PromptTemplate
 from abmll.rows import packed_length
-from abmll.tasks import Example, Task, draw_support
+from abmll.tasks import Example, Task, draw_support, draw_uniformly
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def fitting_examples(
-    encoder: PromptEncoder, task: Task, size: int, max_row_tokens: int, seed: int, *, shuffle: bool = False
+    encoder: PromptEncoder,
+    task: Task,
+    size: int,
+    max_row_tokens: int,
+    seed: int,
+    *,
+    shuffle: bool = False,
+    balanced: bool = True,
 ) -> list[LabelledPrompt]:
-    """`size` examples of the task in at most `max_row_tokens`, classes balanced; with `shuffle`, options in a new order.
+    """`size` examples of the task in at most `max_row_tokens`; with `shuffle`, options in a new order.
 
+    Classes are as equal as the task allows where `balanced`, else as the task has them.
     Fewer where the task has no more. Raises `AbmllError` where none fits.
     """
-    drawn: Iterator[Example] = iter(draw_support(task.train, min(len(task.train), size * 3), seed))
+    draw = draw_support if balanced else draw_uniformly
+    drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), size * 3), seed))
     if shuffle:
         rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
         drawn = (shuffle_options(example, rng) for example in drawn)

@@ -20,6 +20,7 @@ All randomness derives from the seed and the visit's number, so a resumed run eq
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -55,6 +56,7 @@ class MetaSettings:
 
     `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which else reuse the last inner
     batch; `adamw` then also follows the query's NLL, to first order (as ABML does, Ravi and Beatson 2019).
+    `uniform` is the share of visits whose examples are drawn as the task has them, not with classes as equal as can be.
     `shuffle_options` shows options in a new order in every example, `templates` are prompt templates that visits take turns
     with at random, beside the model's own. `ema` is the decay per visit of an exponential average of theta, which is then
     what ships in place of the plain average.
@@ -72,6 +74,7 @@ class MetaSettings:
     seed: int = 0
     checkpoint_every: int = 25
     query: bool = False
+    uniform: float = 0.0
     shuffle_options: bool = False
     templates: tuple[PromptTemplate, ...] = ()
     ema: float | None = None
@@ -205,6 +208,7 @@ def _visit(
         settings.max_row_tokens,
         derive_seed(settings.seed, "pool", state.visit),
         shuffle=settings.shuffle_options,
+        balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
     )
     # A task with too few examples for both keeps a batch for the query and goes over the rest more often.
     held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0

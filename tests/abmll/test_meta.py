@@ -221,6 +221,18 @@ def test_a_query_is_of_examples_that_the_inner_steps_did_not_see() -> None:
     )  # drawn without replacement, so a tail is unseen
 
 
+def test_examples_are_drawn_balanced_or_as_the_task_has_them() -> None:
+    rare = tuple(Example(f"text {i}", "yes" if i < 24 else "no", ("yes", "no")) for i in range(240))
+    task, encoder = Task("t", rare, ()), point_model().encoder
+
+    def drawn(balanced: bool) -> int:
+        found = fitting_examples(encoder, task, 16, 384, seed=3, balanced=balanced)
+        return sum(example.label == 0 for example in found)
+
+    assert 5 <= drawn(balanced=True) <= 11  # the first 16 of 48, half of them rare
+    assert drawn(balanced=False) < 5
+
+
 def test_a_query_changes_what_adamw_follows(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
     settings = replace(SETTINGS, outer="adamw", outer_rate=1e-3, prior_beta=1e-6, visits=2)
     plain = list(meta_train(make_model(), tasks(), settings, tmp_path / "plain"))
