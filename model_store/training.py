@@ -65,11 +65,28 @@ class TrainingConfig:
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
-        """Parse a YAML file. Raises `AbmllError` naming the wrong field."""
+        """Parse a YAML file; one with `like: OTHER.yaml` holds what differs from that.
+
+        Raises `AbmllError` naming the wrong field.
+        """
         try:
-            return TypeAdapter(cls).validate_python(yaml.safe_load(path.read_text("utf-8")))
-        except (ValidationError, yaml.YAMLError) as error:
+            return TypeAdapter(cls).validate_python(_document(path))
+        except (ValidationError, yaml.YAMLError, OSError) as error:
             raise AbmllError(f"{path.name}: {error}") from error
+
+
+def _document(path: Path) -> Any:
+    values = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(values, dict) or "like" not in values:
+        return values
+    return _merged(_document(path.parent / values.pop("like")), values)
+
+
+def _merged(values: Any, changes: Any) -> Any:
+    """`values` with `changes` in place of what they name: mappings key by key, all else whole."""
+    if not isinstance(values, dict) or not isinstance(changes, dict):
+        return changes
+    return {**values, **{key: _merged(values.get(key), change) for key, change in changes.items()}}
 
 
 @dataclass(frozen=True)

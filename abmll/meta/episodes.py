@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from abmll.adapt import LabelledPrompt
 from abmll.errors import AbmllError, PromptTooLongError
@@ -13,6 +14,7 @@ from abmll.prompting import PromptEncoder, PromptTemplate
 from abmll.rows import packed_length
 from abmll.tasks import Example, Task, draw_support, draw_uniformly
 
+Likelihood = Literal["options", "tokens"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -25,10 +27,12 @@ def fitting_examples(
     *,
     shuffle: bool = False,
     balanced: bool = True,
+    likelihood: Likelihood = "options",
 ) -> list[LabelledPrompt]:
     """`size` examples of the task in at most `max_row_tokens`; with `shuffle`, options in a new order.
 
-    Classes are as equal as the task allows where `balanced`, else as the task has them.
+    Classes are as equal as the task allows where `balanced`, else as the task has them. For the `likelihood` of `tokens`
+    every example is free text: its output is the only continuation.
     Fewer where the task has no more. Raises `AbmllError` where none fits.
     """
     draw = draw_support if balanced else draw_uniformly
@@ -36,6 +40,8 @@ def fitting_examples(
     if shuffle:
         rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
         drawn = (shuffle_options(example, rng) for example in drawn)
+    if likelihood == "tokens":
+        drawn = (replace(example, options=()) for example in drawn)
     encoded: list[LabelledPrompt] = []
     for example in drawn:
         try:

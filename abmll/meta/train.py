@@ -33,7 +33,7 @@ from torch import Tensor
 
 from abmll.adapt import AdamW, AdaptSettings, Batch, batch_order, fit, prepare, step_loss
 from abmll.errors import AbmllError
-from abmll.meta.episodes import choose_encoder, fitting_examples
+from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
 from abmll.model import FewShotModel
 from abmll.noise import derive_seed
 from abmll.posterior import GlobalPosterior, unflatten
@@ -57,6 +57,7 @@ class MetaSettings:
     `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which else reuse the last inner
     batch; `adamw` then also follows the query's NLL, to first order (as ABML does, Ravi and Beatson 2019).
     `uniform` is the share of visits whose examples are drawn as the task has them, not with classes as equal as can be.
+    `likelihood` `tokens` fits the label's tokens as free text is fitted, and not its share among the options.
     `shuffle_options` shows options in a new order in every example, `templates` are prompt templates that visits take turns
     with at random, beside the model's own. `ema` is the decay per visit of an exponential average of theta, which is then
     what ships in place of the plain average.
@@ -75,6 +76,7 @@ class MetaSettings:
     checkpoint_every: int = 25
     query: bool = False
     uniform: float = 0.0
+    likelihood: Likelihood = "options"
     shuffle_options: bool = False
     templates: tuple[PromptTemplate, ...] = ()
     ema: float | None = None
@@ -208,6 +210,7 @@ def _visit(
         settings.max_row_tokens,
         derive_seed(settings.seed, "pool", state.visit),
         shuffle=settings.shuffle_options,
+        likelihood=settings.likelihood,
         balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
     )
     # A task with too few examples for both keeps a batch for the query and goes over the rest more often.

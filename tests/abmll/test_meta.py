@@ -233,6 +233,18 @@ def test_examples_are_drawn_balanced_or_as_the_task_has_them() -> None:
     assert drawn(balanced=False) < 5
 
 
+def test_the_likelihood_of_tokens_takes_every_example_as_free_text() -> None:
+    model, task = point_model(), tasks()[0]
+    options, tokens = (
+        fitting_examples(model.encoder, task, 8, 384, seed=3, likelihood=likelihood)
+        for likelihood in ("options", "tokens")
+    )
+    labels = [example.prompt.continuations[example.label] for example in options]
+    assert [example.prompt.continuations for example in tokens] == [
+        ((*label, model.encoder.tokenizer.eos_token_id),) for label in labels
+    ]
+
+
 def test_a_query_changes_what_adamw_follows(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
     settings = replace(SETTINGS, outer="adamw", outer_rate=1e-3, prior_beta=1e-6, visits=2)
     plain = list(meta_train(make_model(), tasks(), settings, tmp_path / "plain"))

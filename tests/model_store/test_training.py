@@ -1,6 +1,7 @@
 """A dry run: what it finds in the data, and that it says what a run would do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from abmll.adapt import AdaptSettings
+from abmll.errors import AbmllError
 from abmll.meta.train import MetaSettings
 from abmll.posterior import AdapterConfig
 from model_store.training import DataSettings, TrainingConfig, dry_run
@@ -92,3 +94,27 @@ meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
     told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
     assert told.exit_code == 2
     assert "would fail" in told.output
+
+
+def test_a_configuration_like_another_holds_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "first.yaml").write_text(
+        "id: first\ndata: {folder: data, tasks: [a, b]}\nmeta: {visits: 9, inner: {steps: 3, beta: 1}}\n"
+    )
+    second, third = tmp_path / "deeper/second.yaml", tmp_path / "third.yaml"
+    second.write_text("like: ../first.yaml\nid: second\ndata: {tasks: [c]}\nmeta: {inner: {beta: 0}}\n")
+    third.write_text("like: deeper/second.yaml\nid: third\nmeta: {seed: 4}\n")
+    found = TrainingConfig.read(third)
+    assert (found.id, found.data.folder, found.data.tasks) == ("third", Path("data"), ("c",))
+    assert (found.meta.visits, found.meta.seed) == (9, 4)
+    assert (found.meta.inner.steps, found.meta.inner.beta) == (3, 0)
+    third.write_text("like: nowhere.yaml\nid: third\n")
+    with pytest.raises(AbmllError, match=r"third\.yaml: .*nowhere"):
+        TrainingConfig.read(third)
+
+
+def test_tasks_are_listed_or_of_a_split(config: TrainingConfig) -> None:
+    listed = replace(config, data=replace(config.data, tasks=("second", "first"), leave_out=("second",)))
+    assert [task.name for task in dry_run(listed).tasks] == ["first"]
+    with pytest.raises(AbmllError, match="not both"):
+        dry_run(replace(config, data=replace(config.data, tasks=("first",), split="metaicl/qa_to_qa")))
