@@ -1,4 +1,4 @@
-"""Averages over several point models: deep ensembles of LoRA, and dropout at prediction.
+"""Averages over several point models: ensembles of LoRA, and dropout at prediction.
 
 Both answer with the mean of the members' probabilities, and their mutual information is that between answer and member.
 """
@@ -20,7 +20,7 @@ from abmll.model import FewShotModel
 from abmll.noise import derive_seed
 from abmll.posterior import GlobalPosterior, TaskPosterior
 from abmll.predict import Prediction
-from abmll.tasks import Example, Query
+from abmll.tasks import Example, Query, draw_uniformly
 from abmll.uncertainty import summarise
 
 
@@ -41,14 +41,17 @@ def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """LoRA fitted `members` times (Lakshminarayanan et al. 2017), each from its own random start and in its own order.
+    """LoRA fitted `members` times (Lakshminarayanan et al. 2017), each in its own order and with its own noise, and averaged.
 
-    For a theta without training: the starts are drawn anew, so what theta holds is not used. Raises `AbmllError` for a
-    theta with noise, which the members would be fitted under.
+    The members of `start` `random` begin at their own random A; that is for a theta without training, since what it holds is not
+    used, and without noise, which they would be fitted under (else `AbmllError`). Those of `theta` begin where theta is.
+    `share` of the support, drawn anew, is what a member sees (bagging, Breiman 1996).
     """
 
     kind: Literal["ensemble"] = "ensemble"
     members: int = 5
+    start: Literal["random", "theta"] = "random"
+    share: float = 1.0
     settings: AdaptSettings | None = None
 
     def answer(
@@ -56,13 +59,15 @@ class Ensemble:
     ) -> tuple[list[Answer], Effort]:
         """See `Method`."""
         prior, effort, found = model.prior, Effort(), []
-        if prior.config != prior.config.without_noise():
-            raise AbmllError("an ensemble is of point estimates: give it a theta without noise")
+        if self.start == "random" and prior.config != prior.config.without_noise():
+            raise AbmllError("an ensemble from random starts is of points: give it a theta without noise")
         try:
             for member in range(self.members):
                 start = derive_seed(seed, "member", member)
-                model.prior = GlobalPosterior.untrained(prior.config, prior.sites, start).without_noise()
-                posterior, spent = adapt_timed(model, support, self.settings, start)
+                if self.start == "random":
+                    model.prior = GlobalPosterior.untrained(prior.config, prior.sites, start).without_noise()
+                seen = draw_uniformly(support, max(2, round(self.share * len(support))), start)
+                posterior, spent = adapt_timed(model, seen, self.settings, start)
                 found.append(model.predict(posterior, queries, samples=0, truncate=True))
                 effort = effort + spent + prediction_effort(found[-1], 0)
         finally:

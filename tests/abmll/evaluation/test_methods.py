@@ -25,9 +25,10 @@ from abmll.evaluation.methods.scoring import log_probs
 from abmll.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
 from abmll.evaluation.records import Answer, Cell, Episode
 from abmll.model import FewShotModel
+from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt, PromptTemplate
-from abmll.tasks import Example, Query
+from abmll.tasks import Example, Query, draw_uniformly
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SETTINGS = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
@@ -189,6 +190,22 @@ def test_an_ensemble_averages_differently_started_adaptations(support: list[Exam
         assert (member > 0).all()
         assert member.sum(1) == pytest.approx([1, 1, 1])
     assert second != pytest.approx(np.array(distributions(one[0])), abs=1e-4)
+
+
+def test_an_ensemble_from_theta_is_of_adaptations_to_parts_of_the_support(
+    model: FewShotModel, support: list[Example]
+) -> None:
+    ensemble = Ensemble(members=2, start="theta", share=0.5)
+    answers, effort = ensemble.answer(model, support, QUERIES, 5)
+    members = []
+    for member in range(2):
+        seed = derive_seed(5, "member", member)
+        seen = draw_uniformly(support, max(2, round(len(support) / 2)), seed)
+        posterior = model.adapt(seen, model.defaults, seed).posterior
+        members.append([p.predictive.probabilities for p in model.predict(posterior, QUERIES, samples=0)])
+    assert np.array(distributions(answers)) == pytest.approx(np.mean(members, axis=0))
+    assert answers[0].mutual_information > 0
+    assert effort.gradient_steps == 2 * model.defaults.steps
 
 
 def test_an_ensemble_is_of_points(model: FewShotModel, support: list[Example]) -> None:
