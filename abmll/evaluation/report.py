@@ -120,10 +120,12 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     for section in summary["sections"]:
         methods = section["methods"]
         parts.append(f"## {section['split']}, k = {section['shots']}")
-        parts.append(_table(["method", *TITLES.values()], [
-            [name, *(_estimate(m["metrics"][metric]) for metric in METRICS)] for name, m in methods.items()
+        parts.append(_table(["method", "tasks", *TITLES.values()], [
+            [name, str(len(m["tasks"])), *(_estimate(m["metrics"][metric]) for metric in METRICS)] for name, m in methods.items()
         ]))  # fmt: skip
-        parts.append("Mean ± standard error over tasks, of the mean over support seeds.")
+        parts.append(
+            "Mean ± standard error over the tasks that a method has cells of, of the mean over support seeds."
+        )
         compared = {name: m for name, m in methods.items() if m["difference"]}
         if compared:
             parts.append(f"### Against {summary['baseline']}")
