@@ -108,15 +108,17 @@ def draw_signs(
 ) -> Tensor:
     """`count` independent signs +-1 for each seed, [G, count]. Equal seeds give equal rows and are drawn once."""
     words = -(-count // 8)
-    bits = torch.arange(8, dtype=torch.uint8)
     drawn: dict[int, Tensor] = {}
     for seed in seeds:
         if seed not in drawn:
             # Eight signs from each random byte: drawing is then a small part of building the adapter.
             generator = torch.Generator().manual_seed(seed)
-            raw = torch.randint(0, 256, (words,), dtype=torch.uint8, generator=generator)
-            drawn[seed] = ((raw[:, None] >> bits) & 1).flatten()[:count]
-    return torch.stack([drawn[seed] for seed in seeds]).to(device, dtype).mul_(2).sub_(1)
+            drawn[seed] = torch.randint(0, 256, (words,), dtype=torch.uint8, generator=generator)
+    raw = torch.stack(list(drawn.values())).to(device)
+    signs = ((raw[..., None] >> torch.arange(8, dtype=torch.uint8, device=device)) & 1).flatten(1)[:, :count]
+    row_of = {seed: row for row, seed in enumerate(drawn)}
+    rows = torch.tensor([row_of[seed] for seed in seeds], device=device)
+    return signs[rows].to(dtype).mul_(2).sub_(1)
 
 
 def sign_count(sites: Sequence[Site], noise_rank: int) -> int:

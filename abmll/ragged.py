@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 
 class Ragged(Protocol):
@@ -57,7 +56,7 @@ class Padded:
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         longest = max(lengths)
         places = [torch.arange(n) + row * longest for row, n in enumerate(lengths)]
-        self._lengths, self._place_of = list(lengths), torch.cat(places).to(device)
+        self._shape, self._place_of = (len(lengths), longest), torch.cat(places).to(device)
 
     def project(self, tokens: Tensor, factors: Tensor) -> Sequence[Tensor]:
         """See `Ragged`; one tensor [R, K, longest]."""
@@ -72,7 +71,9 @@ class Padded:
         return torch.bmm(inner[0], self._pad(tokens))
 
     def _pad(self, tokens: Tensor) -> Tensor:
-        return pad_sequence(list(tokens.split(self._lengths)), batch_first=True)
+        rows, longest = self._shape
+        padded = tokens.new_zeros(rows * longest, tokens.shape[-1]).index_copy_(0, self._place_of, tokens)
+        return padded.view(rows, longest, -1)
 
 
 def ragged(lengths: Sequence[int], device: torch.device) -> Ragged:

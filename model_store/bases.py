@@ -14,7 +14,7 @@ import platformdirs
 import torch
 from transformers.utils import logging as transformers_logging
 
-from model_store.catalogue import BaseModel, Quantisation, resolve_base
+from model_store.catalogue import BaseModel, Dtype, Quantisation, resolve_base
 from model_store.convert import (
     cast_dense,
     compute_dtype,
@@ -50,13 +50,15 @@ def load_base(
     device: str = "cpu",
     cache_dir: Path | None = None,
     keep_dequantised: bool | None = None,
+    dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> LoadedBase:
     """The base model that `name` means (see `resolve_base`), quantised by its default unless told otherwise.
 
     `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces
     the quantised layers in memory by plain ones with the same weights, which run faster on the CPU; by default
-    this is done on the CPU when memory allows. Safe to call from several processes at once.
+    this is done on the CPU when memory allows. `dtype` is that of activations and dense weights; by default what suits the
+    device (`compute_dtype`). Safe to call from several processes at once.
 
     Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
     """
@@ -65,11 +67,17 @@ def load_base(
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)
-        model, dtype = load_model(folder, device), compute_dtype(device)
+        model, dtype = load_model(folder, device), dtype or compute_dtype(device)
         if _should_dequantise(model, device, dtype, keep_dequantised):
             dequantise(model, dtype)
         cast_dense(model, dtype)
         return LoadedBase(model, load_tokenizer(folder), identity)
+
+
+def torch_dtype(name: Dtype | None) -> torch.dtype | None:
+    """The dtype of a configuration; none where it leaves the choice."""
+    found: torch.dtype | None = None if name is None else getattr(torch, name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal
 from model_store.errors import UnknownBaseError
 
 Quantisation = Literal["int8", "nf4", "none"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

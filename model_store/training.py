@@ -17,7 +17,7 @@ import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from abmll.adapt import AdaptSettings
+from abmll.adapt import TOKENS_PER_BACKWARD, AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
 from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit_tokens
@@ -25,8 +25,8 @@ from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prio
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
-from model_store.bases import LoadedBase, load_base
-from model_store.catalogue import Quantisation
+from model_store.bases import LoadedBase, load_base, torch_dtype
+from model_store.catalogue import Dtype, Quantisation
 from model_store.identity import BaseIdentity
 
 # Visits that a dry run times, after one that warms up.
@@ -48,7 +48,11 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a run. `noise_scale` and the temperature are applied to the finished posterior."""
+    """Everything that determines a run. `noise_scale` and the temperature are applied to the finished posterior.
+
+    `device`, `dtype`, `keep_dequantised` and `threads` are for the machine that trains (see `load_base`), and so is
+    `tokens_per_pass`, what one backward pass may hold.
+    """
 
     id: str
     data: DataSettings
@@ -61,6 +65,10 @@ class TrainingConfig:
     noise_scale: float = 1.0
     temperature: float = 1.0
     temperature_exponent: float = 0.0
+    device: str = "cpu"
+    dtype: Dtype | None = None
+    keep_dequantised: bool | None = None
+    tokens_per_pass: int = TOKENS_PER_BACKWARD
     threads: int | None = None
 
     @classmethod
@@ -112,7 +120,14 @@ def run_training(
     started_at = folder / "commit"
     if not started_at.exists():
         started_at.write_text(commit() + "\n")
-    for metrics in meta_train(model, collection.read(names), config.meta, folder, resume=resume):
+    for metrics in meta_train(
+        model,
+        collection.read(names),
+        config.meta,
+        folder,
+        resume=resume,
+        tokens_per_pass=config.tokens_per_pass,
+    ):
         on_visit(metrics)
     prior = trained_prior(model, folder)
     calibrated = replace(
@@ -157,7 +172,9 @@ def dry_run(config: TrainingConfig) -> DryRun:
             visits = list(meta_train(model, tasks, timed, Path(folder), resume=False))[
                 1:
             ]  # the first warms up
-        tokens = sum(visit_tokens([by_name[visit["task"]]], config.meta) for visit in visits)
+        tokens = sum(
+            visit_tokens([by_name[name] for name in visit["tasks"]], config.meta) for visit in visits
+        )
         seconds = sum(visit["seconds"] for visit in visits) / tokens * each * config.meta.visits
     return DryRun(tuple(reports), tuple(shared_inputs(tasks)), each, seconds)
 
@@ -167,7 +184,13 @@ def _prepare(config: TrainingConfig) -> tuple[Collection, list[str], LoadedBase,
         torch.set_num_threads(config.threads)
     collection = Collection.open(config.data.folder)
     names = [name for name in _chosen(config.data, collection) if name not in config.data.leave_out]
-    base = load_base(config.base, quantisation=config.quantisation)
+    base = load_base(
+        config.base,
+        quantisation=config.quantisation,
+        device=config.device,
+        keep_dequantised=config.keep_dequantised,
+        dtype=torch_dtype(config.dtype),
+    )
     point = config.meta.outer in POINT_RULES
     adapter = config.adapter.without_noise() if point else config.adapter
     model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)

@@ -54,7 +54,9 @@ def meta_train(
             def on_visit(metrics: dict[str, Any]) -> None:
                 recent[:] = [*recent[-19:], metrics["losses"][-1]]
                 mean = sum(recent) / len(recent)
-                progress.update(bar, completed=metrics["visit"], task=metrics["task"], loss=f"{mean:.3f}")
+                progress.update(
+                    bar, completed=metrics["visit"], task=", ".join(metrics["tasks"]), loss=f"{mean:.3f}"
+                )
 
             result = run_training(run, folder, on_visit, resume=not fresh)
         manifest = PosteriorManifest.of(

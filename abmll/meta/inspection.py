@@ -87,4 +87,5 @@ def shared_inputs(tasks: Sequence[Task]) -> list[tuple[str, str, int]]:
 def visit_tokens(reports: Sequence[TaskReport], settings: MetaSettings) -> float:
     """Tokens that a visit goes through on average: its examples once through the trunk, and once in a step."""
     used = [report.mean_fitting_tokens for report in reports if report.fitting]
-    return statistics.fmean(used) * settings.inner.steps * settings.inner.batch_size if used else 0.0
+    examples = settings.tasks_per_visit * settings.inner.steps * settings.inner.batch_size
+    return statistics.fmean(used) * examples if used else 0.0

@@ -14,6 +14,9 @@ Three more are baselines, without noise or KL (`POINT_RULES`; theta is a point, 
 `structured`: theta <- phi: task after task with one optimiser, nothing copied back ("Structured LoRA" of the ABMLL paper).
 `fomaml`: one AdamW step on theta along the gradient of the query's NLL at phi (first-order MAML, Finn et al. 2017).
 
+A visit is to one task or to several (`tasks_per_visit`), which then start from the same theta and are fitted in one batch: theta
+follows the mean of what they ask for.
+
 All randomness derives from the seed and the visit's number, so a resumed run equals an uninterrupted one.
 """
 
@@ -24,6 +27,8 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +36,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.adapt import AdamW, AdaptSettings, Batch, batch_order, fit, prepare, step_loss
+from abmll.adapt import (
+    TOKENS_PER_BACKWARD,
+    AdamW,
+    AdaptRun,
+    AdaptSettings,
+    Batch,
+    LabelledPrompt,
+    Prepared,
+    adapt_step,
+    batch_order,
+    prepare,
+    step_loss,
+)
 from abmll.errors import AbmllError
 from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
 from abmll.model import FewShotModel
@@ -51,6 +68,7 @@ class MetaSettings:
 
     `outer_rate` is AdamW's learning rate or the natural rule's step e, moved linearly to `final_outer_rate` over the
     run. `average_from` is the share of visits after which the shipped theta, an average over visits, starts to form.
+    `tasks_per_visit` is how many tasks a visit fits side by side; more cost a GPU little.
     `max_row_tokens` leaves out longer examples. `carry_moments` keeps the inner AdamW's moments across tasks, as the
     released code does.
 
@@ -64,6 +82,7 @@ class MetaSettings:
     """
 
     visits: int = 400
+    tasks_per_visit: int = 1
     inner: AdaptSettings = field(default_factory=AdaptSettings)
     outer: OuterRule = "natural"
     outer_rate: float = 0.5
@@ -88,6 +107,8 @@ def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
         raise AbmllError(
             f"the outer rule {settings.outer} takes no gradient on a query batch: leave `query` out"
         )
+    if settings.tasks_per_visit > 1 and settings.carry_moments:
+        raise AbmllError("`carry_moments` takes the tasks one after another: one task a visit")
     if settings.outer in POINT_RULES:
         if settings.inner.beta or settings.prior_beta:
             raise AbmllError(f"the outer rule {settings.outer} has no KL: set beta and prior_beta to 0")
@@ -108,7 +129,7 @@ class MetaState:
 
     @classmethod
     def start(cls, theta: Tensor) -> MetaState:
-        """The state before the first visit."""
+        """The state before the first visit, where `theta` lies."""
         return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta), AdamW.zeros_like(theta))
 
     def result(self) -> Tensor:
@@ -133,11 +154,11 @@ class MetaState:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> MetaState:
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> MetaState:
         """Read a checkpoint that `save` wrote."""
         from safetensors import safe_open  # noqa: PLC0415 - only resuming needs it
 
-        tensors = load_file(path)
+        tensors = load_file(path, device=str(device))
         with safe_open(path, "pt") as file:
             counts = json.loads(file.metadata()["counts"])
         return cls(
@@ -159,7 +180,13 @@ def task_order(names: Sequence[str], visits: int, seed: int) -> list[str]:
 
 
 def meta_train(
-    model: FewShotModel, tasks: Sequence[Task], settings: MetaSettings, folder: Path, *, resume: bool = True
+    model: FewShotModel,
+    tasks: Sequence[Task],
+    settings: MetaSettings,
+    folder: Path,
+    *,
+    resume: bool = True,
+    tokens_per_pass: int = TOKENS_PER_BACKWARD,
 ) -> Iterator[dict[str, Any]]:
     """Run the visits, yielding each one's metrics, which also go to `metrics.jsonl`; `folder` holds the checkpoint.
 
@@ -170,17 +197,16 @@ def meta_train(
     checkpoint, log = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     _same_settings(folder / "settings.json", settings, [task.name for task in tasks])
     if resume and checkpoint.exists():
-        state = MetaState.load(checkpoint)
+        state = MetaState.load(checkpoint, model.backbone.device)
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["visit"] <= state.visit]
         log.write_text("".join(line + "\n" for line in kept))
     else:
-        state = MetaState.start(model.prior.values.clone())
+        state = MetaState.start(model.prior.values.to(model.backbone.device, copy=True))
         log.write_text("")
-    by_name = {task.name: task for task in tasks}
-    order = task_order(list(by_name), settings.visits, settings.seed)
+    run = _Run(model, {task.name: task for task in tasks}, settings, state, tokens_per_pass)
     with log.open("a") as file:
         while state.visit < settings.visits:
-            metrics = _visit(model, by_name[order[state.visit]], len(tasks), settings, state)
+            metrics = run.visit()
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             if state.visit % settings.checkpoint_every == 0 or state.visit == settings.visits:
@@ -195,50 +221,123 @@ def trained_prior(model: FewShotModel, folder: Path) -> GlobalPosterior:
     )
 
 
-def _visit(
-    model: FewShotModel, task: Task, tasks: int, settings: MetaSettings, state: MetaState
-) -> dict[str, Any]:
-    started, inner = time.perf_counter(), settings.inner
-    state.visit += 1
-    seed = derive_seed(settings.seed, "visit", state.visit)
-    support = inner.steps * inner.batch_size
-    encoder = choose_encoder(model.encoder, settings.templates, derive_seed(seed, "template"))
-    pool = fitting_examples(
-        encoder,
-        task,
-        support + inner.batch_size * settings.query,
-        settings.max_row_tokens,
-        derive_seed(settings.seed, "pool", state.visit),
-        shuffle=settings.shuffle_options,
-        likelihood=settings.likelihood,
-        balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
-    )
-    # A task with too few examples for both keeps a batch for the query and goes over the rest more often.
-    held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
-    batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
-    outer_batch = list(range(len(pool) - held_out, len(pool))) or batches[-1]
-    prepared = prepare(model.backbone, pool)
-    prior = GlobalPosterior(model.prior.config, model.prior.sites, state.theta)
-    moments = state.inner if settings.carry_moments or settings.outer == "structured" else None
-    phi, losses = fit(model.backbone, prior, prepared, inner, batches, seed, moments)
-    done = (state.visit - 1) / max(1, settings.visits - 1)
-    rate = settings.outer_rate + done * (settings.final_outer_rate - settings.outer_rate)
-    metrics: dict[str, Any] = {
-        "visit": state.visit,
-        "task": task.name,
-        "losses": [round(loss, 4) for loss in losses],
-    }
-    if settings.outer in GRADIENT_RULES:
-        batch = Batch.of([(0, prepared, i) for i in outer_batch], model.backbone.device)
-        gradient, measured = _outer_gradient(model, batch, phi.values, tasks, settings, state)
-        state.theta = state.outer.update(state.theta, gradient, rate)
-        metrics |= measured
-    else:
-        move = phi.values - state.theta
-        state.theta = phi.values if settings.outer == "structured" else state.theta + rate * move
-        metrics["moved"] = float(move.norm())
-    _average(settings, state)
-    return {**metrics, "rate": round(rate, 5), "seconds": round(time.perf_counter() - started, 2)}
+@dataclass(frozen=True)
+class _Episode:
+    """What one task brings to a visit: examples ready for steps, which each inner step sees, and which the outer step."""
+
+    prepared: Prepared
+    batches: Sequence[Sequence[int]]
+    outer: Sequence[int]
+    seed: int
+
+    @classmethod
+    def joined(cls, episodes: Sequence[_Episode]) -> _Episode:
+        """One episode whose steps see the examples of all."""
+        starts = list(accumulate((len(e.prepared.examples) for e in episodes), initial=0))
+        steps = zip(*(e.batches for e in episodes), strict=True)
+        return cls(
+            Prepared(
+                [example for e in episodes for example in e.prepared.examples],
+                [hidden for e in episodes for hidden in e.prepared.hidden],
+            ),
+            [
+                [start + i for start, batch in zip(starts, step, strict=False) for i in batch]
+                for step in steps
+            ],
+            [],
+            episodes[0].seed,
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run's visits; the `state` moves on with each."""
+
+    model: FewShotModel
+    tasks: dict[str, Task]
+    settings: MetaSettings
+    state: MetaState
+    tokens_per_pass: int
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The tasks in the order of their turns, `tasks_per_visit` a visit."""
+        settings = self.settings
+        return task_order(list(self.tasks), settings.visits * settings.tasks_per_visit, settings.seed)
+
+    def visit(self) -> dict[str, Any]:
+        """Fit the tasks whose turn it is, and move theta."""
+        settings, state, backbone = self.settings, self.state, self.model.backbone
+        started, first = time.perf_counter(), state.visit * settings.tasks_per_visit
+        state.visit += 1
+        turns = range(first, first + settings.tasks_per_visit)
+        episodes = [self._episode(turn) for turn in turns]
+        prior = GlobalPosterior(self.model.prior.config, self.model.prior.sites, state.theta)
+        structured = settings.outer == "structured"
+        moments = state.inner if settings.carry_moments or structured else None
+        runs = [
+            AdaptRun.start(backbone, prior, e.prepared, settings.inner, e.batches, e.seed, moments)
+            for e in ([_Episode.joined(episodes)] if structured and len(episodes) > 1 else episodes)
+        ]
+        while not runs[0].done:
+            adapt_step(backbone, runs, self.tokens_per_pass)
+        done = (state.visit - 1) / max(1, settings.visits - 1)
+        rate = settings.outer_rate + done * (settings.final_outer_rate - settings.outer_rate)
+        measured = self._move(episodes, [run.values for run in runs], rate)
+        _average(settings, state)
+        return {
+            "visit": state.visit,
+            "tasks": [self.order[turn] for turn in turns],
+            "losses": [
+                round(sum(losses) / len(runs), 4)
+                for losses in zip(*(run.losses for run in runs), strict=True)
+            ],
+            **measured,
+            "rate": round(rate, 5),
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+
+    def _episode(self, turn: int) -> _Episode:
+        settings, inner = self.settings, self.settings.inner
+        seed = derive_seed(settings.seed, "visit", turn + 1)
+        support = inner.steps * inner.batch_size
+        encoder = choose_encoder(self.model.encoder, settings.templates, derive_seed(seed, "template"))
+        pool: list[LabelledPrompt] = fitting_examples(
+            encoder,
+            self.tasks[self.order[turn]],
+            support + inner.batch_size * settings.query,
+            settings.max_row_tokens,
+            derive_seed(settings.seed, "pool", turn + 1),
+            shuffle=settings.shuffle_options,
+            likelihood=settings.likelihood,
+            balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
+        )
+        # A task with too few examples for both keeps a batch for the query and goes over the rest more often.
+        held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
+        batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
+        outer = list(range(len(pool) - held_out, len(pool))) or batches[-1]
+        return _Episode(prepare(self.model.backbone, pool), batches, outer, seed)
+
+    def _move(self, episodes: Sequence[_Episode], phis: Sequence[Tensor], rate: float) -> dict[str, float]:
+        """The outer rule's step towards what the tasks ask for; its measurements."""
+        settings, state, device = self.settings, self.state, self.model.backbone.device
+        if settings.outer in GRADIENT_RULES:
+            found = [
+                _outer_gradient(
+                    self.model, Batch.of([(0, e.prepared, i) for i in e.outer], device), phi, len(self.tasks),
+                    settings, state,
+                )
+                for e, phi in zip(episodes, phis, strict=True)
+            ]  # fmt: skip
+            state.theta = state.outer.update(state.theta, _mean([gradient for gradient, _ in found]), rate)
+            return {name: sum(terms[name] for _, terms in found) / len(found) for name in found[0][1]}
+        move = _mean(phis) - state.theta
+        state.theta = _mean(phis) if settings.outer == "structured" else state.theta + rate * move
+        return {"moved": float(move.norm())}
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
 
 
 def _average(settings: MetaSettings, state: MetaState) -> None:
@@ -265,10 +364,8 @@ def _outer_gradient(
     `adamw`: of beta KL(phi || theta) - (beta / M) log p(theta). `fomaml`, and `adamw` with `query`: plus that of the
     batch's NLL in phi, which to first order is its gradient in theta.
     """
-    config, sites, device = model.prior.config, model.prior.sites, model.backbone.device
-    theta, moved = (
-        values.to(device)[None].requires_grad_() for values in (state.theta.detach().clone(), phi)
-    )
+    config, sites = model.prior.config, model.prior.sites
+    theta, moved = (values.detach().clone()[None].requires_grad_() for values in (state.theta, phi))
     with_kl, with_nll = settings.outer == "adamw", settings.query or settings.outer == "fomaml"
     loss = step_loss(
         model.backbone,
@@ -286,7 +383,7 @@ def _outer_gradient(
     if with_nll:
         gradient += torch.autograd.grad(loss.nll.sum(), moved)[0]
         measured["query_nll"] = float(loss.nll.detach().mean())
-    return gradient[0].cpu(), measured
+    return gradient[0], measured
 
 
 def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from abmll.evaluation.methods.tfb import IsotropicNoise
 from abmll.evaluation.protocol import SEEDS
 from abmll.posterior import AdapterConfig
 from abmll.prompting import PromptTemplate
-from model_store.catalogue import Quantisation
+from model_store.catalogue import Dtype, Quantisation
 
 AnyMethod = Annotated[
     Prior
@@ -77,6 +77,7 @@ class EvaluationConfig:
     `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own. `temperature` names methods
     that are reported a second time, scaled by a temperature fitted on the validation tasks (`NAME+T`). `items` test
     items of a task are asked, and `foreign_items` of another task. `resamples` are those of every bootstrap.
+    `device`, `dtype` and `keep_dequantised` are of the machine (see `load_base`).
     """
 
     id: str
@@ -86,6 +87,8 @@ class EvaluationConfig:
     base: str = "smollm2-135m-instruct"
     quantisation: Quantisation | None = None
     device: str = "cpu"
+    dtype: Dtype | None = None
+    keep_dequantised: bool | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     template: PromptTemplate = field(default_factory=PromptTemplate)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
