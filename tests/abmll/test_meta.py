@@ -91,6 +91,33 @@ def test_the_natural_rule_moves_theta_towards_phi(
     )
 
 
+def test_theta_follows_the_mean_of_the_tasks_of_a_visit(
+    make_model: Callable[..., FewShotModel], tmp_path: Path
+) -> None:
+    """Fitted side by side from one theta, as each would be alone."""
+    together = replace(SETTINGS, visits=1, tasks_per_visit=2, outer_rate=1.0, average_from=1.0)
+    model = make_model()
+    (metrics,) = meta_train(model, tasks()[:2], together, tmp_path / "both")
+    moved = trained_prior(model, tmp_path / "both").values - model.prior.values
+    order = task_order(["first", "second"], 2, SETTINGS.seed)
+    assert metrics["tasks"] == order
+    alone = replace(SETTINGS, visits=2, outer_rate=0.0, final_outer_rate=1.0, average_from=1.0)
+    list(meta_train(model, tasks()[:2], alone, tmp_path / "second"))  # the first visit does not move theta
+    second = trained_prior(model, tmp_path / "second").values - model.prior.values
+    list(meta_train(model, tasks()[:2], replace(alone, visits=1, outer_rate=1.0), tmp_path / "first"))
+    first = trained_prior(model, tmp_path / "first").values - model.prior.values
+    assert float((moved - (first + second) / 2).norm()) < 0.05 * float(moved.norm())
+    with pytest.raises(AbmllError, match="one task a visit"):
+        next(meta_train(model, tasks(), replace(together, carry_moments=True), tmp_path / "no"))
+
+
+def test_structured_training_sees_all_tasks_of_a_visit_in_each_step(tmp_path: Path) -> None:
+    settings = replace(POINT, outer="structured", visits=2, tasks_per_visit=2)
+    visits = list(meta_train(point_model(), tasks()[:2], settings, tmp_path))
+    assert [len(visit["losses"]) for visit in visits] == [2, 2]
+    assert all(sorted(visit["tasks"]) == ["first", "second"] for visit in visits)
+
+
 def test_meta_training_makes_adaptation_better(
     make_model: Callable[..., FewShotModel], tmp_path: Path
 ) -> None:
