@@ -347,19 +347,3 @@ def _parts(
         part.append(item)
         total += tokens
     yield part
-
-
-def fit(
-    backbone: Backbone,
-    prior: GlobalPosterior,
-    prepared: Prepared,
-    settings: AdaptSettings,
-    batches: Sequence[Sequence[int]],
-    seed: int,
-    optimiser: AdamW | None = None,
-) -> tuple[TaskPosterior, tuple[float, ...]]:
-    """phi after one AdamW step from theta for each of `batches`, and the steps' mean losses in nats per example."""
-    run = AdaptRun.start(backbone, prior, prepared, settings, batches, seed, optimiser)
-    while not run.done:
-        adapt_step(backbone, [run])
-    return run.posterior, tuple(run.losses)

@@ -50,7 +50,7 @@ def load_base(
     device: str = "cpu",
     cache_dir: Path | None = None,
     keep_dequantised: bool | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: Dtype | None = None,
     progress: bool = True,
 ) -> LoadedBase:
     """The base model that `name` means (see `resolve_base`), quantised by its default unless told otherwise.
@@ -67,17 +67,12 @@ def load_base(
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)
-        model, dtype = load_model(folder, device), dtype or compute_dtype(device)
-        if _should_dequantise(model, device, dtype, keep_dequantised):
-            dequantise(model, dtype)
-        cast_dense(model, dtype)
+        model = load_model(folder, device)
+        computed: torch.dtype = getattr(torch, dtype) if dtype else compute_dtype(device)
+        if _should_dequantise(model, device, computed, keep_dequantised):
+            dequantise(model, computed)
+        cast_dense(model, computed)
         return LoadedBase(model, load_tokenizer(folder), identity)
-
-
-def torch_dtype(name: Dtype | None) -> torch.dtype | None:
-    """The dtype of a configuration; none where it leaves the choice."""
-    found: torch.dtype | None = None if name is None else getattr(torch, name)
-    return found
 
 
 @dataclass(frozen=True)

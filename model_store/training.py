@@ -25,7 +25,7 @@ from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prio
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import PromptTemplate
-from model_store.bases import LoadedBase, load_base, torch_dtype
+from model_store.bases import LoadedBase, load_base
 from model_store.catalogue import Dtype, Quantisation
 from model_store.identity import BaseIdentity
 
@@ -189,7 +189,7 @@ def _prepare(config: TrainingConfig) -> tuple[Collection, list[str], LoadedBase,
         quantisation=config.quantisation,
         device=config.device,
         keep_dequantised=config.keep_dequantised,
-        dtype=torch_dtype(config.dtype),
+        dtype=config.dtype,
     )
     point = config.meta.outer in POINT_RULES
     adapter = config.adapter.without_noise() if point else config.adapter

@@ -277,7 +277,7 @@ class _Run:
         moments = state.inner if settings.carry_moments or structured else None
         runs = [
             AdaptRun.start(backbone, prior, e.prepared, settings.inner, e.batches, e.seed, moments)
-            for e in ([_Episode.joined(episodes)] if structured and len(episodes) > 1 else episodes)
+            for e in ([_Episode.joined(episodes)] if structured else episodes)
         ]
         while not runs[0].done:
             adapt_step(backbone, runs, self.tokens_per_pass)
@@ -337,7 +337,7 @@ class _Run:
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)
+    return torch.stack(list(values)).mean(0)
 
 
 def _average(settings: MetaSettings, state: MetaState) -> None:

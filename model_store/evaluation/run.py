@@ -23,7 +23,7 @@ from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Task
-from model_store.bases import LoadedBase, load_base, torch_dtype
+from model_store.bases import LoadedBase, load_base
 from model_store.evaluation.config import Entry, EvaluationConfig
 from model_store.memory import watch_peak
 from model_store.posteriors import LoadedPosterior, load_posterior
@@ -100,7 +100,7 @@ class Evaluation:
             quantisation=self.config.quantisation,
             device=self.config.device,
             keep_dequantised=self.config.keep_dequantised,
-            dtype=torch_dtype(self.config.dtype),
+            dtype=self.config.dtype,
             progress=False,
         )
 

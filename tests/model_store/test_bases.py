@@ -52,6 +52,12 @@ def test_the_model_is_frozen_in_the_dtype_of_the_machine_and_its_tokenizer_is_th
         assert base.tokenizer(text).input_ids == original(text).input_ids
 
 
+def test_the_dtype_may_be_asked_for(checkpoint, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        model = load(checkpoint, tmp_path, "int8", dtype=dtype, keep_dequantised=True).model
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+
+
 @pytest.mark.parametrize("quantisation", QUANTISATIONS)
 def test_the_second_load_reads_the_same_bits_and_builds_nothing(
     checkpoint, tmp_path, quantisation, monkeypatch
