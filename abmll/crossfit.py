@@ -1,11 +1,13 @@
-"""Adapters fitted to parts of a support set, asked for the rest: an estimate of the adapter fitted to all of it."""
+"""Adapters fitted to parts of a support set and asked for the rest: an estimate of, and a temperature for, the whole one's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from abmll.adapt import AdaptSettings
+from abmll.adapt import Adaptation, AdaptSettings
 from abmll.folds import Fold, Scored, scored
+from abmll.held_out import SAMPLES, HeldOut
 from abmll.model import FewShotModel
 from abmll.predict import TOKENS_PER_CHUNK
 from abmll.tasks import Example
@@ -25,19 +27,50 @@ def cross_predict(
 
     The folds adapt side by side, and predict side by side. Errors as `FewShotModel.adapt` and `predict`.
     """
-    fitting = [model.begin_adapt(fold.support(support), settings, seed, truncate=truncate) for fold in folds]
-    while not all(run.done for run in fitting):
-        model.step(fitting)
+    fitted = model.adapt_many([fold.support(support) for fold in folds], settings, seed, truncate=truncate)
+    return _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
+
+
+def adapt_calibrated(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    settings: AdaptSettings | None = None,
+    seed: int = 0,
+    *,
+    samples: int = SAMPLES,
+    truncate: bool = False,
+) -> tuple[Adaptation, HeldOut]:
+    """The adaptation to all of `support` at a temperature that its held-out examples chose; all adapt side by side.
+
+    `folds` are at least one. Errors as `FewShotModel.adapt` and `predict`.
+    """
+    parts = [support, *(fold.support(support) for fold in folds)]
+    whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
+    found = HeldOut.of(_held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate))
+    return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
+
+
+def _held_out(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    fitted: Sequence[Adaptation],
+    seed: int,
+    *,
+    samples: int,
+    truncate: bool,
+) -> list[Scored]:
     asking = [
         model.begin_predict(
-            run.posterior,
+            adaptation.posterior,
             fold.queries(support),
             samples=samples,
             seed=seed,
             truncate=truncate,
             max_tokens=TOKENS_PER_CHUNK // len(folds),
         )
-        for run, fold in zip(fitting, folds, strict=True)
+        for adaptation, fold in zip(fitted, folds, strict=True)
     ]
     while not all(run.done for run in asking):
         model.advance(asking)

@@ -116,10 +116,15 @@ class FewShotModel:
         return run.result()
 
     def adapt_many(
-        self, supports: Sequence[Sequence[Example]], settings: AdaptSettings | None = None, seed: int = 0
+        self,
+        supports: Sequence[Sequence[Example]],
+        settings: AdaptSettings | None = None,
+        seed: int = 0,
+        *,
+        truncate: bool = False,
     ) -> list[Adaptation]:
         """One posterior for each support, fitted together: the same as one by one, up to rounding."""
-        runs = [self.begin_adapt(support, settings, seed) for support in supports]
+        runs = [self.begin_adapt(support, settings, seed, truncate=truncate) for support in supports]
         while not all(run.done for run in runs):
             self.step(runs)
         return [run.result() for run in runs]

@@ -211,6 +211,11 @@ class TaskPosterior(Posterior):
         """The same posterior with every standard deviation multiplied by `scale`."""
         return TaskPosterior(replace(self.config, noise_scale=scale), self.sites, self.values)
 
+    def with_temperature_times(self, factor: float) -> TaskPosterior:
+        """The same posterior with its temperature multiplied by `factor`."""
+        config = replace(self.config, temperature=self.config.temperature * factor)
+        return TaskPosterior(config, self.sites, self.values)
+
 
 def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
     """KL(N(mean_q, var_q) || N(mean_p, var_p)) by element, in nats (closed form)."""

@@ -29,7 +29,7 @@ from abmll.meta.collection import Collection
 from abmll.tasks import Task
 from benchmarks import common
 from benchmarks.common import Served
-from benchmarks.kept import Kept, confidences
+from benchmarks.kept import DIGITS, Kept, confidences
 
 RESAMPLES = 5000
 Row = dict[str, Any]
@@ -111,7 +111,7 @@ def read_estimates(path: Path) -> list[Row]:
 
 
 def run_cell(served: Served, task: Task, key: tuple[Any, ...]) -> Row:
-    """How many of the support's examples are answered right when held out, of how many (`correct`, `n`)."""
+    """How many of the support's examples are answered right when held out, of how many (`correct`, `n`), and those answers."""
     _, _, shots, seed, folds, samples = key
     support = episode(task, shots, seed, items=1).support
     started = time.perf_counter()
@@ -121,6 +121,7 @@ def run_cell(served: Served, task: Task, key: tuple[Any, ...]) -> Row:
     return {
         "n": len(found),
         "correct": sum(row.correct for row in found),
+        "answers": [(row.label, [round(p, DIGITS) for p in row.probabilities]) for row in found],
         "seconds": round(time.perf_counter() - started, 1),
     }
 

@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar
 from filelock import FileLock, Timeout
 
 from abmll.diagnostics import Diagnosis
+from abmll.held_out import HeldOut
 from abmll.posterior import AdapterConfig, Site, TaskPosterior
 from abmll.tasks import Example
 from model_store.diagnoses import read_diagnosis, write_diagnosis
@@ -83,7 +84,8 @@ class SupportRecord:
 class AdapterManifest:
     """What an adapter is and everything that determined it; `losses` are in nats per example, by step.
 
-    `created` is a UTC time in ISO 8601; `settings` are plain values, `AdaptSettings` and what else counts.
+    `created` is a UTC time in ISO 8601; `settings` are plain values, `AdaptSettings` and what else counts. `held_out` is what
+    chose the temperature in `config`, where that is the adapter's own.
     """
 
     id: str
@@ -98,6 +100,7 @@ class AdapterManifest:
     warnings: tuple[str, ...]
     config: AdapterConfig
     sites: tuple[Site, ...]
+    held_out: HeldOut | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -116,6 +119,7 @@ class AdapterManifest:
             "warnings": list(self.warnings),
             "config": self.config.to_json(),
             "sites": sites_to_json(self.sites),
+            **({"held_out": asdict(self.held_out)} if self.held_out else {}),
         }
 
     @classmethod
@@ -135,6 +139,7 @@ class AdapterManifest:
                 "warnings": tuple(values["warnings"]),
                 "config": AdapterConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
+                "held_out": HeldOut(**values["held_out"]) if "held_out" in values else None,
             }
         )
 

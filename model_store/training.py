@@ -75,7 +75,7 @@ class TrainingConfig:
     def read(cls, path: Path) -> TrainingConfig:
         """Parse a YAML file; one with `like: OTHER.yaml` holds what differs from that.
 
-        Raises `AbmllError` naming the wrong field.
+        Raises `AbmllError` naming the wrong field, and where `like` goes in a circle.
         """
         try:
             return TypeAdapter(cls).validate_python(_document(path))
@@ -83,11 +83,13 @@ class TrainingConfig:
             raise AbmllError(f"{path.name}: {error}") from error
 
 
-def _document(path: Path) -> Any:
+def _document(path: Path, passed: tuple[Path, ...] = ()) -> Any:
+    if path.resolve() in passed:
+        raise AbmllError(f"`like` comes back to {path.name}")
     values = yaml.safe_load(path.read_text("utf-8"))
     if not isinstance(values, dict) or "like" not in values:
         return values
-    return _merged(_document(path.parent / values.pop("like")), values)
+    return _merged(_document(path.parent / values.pop("like"), (*passed, path.resolve())), values)
 
 
 def _merged(values: Any, changes: Any) -> Any:

@@ -51,6 +51,10 @@ SupportFile = Annotated[
 Options = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="One option to choose from; repeat it.")
 ]
+CalibrationFolds = Annotated[
+    int | None,
+    typer.Option(min=2, help="Hold out this many parts of the support in turn, to calibrate the adapter."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -119,6 +123,7 @@ def adapt(
     option: Options = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
+    calibration_folds: CalibrationFolds = None,
     seed: Annotated[int, typer.Option(min=0, help="Same support and seed, same adapter.")] = 0,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
@@ -128,7 +133,8 @@ def adapt(
     """Adapt to labelled rows in this process, and keep the adapter in the data folder."""
     with errors_told():
         overrides = AdaptOverrides(steps, learning_rate)
-        request = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
+        examples = _read_support(support, option)
+        request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         obtained = _with_engine(settings, lambda engine: engine.create_adapter(request))
         from service.api.translate import adapter_object  # noqa: PLC0415
         from service.tables import adapter_table  # noqa: PLC0415
@@ -161,6 +167,7 @@ def predict(
     learning_rate: Annotated[
         float | None, typer.Option(min=0.0, help="Learning rate, with --support.")
     ] = None,
+    calibration_folds: CalibrationFolds = None,
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
     ] = None,
@@ -199,7 +206,8 @@ def predict(
         source: AdaptRequest | str = str(adapter)
         if support is not None:
             overrides = AdaptOverrides(steps, learning_rate)
-            source = AdaptRequest(_read_support(support, option), overrides, seed, truncate)
+            examples = _read_support(support, option)
+            source = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         queries = _read_queries(inputs, option)
         gate = Thresholds(
             min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token

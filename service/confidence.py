@@ -21,12 +21,34 @@ PREDICTIVE, CALIBRATED = "predictive", "calibrated"
 Asked: TypeAlias = Literal["predictive", "calibrated"] | None
 
 
+class OwnTemperature:
+    """Stands in for a calibrator where the adapter's temperature was chosen by its own held-out examples (`abmll.held_out`).
+
+    The answer's share of the predictive is then the probability that it is right, as it stands.
+    """
+
+    id = "held_out"
+    fewest_samples = 0
+
+    def covers(self, predictive: Predictive) -> bool:
+        """Whether there are options to choose from."""
+        return len(predictive.options) > 1
+
+    def confidence(self, predictive: Predictive, support_size: int, held_out: Shown | None) -> float:
+        """As `abmll.calibrator.Calibrator.confidence`."""
+        return predictive.confidence
+
+
+OWN_TEMPERATURE = OwnTemperature()
+AnyCalibrator: TypeAlias = "Calibrator | OwnTemperature"
+
+
 @dataclass(frozen=True)
 class Confidence:
     """`value` in [0, 1]; `kind` is "predictive" where it is the answer's share of the posterior predictive, as it stands.
 
-    "calibrated" is the probability that the answer is right, by the calibrator that ships with the posterior; `source` then
-    names the calibrator and what it was told of the adapter.
+    "calibrated" is the probability that the answer is right, by the calibrator that ships with the posterior or by the
+    adapter's own temperature; `source` then names the calibrator and what it was told of the adapter.
     """
 
     value: float
@@ -41,7 +63,7 @@ class Confidence:
 
 def confidence_of(
     predictive: Predictive,
-    calibrator: Calibrator | None = None,
+    calibrator: AnyCalibrator | None = None,
     support_size: int = 0,
     held_out: Shown | None = None,
 ) -> Confidence:
@@ -52,7 +74,7 @@ def confidence_of(
     if calibrator is None or not calibrator.covers(predictive):
         return Confidence(predictive.confidence)
     value = calibrator.confidence(predictive, support_size, held_out)
-    told = f"{calibrator.id}+{held_out}" if held_out else calibrator.id
+    told = f"{calibrator.id}+{held_out}" if held_out and calibrator is not OWN_TEMPERATURE else calibrator.id
     return Confidence(value, CALIBRATED, told)
 
 
@@ -63,12 +85,12 @@ class Judge:
     `held_out` is how the adapter's own `support_size` examples were answered when they were held out, if that is known.
     """
 
-    calibrators: Sequence[Calibrator | None]
+    calibrators: Sequence[AnyCalibrator | None]
     support_size: int
     held_out: Shown | None
 
     @classmethod
-    def of(cls, adapter: StoredAdapter, calibrators: Sequence[Calibrator | None]) -> Self:
+    def of(cls, adapter: StoredAdapter, calibrators: Sequence[AnyCalibrator | None]) -> Self:
         """For predictions with `adapter`."""
         held_out = adapter.diagnosis.shown if adapter.diagnosis else None
         return cls(calibrators, adapter.manifest.support.n, held_out)
@@ -88,8 +110,8 @@ class Judge:
 
 
 def calibrators_of(
-    asked: Asked, calibrator: Calibrator | None, samples: Samples, queries: Sequence[Query]
-) -> list[Calibrator | None]:
+    asked: Asked, calibrator: AnyCalibrator | None, samples: Samples, queries: Sequence[Query]
+) -> list[AnyCalibrator | None]:
     """The calibrator to use for each query; None for free text, and where the raw confidence was asked for.
 
     Raises `InvalidRequestError` where a calibrated confidence is asked for and cannot be had.
@@ -105,10 +127,10 @@ def calibrators_of(
 
 
 def _why_not(
-    calibrator: Calibrator | None, samples: Samples, chosen: Sequence[Calibrator | None]
+    calibrator: AnyCalibrator | None, samples: Samples, chosen: Sequence[AnyCalibrator | None]
 ) -> str | None:
     if calibrator is None:
-        return "the posterior that is served has no calibrator"
+        return "the posterior that is served has no calibrator, and the adapter was made without calibration_folds"
     if None in chosen:
         return "free text has none"
     from abmll.stopping import FEWEST_SAMPLES  # noqa: PLC0415 - with torch, which the command line can do without
@@ -118,13 +140,13 @@ def _why_not(
     return None
 
 
-def stop_rule(gate: Thresholds, *, calibrated: bool) -> StopRule:
-    """What decides that `samples="auto"` has drawn enough, for a gate on a confidence that is calibrated or not.
+def stop_rule(gate: Thresholds, calibrators: Sequence[AnyCalibrator | None]) -> StopRule:
+    """What decides that `samples="auto"` has drawn enough, for a gate on confidences by these calibrators.
 
-    The rule watches the raw predictive. A threshold on a calibrated confidence means nothing there, and no other condition may
+    The rule watches the predictive. A threshold on what a calibrator makes of it means nothing there, and no other condition may
     end the sampling before that one is settled; what is left is to sample until the predictive is known to the tolerance.
     """
-    if calibrated and gate.min_confidence is not None:
+    if gate.min_confidence is not None and any(c and c is not OWN_TEMPERATURE for c in calibrators):
         return StopRule()
     # What of a gate can end sampling are its conditions on options.
     return StopRule(gate.min_confidence, gate.min_margin, gate.max_mutual_information)

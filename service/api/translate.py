@@ -26,8 +26,9 @@ def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -
     support = tuple(
         Example(row.input, row.output, _options(row.options, body.options)) for row in body.support or ()
     )
-    overrides = AdaptOverrides(**body.adapt.model_dump()) if body.adapt else AdaptOverrides()
-    return AdaptRequest(support, overrides, body.seed, body.truncate, body.model)
+    asked = body.adapt.model_dump() if body.adapt else {}
+    folds = asked.pop("calibration_folds", None)
+    return AdaptRequest(support, AdaptOverrides(**asked), body.seed, body.truncate, body.model, folds)
 
 
 def predict_request(body: schemas.PredictRequest) -> PredictRequest:
@@ -182,5 +183,7 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
         "options": list(support.options),
         "created": manifest.created,
         "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
+        "temperature": manifest.config.temperature,
+        "held_out": schemas.HeldOutAnswers(**asdict(manifest.held_out)) if manifest.held_out else None,
         "warnings": list(manifest.warnings),
     }

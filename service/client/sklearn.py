@@ -29,8 +29,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     share (`service.client.embedded`). A client cannot be pickled, so use `base_url` with `n_jobs`.
 
     Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `steps` and `learning_rate` (None: those that
-    the posterior was trained for), `seed`, `gate` (how the server decides; see `predictions`), `truncate` (cut long texts),
-    `model`.
+    the posterior was trained for), `calibration_folds` (parts of the support held out in turn to calibrate the adapter), `seed`,
+    `gate` (how the server decides; see `predictions`), `truncate` (cut long texts), `model`.
 
     After `fit`: `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which an adapter that the server has
     lost is made again.
@@ -47,6 +47,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         samples: int | Literal["auto"] = 16,
         steps: int | None = None,
         learning_rate: float | None = None,
+        calibration_folds: int | None = None,
         seed: int = 0,
         gate: Mapping[str, Any] | None = None,
         truncate: bool = False,
@@ -57,6 +58,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.samples = samples
         self.steps = steps
         self.learning_rate = learning_rate
+        self.calibration_folds = calibration_folds
         self.seed = seed
         self.gate = gate
         self.truncate = truncate
@@ -119,7 +121,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return [str(label) for label in self.classes_]
 
     def _fields(self) -> AdaptFields:
-        chosen = {"steps": self.steps, "learning_rate": self.learning_rate}
+        chosen = {
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "calibration_folds": self.calibration_folds,
+        }
         adapt = {name: value for name, value in chosen.items() if value is not None}
         return {
             "model": self.model,

@@ -32,8 +32,10 @@ def check_model(model: str | None, served: ServedModel) -> None:
         raise UnknownModelError(f"this server serves {served.base.id!r}, not {_short(model)!r}", "model")
 
 
-def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> AdaptJob:
-    """The adaptation that `request` asks for, its settings resolved."""
+def admit_adapt(
+    request: AdaptRequest, served: ServedModel, settings: Settings
+) -> tuple[AdaptJob, list[Fold]]:
+    """The adaptation that `request` asks for, its settings resolved; and the folds that are to choose its temperature, if any."""
     check_model(request.model, served)
     _check_count("support", len(request.support), settings.max_support, "examples")
     for i, example in enumerate(request.support):
@@ -52,7 +54,28 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
             served.encoder.encode_example(example, truncate=request.truncate)
         except AbmllError as error:
             raise from_exception(error, f"support[{i}].input") from error
-    return AdaptJob(request.support, request.overrides.apply(served.defaults), request.seed, request.truncate)
+    applied = request.overrides.apply(served.defaults)
+    job = AdaptJob(request.support, applied, request.seed, request.truncate)
+    return job, _calibration_folds(request, settings)
+
+
+def _calibration_folds(request: AdaptRequest, settings: Settings) -> list[Fold]:
+    count, param = request.calibration_folds, "adapt.calibration_folds"
+    if count is None:
+        return []
+    if count > settings.max_folds:
+        raise LimitExceededError(f"{count} folds; the limit is {settings.max_folds}", param)
+    if not request.support[0].options:
+        raise InvalidRequestError(
+            "free text has no temperature to choose: leave calibration_folds out", param
+        )
+    folds = make_folds(request.support, count)
+    if not folds:
+        message = (
+            "the support is too small to hold anything out: without an example one class only would be left"
+        )
+        raise InvalidRequestError(message, param)
+    return folds
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,16 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from service.confidence import Confidence, Judge, calibrators_of, stop_rule
+from service.confidence import (
+    OWN_TEMPERATURE,
+    AnyCalibrator,
+    Confidence,
+    Judge,
+    calibrators_of,
+    stop_rule,
+)
 from service.engine.admission import OptionRule, admit_adapt, admit_diagnosis, admit_queries, check_model
+from service.engine.cross_fit import Jobs
 from service.engine.diagnose import diagnose
 from service.engine.flights import Flights
 from service.engine.identity import adapter_id
@@ -48,8 +56,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from abmll.calibrator import Calibrator
     from abmll.diagnostics import Diagnosis
+    from abmll.folds import Fold
     from abmll.predict import Prediction
     from abmll.tasks import Example, Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
@@ -203,8 +211,8 @@ class Engine:
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
         async with self._ticket(tenant) as ticket:
-            job = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
-            adapter, cache = await self._obtain(job, ticket)
+            job, folds = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
+            adapter, cache = await self._obtain(job, folds, ticket)
             return Obtained(adapter, cache, ticket.timings)
 
     async def predict(
@@ -217,14 +225,19 @@ class Engine:
         async with self._ticket(tenant, watch) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
-                job = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                queries, calibrators = await self._admit(request, ticket, job.support)
-                adapter, cache = await self._obtain(job, ticket)
+                job, folds = await asyncio.to_thread(
+                    admit_adapt, request.adapter, ticket.served, self._settings
+                )
+                queries, calibrators = await self._admit(request, ticket, job.support, own=bool(folds))
+                adapter, cache = await self._obtain(job, folds, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
-                check_adapter(adapter.manifest, ticket.served)
-                queries, calibrators = await self._admit(request, ticket, adapter.manifest.support.examples)
+                manifest = adapter.manifest
+                check_adapter(manifest, ticket.served)
+                queries, calibrators = await self._admit(
+                    request, ticket, manifest.support.examples, own=manifest.held_out is not None
+                )
             judge = Judge.of(adapter, calibrators)
             if watch is not None:
                 watch.obtain(Obtained(adapter, cache, ticket.timings), judge)
@@ -236,7 +249,7 @@ class Engine:
                 request.seed,
                 request.max_new_tokens,
                 request.truncate,
-                stop_rule(request.gate, calibrated=any(calibrators)) if request.samples == "auto" else None,
+                stop_rule(request.gate, calibrators) if request.samples == "auto" else None,
                 request.answers_per_sample,
             )
             with self._registry.lease(adapter):
@@ -356,30 +369,38 @@ class Engine:
                 self._leave()
 
     async def _admit(
-        self, request: PredictRequest, ticket: _Ticket, support: Sequence[Example]
-    ) -> tuple[tuple[Query, ...], list[Calibrator | None]]:
+        self, request: PredictRequest, ticket: _Ticket, support: Sequence[Example], *, own: bool
+    ) -> tuple[tuple[Query, ...], list[AnyCalibrator | None]]:
         rule = OptionRule.of(support)
         queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
-        calibrators = calibrators_of(request.confidence, ticket.served.calibrator, request.samples, queries)
+        calibrator = OWN_TEMPERATURE if own else ticket.served.calibrator
+        calibrators = calibrators_of(request.confidence, calibrator, request.samples, queries)
         if ticket.watch is not None:
             ticket.watch.admit()
         return queries, calibrators
 
-    async def _obtain(self, job: AdaptJob, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
-        identity = ticket.adapter_id = adapter_id(job, ticket.served)
+    async def _obtain(
+        self, job: AdaptJob, folds: Sequence[Fold], ticket: _Ticket
+    ) -> tuple[StoredAdapter, CacheOutcome]:
+        identity = ticket.adapter_id = adapter_id(job, ticket.served, len(folds))
         watch = ticket.watch
         on_progress = None if watch is None else partial(watch.adapt, steps=job.settings.steps)
 
         async def make() -> StoredAdapter:
             # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            done = await self._executor.adapt(job, tenant=ticket.tenant, on_progress=on_progress)
+            jobs = Jobs(self._executor, ticket.served, ticket.tenant, job)
+            held_out = None
+            if folds:
+                done, held_out = await jobs.calibrated(folds, on_progress)
+            else:
+                done = await jobs.adapt(job, on_progress)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
-            self._metrics.adapt_seconds.observe(done.run_seconds)
-            self._metrics.adapt_steps.inc(job.settings.steps)
+            self._metrics.adapt_seconds.observe(jobs.spent.seconds)
+            self._metrics.adapt_steps.inc(job.settings.steps * (1 + len(folds)))
             self._metrics.tokens.labels("support").inc(done.value.support_tokens)
             ticket.timings.queue_seconds += done.queue_seconds
-            ticket.timings.adapt_seconds = done.run_seconds
-            return adapter_of(identity, job, ticket.served, done.value)
+            ticket.timings.adapt_seconds = jobs.spent.seconds
+            return adapter_of(identity, job, ticket.served, done.value, len(folds), held_out)
 
         adapter, cache = await self._registry.obtain(identity, make, ticket.deadline.expired)
         self._metrics.cache.labels(cache).inc()

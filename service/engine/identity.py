@@ -12,8 +12,8 @@ from abmll.tasks import Example
 from service.executors.contract import AdaptJob, ServedModel
 
 
-def adapter_id(job: AdaptJob, served: ServedModel) -> str:
-    """`adp_` and the first 128 bits of the digest of the job and of the model it runs on."""
+def adapter_id(job: AdaptJob, served: ServedModel, folds: int = 0) -> str:
+    """`adp_` and the first 128 bits of the digest of the job, of the folds that choose its temperature, and of the model."""
     determining = {
         "base": served.base.to_json(),
         "posterior": served.posterior_digest,
@@ -22,6 +22,7 @@ def adapter_id(job: AdaptJob, served: ServedModel) -> str:
         "settings": asdict(job.settings),
         "seed": job.seed,
         "truncate": job.truncate,
+        **({"calibration_folds": folds} if folds else {}),
     }
     return f"adp_{_digest(determining)[:32]}"
 

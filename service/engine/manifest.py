@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,17 +14,26 @@ from service.executors.contract import AdaptJob, ServedModel
 
 if TYPE_CHECKING:
     from abmll.adapt import Adaptation
+    from abmll.held_out import HeldOut
 
 
-def adapter_of(identity: str, job: AdaptJob, served: ServedModel, adaptation: Adaptation) -> StoredAdapter:
-    """The adapter to store for a finished job."""
+def adapter_of(
+    identity: str,
+    job: AdaptJob,
+    served: ServedModel,
+    adaptation: Adaptation,
+    folds: int = 0,
+    held_out: HeldOut | None = None,
+) -> StoredAdapter:
+    """The adapter to store for a finished job; `held_out` is what so many folds told of its temperature."""
+    own = {"calibration_folds": folds} if folds else {}
     manifest = AdapterManifest(
         id=identity,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=served.base,
         posterior_id=served.posterior_id,
         posterior_digest=served.posterior_digest,
-        settings={**asdict(job.settings), "truncate": job.truncate, "template": dict(served.template)},
+        settings={**asdict(job.settings), "truncate": job.truncate, "template": dict(served.template), **own},
         seed=job.seed,
         support=SupportRecord(
             examples=job.support,
@@ -36,8 +45,17 @@ def adapter_of(identity: str, job: AdaptJob, served: ServedModel, adaptation: Ad
         warnings=support_warnings(job.support),
         config=adaptation.posterior.config,
         sites=adaptation.posterior.sites,
+        held_out=held_out,
     )
     return StoredAdapter(manifest, adaptation.posterior)
+
+
+def job_of(manifest: AdapterManifest, served: ServedModel) -> AdaptJob:
+    """The job that made the adapter; settings which it was made without are those that are served."""
+    names = {field.name for field in fields(served.defaults)}
+    chosen = {name: value for name, value in manifest.settings.items() if name in names}
+    settings = replace(served.defaults, **chosen)
+    return AdaptJob(manifest.support.examples, settings, manifest.seed, manifest.settings["truncate"])
 
 
 def is_served(manifest: AdapterManifest, served: ServedModel) -> bool:

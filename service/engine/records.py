@@ -39,13 +39,17 @@ class AdaptOverrides:
 
 @dataclass(frozen=True)
 class AdaptRequest:
-    """Adapt to `support`. `model` None is the one that is served."""
+    """Adapt to `support`. `model` None is the one that is served.
+
+    With `calibration_folds` the adapter has the temperature that its own held-out examples choose.
+    """
 
     support: tuple[Example, ...]
     overrides: AdaptOverrides = AdaptOverrides()
     seed: int = 0
     truncate: bool = False
     model: str | None = None
+    calibration_folds: int | None = None
 
 
 @dataclass(frozen=True)

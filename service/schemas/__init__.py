@@ -11,6 +11,7 @@ from service.schemas.adapters import (
     CreateAdapterResponse,
     DeletedAdapter,
     Diagnostics,
+    HeldOutAnswers,
     PinnedAdapter,
     SupportSummary,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "GateReport",
     "GuessEstimate",
     "Health",
+    "HeldOutAnswers",
     "Input",
     "InputRow",
     "LimitsReport",

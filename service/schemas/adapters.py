@@ -34,6 +34,19 @@ class Diagnostics(WireModel):
     steps: int
 
 
+class HeldOutAnswers(WireModel):
+    """Support examples as adapters of the others answered them, and what that did to the temperature."""
+
+    n: int = Field(description="Examples.")
+    correct: int
+    nll: float = Field(
+        description="Mean negative log-likelihood of the labels, in nats, before the temperature changed."
+    )
+    temperature_factor: float = Field(
+        description="The adapter's temperature over that of its posterior after as many examples."
+    )
+
+
 class Adapter(WireModel):
     """A task posterior that this server keeps."""
 
@@ -48,6 +61,12 @@ class Adapter(WireModel):
     )
     created: str = Field(description="When it was acknowledged, ISO 8601 in UTC.")
     diagnostics: Diagnostics
+    temperature: float = Field(
+        description="T of the distributions over options: the averaged one to the power 1/T."
+    )
+    held_out: HeldOutAnswers | None = Field(
+        default=None, description="What chose the temperature, if `adapt.calibration_folds` was given."
+    )
     diagnosis: Diagnosis | None = Field(default=None, description="The latest, once there is one.")
     warnings: list[str]
 

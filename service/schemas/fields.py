@@ -30,6 +30,12 @@ class Adapt(WireModel):
     beta: float | None = Field(
         default=None, ge=0, le=1000, description="Weight of KL(phi || theta); 0 leaves it out."
     )
+    calibration_folds: int | None = Field(
+        default=None,
+        ge=2,
+        description="Hold out this many parts of the support in turn, and give the adapter the temperature at which adapters of "
+        "the other parts answer them best: costs as many more fits, and makes confidences calibrated. Needs options.",
+    )
 
 
 Model = Annotated[

@@ -82,7 +82,8 @@ class Prediction(WireModel):
     confidence: float = Field(description="How sure the answer is, between 0 and 1.")
     confidence_kind: str = Field(
         description="What `confidence` is: `predictive`, the answer's share of the posterior predictive, or `calibrated`, "
-        "the probability that the answer is right by the calibrator that ships with the posterior."
+        "the probability that the answer is right by the calibrator that ships with the posterior, or by the temperature that "
+        "the adapter's own held-out examples chose."
     )
     margin: float = Field(description="Probability of the answer less that of the runner-up.")
     decision: Literal["answer", "abstain"]
@@ -149,7 +150,8 @@ class PredictResponse(WireModel):
     warnings: list[str]
     gate: GateReport | None = None
     calibrator: str | None = Field(
-        default=None, description="Id of the calibrator behind calibrated confidences."
+        default=None,
+        description="Id of the calibrator behind calibrated confidences; `held_out` for the adapter's own temperature.",
     )
     cache: Cache = Field(
         description="Whether the adapter was there (hit), was made (miss) or was being made (joined)."

@@ -1,12 +1,15 @@
 """The same answers on a GPU as on the CPU, within what another order of summation explains."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.meta.train import MetaSettings, meta_train
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig
-from abmll.tasks import Example, Query
+from abmll.tasks import Example, Query, Task
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = [
@@ -31,3 +34,17 @@ def test_adapting_and_predicting_agree_with_the_cpu(
     assert not gpu.posterior.values.is_cuda
     for one, other in zip(on_cpu, on_gpu, strict=True):
         assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=0.02)
+
+
+def test_meta_training_agrees_with_the_cpu(support: list[Example], tmp_path: Path) -> None:
+    inner = AdaptSettings(steps=2, learning_rate=0.01, batch_size=3, beta=1e-6)
+    settings = MetaSettings(visits=3, tasks_per_visit=2, inner=inner)
+    tasks = [Task("first", tuple(support), ()), Task("second", tuple(reversed(support)), ())]
+    losses = []
+    for device in ("cpu", "cuda"):
+        model = FewShotModel(
+            tiny_model().to(device), tiny_tokenizer(), AdapterConfig(rank=4, alpha=8.0, first_layer=1)
+        )
+        losses.append([m["losses"] for m in meta_train(model, tasks, settings, tmp_path / device)])
+    for cpu, gpu in zip(*losses, strict=True):
+        assert gpu == pytest.approx(cpu, rel=1e-2)

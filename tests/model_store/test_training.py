@@ -108,6 +108,9 @@ def test_a_configuration_like_another_holds_what_differs(tmp_path: Path) -> None
     assert (found.id, found.data.folder, found.data.tasks) == ("third", Path("data"), ("c",))
     assert (found.meta.visits, found.meta.seed) == (9, 4)
     assert (found.meta.inner.steps, found.meta.inner.beta) == (3, 0)
+    (tmp_path / "first.yaml").write_text("like: third.yaml\n")
+    with pytest.raises(AbmllError, match="`like` comes back to"):
+        TrainingConfig.read(third)
     third.write_text("like: nowhere.yaml\nid: third\n")
     with pytest.raises(AbmllError, match=r"third\.yaml: .*nowhere"):
         TrainingConfig.read(third)

@@ -13,7 +13,15 @@ import pytest
 from abmll.calibrator import FEATURES, Calibrator, Shown
 from abmll.tasks import Query
 from abmll.uncertainty import Predictive, Uncertainty
-from service.confidence import CALIBRATED, PREDICTIVE, Confidence, calibrators_of, confidence_of, stop_rule
+from service.confidence import (
+    CALIBRATED,
+    OWN_TEMPERATURE,
+    PREDICTIVE,
+    Confidence,
+    calibrators_of,
+    confidence_of,
+    stop_rule,
+)
 from service.errors import InvalidRequestError
 from service.executors.contract import StopRule
 from service.gate import Thresholds
@@ -181,6 +189,7 @@ def test_a_calibrator_is_chosen_query_by_query() -> None:
 
 
 def test_stop_rules() -> None:
-    assert stop_rule(Thresholds(0.9, 0.4), calibrated=False) == StopRule(0.9, 0.4)
-    assert stop_rule(Thresholds(0.9, 0.4), calibrated=True) == StopRule()
-    assert stop_rule(Thresholds(None, 0.4), calibrated=True) == StopRule(None, 0.4)
+    assert stop_rule(Thresholds(0.9, 0.4), [None]) == StopRule(0.9, 0.4)
+    assert stop_rule(Thresholds(0.9, 0.4), [None, OWN_TEMPERATURE]) == StopRule(0.9, 0.4)
+    assert stop_rule(Thresholds(0.9, 0.4), [None, CALIBRATOR]) == StopRule()
+    assert stop_rule(Thresholds(None, 0.4), [CALIBRATOR]) == StopRule(None, 0.4)

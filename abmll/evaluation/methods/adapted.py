@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from abmll.adapt import AdaptSettings
+from abmll.crossfit import adapt_calibrated
 from abmll.evaluation.methods.contract import adaptation_effort, answers_of, prediction_effort
 from abmll.evaluation.records import Answer, Effort
+from abmll.folds import Fold, make_folds
+from abmll.held_out import SAMPLES
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
 from abmll.tasks import Example, Query
@@ -29,18 +32,44 @@ def adapt_timed(
     return adaptation.posterior, adaptation_effort(used, len(support), adaptation.support_tokens, seconds)
 
 
+def adapt_calibrated_timed(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    settings: AdaptSettings | None,
+    seed: int,
+) -> tuple[TaskPosterior, Effort]:
+    """As `adapt_timed`, at the temperature that `folds` choose. The effort is that of all fits and of their held-out answers."""
+    started, used = time.perf_counter(), settings or model.defaults
+    adaptation, _ = adapt_calibrated(model, support, folds, used, seed, truncate=True)
+    seconds, tokens = time.perf_counter() - started, adaptation.support_tokens
+    effort = adaptation_effort(used, len(support), tokens, seconds)
+    for fold in folds:
+        share = len(fold.kept) / len(support)
+        effort += adaptation_effort(used, len(fold.kept), round(share * tokens), 0.0)
+    return adaptation.posterior, effort + Effort(tokens=SAMPLES * tokens)
+
+
 @dataclass(frozen=True)
 class Adapted:
-    """`samples` = 0 predicts with the mean. `settings` None are those that theta is to be served with."""
+    """`samples` = 0 predicts with the mean. `settings` None are those that theta is to be served with.
+
+    With `calibration_folds` the adapter has a temperature of its own, which that many parts of the support choose.
+    """
 
     kind: Literal["adapted"] = "adapted"
     samples: int = 16
     settings: AdaptSettings | None = None
+    calibration_folds: int = 0
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
     ) -> tuple[list[Answer], Effort]:
         """See `Method`."""
-        posterior, effort = adapt_timed(model, support, self.settings, seed)
+        folds = make_folds(support, self.calibration_folds) if self.calibration_folds else []
+        if folds:
+            posterior, effort = adapt_calibrated_timed(model, support, folds, self.settings, seed)
+        else:
+            posterior, effort = adapt_timed(model, support, self.settings, seed)
         found = model.predict(posterior, queries, samples=self.samples, seed=seed, truncate=True)
         return answers_of(found), effort + prediction_effort(found, self.samples)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.crossfit import adapt_calibrated
 from abmll.demonstrations import demonstrate, fitting
 from abmll.errors import AbmllError
 from abmll.evaluation.harness import run_cell
@@ -24,11 +25,13 @@ from abmll.evaluation.methods.prior import Prior
 from abmll.evaluation.methods.scoring import log_probs
 from abmll.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
 from abmll.evaluation.records import Answer, Cell, Episode
+from abmll.folds import make_folds
 from abmll.model import FewShotModel
 from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt, PromptTemplate
 from abmll.tasks import Example, Query, draw_uniformly
+from abmll.uncertainty import tempered
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SETTINGS = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
@@ -68,6 +71,19 @@ def test_adapted_is_the_facade(model: FewShotModel, support: list[Example], samp
     asked = sum(found.prompt_tokens + found.completion_tokens for found in expected)
     learnt = sum(example.prompt.tokens for example in model.encode_support(support))
     assert effort.tokens == round(3 * 4 * learnt / len(support)) + asked * max(1, samples)
+
+
+def test_adapted_with_folds_has_the_temperature_that_they_choose(
+    model: FewShotModel, support: list[Example]
+) -> None:
+    found, effort = Adapted(samples=2, calibration_folds=3).answer(model, support, QUERIES, seed=3)
+    plain, less = Adapted(samples=2).answer(model, support, QUERIES, seed=3)
+    _, held_out = adapt_calibrated(model, support, make_folds(support, 3), seed=3)
+    for one, other in zip(found, plain, strict=True):
+        expected = tempered(torch.tensor(other.probabilities), held_out.temperature_factor)
+        assert one.probabilities == pytest.approx(expected.tolist(), abs=2e-3)
+    assert (effort.gradient_steps, less.gradient_steps) == (4 * SETTINGS.steps, SETTINGS.steps)
+    assert effort.tokens > less.tokens
 
 
 def test_the_prior_answers_as_theta_and_untrained_as_the_base_model(

@@ -1,0 +1,64 @@
+"""One adapter's own temperature, from how adapters fitted without some of its examples answer those (docs/confidence.md).
+
+Tasks differ in how far a fit to few examples can be trusted, by much more than the number of examples tells. The temperature
+rule of the posterior is the prior here, and the held-out answers are the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from abmll.folds import SMALLEST_PROBABILITY, Scored
+
+# Standard deviation between tasks of log(T of the task / T of the rule): the value of least NLL on validation tasks.
+SPREAD = 1.0
+# Posterior samples of each held-out answer.
+SAMPLES = 8
+# Values of the logarithm that are tried: steps of 1/40 up to three standard deviations.
+_TRIED = [SPREAD * step / 40 for step in range(-120, 121)]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Answers to support examples of adapters fitted without them: `n`, how many were right, their mean NLL in nats at the
+    temperature of the rule, and by what the adapter's own temperature is more than that.
+    """
+
+    n: int
+    correct: int
+    nll: float
+    temperature_factor: float
+
+    @classmethod
+    def of(cls, answers: Sequence[Scored]) -> Self:
+        """From at least one answer."""
+        return cls(
+            len(answers),
+            sum(answer.correct for answer in answers),
+            math.fsum(answer.nll for answer in answers) / len(answers),
+            temperature_factor(answers),
+        )
+
+
+def temperature_factor(answers: Sequence[Scored]) -> float:
+    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, SPREAD^2) a priori."""
+    rows = [
+        ([math.log(max(p, SMALLEST_PROBABILITY)) for p in answer.probabilities], answer.label)
+        for answer in answers
+    ]
+
+    def loss(log_factor: float) -> float:
+        power = math.exp(-log_factor)
+        return math.fsum(_nll(logs, label, power) for logs, label in rows) + (log_factor / SPREAD) ** 2 / 2
+
+    return math.exp(min(_TRIED, key=loss))
+
+
+def _nll(logs: Sequence[float], label: int, power: float) -> float:
+    top = max(logs)
+    return math.log(math.fsum(math.exp(power * (value - top)) for value in logs)) - power * (
+        logs[label] - top
+    )
