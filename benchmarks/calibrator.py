@@ -5,7 +5,8 @@
 
 Fits on `--fit`, writes the calibrator to `--out`, and writes benchmarks/results/calibrator.md: Brier score and ECE on `--test`
 of the raw confidence, of that at the posterior's temperature, and of the calibrated one. `--estimates` is the work file of
-`benchmarks.leave_one_out`: what is in it is told to the calibrator, in fitting and in the last arm of the test.
+`benchmarks.leave_one_out`: what is in it is told to the calibrator, in fitting and in one arm of the test, and chooses each
+adapter's own temperature (`abmll/held_out.py`) in the last.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ from abmll.evaluation.calibration import Items, confidence_falls, fit_calibrator
 from abmll.evaluation.metrics import expected_calibration_error
 from abmll.evaluation.records import CellResult, Floats
 from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
+from abmll.folds import Scored
+from abmll.held_out import temperature_factor
 from abmll.posterior import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
-from benchmarks.leave_one_out import RESAMPLES, held_out_counts, resampled
+from benchmarks.leave_one_out import RESAMPLES, Key, held_out, resampled
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 
 RAW, TEMPERED = "raw", "at the temperature"
 CALIBRATED, KNOWN = "calibrated", "calibrated, folds known"
-Counts = Mapping[tuple[str, str, int], tuple[int, int]]
+OWN = "at its own temperature"
+HeldOutAnswers = Mapping[Key, Sequence[Scored]]
 
 
 def main() -> None:
@@ -53,10 +57,10 @@ def main() -> None:
     prior = load_posterior(options.posterior or shipped_posteriors()[0]).prior
     kept = Kept(options.cells, options.method)
     samples = int(kept.about["method"]["samples"])
-    counts = held_out_counts(options.estimates, kept.about["digest"])
+    answers = held_out(options.estimates, posterior_digest(prior))
     served = replace(kept, rule=rule_since(prior, kept))
     calibrator = fit(
-        served.cells(options.fit, options.shots), counts, samples, posterior_digest(prior), options
+        served.cells(options.fit, options.shots), answers, samples, posterior_digest(prior), options
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(calibrator.to_json(), indent=1) + "\n")
@@ -66,7 +70,7 @@ def main() -> None:
     scores, crossed = [], []
     for k in options.shots:
         raw, at_rule = kept.cells(options.test, [k]), served.cells(options.test, [k])
-        scores += score_rows(k, raw, sure_by_arm(raw, at_rule, counts, samples, calibrator))
+        scores += score_rows(k, raw, sure_by_arm(raw, at_rule, answers, samples, calibrator))
         raw, at_others = ([r for r in of if r.cell.shots == k] for of in (everything, others))
         arms = {RAW: raw, "at the temperature of the others": at_others}
         crossed += score_rows(k, raw, {arm: [confidences(r)[0] for r in of] for arm, of in arms.items()})
@@ -76,7 +80,8 @@ def main() -> None:
         f"temperature after k examples is {prior.config.temperature:g} (16 / k)^{prior.config.temperature_exponent:g}.",
         "Brier: mean (confidence - correct)^2, the mean over tasks. ECE: 15 bins, over the items of all tasks. Differences are "
         f"to the raw confidence, with 95 % percentile intervals over {RESAMPLES} draws of tasks. `folds known`: told the "
-        "adapter's own estimate where there is one.",
+        "adapter's own estimate where there is one; `its own temperature`: what its held-out examples choose (4 folds), and the "
+        "posterior's where none could be held out.",
         f"```\n{describe(calibrator)}\n```",
     ]
     head = ["k", "confidence", "tasks", "accuracy", "mean", "Brier", "difference", "ECE-15", "difference "]
@@ -99,20 +104,28 @@ def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
     raise SystemExit(f"{kept.method} in {kept.source.name} is of another posterior")
 
 
-def feature_rows(result: CellResult, counts: Counts, samples: int, *, folds_known: bool) -> Floats:
+def key_of(result: CellResult) -> Key:
+    """By what the held-out answers of its adapter are found."""
+    return result.cell.task, result.cell.shots, result.cell.seed
+
+
+def feature_rows(result: CellResult, answers: HeldOutAnswers, samples: int, *, folds_known: bool) -> Floats:
     """A cell's features [n, len(FEATURES)], with the folds' estimate where there is one and it is wanted."""
-    cell = result.cell
-    count = counts.get((cell.task, cell.shots, cell.seed)) if folds_known else None
-    shown = Shown(*count) if count else None
+    found = answers.get(key_of(result)) if folds_known else None
+    shown = Shown(sum(answer.correct for answer in found), len(found)) if found else None
     return np.array([features(p, result.support_size, shown) for p in predictives(result, samples)])
 
 
 def fit(
-    results: Sequence[CellResult], counts: Counts, samples: int, digest: str, options: argparse.Namespace
+    results: Sequence[CellResult],
+    answers: HeldOutAnswers,
+    samples: int,
+    digest: str,
+    options: argparse.Namespace,
 ) -> Calibrator:
     """The calibrator of these cells, for the posterior with this digest."""
     items = Items(
-        np.concatenate([feature_rows(r, counts, samples, folds_known=True) for r in results]),
+        np.concatenate([feature_rows(r, answers, samples, folds_known=True) for r in results]),
         np.concatenate([confidences(r)[1] for r in results]).astype(np.int64),
         np.concatenate([[r.cell.task] * len(r.labels) for r in results]),
     )
@@ -138,21 +151,26 @@ def describe(calibrator: Calibrator) -> str:
 def sure_by_arm(
     raw: Sequence[CellResult],
     served: Sequence[CellResult],
-    counts: Counts,
+    answers: HeldOutAnswers,
     samples: int,
     calibrator: Calibrator,
 ) -> dict[str, list[Floats]]:
     """Confidences of each arm, cell by cell; `served` are the cells of `raw` at the temperature of the posterior."""
 
     def calibrated(result: CellResult, *, folds_known: bool) -> Floats:
-        rows = feature_rows(result, counts, samples, folds_known=folds_known)
+        rows = feature_rows(result, answers, samples, folds_known=folds_known)
         return np.array([calibrator.evaluate(tuple(row)) for row in rows])
+
+    def at_own(result: CellResult) -> Floats:
+        rule = Rule(temperature_factor(answers.get(key_of(result), ())))
+        return confidences(with_temperature(result, rule, result.cell.method))[0]
 
     return {
         RAW: [confidences(r)[0] for r in raw],
         TEMPERED: [confidences(r)[0] for r in served],
         CALIBRATED: [calibrated(r, folds_known=False) for r in served],
         KNOWN: [calibrated(r, folds_known=True) for r in served],
+        OWN: [at_own(r) for r in served],
     }
 
 

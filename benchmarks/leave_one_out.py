@@ -24,7 +24,7 @@ from abmll.crossfit import cross_predict
 from abmll.diagnostics import LEVEL, wilson
 from abmll.evaluation.protocol import SEEDS, check_unseen, episode
 from abmll.evaluation.records import CellResult
-from abmll.folds import make_folds
+from abmll.folds import Scored, make_folds
 from abmll.meta.collection import Collection
 from abmll.tasks import Task
 from benchmarks import common
@@ -33,6 +33,7 @@ from benchmarks.kept import DIGITS, Kept, confidences
 
 RESAMPLES = 5000
 Row = dict[str, Any]
+Key = tuple[str, str, int]
 KEY = ("posterior", "task", "shots", "seed", "folds", "samples")
 
 
@@ -186,10 +187,15 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tu
     return float(low), float(high)
 
 
-def held_out_counts(path: Path, posterior: str) -> Mapping[tuple[str, str, int], tuple[int, int]]:
-    """(correct, n) by task, k and seed, for estimates of adapters of the posterior with this digest."""
+def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[Scored]]:
+    """The answers to held-out examples by task, k and seed, for adapters of the posterior with this digest."""
     rows = [row for row in read_estimates(path) if row["posterior"] == posterior and row["n"]]
-    return {(row["task"], row["shots"], row["seed"]): (row["correct"], row["n"]) for row in rows}
+    return {
+        (row["task"], row["shots"], row["seed"]): [
+            Scored(i, tuple(probabilities), label) for i, (label, probabilities) in enumerate(row["answers"])
+        ]
+        for row in rows
+    }
 
 
 if __name__ == "__main__":

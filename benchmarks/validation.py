@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from abmll.evaluation.metrics import Scored, expected_calibration_error
-from abmll.evaluation.protocol import episode
+from abmll.evaluation.protocol import check_unseen, episode
 from abmll.evaluation.records import Episode, pad
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
@@ -23,6 +23,7 @@ SHOWN = ("accuracy", "nll", "brier", "ece15", "mutual_information")
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments of every benchmark, and those of the episodes."""
     parser = common.arguments(doc, repeats=1, data=True)
+    parser.add_argument("--tasks", nargs="+", help="by default those that the posterior's training left out")
     parser.add_argument("--shots", default="16", help="as in studies: `16`, `16 balanced`, `16 per class`")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 87], help="of the supports")
     parser.add_argument("--items", type=int, default=60)
@@ -30,12 +31,24 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def episodes(served: Served, options: argparse.Namespace) -> Iterator[tuple[str, int, Episode]]:
-    """Every validation task of the posterior that is served, with every support seed."""
+    """Every validation task with every support seed.
+
+    Raises `SystemExit` without tasks, and `LeakError` for one that theta has seen.
+    """
     if options.quick:
         options.items, options.seeds = 4, options.seeds[:1]
-    names = served.manifest.training["config"]["data"]["leave_out"]
-    for task, seed in product(Collection.open(options.data).read(names), options.seeds):
+    names, collection = named(served, options), Collection.open(options.data)
+    if not names:
+        raise SystemExit("the posterior names no validation tasks: --tasks")
+    trained_on = {row["task"] for row in served.manifest.training["data"]}
+    check_unseen(served.manifest.id, trained_on, names, collection.about)
+    for task, seed in product(collection.read(names), options.seeds):
         yield task.name, seed, episode(task, options.shots, seed, items=options.items)
+
+
+def named(served: Served, options: argparse.Namespace) -> list[str]:
+    """The validation tasks: those asked for, else those of the posterior."""
+    return list(options.tasks or served.manifest.training["config"]["data"]["leave_out"])
 
 
 def measure(
@@ -61,7 +74,7 @@ def means(rows: Sequence[dict[str, float]]) -> list[str]:
 
 def about(served: Served, options: argparse.Namespace) -> str:
     """Which episodes these were."""
-    tasks = ", ".join(served.manifest.training["config"]["data"]["leave_out"])
+    tasks = ", ".join(named(served, options))
     return (
         f"Posterior {served.manifest.id}. Validation tasks {tasks}; support seeds {options.seeds}, {options.shots} examples, "
         f"the first {options.items} test items. No test task was looked at."

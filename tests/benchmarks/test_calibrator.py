@@ -14,6 +14,7 @@ import pytest
 from abmll.calibrator import FEATURES, Calibrator
 from abmll.evaluation.records import Cell, CellResult, Cost
 from abmll.evaluation.temperature import Rule
+from abmll.folds import Scored
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
 from benchmarks.kept import Kept, confidences, predictives
@@ -36,6 +37,11 @@ def result(task: str, confidence: list[float], correct: list[int], shots: str = 
         support_size=4,
         cost=Cost(0, 0, 0.0, 0.0, 0),
     )
+
+
+def answers(correct: list[int]) -> list[Scored]:
+    """Held-out answers of a probability of .9 each."""
+    return [Scored(i, (0.9, 0.1), 1 - right) for i, right in enumerate(correct)]
 
 
 def estimate(task: str, correct: int, n: int) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def test_the_identity_scores_as_the_raw_confidence_does() -> None:
     raw = [result("one", [0.9, 0.6], [1, 0]), result("two", [0.8], [1])]
     rows = benchmark.score_rows("4", raw, benchmark.sure_by_arm(raw, raw, {}, 8, IDENTITY))
     assert [row[1] for row in rows] == [
-        benchmark.RAW, benchmark.TEMPERED, benchmark.CALIBRATED, benchmark.KNOWN,
+        benchmark.RAW, benchmark.TEMPERED, benchmark.CALIBRATED, benchmark.KNOWN, benchmark.OWN,
     ]  # fmt: skip
     brier = ((0.1**2 + 0.6**2) / 2 + 0.2**2) / 2
     assert rows[0][2:6] == [2, pytest.approx(0.75), pytest.approx((0.75 + 0.8) / 2), pytest.approx(brier)]
@@ -92,12 +98,21 @@ def test_the_identity_scores_as_the_raw_confidence_does() -> None:
 
 
 def test_the_folds_estimate_enters_where_it_is_known() -> None:
-    counts = {("one", "4", 13): (3, 4)}
+    known_answers = {("one", "4", 13): answers([1, 1, 1, 0])}
     one, two = result("one", [0.9], [1]), result("two", [0.9], [1])
-    rows = lambda r, known: benchmark.feature_rows(r, counts, 8, folds_known=known)[0, -2:]  # noqa: E731
+    rows = lambda r, known: benchmark.feature_rows(r, known_answers, 8, folds_known=known)[0, -2:]  # noqa: E731
     assert rows(one, True) == pytest.approx([math.log(3.5 / 1.5), 0.0])
     assert rows(one, False) == pytest.approx([0.0, 1.0])
     assert rows(two, True) == pytest.approx([0.0, 1.0])
+
+
+def test_held_out_answers_choose_the_temperature_where_they_are_known() -> None:
+    sure = [0.9] * 20
+    raw = [result("one", sure, [1] * 19 + [0]), result("two", sure, [1] * 10 + [0] * 10)]
+    known = {("two", "4", 13): answers([1, 0] * 10)}
+    one, two = benchmark.sure_by_arm(raw, raw, known, 8, IDENTITY)[benchmark.OWN]
+    assert one == pytest.approx(0.9)
+    assert 0.5 < two[0] < 0.75
 
 
 def test_fitting_takes_every_cell() -> None:
@@ -111,7 +126,7 @@ def test_fitting_takes_every_cell() -> None:
     made = benchmark.fit(results, {}, 8, "d" * 64, argparse.Namespace(shots=["4"]))
     assert (made.fewest_samples, made.fitted["items"]) == (8, 180)
     assert made.fitted["tasks"] == ["one", "three", "two"]
-    raw, _, calibrated, _ = benchmark.score_rows(
+    raw, _, calibrated, *_ = benchmark.score_rows(
         "4", results, benchmark.sure_by_arm(results, results, {}, 8, made)
     )
     assert calibrated[5] < raw[5]
@@ -140,7 +155,7 @@ def test_a_finished_estimate_is_not_computed_again(tmp_path: Path, monkeypatch: 
 
     def run_cell(_: Any, task: Any, key: tuple[Any, ...]) -> dict[str, Any]:
         computed.append((task.name, key[3]))
-        return {"n": 4, "correct": 3, "seconds": 0.0}
+        return {"n": 4, "correct": 3, "answers": [(1, [0.4, 0.6])] * 3 + [(0, [0.4, 0.6])], "seconds": 0.0}
 
     def options(tasks: list[str], seeds: list[int], samples: int = 8) -> argparse.Namespace:
         return argparse.Namespace(
@@ -155,9 +170,9 @@ def test_a_finished_estimate_is_not_computed_again(tmp_path: Path, monkeypatch: 
     assert [(row["task"], row["seed"]) for row in rows] == computed
     assert len(leave_one_out.collect(served, options(["two"], [1], samples=4))) == 1
     assert len(computed) == 5
-    counts = leave_one_out.held_out_counts(tmp_path / "new" / "rows.jsonl", "d")
-    assert counts["two", "4", 2] == (3, 4)
-    assert leave_one_out.held_out_counts(tmp_path / "new" / "rows.jsonl", "other") == {}
+    found = leave_one_out.held_out(tmp_path / "new" / "rows.jsonl", "d")
+    assert [answer.correct for answer in found["two", "4", 2]] == [True] * 3 + [False]
+    assert leave_one_out.held_out(tmp_path / "new" / "rows.jsonl", "other") == {}
 
 
 def test_rank_correlation_and_coverage() -> None:
