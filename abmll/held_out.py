@@ -13,7 +13,7 @@ from typing import Self
 
 from abmll.folds import SMALLEST_PROBABILITY, Scored
 
-# Standard deviation between tasks of log(T of the task / T of the rule). NLL on validation tasks is level from .5 to 1.
+# Standard deviation between tasks of log(T of the task / T of the rule). NLL on validation tasks is least here.
 SPREAD = 1.0
 # Posterior samples of each held-out answer.
 SAMPLES = 8
@@ -44,21 +44,36 @@ class HeldOut:
 
 
 def temperature_factor(answers: Sequence[Scored]) -> float:
-    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, SPREAD^2) a priori."""
-    rows = [
-        ([math.log(max(p, SMALLEST_PROBABILITY)) for p in answer.probabilities], answer.label)
-        for answer in answers
-    ]
+    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, SPREAD^2) a priori.
+
+    A label counts as (n + 1) / (n + 2) of an observation, and the other options share the rest, as one that could come next
+    (after Platt 1999): n right answers do not show that there are no wrong ones.
+    """
+    share = 1 / (len(answers) + 2)
+    rows = [_Row.of(answer, share) for answer in answers]
 
     def loss(log_factor: float) -> float:
         power = math.exp(-log_factor)
-        return math.fsum(_nll(logs, label, power) for logs, label in rows) + (log_factor / SPREAD) ** 2 / 2
+        return math.fsum(row.loss(power) for row in rows) + (log_factor / SPREAD) ** 2 / 2
 
     return math.exp(min(_TRIED, key=loss))
 
 
-def _nll(logs: Sequence[float], label: int, power: float) -> float:
-    top = max(logs)
-    return math.log(math.fsum(math.exp(power * (value - top)) for value in logs)) - power * (
-        logs[label] - top
-    )
+@dataclass(frozen=True)
+class _Row:
+    """Log-probabilities of an answer's options, and the mean of their differences to the highest one under the target."""
+
+    logs: tuple[float, ...]
+    expected: float
+
+    @classmethod
+    def of(cls, answer: Scored, share: float) -> Self:
+        """`share` of the target is on the options that are not the label."""
+        logs = [math.log(max(p, SMALLEST_PROBABILITY)) for p in answer.probabilities]
+        below = tuple(value - max(logs) for value in logs)
+        rest = sum(below) - below[answer.label]
+        return cls(below, (1 - share) * below[answer.label] + share * rest / (len(below) - 1))
+
+    def loss(self, power: float) -> float:
+        """Cross-entropy, in nats, of the target and the options' probabilities to the `power`, normalised."""
+        return math.log(math.fsum(math.exp(power * value) for value in self.logs)) - power * self.expected

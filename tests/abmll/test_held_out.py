@@ -27,12 +27,14 @@ def answers(labels: Sequence[int], probabilities: tuple[float, ...] = SURE) -> l
 
 
 def energy(rows: Sequence[Scored], factor: float) -> float:
-    """What the factor minimises, by the library's own tempering."""
-    nll = sum(
-        -float(tempered(torch.tensor(row.probabilities, dtype=torch.float64), factor)[row.label].log())
-        for row in rows
-    )
-    return nll + (math.log(factor) / SPREAD) ** 2 / 2
+    """What the factor minimises: cross-entropy to Platt's targets by the library's own tempering, and the prior."""
+    total, share = 0.0, 1 / (len(rows) + 2)
+    for row in rows:
+        logs = tempered(torch.tensor(row.probabilities, dtype=torch.float64), factor).log()
+        target = torch.full_like(logs, share / (len(logs) - 1))
+        target[row.label] = 1 - share
+        total -= float((target * logs).sum())
+    return total + (math.log(factor) / SPREAD) ** 2 / 2
 
 
 @given(
@@ -53,9 +55,17 @@ def test_no_other_factor_is_more_probable(rows: list[tuple[list[float], int]]) -
 
 
 def test_wrong_answers_flatten_right_ones_sharpen_and_more_of_them_do_so_more() -> None:
-    wrong, right = ([temperature_factor(answers([label] * n)) for n in (1, 4, 16)] for label in (1, 0))
+    unsure = (0.6, 0.2, 0.2)
+    wrong, right = (
+        [temperature_factor(answers([label] * n, unsure)) for n in (1, 4, 16)] for label in (1, 0)
+    )
     assert 1 < wrong[0] < wrong[1] < wrong[2]
     assert 1 > right[0] > right[1] > right[2]
+
+
+def test_few_right_answers_do_not_show_that_there_are_no_wrong_ones() -> None:
+    factors = [temperature_factor(answers([0] * n)) for n in (2, 8, 100)]
+    assert factors[0] > factors[1] > 1 > factors[2]
 
 
 def test_answers_that_know_nothing_change_nothing() -> None:
