@@ -21,7 +21,7 @@ LEVEL = 0.9
 # A held-out answer at least this probable that contradicts its label makes the label suspect.
 SURE = 0.8
 # An interval wider than this says too little; one of up to eight examples may be.
-WIDE = 0.5
+WIDE = 0.6
 
 Verdict = Literal["healthy", "weak", "unfit"]
 Helped = Literal["yes", "no", "unclear"]
@@ -35,16 +35,25 @@ class Interval:
     high: float
 
 
-def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
+def shared_training(folds: int) -> float:
+    """What multiplies the variance of a mean over answers of `folds` folds, since any two share most of their training examples.
+
+    1 + folds n2 / n1, where a fold's adapter is fitted to n1 examples and asked for n2 (Nadeau and Bengio 2003, the corrected
+    resampled variance): about 2, and 1 for a single fold, whose answers come from one adapter.
+    """
+    return 1 + folds / (folds - 1) if folds > 1 else 1.0
+
+
+def wilson(successes: int, n: int, level: float = LEVEL, *, folds: int = 1) -> Interval:
     """Wilson's score interval of a proportion, `successes` of `n` (at least 1).
 
-    It supposes independent trials. Held-out answers share most of their training examples, so its coverage is only near
-    `level`.
+    It is that of independent trials for one fold; for more it counts as many trials as have the variance that `shared_training`
+    says.
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = successes / n, z * z / n
+    z, trials = NormalDist().inv_cdf((1 + level) / 2), n / shared_training(folds)
+    share, spread = successes / n, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
     # Exactly 0 and 1 where none or all succeed; rounding must not push them out.
     low = 0.0 if successes == 0 else centre - half
     return Interval(low, 1.0 if successes == n else centre + half)
@@ -52,7 +61,10 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy on `n` examples with its `wilson` interval, and mean NLL in nats with its standard error (0 for one example)."""
+    """Accuracy on `n` examples with its `wilson` interval, and mean NLL in nats with its standard error (0 for one example).
+
+    Both allow for what the answers of several folds share.
+    """
 
     n: int
     correct: int
@@ -63,11 +75,11 @@ class Estimate:
     nll_standard_error: float
 
     @classmethod
-    def of(cls, rows: Sequence[Scored]) -> Estimate:
-        """From at least one scored example."""
+    def of(cls, rows: Sequence[Scored], folds: int = 1) -> Estimate:
+        """From at least one scored example; `folds` is by how many adapters they were answered."""
         n, correct = len(rows), sum(row.correct for row in rows)
-        interval = wilson(correct, n)
-        nll, error = _mean_and_error([row.nll for row in rows])
+        interval = wilson(correct, n, folds=folds)
+        nll, error = _mean_and_error([row.nll for row in rows], folds)
         return cls(n, correct, correct / n, interval.low, interval.high, nll, error)
 
 
@@ -88,10 +100,10 @@ class Comparison:
     p_value: float
 
     @classmethod
-    def of(cls, own: Sequence[Scored], other: Sequence[Scored]) -> Comparison:
-        """`own` less `other`, example by example."""
+    def of(cls, own: Sequence[Scored], other: Sequence[Scored], folds: int = 1) -> Comparison:
+        """`own`, by as many adapters as there are `folds`, less `other`, example by example."""
         pairs = list(zip(own, other, strict=True))
-        gain, error = _mean_and_error([b.nll - a.nll for a, b in pairs])
+        gain, error = _mean_and_error([b.nll - a.nll for a, b in pairs], folds)
         gained = sum(a.correct and not b.correct for a, b in pairs)
         lost = sum(b.correct and not a.correct for a, b in pairs)
         width = NormalDist().inv_cdf((1 + LEVEL) / 2) * error if len(pairs) > 1 else math.inf
@@ -200,8 +212,8 @@ def diagnose(
     samples: int,
 ) -> Diagnosis:
     """The diagnosis of an adapter from what three ways of answering give for the same examples of its `support`."""
-    own = Estimate.of(held_out)
-    over_prior, over_in_context = Comparison.of(held_out, prior), Comparison.of(held_out, in_context)
+    own = Estimate.of(held_out, folds)
+    over_prior, over_in_context = (Comparison.of(held_out, other, folds) for other in (prior, in_context))
     guess = best_guess(support)
     verdict, reasons = judge(own, guess, over_prior, over_in_context)
     return Diagnosis(
@@ -210,7 +222,7 @@ def diagnose(
         samples=samples,
         held_out=own,
         prior=Estimate.of(prior),
-        in_context=Estimate.of(in_context),
+        in_context=Estimate.of(in_context, folds),
         over_prior=over_prior,
         over_in_context=over_in_context,
         movement=movement,
@@ -302,6 +314,6 @@ def unseen_options(support: Sequence[Example]) -> tuple[str, ...]:
     return tuple(option for option in support[0].options if option not in shown)
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+def _mean_and_error(values: Sequence[float], folds: int) -> tuple[float, float]:
+    error = stdev(values) * math.sqrt(shared_training(folds) / len(values)) if len(values) > 1 else 0.0
     return fmean(values), error

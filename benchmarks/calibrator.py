@@ -1,7 +1,7 @@
 """The calibrator of a posterior: fitted on some tasks of an evaluation's kept answers, and tested on others.
 
-    abmll evaluate --config configs/evaluate/class_to_class_shots.yaml --out runs/c2c_shots
-    python -m benchmarks.calibrator --cells runs/c2c_shots --method abmll-S8 --fit TASK... --test TASK... --out calibrator.json
+    abmll evaluate --config configs/evaluate/all_tasks.yaml --out runs/all_tasks
+    python -m benchmarks.calibrator --cells runs/all_tasks --method abmll-S8 --fit TASK... --test TASK... --out calibrator.json
 
 Fits on `--fit`, writes the calibrator to `--out`, and writes benchmarks/results/calibrator.md: Brier score and ECE on `--test`
 of the raw confidence, of that at the posterior's temperature, and of the calibrated one. `--estimates` is the work file of

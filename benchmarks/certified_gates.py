@@ -1,7 +1,7 @@
 """Certified gates by simulation: how often is a certificate wrong, and what does it cost in coverage?
 
     python -m benchmarks.certified_gates
-    python -m benchmarks.certified_gates --cells runs/c2c_k16 --method abmll-S16
+    python -m benchmarks.certified_gates --cells runs/equal_budget --method abmll
 
 A task is a population of (confidence, correct) pairs: the toy below, or the answers of an evaluation, from which calibration
 sets are drawn with replacement, so that the truth is known. For each draw of n labels the certificate at the target error

@@ -1,6 +1,6 @@
 """Answers that an evaluation has kept, read again for what needs no model.
 
-    python -m benchmarks.kept --cells runs/c2c_shots --method abmll-S8 --out benchmarks/results/class_to_class_shots/answers.json
+    python -m benchmarks.kept --cells runs/all_tasks --method abmll-S8 --out benchmarks/results/all_tasks_shots/answers.json
 
 makes one file of a method's cells, which is read like the folder that it comes from (`abmll evaluate --out FOLDER`).
 """

@@ -1,6 +1,6 @@
 """How well the accuracy that an adapter shows on its own held-out examples predicts its accuracy on test items.
 
-    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/c2c_shots --method abmll-S8 --tasks TASK... --shots 16
+    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/all_tasks --method abmll-S8 --tasks TASK... --shots 16
 
 For every task, k and support seed the support is cut into folds, adapters are fitted to all but one and asked for that one, as
 `abmll diagnose` does. The accuracy on test items is that of an evaluation's kept answers with the same support. Finished
@@ -156,24 +156,26 @@ def estimate_row(shots: str, estimates: Sequence[Row], results: Sequence[CellRes
         return float(spearmanr(x[chosen], y[chosen]).statistic)
 
     low, high = resampled(rank_correlation, len(x))
-    intervals = [wilson(e["correct"], e["n"]) for e, _ in pairs]
+    intervals = [wilson(e["correct"], e["n"], folds=e["folds"]) for e, _ in pairs]
     held = [i.low <= value <= i.high for i, value in zip(intervals, true, strict=True)]
     width = float(np.mean([i.high - i.low for i in intervals]))
-    expected = sum(chance_to_hold(e["correct"], e["n"], confidences(result)[1]) for e, result in pairs)
+    expected = sum(
+        chance_to_hold(e["correct"], e["n"], confidences(result)[1], e["folds"]) for e, result in pairs
+    )
     return [
         shots, len(x), rank_correlation(np.arange(len(x))), f"[{low:.2f}, {high:.2f}]", float(x.mean()), float(y.mean()),
         f"{sum(held)} of {len(held)}", float(expected), width,
     ]  # fmt: skip
 
 
-def chance_to_hold(correct: int, n: int, answered: NDArray[np.bool_]) -> float:
+def chance_to_hold(correct: int, n: int, answered: NDArray[np.bool_], folds: int = 1) -> float:
     """How likely the interval of `n` held-out answers holds the accuracy on as many test items as were `answered`.
 
-    Both are drawn from the accuracy that the two have together: what a perfect estimate would reach.
+    Both are drawn, independently, from the accuracy that the two have together: what a perfect estimate would reach.
     """
     items = len(answered)
     rate = (correct + answered.sum()) / (n + items)
-    low, high = np.array([(i.low, i.high) for i in (wilson(c, n) for c in range(n + 1))]).T
+    low, high = np.array([(i.low, i.high) for i in (wilson(c, n, folds=folds) for c in range(n + 1))]).T
     accuracy = np.arange(items + 1) / items
     held = (low[:, None] <= accuracy) & (accuracy <= high[:, None])
     return float(binom.pmf(np.arange(n + 1), n, rate) @ held @ binom.pmf(np.arange(items + 1), items, rate))

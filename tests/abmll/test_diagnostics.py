@@ -22,6 +22,7 @@ from abmll.diagnostics import (
     conflicts,
     diagnose,
     judge,
+    shared_training,
     sign_test,
     suspects,
     unseen_options,
@@ -47,6 +48,18 @@ def test_wilson_agrees_with_scipy(n: int, data: st.DataObject, level: float) -> 
     expected = binomtest(successes, n).proportion_ci(level, method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert 0 <= found.low <= successes / n <= found.high <= 1
+
+
+def test_answers_of_folds_count_as_fewer_trials() -> None:
+    """Four folds of 4: fitted to 12, asked for 4, so the variance is 1 + 4 * 4 / 12 times that of independent trials."""
+    assert shared_training(4) == pytest.approx(1 + 4 * 4 / 12)
+    assert shared_training(1) == 1
+    found, expected = wilson(14, 28, folds=4), wilson(6, 12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    rows = [scored(i % 4 > 0) for i in range(16)]
+    one, four = Estimate.of(rows), Estimate.of(rows, 4)
+    assert four.nll_standard_error == pytest.approx(one.nll_standard_error * math.sqrt(7 / 3))
+    assert four.low < one.low < one.accuracy == four.accuracy < one.high < four.high
 
 
 @given(one=st.integers(0, 40), other=st.integers(0, 40))
@@ -109,7 +122,7 @@ LOSS = Comparison("no", -0.5, 0.1, 0, 5, 0.06)
 
 
 def estimate(correct: int, n: int, nll: float) -> Estimate:
-    interval = wilson(correct, n)
+    interval = wilson(correct, n, folds=n)
     return Estimate(n, correct, correct / n, interval.low, interval.high, nll, 0.1)
 
 
@@ -125,7 +138,8 @@ def estimate(correct: int, n: int, nll: float) -> Estimate:
         (estimate(15, 16, 0.3), GAIN, LOSS, "weak", ["no_gain_over_in_context"]),
         (estimate(3, 4, 0.5), GAIN, LOSS, "weak",
          ["not_shown_to_beat_guessing", "no_gain_over_in_context", "too_few_examples"]),
-        (estimate(4, 4, 0.1), GAIN, GAIN, "healthy", ["beats_guessing"]),
+        (estimate(4, 4, 0.1), GAIN, GAIN, "weak", ["not_shown_to_beat_guessing", "too_few_examples"]),
+        (estimate(8, 8, 0.1), GAIN, GAIN, "healthy", ["beats_guessing"]),
     ],
 )  # fmt: skip
 def test_the_rules_of_the_verdict(own, prior, in_context, verdict, codes) -> None:

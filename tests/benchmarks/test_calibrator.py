@@ -45,7 +45,7 @@ def answers(correct: list[int]) -> list[Scored]:
 
 
 def estimate(task: str, correct: int, n: int) -> dict[str, Any]:
-    return {"posterior": "d", "task": task, "shots": "4", "seed": 13, "correct": correct, "n": n}
+    return {"posterior": "d", "task": task, "shots": "4", "seed": 13, "folds": 1, "correct": correct, "n": n}
 
 
 def test_kept_answers_are_found_by_task_and_k_and_tempered(tmp_path: Path) -> None:
