@@ -1,0 +1,74 @@
+"""What samples of the weights add to their mean: one posterior's adapters, at their temperature and without it.
+
+    python -m benchmarks.monte_carlo --sampled benchmarks/results/equal_budget/abmll-S16.json abmll-S16 \
+        --mean benchmarks/results/equal_budget/abmll-S0.json abmll-S0
+
+Each is the results folder of an evaluation, or a file of the answers that it has kept (`benchmarks.kept`), and the method
+there. Writes benchmarks/results/monte_carlo.md: sampled less mean, over the test tasks of each split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from abmll.evaluation.metrics import evaluate
+from abmll.evaluation.records import CellResult
+from abmll.evaluation.temperature import Rule, with_temperature
+from abmll.meta.collection import Collection
+from abmll.posterior import AdapterConfig
+from benchmarks import common
+from benchmarks.kept import Kept
+from benchmarks.leave_one_out import RESAMPLES, resampled
+from model_store.posteriors import load_posterior, shipped_posteriors
+
+SHOWN = ("accuracy", "nll", "brier", "aurc")
+SPLITS = ("metaicl/class_to_class", "metaicl/hr_to_lr", "metaicl/qa_to_qa")
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, repeats=1, data=True)
+    for name in ("--sampled", "--mean"):
+        parser.add_argument(name, nargs=2, metavar=("SOURCE", "METHOD"), required=True)
+    parser.add_argument("--splits", nargs="+", default=SPLITS)
+    parser.add_argument("--shots", default="16")
+    options = parser.parse_args()
+    config = load_posterior(options.posterior or shipped_posteriors()[0]).prior.config
+    kept = [Kept(Path(source), method) for source, method in (options.sampled, options.mean)]
+    sampled, mean = ({r.cell.task: r for r in of.cells([], [options.shots])} for of in kept)
+    collection, rows = Collection.open(options.data), []
+    for split in options.splits:
+        tasks = [t for t in collection.names(split, "test") if t in sampled and t in mean]
+        pairs = [(sampled[t], mean[t]) for t in tasks]
+        plain = [(without_temperature(s, config), without_temperature(m, config)) for s, m in pairs]
+        rows.append([split, len(tasks), "as served", *differences(pairs)])
+        rows.append([split, len(tasks), "none", *differences(plain)])
+    about = [
+        f"{kept[0].method} less {kept[1].method}, k = {options.shots}: the mean over tasks, with 95 % percentile intervals over "
+        f"{RESAMPLES} draws of tasks.",
+    ]
+    tables = [common.table(["split", "tasks", "temperature", *SHOWN], rows)]
+    common.write_results("monte_carlo", "Samples against the mean", about, tables, {"rows": rows}, options)
+
+
+def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult:
+    """The answers of an adapter of the posterior with this configuration, before the temperature was applied to them."""
+    served = config.after(result.support_size).temperature
+    return with_temperature(result, Rule(1 / served), result.cell.method)
+
+
+def differences(pairs: Sequence[tuple[CellResult, CellResult]]) -> list[str]:
+    """The first of each pair less the second, for each of `SHOWN`."""
+    scores = [(evaluate(one), evaluate(other)) for one, other in pairs]
+    found = []
+    for metric in SHOWN:
+        values = np.array([one[metric] - other[metric] for one, other in scores])
+        low, high = resampled(lambda chosen, values=values: float(values[chosen].mean()), len(values))
+        found.append(f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
+    return found
+
+
+if __name__ == "__main__":
+    main()

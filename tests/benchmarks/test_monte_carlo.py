@@ -1,0 +1,29 @@
+"""Sampled less mean: differences worked out by hand, and a temperature that is taken back."""
+
+import numpy as np
+import pytest
+
+from abmll.evaluation.temperature import Rule, with_temperature
+from abmll.posterior import AdapterConfig
+from benchmarks import monte_carlo
+from tests.benchmarks.test_calibrator import result
+
+
+def test_differences_are_means_over_tasks() -> None:
+    right, wrong = (
+        [result(task, [0.8, 0.8], [1, 1]) for task in ("one", "two")],
+        result("two", [0.8, 0.6], [1, 0]),
+    )
+    accuracy, nll, *_ = monte_carlo.differences([(right[0], right[0]), (right[1], wrong)])
+    assert accuracy == "+0.2500 [+0.0000, +0.5000]"
+    expected = (np.log(0.4) - np.log(0.8)) / 2 / 2
+    assert float(nll.split()[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_temperature_is_taken_back() -> None:
+    config = AdapterConfig(temperature=2.0, temperature_exponent=0.5)
+    raw = result("one", [0.9, 0.6], [1, 0])
+    served = with_temperature(raw, Rule(config.after(raw.support_size).temperature), "ours")
+    np.testing.assert_allclose(
+        monte_carlo.without_temperature(served, config).probabilities, raw.probabilities
+    )
