@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from abmll.adapt import AdaptSettings
+from abmll.evaluation import protocol
+from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
 from abmll.predict import Prediction
@@ -92,6 +94,12 @@ def load_served(posterior: str | None, threads: int) -> Served:
     if base.model.dtype != compute_dtype("cpu"):
         print(f"warning: the base computes in {base.model.dtype}, not in {compute_dtype('cpu')}")
     return Served(model, loaded.manifest)
+
+
+def check_unseen(manifest: PosteriorManifest, names: Sequence[str], collection: Collection) -> None:
+    """Raise `LeakError` if the posterior was trained on one of the tasks, or on one that shares its sentences."""
+    trained_on = {row["task"] for row in manifest.training["data"]}
+    protocol.check_unseen(manifest.id, trained_on, names, collection.about)
 
 
 def load_dense(manifest: PosteriorManifest) -> Any:

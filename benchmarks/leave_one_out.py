@@ -22,7 +22,7 @@ from scipy.stats import binom, spearmanr
 
 from abmll.crossfit import cross_predict
 from abmll.diagnostics import LEVEL, wilson
-from abmll.evaluation.protocol import SEEDS, check_unseen, episode
+from abmll.evaluation.protocol import SEEDS, episode
 from abmll.evaluation.records import CellResult
 from abmll.folds import Scored, make_folds
 from abmll.meta.collection import Collection
@@ -88,8 +88,7 @@ def main() -> None:
 def collect(served: Served, options: argparse.Namespace) -> list[Row]:
     """The estimates that `options` name, after computing those that the work file lacks."""
     collection = Collection.open(options.data)
-    trained_on = {row["task"] for row in served.manifest.training["data"]}
-    check_unseen(served.manifest.id, trained_on, options.tasks, collection.about)
+    common.check_unseen(served.manifest, options.tasks, collection)
     done = {tuple(row[name] for name in KEY): row for row in read_estimates(options.work)}
     wanted = []
     for task in collection.read(options.tasks):

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from abmll.evaluation.metrics import Scored, expected_calibration_error
-from abmll.evaluation.protocol import check_unseen, episode
+from abmll.evaluation.protocol import episode
 from abmll.evaluation.records import Episode, pad
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
@@ -40,8 +40,7 @@ def episodes(served: Served, options: argparse.Namespace) -> Iterator[tuple[str,
     names, collection = named(served, options), Collection.open(options.data)
     if not names:
         raise SystemExit("the posterior names no validation tasks: --tasks")
-    trained_on = {row["task"] for row in served.manifest.training["data"]}
-    check_unseen(served.manifest.id, trained_on, names, collection.about)
+    common.check_unseen(served.manifest, names, collection)
     for task, seed in product(collection.read(names), options.seeds):
         yield task.name, seed, episode(task, options.shots, seed, items=options.items)
 
