@@ -18,9 +18,10 @@ from torch import Tensor
 
 from abmll.backbone import Backbone
 from abmll.noise import OutputDraw, SignedDraw, derive_seed, signed_draw, weight_divergence
+from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt
-from abmll.rows import Rows, by_prompt, collate, packed_length
+from abmll.rows import Rows, by_prompt, collate, packed_length, token_batches
 
 # Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
@@ -62,10 +63,11 @@ class LabelledPrompt:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Support with its trunk activations [tokens, d] by example, computed once for all steps."""
+    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps."""
 
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
+    references: Sequence[Reference]
 
     def tokens(self, chosen: Sequence[int]) -> int:
         """Tokens of the chosen examples."""
@@ -74,10 +76,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one or more tasks for one pass: trunk activations [N, d], rows, labels, and each row's task (ascending)."""
+    """Examples of one or more tasks for one pass: trunk activations [N, d], rows, their options' reference, labels, and each
+    row's task (ascending).
+    """
 
     hidden: Tensor
     rows: Rows
+    reference: Reference
     labels: Sequence[int]
     task_of_row: Sequence[int]
 
@@ -88,6 +93,7 @@ class Batch:
         return cls(
             torch.cat([prepared.hidden[i] for _, prepared, i in chosen]),
             collate([example.prompt for example in examples], device),
+            Reference.joined([prepared.references[i] for _, prepared, i in chosen]),
             [example.label for example in examples],
             [task for task, _, _ in chosen],
         )
@@ -96,33 +102,20 @@ class Batch:
 def prepare(
     backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK
 ) -> Prepared:
-    """Run the trunk over the support in passes of at most `max_tokens`."""
+    """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
     hidden: list[Tensor] = [torch.empty(0)] * len(examples)
     for chunk in token_batches([packed_length(example.prompt) for example in examples], max_tokens):
         rows = collate([examples[i].prompt for i in chunk], backbone.device)
         for i, states in zip(chunk, backbone.trunk(rows).split(rows.lengths), strict=True):
             hidden[i] = states
-    return Prepared(examples, hidden)
+    return Prepared(examples, hidden, references(backbone, [example.prompt for example in examples]))
 
 
-def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, each of at most `max_tokens` in all (or one row longer than that)."""
-    batches: list[list[int]] = []
-    total = 0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if not batches or total + lengths[i] > max_tokens:
-            batches.append([])
-            total = 0
-        batches[-1].append(i)
-        total += lengths[i]
-    return batches
-
-
-def negative_log_likelihood(log_probs: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
-    """NLL [R] in nats from segment log-probabilities [M]: over a row's options, or of its only continuation."""
+def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
+    """NLL [R] in nats from segment scores [M]: over a row's options, or of its only continuation."""
     losses = []
-    for scores, label in zip(by_prompt(log_probs, rows), labels, strict=True):
-        losses.append(-scores[0] if len(scores) == 1 else scores.logsumexp(0) - scores[label])
+    for row, label in zip(by_prompt(scores, rows), labels, strict=True):
+        losses.append(-row[0] if len(row) == 1 else row.logsumexp(0) - row[label])
     return torch.stack(losses)
 
 
@@ -168,7 +161,8 @@ def step_loss(
             row_tokens=rows.lengths,
             dtype=batch.hidden.dtype,
         )
-    nll = negative_log_likelihood(backbone.log_probs(batch.hidden, rows, draw), rows, batch.labels)
+    scores = batch.reference.score(backbone.log_probs(batch.hidden, rows, draw))
+    nll = negative_log_likelihood(scores, rows, batch.labels)
     kl = log_prior = nll.new_zeros(len(phi[0].mean_a))
     if prior is None:
         return StepLoss(nll, kl, log_prior)

@@ -23,7 +23,7 @@ class Encodes(Protocol):
 def demonstrate(support: Sequence[Example], query: Query, template: PromptTemplate) -> Query:
     """`query` behind the labelled examples, each as the template writes it, so that the prompt is their plain sequence."""
     shown = [
-        f"{example.input}{template.after_input}{template.before_output}{example.output}{SEPARATOR}{template.before_input}"
+        f"{template.shown(example.query)}{template.after_input}{template.before_output}{example.output}{SEPARATOR}{template.before_input}"
         for example in support
     ]
     return Query("".join(shown) + query.input, query.options)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from abmll.adapt import token_batches
 from abmll.backbone import Backbone
 from abmll.noise import Samples, derive_seed, draw_samples, mean_samples, sample_seeds
 from abmll.posterior import AdapterConfig, unflatten
+from abmll.rows import token_batches
 
 # Tokens written between two chances to let other work in.
 TOKENS_PER_UNIT = 16

@@ -10,20 +10,20 @@ posteriors they use, in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from abmll.adapt import token_batches
 from abmll.backbone import Backbone
 from abmll.generate import Writing
 from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
+from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, unflatten
 from abmll.prompting import EncodedPrompt, PromptEncoder
-from abmll.rows import Group, by_prompt, collate, group, share_prefixes
+from abmll.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.stopping import StopRule, settled
 from abmll.uncertainty import Predictive, summarise
@@ -73,6 +73,14 @@ class _Block:
     def tokens(self) -> int:
         return sum(g.tokens for g in self.groups)
 
+    @property
+    def by_number(self) -> dict[int, EncodedPrompt]:
+        return {
+            number: prompt
+            for row, members in zip(self.groups, self.numbers, strict=True)
+            for number, prompt in zip(members, row.prompts, strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -105,6 +113,7 @@ class OptionRun:
     ) -> None:
         self.config, self.values, self.sampling, self.max_tokens = config, values, sampling, max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
+        self._references: dict[int, Reference] = {}
         groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
         batches = token_batches([row.tokens for row, _ in groups], max_tokens)
         self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
@@ -149,12 +158,17 @@ class OptionRun:
             )
             self._blocks.insert(1, rest)
 
-    def take(self, chunk: Chunk, scores: Sequence[Tensor]) -> None:
-        """Receive a chunk's `scores`: by sample and then by prompt of the block, each [continuations]."""
+    def measure_by(self, references: Mapping[int, Reference]) -> None:
+        """Learn what the continuations of some prompts are measured by."""
+        self._references.update(references)
+
+    def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
+        """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
         block = chunk.block
         numbers = [number for members in block.numbers for number in members]
-        for i, values in enumerate(scores):
-            self.scores[numbers[i % len(numbers)]].append(values)
+        for i, values in enumerate(log_probs):
+            number = numbers[i % len(numbers)]
+            self.scores[number].append(self._references[number].score(values))
         block.sampled += chunk.copies
         if block.sampled >= self.sampling.samples:
             self._blocks.pop(0)
@@ -177,7 +191,7 @@ class OptionRun:
         return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
 
     def log_probs(self, number: int) -> Tensor:
-        """[samples, continuations] of one prompt, on the CPU in fp64."""
+        """Scores [samples, continuations] of one prompt, on the CPU in fp64: log-probabilities, or as its template has them."""
         return torch.stack(self.scores[number]).double()
 
     def probabilities(self, number: int) -> Tensor:
@@ -196,11 +210,8 @@ class OptionRun:
 
 @torch.no_grad()
 def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
-    """Compute the chunks in one pass (two, where some are of the mean and some are not) and hand each its scores."""
-    for chunk in chunks:
-        if not chunk.block.hidden:
-            rows = collate(chunk.block.groups, backbone.device)
-            chunk.block.hidden = list(backbone.trunk(rows).split(rows.lengths))
+    """Compute the chunks in one pass (two, where some are of the mean and some are not) and hand each its log-probabilities."""
+    _begin(backbone, [chunk for chunk in chunks if not chunk.block.hidden])
     found: list[tuple[Chunk, list[Tensor]]] = []
     for alike in _alike(chunks):
         samples, sample_of_row = _draw(backbone, alike)
@@ -214,6 +225,16 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
     for chunk, values in found:  # only now, so that a pass that fails leaves every run as it was
         chunk.run.take(chunk, values)
+
+
+def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
+    """What the first chunks of their blocks need once: the references of their continuations, and the trunk's activations."""
+    members = [chunk.block.by_number for chunk in chunks]
+    found = iter(references(backbone, [prompt for prompts in members for prompt in prompts.values()]))
+    for chunk, prompts in zip(chunks, members, strict=True):
+        chunk.run.measure_by({number: next(found).cpu() for number in prompts})
+        rows = collate(chunk.block.groups, backbone.device)
+        chunk.block.hidden = list(backbone.trunk(rows).split(rows.lengths))
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

@@ -1,43 +1,59 @@
 """Text to token ids: a prompt once, and every option as its continuation.
 
-Options are scored by their own words after the bare question; models below about a billion parameters bind letters
-poorly.
+Options are scored by their own words; models below about a billion parameters bind letters poorly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 from abmll.errors import PromptTooLongError
-from abmll.tasks import Example, Query, check_options
+from abmll.tasks import Example, Query, check_options, without_listed_options
+
+# What an option scores: its log-probability, that per token, or per token and beyond what it has behind no input (`options.py`).
+OptionScore = Literal["total", "mean", "pmi"]
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The texts around an input; recorded with a posterior because it was trained with them."""
+    """The texts around an input, and how options are asked for and scored; kept with a posterior, which was trained with them.
+
+    `bare` asks an input that lists its own options, `(A) x (B) y`, without the list.
+    """
 
     before_input: str = ""
     after_input: str = "\nAnswer:"
     before_output: str = " "
+    bare: bool = False
+    score: OptionScore = "total"
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, str]) -> Self:
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`."""
         return cls(**values)
+
+    def shown(self, query: Query) -> str:
+        """The query's input as the prompt has it."""
+        return without_listed_options(query) if self.bare else query.input
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids of a prompt and of each continuation to score behind it (none for a free-text query)."""
+    """Token ids of a prompt and of each continuation to score behind it (none for a free-text query).
+
+    `neutral` is the prompt without input where options are scored beyond what they have behind it; `per_token` takes means.
+    """
 
     prompt: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...] = ()
+    neutral: tuple[int, ...] = ()
+    per_token: bool = False
 
     @property
     def tokens(self) -> int:
@@ -55,6 +71,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
         self.tokenizer, self.template, self.max_tokens = tokenizer, template, max_tokens
         self.end_of_text: int = tokenizer.eos_token_id
+        self._neutral = self._ids(template.before_input + template.after_input)
 
     def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
         """A query's prompt and options. `reserve_tokens` leaves room for generation; `truncate` cuts the input's end.
@@ -63,7 +80,14 @@ class PromptEncoder:
         """
         if query.options:
             check_options(query.options)
-        return self._fit(query.input, self._continuations(query.options), truncate, reserve_tokens)
+        template = self.template
+        encoded = self._fit(
+            template.shown(query), self._continuations(query.options), truncate, reserve_tokens
+        )
+        if not query.options or template.score == "total":
+            return encoded
+        neutral = self._neutral if template.score == "pmi" else ()
+        return replace(encoded, neutral=neutral, per_token=True)
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
         """As `encode`; a free-text example has its output, closed by the end-of-text token, as the one continuation."""

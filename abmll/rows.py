@@ -102,6 +102,19 @@ def _common_prefix(prompts: Sequence[EncodedPrompt]) -> int:
     return next((i for i in range(shortest) if first[i] != last[i]), shortest)
 
 
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, each of at most `max_tokens` in all (or one row longer than that)."""
+    batches: list[list[int]] = []
+    total = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if not batches or total + lengths[i] > max_tokens:
+            batches.append([])
+            total = 0
+        batches[-1].append(i)
+        total += lengths[i]
+    return batches
+
+
 class _Row:
     """One row while it is being written: its tokens, and for each the part it belongs to and that part's ancestors."""
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from abmll.errors import AbmllError, OptionsError, SupportError
@@ -46,6 +47,19 @@ class Task:
     name: str
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+
+
+def listed(options: Sequence[str]) -> str:
+    """Options as multiple-choice inputs show them: `(A) x (B) y`."""
+    return " ".join(f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+
+
+def without_listed_options(query: Query) -> str:
+    """The query's input without the list of its options, and the line break before it, where it has one."""
+    before, found, after = (
+        query.input.partition(listed(query.options)) if query.options else (query.input, "", "")
+    )
+    return before.rstrip() + after if found and before.strip() else query.input
 
 
 def check_options(options: Sequence[str]) -> None:

@@ -12,10 +12,9 @@ from abmll.errors import AbmllError, PromptTooLongError
 from abmll.noise import derive_seed
 from abmll.prompting import PromptEncoder, PromptTemplate
 from abmll.rows import packed_length
-from abmll.tasks import Example, Task, draw_support, draw_uniformly
+from abmll.tasks import Example, Task, draw_support, draw_uniformly, listed
 
 Likelihood = Literal["options", "tokens"]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def fitting_examples(
@@ -41,7 +40,9 @@ def fitting_examples(
         rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
         drawn = (shuffle_options(example, rng) for example in drawn)
     if likelihood == "tokens":
-        drawn = (replace(example, options=()) for example in drawn)
+        drawn = (
+            replace(example, input=encoder.template.shown(example.query), options=()) for example in drawn
+        )
     encoded: list[LabelledPrompt] = []
     for example in drawn:
         try:
@@ -56,11 +57,6 @@ def fitting_examples(
     if not encoded:
         raise AbmllError(f"no example of {task.name} fits {max_row_tokens} tokens")
     return encoded
-
-
-def listed(options: Sequence[str]) -> str:
-    """Options as multiple-choice inputs show them: `(A) x (B) y`."""
-    return " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def shuffle_options(example: Example, rng: random.Random) -> Example:

@@ -239,6 +239,7 @@ class _Episode:
             Prepared(
                 [example for e in episodes for example in e.prepared.examples],
                 [hidden for e in episodes for hidden in e.prepared.hidden],
+                [reference for e in episodes for reference in e.prepared.references],
             ),
             [
                 [start + i for start, batch in zip(starts, step, strict=False) for i in batch]

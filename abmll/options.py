@@ -1,0 +1,68 @@
+"""What an option scores: the log-probability of its text, or that per token and beyond what the text has anyway.
+
+Whatever is asked, a longer text is less probable than a shorter one, and a rare one than a common one: options compete by
+their surface (Holtzman et al. 2021, "Surface Form Competition"). Their domain-conditional pointwise mutual information,
+log p(option | input) - log p(option | no input), takes out what is common to all inputs; the mean over an option's tokens
+takes out its length. The text behind no input is scored by the base model as it is, so it is a constant of the option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abmll.backbone import Backbone
+from abmll.prompting import EncodedPrompt
+from abmll.rows import by_prompt, collate, packed_length, token_batches
+
+# Tokens of one pass over the prompts without input.
+TOKENS_PER_PASS = 2048
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What log-probabilities [continuations] of a prompt are measured by: `offset` in nats, `length` in tokens (or 0 and 1)."""
+
+    offset: Tensor
+    length: Tensor
+
+    def score(self, log_probs: Tensor) -> Tensor:
+        """[..., continuations] to the same."""
+        return (log_probs - self.offset) / self.length
+
+    def cpu(self) -> Reference:
+        """The same in the processor's memory."""
+        return Reference(self.offset.cpu(), self.length.cpu())
+
+    @classmethod
+    def joined(cls, references: Sequence[Reference]) -> Reference:
+        """That of all their continuations in order."""
+        return cls(torch.cat([r.offset for r in references]), torch.cat([r.length for r in references]))
+
+
+@torch.no_grad()
+def references(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> list[Reference]:
+    """What the continuations of each prompt are measured by, as its template asks (`PromptTemplate.score`).
+
+    Runs the base model once over each different set of options that is to be compared with no input.
+    """
+    asked = list(dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral))
+    offsets: dict[EncodedPrompt, Tensor] = {}
+    for chunk in token_batches([packed_length(prompt) for prompt in asked], TOKENS_PER_PASS):
+        rows = collate([asked[i] for i in chunk], backbone.device)
+        found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
+        offsets.update(zip((asked[i] for i in chunk), found, strict=True))
+    made = []
+    for prompt in prompts:
+        lengths = [len(ids) if prompt.per_token else 1 for ids in prompt.continuations]
+        length = torch.tensor(lengths, dtype=torch.float32, device=backbone.device)
+        offset = offsets[_without_input(prompt)] if prompt.neutral else torch.zeros_like(length)
+        made.append(Reference(offset, length))
+    return made
+
+
+def _without_input(prompt: EncodedPrompt) -> EncodedPrompt:
+    return EncodedPrompt(prompt.neutral, prompt.continuations)
