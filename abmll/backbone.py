@@ -20,6 +20,7 @@ from abmll.errors import UnsupportedModelError
 from abmll.gates import use_lean_gates
 from abmll.norms import use_lean_norms
 from abmll.posterior import AdapterConfig, Site
+from abmll.prompting import EncodedPrompt
 from abmll.quantised import FrozenLinear, is_quantised
 from abmll.rows import Rows
 
@@ -142,6 +143,7 @@ class Backbone:
         self._trunk = _part(decoder, list(layers)[: config.first_layer], norm)
         self._top = _part(decoder, list(layers)[config.first_layer :], None)
         self._head = model.get_output_embeddings()
+        self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `options.references`
 
     @property
     def device(self) -> torch.device:

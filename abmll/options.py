@@ -20,6 +20,8 @@ from abmll.rows import by_prompt, collate, packed_length, token_batches
 
 # Tokens of one pass over the prompts without input.
 TOKENS_PER_PASS = 2048
+# Sets of options of which a backbone keeps what they have behind no input: a few floats each.
+MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,39 @@ class Reference:
         return cls(torch.cat([r.offset for r in references]), torch.cat([r.length for r in references]))
 
 
-@torch.no_grad()
-def references(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> list[Reference]:
+def references(
+    backbone: Backbone, prompts: Sequence[EncodedPrompt], *, remember: bool = False
+) -> list[Reference]:
     """What the continuations of each prompt are measured by, as its template asks (`PromptTemplate.score`).
 
-    Runs the base model once over each different set of options that is to be compared with no input.
+    Runs the base model once over each different set of options that is to be compared with no input. `remember` looks up and
+    keeps what it finds in `backbone.offsets`: for prediction, which meets the same options again and again.
     """
-    asked = list(dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral))
-    offsets: dict[EncodedPrompt, Tensor] = {}
-    for chunk in token_batches([packed_length(prompt) for prompt in asked], TOKENS_PER_PASS):
-        rows = collate([asked[i] for i in chunk], backbone.device)
-        found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
-        offsets.update(zip((asked[i] for i in chunk), found, strict=True))
+    offsets = backbone.offsets if remember else {}
+    asked = dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral)
+    found = {prompt: offsets[prompt] for prompt in asked if prompt in offsets}
+    found |= _log_probs(backbone, [prompt for prompt in asked if prompt not in found])
+    offsets.update(found)
+    while len(offsets) > MOST_REMEMBERED:
+        del offsets[next(iter(offsets))]
     made = []
     for prompt in prompts:
         lengths = [len(ids) if prompt.per_token else 1 for ids in prompt.continuations]
         length = torch.tensor(lengths, dtype=torch.float32, device=backbone.device)
-        offset = offsets[_without_input(prompt)] if prompt.neutral else torch.zeros_like(length)
+        offset = found[_without_input(prompt)] if prompt.neutral else torch.zeros_like(length)
         made.append(Reference(offset, length))
     return made
+
+
+@torch.no_grad()
+def _log_probs(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> dict[EncodedPrompt, Tensor]:
+    """Of every prompt's continuations [continuations] under the base model alone."""
+    found: dict[EncodedPrompt, Tensor] = {}
+    for chunk in token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS):
+        rows = collate([prompts[i] for i in chunk], backbone.device)
+        values = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
+        found.update(zip((prompts[i] for i in chunk), values, strict=True))
+    return found
 
 
 def _without_input(prompt: EncodedPrompt) -> EncodedPrompt:

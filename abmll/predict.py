@@ -230,7 +230,8 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """What the first chunks of their blocks need once: the references of their continuations, and the trunk's activations."""
     members = [chunk.block.by_number for chunk in chunks]
-    found = iter(references(backbone, [prompt for prompts in members for prompt in prompts.values()]))
+    prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
+    found = iter(references(backbone, prompts_of_all, remember=True))
     for chunk, prompts in zip(chunks, members, strict=True):
         chunk.run.measure_by({number: next(found).cpu() for number in prompts})
         rows = collate(chunk.block.groups, backbone.device)

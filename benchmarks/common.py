@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,20 @@ class Served:
         return TaskPosterior(prior.config.untempered(), prior.sites, prior.values)
 
 
-def load_served(posterior: str | None, threads: int) -> Served:
-    """The posterior's base, with its template and settings, on `threads` threads."""
+def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
+    """The posterior's base, with its template and settings, on `threads` threads.
+
+    With `total_scores`, options score the log-probability of their text, as in the code that ours is compared with.
+    """
     torch.set_num_threads(threads)
     loaded = load_posterior(posterior or shipped_posteriors()[0])
     base = load_base(loaded.manifest.base.id, quantisation=loaded.manifest.base.quantisation, progress=False)
+    template = PromptTemplate.from_json(loaded.manifest.template)
     model = FewShotModel(
         base.model,
         base.tokenizer,
         loaded.prior,
-        template=PromptTemplate.from_json(loaded.manifest.template),
+        template=replace(template, score="total") if total_scores else template,
         defaults=AdaptSettings(**loaded.manifest.adapt),
     )
     if base.model.dtype != compute_dtype("cpu"):

@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.rows, options.samples, options.repeats = [4], 2, 1
-    served = common.load_served(options.posterior, options.threads)
+    served = common.load_served(options.posterior, options.threads, total_scores=True)
     rows, detail, spent = [], {}, {}
     for count in options.rows:
         for what, arms, work in cases(served, count, options):

@@ -51,7 +51,7 @@ def main() -> None:
             2,
         )
         options.samples, options.memory_adapters = 2, 2
-    served = common.load_served(options.posterior, options.threads)
+    served = common.load_served(options.posterior, options.threads, total_scores=True)
     if options.memory_child:
         memory_child(served, options)
         return

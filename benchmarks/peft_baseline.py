@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.shots, options.items, options.samples, options.repeats, options.steps = 4, 2, 1, 1, 1
-    served = common.load_served(options.posterior, options.threads)
+    served = common.load_served(options.posterior, options.threads, total_scores=True)
     options.steps = options.steps or served.model.defaults.steps
     base = common.load_dense(served.manifest)
     prior = served.model.prior

@@ -193,5 +193,5 @@ def _kept_calibrator(folder: Path, digest: str) -> Calibrator | None:
 
 
 def shipped_posteriors() -> list[str]:
-    """Ids of the posteriors in this package, sorted."""
-    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}"))
+    """Ids of the posteriors in this package; of several for one base the first, the latest version, is the default."""
+    return sorted((path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}")), reverse=True)

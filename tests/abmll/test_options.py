@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from abmll import options
 from abmll.adapt import AdaptSettings
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
@@ -106,6 +107,22 @@ def test_the_first_loss_is_that_of_the_scores(
     ]
     first = model.adapt(support, AdaptSettings(steps=1, batch_size=len(support))).losses[0]
     assert first == pytest.approx(math.fsum(expected) / len(support), abs=1e-4)
+
+
+def test_what_options_have_behind_no_input_is_kept_for_predictions(
+    make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "MOST_REMEMBERED", 2)
+    model = scoring(make_model(), "pmi")
+    first = model.predict(None, QUERIES, samples=0)
+    kept = dict(model.backbone.offsets)
+    assert len(kept) == 2  # of three queries, two sets of options
+    again = model.predict(None, QUERIES, samples=0)
+    assert [one.predictive for one in again] == [one.predictive for one in first]
+    assert all(model.backbone.offsets[prompt] is kept[prompt] for prompt in kept)
+    model.predict(None, [Query("great", ("Rome", "Paris", "Berlin"))], samples=0)
+    assert len(model.backbone.offsets) == 2
+    assert len(kept.keys() & model.backbone.offsets.keys()) == 1
 
 
 def test_free_text_is_scored_as_a_whole(make_model: Callable[..., FewShotModel]) -> None:
