@@ -27,12 +27,14 @@ def channel_prompt(
 
     An input that does not fit even alone is cut at its end.
     """
-    tokenize = encoder.tokenizer
+    tokenize, shown_in = encoder.tokenizer, encoder.template.shown
     limit = min(max_tokens, encoder.max_tokens)
-    text = tuple(tokenize(query.input, add_special_tokens=False)["input_ids"])
+    text = tuple(tokenize(shown_in(query), add_special_tokens=False)["input_ids"])
 
     def prompt(count: int) -> tuple[int, ...]:
-        shown = "".join(f"{example.output}\n{example.input}{SEPARATOR}" for example in support[:count])
+        shown = "".join(
+            f"{example.output}\n{shown_in(example.query)}{SEPARATOR}" for example in support[:count]
+        )
         return tuple(tokenize(f"{shown}{option}\n")["input_ids"])
 
     count = bisect_right(range(1, len(support) + 1), False, key=lambda n: len(prompt(n)) + len(text) > limit)

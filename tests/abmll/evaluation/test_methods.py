@@ -139,6 +139,13 @@ def test_demonstrations_are_the_plain_sequence_of_solved_prompts(support: list[E
     assert demonstrate([], QUERIES[0], template) == QUERIES[0]
 
 
+def test_demonstrations_show_inputs_as_the_template_asks_them() -> None:
+    example = Example("Where? \n (A) Paris (B) Rome", "Rome", ("Paris", "Rome"))
+    template = PromptTemplate(bare=True)
+    shown = demonstrate([example], Query("Who?", ("she", "he")), template)
+    assert shown.input == "Where?\nAnswer: Rome\n\nWho?"
+
+
 def test_as_many_demonstrations_as_fit(support: list[Example]) -> None:
     encoder = point_model().encoder
     lengths = [
