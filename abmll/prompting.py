@@ -43,6 +43,10 @@ class PromptTemplate:
         return without_listed_options(query) if self.bare else query.input
 
 
+# What to train or serve with unless told otherwise. The class's own defaults are those of artifacts that do not say.
+RECOMMENDED_TEMPLATE = PromptTemplate(bare=True, score="pmi")
+
+
 @dataclass(frozen=True)
 class EncodedPrompt:
     """Token ids of a prompt and of each continuation to score behind it (none for a free-text query).

@@ -24,7 +24,7 @@ from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit
 from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prior
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
-from abmll.prompting import PromptTemplate
+from abmll.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from model_store.bases import LoadedBase, load_base
 from model_store.catalogue import Dtype, Quantisation
 from model_store.identity import BaseIdentity
@@ -59,7 +59,7 @@ class TrainingConfig:
     base: str = "smollm2-135m-instruct"
     quantisation: Quantisation | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    template: PromptTemplate = field(default_factory=PromptTemplate)
+    template: PromptTemplate = RECOMMENDED_TEMPLATE
     meta: MetaSettings = field(default_factory=MetaSettings)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     noise_scale: float = 1.0

@@ -22,7 +22,7 @@ from abmll.evaluation.methods.prior import Prior
 from abmll.evaluation.methods.tfb import IsotropicNoise
 from abmll.evaluation.protocol import SEEDS
 from abmll.posterior import AdapterConfig
-from abmll.prompting import PromptTemplate
+from abmll.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from model_store.catalogue import Dtype, Quantisation
 
 AnyMethod = Annotated[
@@ -90,7 +90,7 @@ class EvaluationConfig:
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    template: PromptTemplate = field(default_factory=PromptTemplate)
+    template: PromptTemplate = RECOMMENDED_TEMPLATE
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     temperature: tuple[str, ...] = ()
     shots: tuple[int | str, ...] = (16,)

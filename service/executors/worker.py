@@ -17,7 +17,7 @@ from abmll.model import FewShotModel
 from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig
 from abmll.predict import Prediction, QueryRun
-from abmll.prompting import EncodedPrompt, PromptTemplate
+from abmll.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
 from abmll.rows import collate, packed_length
 from abmll.stopping import StopRule
 from model_store.bases import load_base
@@ -251,7 +251,13 @@ def load_worker(settings: Settings) -> ModelWorker:
     )
     equivalence = load_entailment(settings.nli_model, settings.device) if settings.nli_model else None
     if posterior is None:
-        model = FewShotModel(base.model, base.tokenizer, AdapterConfig(), equivalence=equivalence)
+        model = FewShotModel(
+            base.model,
+            base.tokenizer,
+            AdapterConfig(),
+            template=RECOMMENDED_TEMPLATE,
+            equivalence=equivalence,
+        )
         return _worker(model, _served(model, base.identity, UNTRAINED), settings)
     check_base(posterior, base.identity)
     model = FewShotModel(
