@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from abmll.errors import PromptTooLongError
+from abmll.errors import AbmllError, PromptTooLongError
 from abmll.tasks import Example, Query, check_options, without_listed_options
 
 # What an option scores: its log-probability, that per token, or per token and beyond what it has behind no input (`options.py`).
@@ -69,13 +69,17 @@ class PromptEncoder:
     """Encodes queries and examples with one tokenizer and template. Stateless after construction, so threads may share it.
 
     `max_tokens` is the context: a prompt with all its continuations, which are packed behind it, must fit, or
-    `PromptTooLongError` is raised.
+    `PromptTooLongError` is raised. A `pmi` template without any text raises `AbmllError`.
     """
 
     def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
         self.tokenizer, self.template, self.max_tokens = tokenizer, template, max_tokens
         self.end_of_text: int = tokenizer.eos_token_id
         self._neutral = self._ids(template.before_input + template.after_input)
+        if template.score == "pmi" and not self._neutral:
+            raise AbmllError(
+                "the score `pmi` compares with the prompt without input, which this template leaves empty"
+            )
 
     def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
         """A query's prompt and options. `reserve_tokens` leaves room for generation; `truncate` cuts the input's end.

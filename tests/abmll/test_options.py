@@ -9,11 +9,12 @@ import torch
 
 from abmll import options
 from abmll.adapt import AdaptSettings
+from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
 from abmll.prompting import OptionScore, PromptEncoder, PromptTemplate
 from abmll.tasks import Example, Query, without_listed_options
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 
 OPTIONS = ("positive", "not related", "negative")
 QUERIES = [
@@ -123,6 +124,11 @@ def test_what_options_have_behind_no_input_is_kept_for_predictions(
     model.predict(None, [Query("great", ("Rome", "Paris", "Berlin"))], samples=0)
     assert len(model.backbone.offsets) == 2
     assert len(kept.keys() & model.backbone.offsets.keys()) == 1
+
+
+def test_a_template_without_text_has_nothing_to_compare_with() -> None:
+    with pytest.raises(AbmllError, match="leaves empty"):
+        PromptEncoder(tiny_tokenizer(), PromptTemplate(after_input="", score="pmi"), 100)
 
 
 def test_free_text_is_scored_as_a_whole(make_model: Callable[..., FewShotModel]) -> None:
