@@ -15,12 +15,12 @@ from abmll.adapt import (
     batch_order,
     prepare,
     step_loss,
-    token_batches,
     weight_divergences,
 )
 from abmll.errors import OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
 from abmll.posterior import GlobalPosterior, TaskPosterior, unflatten
+from abmll.rows import token_batches
 from abmll.tasks import Example
 
 FAST = AdaptSettings(steps=4, learning_rate=0.01, batch_size=3)
