@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from abmll.adapt import (
     Adaptation,
     AdaptRun,
@@ -140,10 +138,9 @@ class FewShotModel:
         answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         truncate: bool = False,
-        values: Tensor | None = None,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> QueryRun:
-        """A prediction before its first unit; see `predict`. `values` are the posterior's where it lies on the device already."""
+        """A prediction before its first unit; see `predict`."""
         posterior = posterior or TaskPosterior.start(self.prior)
         prompts = [
             self.encoder.encode(
@@ -153,7 +150,7 @@ class FewShotModel:
         ]
         return QueryRun(
             posterior.config,
-            posterior.values.to(self.backbone.device) if values is None else values,
+            posterior.values.to(self.backbone.device),
             prompts,
             [query.options for query in queries],
             Sampling(samples, seed, stop),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+
+from abmll.posterior import TaskPosterior
 
 
 class SlotsFullError(RuntimeError):
@@ -22,7 +25,7 @@ class SlotTable:
 
     def __init__(self, count: int, size: int, device: torch.device) -> None:
         self._count, self._size, self._device = count, size, device
-        self._slots: OrderedDict[str, Tensor] = OrderedDict()
+        self._slots: OrderedDict[str, TaskPosterior] = OrderedDict()
         self._leases: Counter[str] = Counter()
 
     def __contains__(self, adapter_id: str) -> bool:
@@ -38,15 +41,16 @@ class SlotTable:
         """Bytes of the slots in use."""
         return len(self._slots) * self._size * 4
 
-    def acquire(self, adapter_id: str, values: Tensor | None) -> Tensor:
-        """Lease the adapter's values [P] on the device, copied from `values` on the host where they are not here yet.
+    def acquire(self, adapter_id: str, posterior: TaskPosterior | None) -> TaskPosterior:
+        """Lease the adapter, its values [P] on the device: copied from `posterior` on the host where they are not here yet.
 
-        Raises `KeyError` where they are neither here nor given, `SlotsFullError` where every slot is leased.
+        Raises `KeyError` where it is neither here nor given, `SlotsFullError` where every slot is leased.
         """
         if adapter_id not in self._slots:
-            if values is None:
+            if posterior is None:
                 raise KeyError(adapter_id)
-            self._slots[adapter_id] = self._free_slot().copy_(self._pinned(values), non_blocking=True)
+            values = self._free_slot().copy_(self._pinned(posterior.values), non_blocking=True)
+            self._slots[adapter_id] = replace(posterior, values=values)
         self._slots.move_to_end(adapter_id)
         self._leases[adapter_id] += 1
         return self._slots[adapter_id]
@@ -63,7 +67,7 @@ class SlotTable:
         idle = next((adapter_id for adapter_id in self._slots if adapter_id not in self._leases), None)
         if idle is None:
             raise SlotsFullError("every adapter slot is in use")
-        return self._slots.pop(idle)
+        return self._slots.pop(idle).values
 
     def _pinned(self, values: Tensor) -> Tensor:
         """Host memory that a GPU copies from without stopping."""

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor
 
 from abmll.adapt import Adaptation, AdaptRun, AdaptSettings, LabelledPrompt, adapt_step
 from abmll.errors import PosteriorMismatchError
 from abmll.memory import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
 from abmll.noise import derive_seed
-from abmll.posterior import AdapterConfig
+from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.predict import Prediction, QueryRun
 from abmll.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
 from abmll.rows import collate, packed_length
@@ -139,11 +138,11 @@ class ModelWorker:
         """See `Worker.begin`. Tokenises; leases the adapter's slot."""
         if isinstance(job, AdaptJob):
             return _Adapting(job, self._model.encode_support(job.support, truncate=job.truncate))
-        values, slot = self._lease(job)
+        posterior, slot = self._lease(job)
         auto = job.samples == "auto"
         try:
             run = self._model.begin_predict(
-                job.posterior,
+                posterior,
                 job.queries,
                 samples=self._max_samples if job.samples == "auto" else job.samples,
                 stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
@@ -151,7 +150,6 @@ class ModelWorker:
                 answers_per_sample=job.answers_per_sample,
                 max_new_tokens=job.max_new_tokens,
                 truncate=job.truncate,
-                values=values,
                 max_tokens=self._chunk_tokens,
             )
         except BaseException:
@@ -179,16 +177,14 @@ class ModelWorker:
         """See `Worker.held`."""
         return self._slots.ids
 
-    def _lease(self, job: PredictJob) -> tuple[Tensor | None, str | None]:
-        """The adapter's values on the device and the slot they lie in; None and None for a copy outside, if all are in use."""
+    def _lease(self, job: PredictJob) -> tuple[TaskPosterior | None, str | None]:
+        """The adapter on the device and the slot it lies in; as it came, and None, if every slot is in use."""
         try:
-            return self._slots.acquire(
-                job.adapter_id, job.posterior.values if job.posterior else None
-            ), job.adapter_id
+            return self._slots.acquire(job.adapter_id, job.posterior), job.adapter_id
         except KeyError:
             raise AdapterNotHeldError(job.adapter_id) from None
         except SlotsFullError:
-            return None, None
+            return job.posterior, None
 
     def _adapt(self, runs: Sequence[_Adapting]) -> None:
         stepping = [run.run for run in runs if run.run is not None]

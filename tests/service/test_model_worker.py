@@ -92,7 +92,9 @@ def test_samples_depend_on_the_adapter_and_are_shared_by_its_requests(model: Few
 def test_an_adapter_in_a_slot_needs_no_posterior_and_one_that_is_gone_is_asked_for(
     model: FewShotModel,
 ) -> None:
-    worker, posterior = make_worker(model, slots=1), TaskPosterior.start(model.prior)
+    worker = make_worker(model, slots=1)
+    # At a temperature of its own: theta's would show.
+    posterior = TaskPosterior.start(model.prior).with_temperature_times(3)
     (given,) = work(worker, [predict_job(posterior, "adp_a")])
     assert worker.held() == ("adp_a",)
     (held,) = work(worker, [predict_job(None, "adp_a")])

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from abmll.posterior import AdapterConfig, Site, TaskPosterior
 from service.executors.slots import SlotsFullError, SlotTable
 
 
-def values(number: float) -> torch.Tensor:
-    return torch.full((4,), number)
+def adapter(number: float) -> TaskPosterior:
+    """Of four values."""
+    config = AdapterConfig(rank=1, temperature=number)
+    return TaskPosterior(config, (Site(0, "q", 1, 1),), torch.full((4,), number))
 
 
 def table(count: int = 2) -> SlotTable:
@@ -15,11 +18,12 @@ def table(count: int = 2) -> SlotTable:
 
 
 def test_an_adapter_is_copied_once_and_then_found_by_its_id() -> None:
-    slots, given = table(), values(1)
+    slots, given = table(), adapter(1)
     first = slots.acquire("a", given)
-    given.fill_(7)  # the slot holds a copy
+    given.values.fill_(7)  # the slot holds a copy
     assert slots.acquire("a", None) is first
-    assert torch.equal(first, values(1))
+    assert torch.equal(first.values, adapter(1).values)
+    assert first.config == given.config
     assert "a" in slots
     with pytest.raises(KeyError):
         slots.acquire("b", None)
@@ -27,25 +31,25 @@ def test_an_adapter_is_copied_once_and_then_found_by_its_id() -> None:
 
 def test_the_least_recently_used_adapter_without_a_lease_makes_room() -> None:
     slots = table()
-    slots.acquire("a", values(1))
-    slots.acquire("b", values(2))
+    slots.acquire("a", adapter(1))
+    slots.acquire("b", adapter(2))
     slots.release("a")
     slots.release("b")
     slots.acquire("a", None)
     slots.release("a")
-    slots.acquire("c", values(3))
+    slots.acquire("c", adapter(3))
     assert slots.ids == ("a", "c")
     assert slots.used_bytes == 2 * 4 * 4
 
 
 def test_what_is_leased_is_never_evicted() -> None:
     slots = table()
-    slots.acquire("a", values(1))
+    slots.acquire("a", adapter(1))
     slots.acquire("a", None)
-    slots.acquire("b", values(2))
+    slots.acquire("b", adapter(2))
     slots.release("a")
     with pytest.raises(SlotsFullError):
-        slots.acquire("c", values(3))
+        slots.acquire("c", adapter(3))
     slots.release("a")
-    assert torch.equal(slots.acquire("c", values(3)), values(3))
+    assert torch.equal(slots.acquire("c", adapter(3)).values, adapter(3).values)
     assert slots.ids == ("b", "c")
