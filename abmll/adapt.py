@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from abmll.backbone import Backbone
-from abmll.noise import OutputDraw, SignedDraw, derive_seed, signed_draw, weight_divergence
+from abmll.head import Head
+from abmll.noise import OutputDraw, SignedDraw, signed_draw, weight_divergence
 from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt
 from abmll.rows import Rows, by_prompt, collate, packed_length, token_batches
+from abmll.seeds import derive_seed
 
 # Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
@@ -68,6 +70,11 @@ class Prepared:
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
     references: Sequence[Reference]
+
+    def head(self) -> Head | None:
+        """What a Gaussian process learns from (`head.py`); None without fixed classes."""
+        prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
+        return Head.of(prompts, self.hidden, labels)
 
     def tokens(self, chosen: Sequence[int]) -> int:
         """Tokens of the chosen examples."""
@@ -286,7 +293,8 @@ class AdaptRun:
     def posterior(self) -> TaskPosterior:
         """phi as it stands, on the CPU."""
         config = self.prior.config.after(len(self.prepared.examples))
-        return TaskPosterior(config, self.prior.sites, self.values.cpu())
+        head = self.prepared.head() if config.head_weight else None
+        return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
 
     def result(self) -> Adaptation:
         """What was fitted."""

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from abmll.backbone import Backbone
-from abmll.noise import Samples, derive_seed, draw_samples, mean_samples, sample_seeds
+from abmll.noise import Samples, draw_samples, mean_samples
 from abmll.posterior import AdapterConfig, unflatten
 from abmll.rows import token_batches
+from abmll.seeds import derive_seed, sample_seeds
 
 # Tokens written between two chances to let other work in.
 TOKENS_PER_UNIT = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from abmll.adapt import (
@@ -149,8 +150,7 @@ class FewShotModel:
             for query in queries
         ]
         return QueryRun(
-            posterior.config,
-            posterior.values.to(self.backbone.device),
+            replace(posterior, values=posterior.values.to(self.backbone.device)),
             prompts,
             [query.options for query in queries],
             Sampling(samples, seed, stop),

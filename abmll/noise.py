@@ -13,7 +13,6 @@ Every random number of a sample comes from that sample's own seed, so a row's re
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from abmll.lowrank import Segments, SignedLoras, add_loras, pick
 from abmll.posterior import AdapterConfig, Site, SiteTensors, gaussian_kl, kl_one_sample, log_prior
 from abmll.quantised import FrozenLinear
 from abmll.ragged import Ragged, ragged
+from abmll.seeds import SampleSeed, derive_seed
 
 # sigma = s B_s A_s + c may come close to zero or change sign (the noise is symmetric); only the KL's logarithm needs a floor.
 SD_FLOOR = 1e-6
@@ -337,24 +337,6 @@ class OutputSamples:
 # --- the contract both share -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SampleSeed:
-    """The randomness of one sample: a seed, and for the second of an antithetic pair `flip` -1."""
-
-    seed: int
-    flip: int = 1
-
-
-def sample_seeds(seed: int, start: int, stop: int, noise: str = "weight") -> list[SampleSeed]:
-    """Seeds of samples `start` to `stop` of the sequence that `seed` names; sample n depends on `seed` and n alone.
-
-    Samples of the `weight` family come in antithetic pairs 2k, 2k + 1: odd-order errors of their mean cancel.
-    """
-    if noise == "output":
-        return [SampleSeed(derive_seed(seed, "sample", n)) for n in range(start, stop)]
-    return [SampleSeed(derive_seed(seed, "sample", n // 2), 1 - 2 * (n % 2)) for n in range(start, stop)]
-
-
 def draw_samples(
     config: AdapterConfig,
     sites: Sequence[Site],
@@ -373,9 +355,3 @@ def draw_samples(
     device, count = tensors[0].mean_a.device, sign_count(sites, config.noise_rank)
     signs = draw_signs(count, [sample.seed for sample in seeds], device, dtype)
     return weight_samples(config, sites, tensors, signs, task_of_sample, [sample.flip for sample in seeds])
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from abmll.backbone import rule_name
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
-from abmll.noise import draw_signs, sample_seeds, sign_count, weight_samples
+from abmll.noise import draw_signs, sign_count, weight_samples
 from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, Site, unflatten
+from abmll.seeds import sample_seeds
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from abmll.errors import PosteriorMismatchError
+from abmll.head import Head
 from abmll.uncertainty import temperature_after
 
 NoiseFamily = Literal["output", "weight"]
@@ -33,7 +34,8 @@ class AdapterConfig:
     weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
     in prediction, and a temperature flattens (above 1) or sharpens the averaged distribution over options; both are
     calibrated after training, and adaptation does not know them. How the temperature goes with the number of examples is
-    in `uncertainty.temperature_after`.
+    in `uncertainty.temperature_after`. `head_weight` and `head_noise` are those of the Gaussian process beside the adapter
+    (`head.py`), calibrated likewise; with a weight of 0 there is none.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -47,6 +49,8 @@ class AdapterConfig:
     noise_scale: float = 1.0
     temperature: float = 1.0
     temperature_exponent: float = 0.0
+    head_weight: float = 0.0
+    head_noise: float = 0.5
 
     @property
     def scaling(self) -> float:
@@ -58,11 +62,13 @@ class AdapterConfig:
         return replace(self, noise="weight", spread_offset=0.0, noise_scale=1.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest; those of no temperature are left out, as they were before there was one."""
+        """Plain values for a manifest; without those of no temperature and of no head, as it was before there were any."""
         values = {**asdict(self), "modules": list(self.modules)}
-        for name, none in (("temperature", 1), ("temperature_exponent", 0)):
+        for name, none in (("temperature", 1), ("temperature_exponent", 0), ("head_weight", 0)):
             if values[name] == none:
                 del values[name]
+        if not self.head_weight:
+            del values["head_noise"]
         return values
 
     def untempered(self) -> AdapterConfig:
@@ -199,8 +205,11 @@ class GlobalPosterior(Posterior):
         return GlobalPosterior(self.config.without_noise(), self.sites, values)
 
 
+@dataclass(frozen=True)
 class TaskPosterior(Posterior):
-    """phi: one task's q(phi | D) = N(mu_phi, sigma_phi^2), started at theta's values."""
+    """phi: one task's q(phi | D) = N(mu_phi, sigma_phi^2), started at theta's values; with fixed classes it may have a `head`."""
+
+    head: Head | None = None
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
@@ -209,12 +218,27 @@ class TaskPosterior(Posterior):
 
     def with_noise_scale(self, scale: float) -> TaskPosterior:
         """The same posterior with every standard deviation multiplied by `scale`."""
-        return TaskPosterior(replace(self.config, noise_scale=scale), self.sites, self.values)
+        return replace(self, config=replace(self.config, noise_scale=scale))
 
     def with_temperature_times(self, factor: float) -> TaskPosterior:
         """The same posterior with its temperature multiplied by `factor`."""
-        config = replace(self.config, temperature=self.config.temperature * factor)
-        return TaskPosterior(config, self.sites, self.values)
+        return replace(self, config=replace(self.config, temperature=self.config.temperature * factor))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return self.values.nbytes + (self.head.nbytes if self.head else 0)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As `Posterior.to_tensors`, with the head's."""
+        return super().to_tensors() | (self.head.to_tensors() if self.head else {})
+
+    @classmethod
+    def from_tensors(
+        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
+        return replace(super().from_tensors(config, sites, tensors), head=Head.from_tensors(tensors))
 
 
 def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:

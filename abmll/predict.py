@@ -11,7 +11,7 @@ posteriors they use, in one pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from abmll.backbone import Backbone
 from abmll.generate import Writing
-from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
+from abmll.head import HeadPosterior, prompt_state
+from abmll.noise import Samples, draw_samples, mean_samples
 from abmll.options import Reference, references
-from abmll.posterior import AdapterConfig, unflatten
+from abmll.posterior import AdapterConfig, TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt, PromptEncoder
 from abmll.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
+from abmll.seeds import SampleSeed, sample_seeds
 from abmll.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.stopping import StopRule, settled
 from abmll.uncertainty import Predictive, summarise
@@ -96,24 +98,35 @@ class Chunk:
         """How often each row is computed: once for each sample, once for the mean."""
         return max(1, self.stop - self.start)
 
+    @property
+    def seeds(self) -> Sequence[SampleSeed | None]:
+        """Of each copy; None is the mean."""
+        sampling = self.run.sampling
+        if not sampling.samples:
+            return [None]
+        return sample_seeds(sampling.seed, self.start, self.stop, self.run.config.noise)
+
 
 class OptionRun:
-    """The scores of every prompt's continuations under posterior samples, chunk by chunk.
+    """The scores of every prompt's continuations under samples of a posterior, chunk by chunk.
 
-    `values` [P] is the posterior (on the backbone's device), `config` its noise. `max_tokens` bounds a chunk.
+    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk.
     """
 
     def __init__(
         self,
-        config: AdapterConfig,
-        values: Tensor,
+        posterior: TaskPosterior,
         prompts: Sequence[EncodedPrompt],
         sampling: Sampling,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> None:
-        self.config, self.values, self.sampling, self.max_tokens = config, values, sampling, max_tokens
+        self.config, self.values, self.sampling = posterior.config, posterior.values, sampling
+        self.max_tokens = max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
         self._references: dict[int, Reference] = {}
+        head, config = posterior.head, posterior.config
+        self._head = HeadPosterior(head, config.head_weight, config.head_noise) if head else None
+        self._states: dict[int, Tensor] = {}
         groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
         batches = token_batches([row.tokens for row, _ in groups], max_tokens)
         self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
@@ -158,17 +171,27 @@ class OptionRun:
             )
             self._blocks.insert(1, rest)
 
-    def measure_by(self, references: Mapping[int, Reference]) -> None:
-        """Learn what the continuations of some prompts are measured by."""
+    def begin(self, block: _Block, references: Mapping[int, Reference], hidden: Sequence[Tensor]) -> None:
+        """Receive a block's trunk activations by row, and what the continuations of its prompts are measured by."""
+        block.hidden = list(hidden)
         self._references.update(references)
+        if self._head is not None:
+            for row, numbers, states in zip(block.groups, block.numbers, hidden, strict=True):
+                self._states.update(zip(numbers, map(prompt_state, row.prompt_states(states)), strict=True))
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
         """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
         block = chunk.block
-        numbers = [number for members in block.numbers for number in members]
+        prompts, seeds = block.by_number, chunk.seeds
+        numbers = list(prompts)
         for i, values in enumerate(log_probs):
             number = numbers[i % len(numbers)]
-            self.scores[number].append(self._references[number].score(values))
+            scores = self._references[number].score(values)
+            if self._head is not None:
+                scores = scores + self._head.scores(
+                    prompts[number], self._states[number], seeds[i // len(numbers)]
+                )
+            self.scores[number].append(scores)
         block.sampled += chunk.copies
         if block.sampled >= self.sampling.samples:
             self._blocks.pop(0)
@@ -233,9 +256,9 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
     found = iter(references(backbone, prompts_of_all, remember=True))
     for chunk, prompts in zip(chunks, members, strict=True):
-        chunk.run.measure_by({number: next(found).cpu() for number in prompts})
         rows = collate(chunk.block.groups, backbone.device)
-        chunk.block.hidden = list(backbone.trunk(rows).split(rows.lengths))
+        hidden = backbone.trunk(rows).split(rows.lengths)
+        chunk.run.begin(chunk.block, {number: next(found).cpu() for number in prompts}, hidden)
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
@@ -258,11 +281,7 @@ def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[in
             number += 1
     if chunks[0].run.sampling.samples == 0:
         return mean_samples(config, tensors), of_row
-    seeds = [
-        seed
-        for chunk in chunks
-        for seed in sample_seeds(chunk.run.sampling.seed, chunk.start, chunk.stop, config.noise)
-    ]
+    seeds = [seed for chunk in chunks for seed in chunk.seeds if seed is not None]
     tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
     return (
         draw_samples(config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype),
@@ -279,8 +298,7 @@ class QueryRun:
 
     def __init__(
         self,
-        config: AdapterConfig,
-        values: Tensor,
+        posterior: TaskPosterior,
         prompts: Sequence[EncodedPrompt],
         options: Sequence[tuple[str, ...]],
         sampling: Sampling,
@@ -295,27 +313,21 @@ class QueryRun:
         self._questions = questions or [""] * len(prompts)
         self._equivalence = equivalence or NormalisedMatch()
         self._prompts, self._options, self._sampling = prompts, options, sampling
-        self._config, self._values, self._max_tokens = config, values, max_tokens
+        self._posterior, self._max_tokens = posterior, max_tokens
         with_options = [i for i, texts in enumerate(options) if texts]
         free = [i for i, texts in enumerate(options) if not texts]
-        self._scoring = self._score(with_options, prompts, sampling)
+        self._scoring = OptionRun(posterior, [prompts[i] for i in with_options], sampling, max_tokens)
         self._with_options, self._free = with_options, free
         text_samples = min(sampling.samples, AUTO_TEXT_SAMPLES) if sampling.stop else sampling.samples
         self._text_sampling = Sampling(text_samples, sampling.seed)
         self._encoder = encoder
         self._writing = Writing(
-            config, values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
+            posterior.config, posterior.values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
             encoder.end_of_text, max_new_tokens, max_tokens, answers_per_sample,
         ) if free else None  # fmt: skip
         self._text_scoring: OptionRun | None = None
         self._candidates: list[dict[str, tuple[int, ...]]] = []
         self._known: dict[int, Prediction] = {}
-
-    def _score(
-        self, numbers: Sequence[int], prompts: Sequence[EncodedPrompt], sampling: Sampling
-    ) -> OptionRun:
-        chosen = [prompts[i] for i in numbers]
-        return OptionRun(self._config, self._values, chosen, sampling, self._max_tokens)
 
     @property
     def done(self) -> bool:
@@ -361,7 +373,8 @@ class QueryRun:
                 EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
                 for i, found in zip(self._free, self._candidates, strict=True)
             ]
-            self._text_scoring = self._score(range(len(scored)), scored, self._text_sampling)
+            posterior = replace(self._posterior, head=None)  # which is about classes, not about texts
+            self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
 
     def predictions(self) -> list[Prediction]:
         """One for each query, in order. Only once `done`."""

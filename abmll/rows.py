@@ -37,6 +37,15 @@ class Group:
         """Tokens that the row holds: a continuation's last token is only predicted, never read."""
         return self.shared + sum(packed_length(prompt) - self.shared for prompt in self.prompts)
 
+    def prompt_states(self, hidden: Tensor) -> list[Tensor]:
+        """The states [tokens, d] of each prompt, without its continuations', from those of the row."""
+        start, found = self.shared, []
+        for prompt in self.prompts:
+            own = hidden[start : start + len(prompt.prompt) - self.shared]
+            found.append(torch.cat([hidden[: self.shared], own]))
+            start += packed_length(prompt) - self.shared
+        return found
+
 
 @dataclass(frozen=True)
 class Rows:

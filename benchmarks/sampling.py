@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from abmll.noise import draw_samples, mean_samples, sample_seeds
+from abmll.noise import draw_samples, mean_samples
 from abmll.posterior import TaskPosterior, unflatten
 from abmll.predict import SAMPLES_PER_CHUNK
 from abmll.rows import Group, Rows, collate
+from abmll.seeds import sample_seeds
 from benchmarks import common
 from benchmarks.common import Served
 

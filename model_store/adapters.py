@@ -211,7 +211,7 @@ class AdapterStore:
         with self._mutex:
             if self._read(manifest.id, _read_adapter) is not None:
                 return
-            require_free_space(self._root, posterior.values.nbytes + 2**20, what)
+            require_free_space(self._root, posterior.nbytes + 2**20, what)
             with staged(folder, what) as staging:
                 write_tensors(staging, posterior)
                 (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")

@@ -48,7 +48,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a run. `noise_scale` and the temperature are applied to the finished posterior.
+    """Everything that determines a run. `noise_scale`, temperature and head are applied to the finished posterior.
 
     `device`, `dtype`, `keep_dequantised` and `threads` are for the machine that trains (see `load_base`), and so is
     `tokens_per_pass`, what one backward pass may hold.
@@ -65,6 +65,8 @@ class TrainingConfig:
     noise_scale: float = 1.0
     temperature: float = 1.0
     temperature_exponent: float = 0.0
+    head_weight: float = 0.0
+    head_noise: float = 0.5
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
@@ -137,6 +139,8 @@ def run_training(
         noise_scale=config.noise_scale,
         temperature=config.temperature,
         temperature_exponent=config.temperature_exponent,
+        head_weight=config.head_weight,
+        head_noise=config.head_noise,
     )
     return TrainingResult(
         GlobalPosterior(calibrated, prior.sites, prior.values),

@@ -9,9 +9,9 @@ from typing import Literal
 
 from abmll.adapt import LabelledPrompt
 from abmll.errors import AbmllError, PromptTooLongError
-from abmll.noise import derive_seed
 from abmll.prompting import PromptEncoder, PromptTemplate
 from abmll.rows import packed_length
+from abmll.seeds import derive_seed
 from abmll.tasks import Example, Task, draw_support, draw_uniformly, listed
 
 Likelihood = Literal["options", "tokens"]

@@ -52,9 +52,9 @@ from abmll.adapt import (
 from abmll.errors import AbmllError
 from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
 from abmll.model import FewShotModel
-from abmll.noise import derive_seed
 from abmll.posterior import GlobalPosterior, unflatten
 from abmll.prompting import PromptTemplate
+from abmll.seeds import derive_seed
 from abmll.tasks import Task
 
 OuterRule = Literal["natural", "adamw", "reptile", "structured", "fomaml"]

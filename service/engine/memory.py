@@ -92,4 +92,4 @@ class AdapterMemory:
 
 
 def _size_bytes(adapter: StoredAdapter) -> int:
-    return adapter.posterior.values.nbytes
+    return adapter.posterior.nbytes

@@ -13,11 +13,11 @@ from abmll.adapt import Adaptation, AdaptRun, AdaptSettings, LabelledPrompt, ada
 from abmll.errors import PosteriorMismatchError
 from abmll.memory import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
-from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.predict import Prediction, QueryRun
 from abmll.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
 from abmll.rows import collate, packed_length
+from abmll.seeds import derive_seed
 from abmll.stopping import StopRule
 from model_store.bases import load_base
 from model_store.entailment import load_entailment

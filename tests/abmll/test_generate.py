@@ -7,7 +7,7 @@ import torch
 
 from abmll.generate import Writing, _choose
 from abmll.model import FewShotModel
-from abmll.noise import derive_seed
+from abmll.seeds import derive_seed
 from abmll.tasks import Query
 from tests.tiny import tiny_model
 

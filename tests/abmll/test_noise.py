@@ -8,8 +8,6 @@ import torch
 
 from abmll.noise import (
     OutputDraw,
-    SampleSeed,
-    derive_seed,
     draw_samples,
     draw_signs,
     sign_count,
@@ -20,6 +18,7 @@ from abmll.noise import (
 )
 from abmll.posterior import AdapterConfig, Site, SiteTensors, gaussian_kl, log_prior
 from abmll.quantised import FrozenLinear
+from abmll.seeds import SampleSeed, derive_seed
 
 SITE = Site(0, "q", 12, 10)
 CONFIG = AdapterConfig(rank=3, alpha=6.0, spread_offset=0.3, noise_rank=4, noise_scale=1.5)

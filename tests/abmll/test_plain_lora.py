@@ -7,7 +7,7 @@ import torch
 
 from abmll.backbone import Backbone
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
-from abmll.noise import draw_signs, sample_seeds, sign_count, split_signs
+from abmll.noise import draw_signs, sign_count, split_signs
 from abmll.plain_lora import (
     PlainLora,
     layout_of,
@@ -18,6 +18,7 @@ from abmll.plain_lora import (
     with_mean,
 )
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior
+from abmll.seeds import sample_seeds
 from tests.tiny import CONFIGS, tiny_model
 
 SITES = (Site(1, "q", 6, 8), Site(1, "down", 5, 6), Site(2, "q", 6, 8), Site(2, "down", 5, 6))

@@ -11,10 +11,11 @@ import torch
 from abmll.errors import OptionsError, PromptTooLongError
 from abmll.generate import Writing
 from abmll.model import FewShotModel
-from abmll.noise import LoraSamples, draw_samples, mean_samples, sample_seeds
+from abmll.noise import LoraSamples, draw_samples, mean_samples
 from abmll.posterior import TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt
 from abmll.rows import by_prompt, collate
+from abmll.seeds import sample_seeds
 from abmll.stopping import StopRule
 from abmll.tasks import Query
 from tests.tiny import tiny_model

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from abmll.generate import Writing
 from abmll.model import FewShotModel
-from abmll.noise import draw_samples, sample_seeds
+from abmll.noise import draw_samples
 from abmll.posterior import unflatten
 from abmll.prompting import EncodedPrompt
 from abmll.rows import collate
+from abmll.seeds import sample_seeds
 from abmll.semantic import (
     Candidate,
     NormalisedMatch,

@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from abmll.adapt import AdaptSettings
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
 from abmll.model import FewShotModel
-from abmll.noise import Samples, draw_samples, mean_samples, sample_seeds
+from abmll.noise import Samples, draw_samples, mean_samples
 from abmll.plain_lora import PlainLora
 from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, TaskPosterior, unflatten
 from abmll.prompting import EncodedPrompt, PromptTemplate
 from abmll.rows import by_prompt, collate
+from abmll.seeds import sample_seeds
 from abmll.tasks import Query
 from model_store.bases import BaseSkeleton, load_base, load_base_skeleton
 from model_store.errors import (

@@ -17,9 +17,9 @@ from abmll.evaluation.methods.adapted import adapt_timed
 from abmll.evaluation.methods.contract import answers_of, prediction_effort
 from abmll.evaluation.records import Answer, Effort
 from abmll.model import FewShotModel
-from abmll.noise import derive_seed
 from abmll.posterior import GlobalPosterior, TaskPosterior
 from abmll.predict import Prediction
+from abmll.seeds import derive_seed
 from abmll.tasks import Example, Query, draw_uniformly
 from abmll.uncertainty import summarise
 

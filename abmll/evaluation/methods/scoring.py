@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from abmll.model import FewShotModel
+from abmll.posterior import TaskPosterior
 from abmll.predict import OptionRun, Sampling, score_chunk
 from abmll.prompting import EncodedPrompt
 
 
 def log_probs(model: FewShotModel, prompts: Sequence[EncodedPrompt]) -> list[list[float]]:
     """Log-probability in nats of every continuation of every prompt, under the mean of the model's theta."""
-    values = model.prior.values.to(model.backbone.device)
-    run = OptionRun(model.prior.config, values, prompts, Sampling(samples=0, seed=0))
+    theta = TaskPosterior.start(model.prior)
+    theta = replace(theta, values=theta.values.to(model.backbone.device))
+    run = OptionRun(theta, prompts, Sampling(samples=0, seed=0))
     while not run.done:
         score_chunk(model.backbone, [run.next_chunk()])
     return [run.log_probs(number)[0].tolist() for number in range(len(prompts))]

@@ -27,9 +27,9 @@ from abmll.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_with
 from abmll.evaluation.records import Answer, Cell, Episode
 from abmll.folds import make_folds
 from abmll.model import FewShotModel
-from abmll.noise import derive_seed
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt, PromptTemplate
+from abmll.seeds import derive_seed
 from abmll.tasks import Example, Query, draw_uniformly
 from abmll.uncertainty import tempered
 from tests.tiny import tiny_model, tiny_tokenizer

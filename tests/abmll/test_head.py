@@ -1,0 +1,169 @@
+"""The Gaussian process beside the adapter: against its closed forms, and the same however prompts are batched."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from abmll.adapt import AdaptSettings
+from abmll.head import Head, HeadPosterior, prompt_state
+from abmll.model import FewShotModel
+from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
+from abmll.prompting import EncodedPrompt
+from abmll.rows import collate, group
+from abmll.seeds import SampleSeed, sample_seeds
+from abmll.tasks import Example, Query
+
+OPTIONS = ("positive", "not related", "negative")
+TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris")
+SUPPORT = [Example(text, OPTIONS[i % 3], OPTIONS) for i, text in enumerate(TEXTS)]
+CLASSES = ((5,), (6, 7), (8,))
+PROMPT = EncodedPrompt((1, 2, 3), CLASSES)
+WEIGHT, NOISE = 4.0, 0.5
+
+
+def unit(count: int, size: int, seed: int) -> torch.Tensor:
+    """Random directions [count, size]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(count, size, generator=generator), dim=1)
+
+
+@pytest.fixture
+def head() -> Head:
+    return Head(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES)
+
+
+def closed_form(head: Head, state: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Mean [C] and variance of f at `state`, as textbooks have them: k (K + noise I)^-1 y, and k** - k (K + noise I)^-1 k."""
+    states = head.states.double()
+    inverse = torch.linalg.inv(states @ states.T + NOISE * torch.eye(5))
+    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # one more of each than there are
+    observed = torch.nn.functional.one_hot(head.labels, 3).double() - shares
+    k = states @ state.double()
+    return WEIGHT * (k @ inverse @ observed), float(WEIGHT**2 * (1 - k @ inverse @ k))
+
+
+def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE), unit(1, 6, seed=9)[0]
+    mean, variance = closed_form(head, state)
+    torch.testing.assert_close(fitted.scores(PROMPT, state, None).double(), mean, atol=1e-6, rtol=1e-5)
+    drawn = torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(4000)]).double()
+    error = (variance / len(drawn)) ** 0.5
+    assert (drawn.mean(0) - mean).abs().max() < 4 * error
+    covariance = torch.cov(drawn.T)
+    torch.testing.assert_close(covariance, variance * torch.eye(3).double(), atol=0.1 * variance, rtol=0)
+
+
+def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
+    fitted, known = HeadPosterior(head, WEIGHT, NOISE), head.states[0]
+    unlike = torch.linalg.svd(head.states).Vh[-1]  # at a right angle to all five
+    spread = [
+        torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(2000)]).std(0).mean()
+        for state in (known, unlike)
+    ]
+    assert fitted.scores(PROMPT, unlike, None) == pytest.approx([0, 0, 0], abs=1e-6)
+    assert spread[1] == pytest.approx(WEIGHT, rel=0.05)  # the prior's
+    assert spread[0] < 0.8 * spread[1]
+
+
+def test_antithetic_samples_average_to_the_mean(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE), unit(1, 6, seed=9)[0]
+    pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2)]
+    assert not torch.allclose(pair[0], pair[1], atol=0.1)
+    torch.testing.assert_close(sum(pair) / 2, fitted.scores(PROMPT, state, None), atol=1e-5, rtol=0)
+
+
+def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE), head.states[0]
+    whole = fitted.scores(PROMPT, state, None)
+    some = fitted.scores(replace(PROMPT, continuations=(CLASSES[2], CLASSES[0])), state, None)
+    assert some.tolist() == [whole[2], whole[0]]
+    unknown = fitted.scores(replace(PROMPT, continuations=(CLASSES[0], (9,))), state, None)
+    assert unknown.tolist() == [0, 0]
+    assert head.places(EncodedPrompt((1,))) is None
+
+
+def test_a_head_is_of_fixed_classes_in_any_order() -> None:
+    hidden = [torch.randn(4, 6) for _ in range(3)]
+    prompts = [PROMPT, replace(PROMPT, continuations=CLASSES[::-1]), PROMPT]
+    found = Head.of(prompts, hidden, [0, 0, 1])
+    assert found is not None
+    assert found.labels.tolist() == [0, 2, 1]
+    torch.testing.assert_close(found.states[0], prompt_state(hidden[0][:3]))  # the prompt has three tokens
+    assert Head.of([PROMPT, replace(PROMPT, continuations=((5,), (9,)))], hidden[:2], [0, 0]) is None
+    assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0]) is None  # free text
+
+
+def test_a_state_is_the_mean_direction_of_all_tokens_but_the_first() -> None:
+    hidden = torch.tensor([[100.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    assert prompt_state(hidden).tolist() == [0, 1]
+    assert prompt_state(hidden[:1]).tolist() == [1, 0]  # where there is no other
+
+
+def with_head(model: FewShotModel, weight: float = WEIGHT) -> FewShotModel:
+    prior = model.prior
+    model.prior = GlobalPosterior(replace(prior.config, head_weight=weight), prior.sites, prior.values)
+    return model
+
+
+@pytest.mark.parametrize("samples", [0, 4])
+def test_a_prediction_adds_it_to_every_samples_scores(
+    samples: int, make_model: Callable[..., FewShotModel]
+) -> None:
+    model = with_head(make_model())
+    posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
+    assert posterior.head is not None
+    query = Query("a wonderful story", OPTIONS)
+    runs = [
+        model.begin_predict(p, [query], samples=samples, seed=3)
+        for p in (posterior, replace(posterior, head=None))
+    ]
+    model.advance(runs)
+    prompt = model.encoder.encode(query)
+    rows = collate([replace(prompt, continuations=())])
+    state = prompt_state(model.backbone.trunk(rows))
+    fitted = HeadPosterior(posterior.head, WEIGHT, posterior.config.head_noise)
+    seeds = sample_seeds(3, 0, samples) if samples else [None]
+    added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
+    with_it, without = (run._scoring.log_probs(0) for run in runs)
+    torch.testing.assert_close(with_it - without, added, atol=1e-4, rtol=1e-4)
+    assert added.abs().max() > 0.1
+
+
+def test_together_is_the_same_as_one_by_one(make_model: Callable[..., FewShotModel]) -> None:
+    """Also where prompts share a prefix, and for a task that has no head beside one that has."""
+    model = with_head(make_model())
+    start = "the film was wonderful and the actors were great and the story was told " * 2
+    queries = [Query(start + end, OPTIONS) for end in ("well", "badly", "in Paris")]
+    choices = [Example(t, ("yes", "no", t)[i % 3], ("yes", "no", t)) for i, t in enumerate(TEXTS)]
+    settings = AdaptSettings(2, 1e-3, 4)
+    fixed, open_ = (model.adapt(support, settings).posterior for support in (SUPPORT, choices))
+    assert open_.head is None
+    assert group([model.encoder.encode(query) for query in queries]).shared > 16
+    asked = [(fixed, queries), (open_, queries)]
+    for together, (posterior, _) in zip(model.predict_many(asked, samples=4, seed=3), asked, strict=True):
+        for query, found in zip(queries, together, strict=True):
+            (alone,) = model.predict(posterior, [query], samples=4, seed=3)
+            expected = pytest.approx(alone.predictive.probabilities, abs=1e-4)
+            assert found.predictive.probabilities == expected
+
+
+def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., FewShotModel]) -> None:
+    start = TaskPosterior.start(make_model().prior)
+    for posterior in (start, replace(start, head=head)):
+        again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
+        assert torch.equal(again.values, posterior.values)
+        if posterior.head is None:
+            assert again.head is None
+        else:
+            assert again.head is not None
+            assert torch.equal(again.head.states, head.states)
+            assert torch.equal(again.head.labels, head.labels)
+            assert again.head.classes == head.classes
+
+
+def test_configurations_without_it_are_written_as_before() -> None:
+    assert not [name for name in AdapterConfig().to_json() if name.startswith("head")]
+    config = AdapterConfig(head_weight=2.0, head_noise=0.1)
+    assert AdapterConfig.from_json(config.to_json()) == config
