@@ -291,9 +291,9 @@ class AdaptRun:
 
     @property
     def posterior(self) -> TaskPosterior:
-        """phi as it stands, on the CPU."""
+        """phi as it stands, on the CPU; without any step it is theta, which has no head."""
         config = self.prior.config.after(len(self.prepared.examples))
-        head = self.prepared.head() if config.head_weight else None
+        head = self.prepared.head() if config.head_weight and self.batches else None
         return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
 
     def result(self) -> Adaptation:

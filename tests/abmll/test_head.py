@@ -107,6 +107,13 @@ def with_head(model: FewShotModel, weight: float = WEIGHT) -> FewShotModel:
     return model
 
 
+def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel]) -> None:
+    """A diagnosis compares with it on examples that were given to the adapter."""
+    model = with_head(make_model())
+    assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.head is not None
+    assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.head is None
+
+
 @pytest.mark.parametrize("samples", [0, 4])
 def test_a_prediction_adds_it_to_every_samples_scores(
     samples: int, make_model: Callable[..., FewShotModel]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from abmll.head import Head
 from abmll.tasks import Example
 from model_store import adapters, storage
 from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord
@@ -43,6 +44,19 @@ def test_what_is_put_is_got_also_after_a_restart(tmp_path):
         assert same(store.get(adapter(1).manifest.id), adapter(1))
         assert store.list(None, 9) == [adapter(1).manifest]
     assert entries(tmp_path) == {adapter(1).manifest.id}
+
+
+def test_a_head_is_kept_with_its_adapter(tmp_path):
+    given = adapter(1)
+    head = Head(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)))
+    with AdapterStore(tmp_path) as store:
+        store.put(replace(given, posterior=replace(given.posterior, head=head)))
+    with AdapterStore(tmp_path) as store:
+        found = store.get(given.manifest.id)
+    assert found is not None
+    assert torch.equal(found.posterior.head.states, head.states)
+    assert found.posterior.head.labels.tolist() == [0, 1, 0]
+    assert found.posterior.head.classes == head.classes
 
 
 def test_the_support_is_recorded_with_the_options_that_all_examples_share():
