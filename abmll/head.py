@@ -59,12 +59,6 @@ class Head:
         """Bytes of its states."""
         return self.states.nbytes
 
-    def places(self, prompt: EncodedPrompt) -> list[int] | None:
-        """The class number of each of the prompt's continuations; None if any is no class."""
-        if not prompt.continuations or not set(prompt.continuations) <= set(self.classes):
-            return None
-        return [self.classes.index(ids) for ids in prompt.continuations]
-
     def to_tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file."""
         longest = max(map(len, self.classes))
@@ -88,7 +82,7 @@ class HeadPosterior:
     """The posterior of w given a `head`, in fp64 on the CPU; `weight` times f is what an option's score gets."""
 
     def __init__(self, head: Head, weight: float, noise: float) -> None:
-        self._head = head
+        self._number = {ids: number for number, ids in enumerate(head.classes)}
         self._states, self._weight, self._noise = head.states.double(), weight, noise
         one_hot = torch.nn.functional.one_hot(head.labels, len(head.classes)).double()
         shares = (one_hot.sum(0) + 1) / (len(one_hot) + len(head.classes))
@@ -102,12 +96,12 @@ class HeadPosterior:
 
         That is nothing if any of them is no class.
         """
-        places = self._head.places(prompt)
-        if places is None:
+        numbers = [self._number[ids] for ids in prompt.continuations if ids in self._number]
+        if len(numbers) < len(prompt.continuations):
             return state.new_zeros(len(prompt.continuations))
         if sample not in self._drawn:
             self._drawn[sample] = self._weights(sample)
-        return (self._drawn[sample][places] @ state.double()).float()
+        return (self._drawn[sample] @ state.double())[numbers].float()
 
     def _weights(self, sample: SampleSeed | None) -> Tensor:
         """[C, d]: the posterior's mean, or a draw from the prior, corrected by what the examples say (Matheron's rule)."""

@@ -81,7 +81,7 @@ def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) ->
     assert some.tolist() == [whole[2], whole[0]]
     unknown = fitted.scores(replace(PROMPT, continuations=(CLASSES[0], (9,))), state, None)
     assert unknown.tolist() == [0, 0]
-    assert head.places(EncodedPrompt((1,))) is None
+    assert fitted.scores(EncodedPrompt((1,)), state, None).tolist() == []
 
 
 def test_a_head_is_of_fixed_classes_in_any_order() -> None:
