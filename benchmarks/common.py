@@ -21,7 +21,7 @@ from abmll.adapt import AdaptSettings
 from abmll.evaluation import protocol
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.posterior import TaskPosterior
+from abmll.posterior import GlobalPosterior, TaskPosterior
 from abmll.predict import Prediction
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query, draw_support, read_task
@@ -82,17 +82,21 @@ class Served:
 def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
     """The posterior's base, with its template and settings, on `threads` threads.
 
-    With `total_scores`, options score the log-probability of their text, as in the code that ours is compared with.
+    With `total_scores`, options score the log-probability of their text under the adapter and nothing else, as in the code that
+    ours is compared with.
     """
     torch.set_num_threads(threads)
     loaded = load_posterior(posterior or shipped_posteriors()[0])
     base = load_base(loaded.manifest.base.id, quantisation=loaded.manifest.base.quantisation, progress=False)
-    template = PromptTemplate.from_json(loaded.manifest.template)
+    prior, template = loaded.prior, PromptTemplate.from_json(loaded.manifest.template)
+    if total_scores:
+        prior = GlobalPosterior(replace(prior.config, head_weight=0), prior.sites, prior.values)
+        template = replace(template, score="total")
     model = FewShotModel(
         base.model,
         base.tokenizer,
-        loaded.prior,
-        template=replace(template, score="total") if total_scores else template,
+        prior,
+        template=template,
         defaults=AdaptSettings(**loaded.manifest.adapt),
     )
     if base.model.dtype != compute_dtype("cpu"):
