@@ -43,7 +43,7 @@ class _BlockLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         parts = [
-            part + self.scaling * ((rows @ a.T) @ b.T)
+            part + self.scaling * ((rows @ a.to(rows.dtype).T) @ b.to(rows.dtype).T)
             for part, rows, (a, b) in zip(
                 torch.split(y, self._state.blocks),
                 torch.split(x, self._state.blocks),
