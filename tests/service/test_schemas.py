@@ -128,9 +128,16 @@ bounded = settings(
 @bounded
 @given(body=predict_bodies | json_values)
 @example(body=demo.predict_body())
+@example(body=demo.predict_body() | {"stream": True})
 def test_any_json_gets_an_answer_or_an_error_object(post: Any, body: Any) -> None:
     response = post("/v1/predict", json.dumps(body).encode())
-    if response.status_code == 200:
+    if response.headers["content-type"].startswith(
+        "text/event-stream"
+    ):  # asked for by the body; test_streaming.py reads it
+        assert response.status_code == 200
+        assert body["stream"] is True
+        assert response.text.rstrip().rpartition("\n\n")[2].startswith("event: done\n")
+    elif response.status_code == 200:
         answer = schemas.PredictResponse.model_validate_json(response.content)
         assert len(answer.predictions) == len(body["inputs"])
     else:
