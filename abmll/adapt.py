@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from abmll.backbone import Backbone
-from abmll.head import Head
+from abmll.head import Head, options_differ
 from abmll.noise import OutputDraw, SignedDraw, signed_draw, weight_divergence
 from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
@@ -75,6 +75,12 @@ class Prepared:
         """What a Gaussian process learns from (`head.py`); None without fixed classes."""
         prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
         return Head.of(prompts, self.hidden, labels)
+
+    @property
+    def multiple_choice(self) -> bool:
+        """Whether every example has options, and they differ from one to another."""
+        prompts = [example.prompt for example in self.examples]
+        return all(len(prompt.continuations) > 1 for prompt in prompts) and options_differ(prompts)
 
     def tokens(self, chosen: Sequence[int]) -> int:
         """Tokens of the chosen examples."""
@@ -292,7 +298,9 @@ class AdaptRun:
     @property
     def posterior(self) -> TaskPosterior:
         """phi as it stands, on the CPU; without any step it is theta, which has no head."""
-        config = self.prior.config.after(len(self.prepared.examples))
+        config = self.prior.config.after(
+            len(self.prepared.examples), multiple_choice=self.prepared.multiple_choice
+        )
         head = self.prepared.head() if config.head_weight and self.batches else None
         return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
 

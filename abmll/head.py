@@ -30,6 +30,11 @@ def prompt_state(hidden: Tensor) -> Tensor:
     return torch.nn.functional.normalize(mean, dim=0).cpu()
 
 
+def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
+    """Whether the continuations are not the same, in any order, for all prompts."""
+    return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
+
+
 @dataclass(frozen=True)
 class Head:
     """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], and each class's token ids."""
@@ -44,7 +49,7 @@ class Head:
     ) -> Self | None:
         """That of examples with their trunk states [tokens, d] and the places of their labels; None without fixed classes."""
         classes = prompts[0].continuations
-        if len(classes) < 2 or any(set(prompt.continuations) != set(classes) for prompt in prompts):
+        if len(classes) < 2 or options_differ(prompts):
             return None
         states = [
             prompt_state(states[: len(prompt.prompt)]) for prompt, states in zip(prompts, hidden, strict=True)

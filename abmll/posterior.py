@@ -34,8 +34,9 @@ class AdapterConfig:
     weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
     in prediction, and a temperature flattens (above 1) or sharpens the averaged distribution over options; both are
     calibrated after training, and adaptation does not know them. How the temperature goes with the number of examples is
-    in `uncertainty.temperature_after`. `head_weight` and `head_noise` are those of the Gaussian process beside the adapter
-    (`head.py`), calibrated likewise; with a weight of 0 there is none.
+    in `uncertainty.temperature_after`; `choice_temperature` is that of multiple choice (None: the same). `head_weight` and
+    `head_noise` are those of the Gaussian process beside the adapter (`head.py`), calibrated likewise; with a weight of 0
+    there is none.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -49,6 +50,7 @@ class AdapterConfig:
     noise_scale: float = 1.0
     temperature: float = 1.0
     temperature_exponent: float = 0.0
+    choice_temperature: float | None = None
     head_weight: float = 0.0
     head_noise: float = 0.5
 
@@ -64,7 +66,9 @@ class AdapterConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest; without those of no temperature and of no head, as it was before there were any."""
         values = {**asdict(self), "modules": list(self.modules)}
-        for name, none in (("temperature", 1), ("temperature_exponent", 0), ("head_weight", 0)):
+        for name, none in (
+            ("temperature", 1), ("temperature_exponent", 0), ("choice_temperature", None), ("head_weight", 0),
+        ):  # fmt: skip
             if values[name] == none:
                 del values[name]
         if not self.head_weight:
@@ -73,12 +77,13 @@ class AdapterConfig:
 
     def untempered(self) -> AdapterConfig:
         """The same adapter without a temperature: all that the samples depend on."""
-        return replace(self, temperature=1.0, temperature_exponent=0.0)
+        return replace(self, temperature=1.0, temperature_exponent=0.0, choice_temperature=None)
 
-    def after(self, examples: int) -> AdapterConfig:
-        """That of a task posterior which has seen so many examples: its temperature is one number."""
-        temperature = temperature_after(examples, self.temperature, self.temperature_exponent)
-        return replace(self, temperature=temperature, temperature_exponent=0.0)
+    def after(self, examples: int, *, multiple_choice: bool = False) -> AdapterConfig:
+        """That of a task posterior which has seen so many examples of its kind: its temperature is one number."""
+        own = self.choice_temperature if multiple_choice else None
+        temperature = temperature_after(examples, own or self.temperature, self.temperature_exponent)
+        return replace(self.untempered(), temperature=temperature)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

@@ -100,7 +100,8 @@ def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
     if kept.about["digest"] == posterior_digest(prior):
         return Rule()
     if kept.about["digest"] == posterior_digest(plain):
-        return Rule(prior.config.temperature, prior.config.temperature_exponent)
+        config = prior.config
+        return Rule(config.temperature, config.temperature_exponent, config.choice_temperature)
     raise SystemExit(f"{kept.method} in {kept.source.name} is of another posterior")
 
 

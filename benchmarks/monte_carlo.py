@@ -55,7 +55,7 @@ def main() -> None:
 
 def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult:
     """The answers of an adapter of the posterior with this configuration, before the temperature was applied to them."""
-    served = config.after(result.support_size).temperature
+    served = config.after(result.support_size, multiple_choice=not result.classes).temperature
     return with_temperature(result, Rule(1 / served), result.cell.method)
 
 

@@ -65,6 +65,7 @@ class TrainingConfig:
     noise_scale: float = 1.0
     temperature: float = 1.0
     temperature_exponent: float = 0.0
+    choice_temperature: float | None = None
     head_weight: float = 0.0
     head_noise: float = 0.5
     device: str = "cpu"
@@ -139,6 +140,7 @@ def run_training(
         noise_scale=config.noise_scale,
         temperature=config.temperature,
         temperature_exponent=config.temperature_exponent,
+        choice_temperature=config.choice_temperature,
         head_weight=config.head_weight,
         head_noise=config.head_noise,
     )

@@ -1,6 +1,7 @@
 """Temperature scaling (Guo et al. 2017) of kept answers: p^(1/T), normalised, T fitted on tasks that are not tested.
 
-It is applied to the averaged distribution, and needs no model. T goes with the number of support examples (`Rule`).
+It is applied to the averaged distribution, and needs no model. T goes with the number of support examples, and with whether
+the options are fixed classes or differ from item to item (`Rule`).
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ LIMITS = ((0.05, 20.0), (-2.0, 2.0))
 
 @dataclass(frozen=True)
 class Rule:
-    """T by the number of support examples: see `uncertainty.temperature_after`."""
+    """T by the number of support examples (`uncertainty.temperature_after`); `choice` is for multiple choice (None: the same)."""
 
     temperature: float = 1.0
     exponent: float = 0.0
+    choice: float | None = None
 
-    def after(self, examples: int) -> float:
-        """T for a posterior that was adapted to so many."""
-        return temperature_after(examples, self.temperature, self.exponent)
+    def of(self, result: CellResult) -> float:
+        """T for the answers of a cell."""
+        own = None if result.classes else self.choice
+        return temperature_after(result.support_size, own or self.temperature, self.exponent)
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:
@@ -43,22 +46,32 @@ def scaled(probabilities: Floats, temperature: float) -> Floats:
 def fit_temperature(validation: Sequence[CellResult]) -> Rule:
     """The rule within `LIMITS` of least NLL on the validation cells, each of which counts alike.
 
-    Where all supports are of one size the exponent is 0. Raises `AbmllError` without cells.
+    Where all supports are of one size the exponent is 0, and where all tasks are of one kind so is T. Raises `AbmllError`
+    without cells.
     """
     if not validation:
         raise AbmllError("a temperature is fitted on validation tasks: name some")
 
+    several_sizes = len({cell.support_size for cell in validation}) > 1
+    both_kinds = len({bool(cell.classes) for cell in validation}) > 1
+
+    def rule_of(values: Sequence[float]) -> Rule:
+        left = list(map(float, values))
+        temperature = math.exp(left.pop(0))
+        exponent = left.pop(0) if several_sizes else 0.0
+        return Rule(temperature, exponent, math.exp(left.pop(0)) if both_kinds else None)
+
     def loss(values: Sequence[float]) -> float:
-        rule = _rule(values)
+        rule = rule_of(values)
         cells = [
-            Scored.of(scaled(cell.probabilities, rule.after(cell.support_size)), cell.labels).nll.mean()
+            Scored.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
             for cell in validation
         ]
         return float(np.mean(cells))
 
     (low, high), exponents = LIMITS
-    several = len({cell.support_size for cell in validation}) > 1
-    bounds = [(math.log(low), math.log(high)), *([exponents] if several else [])]
+    logs = (math.log(low), math.log(high))
+    bounds = [logs, *([exponents] if several_sizes else []), *([logs] if both_kinds else [])]
     found = minimize(
         loss,
         np.zeros(len(bounds)),
@@ -66,17 +79,12 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
         bounds=bounds,
         options={"xatol": 1e-4, "fatol": 1e-7},
     )
-    return _rule(found.x)
-
-
-def _rule(values: Sequence[float]) -> Rule:
-    log_temperature, *exponent = map(float, values)
-    return Rule(math.exp(log_temperature), *exponent)
+    return rule_of(found.x)
 
 
 def with_temperature(result: CellResult, rule: Rule, method: str) -> CellResult:
     """`result` with its answers scaled, under the name `method`. The information is of the samples, and stays."""
-    temperature = rule.after(result.support_size)
+    temperature = rule.of(result)
     return replace(
         result,
         cell=replace(result.cell, method=method),

@@ -245,3 +245,15 @@ def test_an_adapters_temperature_is_that_of_its_support(
     )
     for one, other in zip(tempered, raw, strict=True):
         assert one == pytest.approx((torch.tensor(other).log() / 3).softmax(0).tolist(), abs=1e-5)
+
+
+def test_multiple_choice_has_a_temperature_of_its_own(
+    make_model: Callable[..., FewShotModel], support: list[Example]
+) -> None:
+    model = make_model(temperature=1.5, temperature_exponent=0.5, choice_temperature=4.0, random_prior=False)
+    differing = [replace(e, options=(e.output, f"{i} else")) for i, e in enumerate(support[:4])]
+    turned = [replace(e, options=e.options[::-1]) if i % 2 else e for i, e in enumerate(support[:4])]
+    free = [replace(e, options=()) for e in support[:4]]
+    found = [model.adapt(kind, FAST, seed=1).posterior.config for kind in (differing, turned, free)]
+    assert [config.temperature for config in found] == [8.0, 3.0, 3.0]
+    assert {config.choice_temperature for config in found} == {None}

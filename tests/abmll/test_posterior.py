@@ -107,6 +107,9 @@ def test_stacked_tasks_unflatten_to_each_ones_tensors() -> None:
 
 
 def test_config_survives_json() -> None:
-    for config in (CONFIG, replace(CONFIG, temperature=1.7, temperature_exponent=0.5)):
+    for config in (
+        CONFIG,
+        replace(CONFIG, temperature=1.7, temperature_exponent=0.5, choice_temperature=4.0),
+    ):
         assert AdapterConfig.from_json(config.to_json()) == config
-    assert not {"temperature", "temperature_exponent"} & set(CONFIG.to_json())
+    assert not {"temperature", "temperature_exponent", "choice_temperature"} & set(CONFIG.to_json())

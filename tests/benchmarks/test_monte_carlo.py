@@ -21,9 +21,9 @@ def test_differences_are_means_over_tasks() -> None:
 
 
 def test_the_temperature_is_taken_back() -> None:
-    config = AdapterConfig(temperature=2.0, temperature_exponent=0.5)
+    config = AdapterConfig(temperature=2.0, temperature_exponent=0.5, choice_temperature=3.0)
     raw = result("one", [0.9, 0.6], [1, 0])
-    served = with_temperature(raw, Rule(config.after(raw.support_size).temperature), "ours")
+    served = with_temperature(raw, Rule(2.0, 0.5, 3.0), "ours")
     np.testing.assert_allclose(
         monte_carlo.without_temperature(served, config).probabilities, raw.probabilities
     )

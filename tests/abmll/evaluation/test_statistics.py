@@ -121,8 +121,8 @@ def test_temperature_goes_with_the_size_of_the_support() -> None:
     for size in (4, 8, 16, 32, 64):
         probabilities = rng.dirichlet([1.0, 1.0, 1.0], 20000)
         labels = (rng.random((20000, 1)) > probabilities.cumsum(1)).sum(1)
-        sharp = scaled(probabilities, 1 / truth.after(size))
-        cells.append(replace(result(sharp, labels), support_size=size))
+        cell = replace(result(probabilities, labels), support_size=size)
+        cells.append(with_temperature(cell, Rule(1 / truth.of(cell)), "sharp"))
     fitted = fit_temperature(cells)
     assert (fitted.temperature, fitted.exponent) == (
         pytest.approx(1.5, rel=0.05),
@@ -131,6 +131,20 @@ def test_temperature_goes_with_the_size_of_the_support() -> None:
     assert with_temperature(cells[0], truth, "T").probabilities == pytest.approx(
         scaled(cells[0].probabilities, 1.5 * 4**0.6)
     )
+
+
+def test_fixed_classes_and_multiple_choice_have_their_own_temperatures() -> None:
+    rng = np.random.default_rng(0)
+    truth, cells = Rule(1.5, 0.0, choice=4.0), []
+    for classes in (("a", "b", "c"), ()):
+        probabilities = rng.dirichlet([1.0, 1.0, 1.0], 20000)
+        labels = (rng.random((20000, 1)) > probabilities.cumsum(1)).sum(1)
+        cell = replace(result(probabilities, labels), classes=classes)
+        cells.append(with_temperature(cell, Rule(1 / truth.of(cell)), "sharp"))
+    fitted = fit_temperature(cells)
+    assert (fitted.temperature, fitted.choice) == (pytest.approx(1.5, rel=0.05), pytest.approx(4.0, rel=0.05))
+    alone = fit_temperature(cells[1:])
+    assert (alone.temperature, alone.choice) == (pytest.approx(4.0, rel=0.05), None)
 
 
 def test_temperature_leaves_answers_absent_options_and_empty_sets_alone() -> None:
