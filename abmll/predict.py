@@ -213,13 +213,13 @@ class OptionRun:
         temperature = self.config.temperature
         return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
 
-    def log_probs(self, number: int) -> Tensor:
+    def scores_of(self, number: int) -> Tensor:
         """Scores [samples, continuations] of one prompt, on the CPU in fp64: log-probabilities, or as its template has them."""
         return torch.stack(self.scores[number]).double()
 
     def probabilities(self, number: int) -> Tensor:
         """[samples, options] of one prompt."""
-        return self.log_probs(number).softmax(-1)
+        return self.scores_of(number).softmax(-1)
 
     def drawn(self, number: int) -> int:
         """Samples that one prompt got; 0 for the mean."""
@@ -418,7 +418,7 @@ class QueryRun:
             for text, ids in self._candidates[n].items()
         ]
         found, text = read_answers(
-            self._questions[i], candidates, run.log_probs(n), self._equivalence,
+            self._questions[i], candidates, run.scores_of(n), self._equivalence,
             samples=drawn, paired=run.paired,
         )  # fmt: skip
         completion = sum(map(len, self._writing.written[n]))

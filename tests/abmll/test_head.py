@@ -133,7 +133,7 @@ def test_a_prediction_adds_it_to_every_samples_scores(
     fitted = HeadPosterior(posterior.head, WEIGHT, posterior.config.head_noise)
     seeds = sample_seeds(3, 0, samples) if samples else [None]
     added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
-    with_it, without = (run._scoring.log_probs(0) for run in runs)
+    with_it, without = (run._scoring.scores_of(0) for run in runs)
     torch.testing.assert_close(with_it - without, added, atol=1e-4, rtol=1e-4)
     assert added.abs().max() > 0.1
 

@@ -72,7 +72,7 @@ def test_the_reference_is_the_base_models_and_no_samples(make_model: Callable[..
         run = model.begin_predict(TaskPosterior.start(model.prior), QUERIES, samples=4, seed=3)
         while not run.done:
             model.advance([run])
-        logits[score] = [run._scoring.log_probs(n) for n in range(len(QUERIES))]
+        logits[score] = [run._scoring.scores_of(n) for n in range(len(QUERIES))]
     neutral = tuple(model.encoder.tokenizer("\nAnswer:")["input_ids"])
     for query, mean, pmi in zip(QUERIES, logits["mean"], logits["pmi"], strict=True):
         encoded = model.encoder.encode(query)

@@ -126,7 +126,7 @@ def test_a_sample_is_the_same_however_many_are_drawn(
         run = model.begin_predict(None, QUERIES, samples=samples, seed=5)
         while not run.done:
             model.advance([run])
-        found.append([run._scoring.log_probs(n) for n in range(len(QUERIES))])
+        found.append([run._scoring.scores_of(n) for n in range(len(QUERIES))])
     for short, long in zip(*found, strict=True):
         torch.testing.assert_close(short, long[:3], atol=1e-4, rtol=1e-4)
 

@@ -18,4 +18,4 @@ def log_probs(model: FewShotModel, prompts: Sequence[EncodedPrompt]) -> list[lis
     run = OptionRun(theta, prompts, Sampling(samples=0, seed=0))
     while not run.done:
         score_chunk(model.backbone, [run.next_chunk()])
-    return [run.log_probs(number)[0].tolist() for number in range(len(prompts))]
+    return [run.scores_of(number)[0].tolist() for number in range(len(prompts))]
