@@ -52,14 +52,15 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
     if not validation:
         raise AbmllError("a temperature is fitted on validation tasks: name some")
 
-    several_sizes = len({cell.support_size for cell in validation}) > 1
-    both_kinds = len({bool(cell.classes) for cell in validation}) > 1
+    fitted = ["temperature"]
+    if len({cell.support_size for cell in validation}) > 1:
+        fitted.append("exponent")
+    if len({bool(cell.classes) for cell in validation}) > 1:
+        fitted.append("choice")
 
     def rule_of(values: Sequence[float]) -> Rule:
-        left = list(map(float, values))
-        temperature = math.exp(left.pop(0))
-        exponent = left.pop(0) if several_sizes else 0.0
-        return Rule(temperature, exponent, math.exp(left.pop(0)) if both_kinds else None)
+        named = zip(fitted, map(float, values), strict=True)
+        return Rule(**{name: value if name == "exponent" else math.exp(value) for name, value in named})
 
     def loss(values: Sequence[float]) -> float:
         rule = rule_of(values)
@@ -70,8 +71,7 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
         return float(np.mean(cells))
 
     (low, high), exponents = LIMITS
-    logs = (math.log(low), math.log(high))
-    bounds = [logs, *([exponents] if several_sizes else []), *([logs] if both_kinds else [])]
+    bounds = [exponents if name == "exponent" else (math.log(low), math.log(high)) for name in fitted]
     found = minimize(
         loss,
         np.zeros(len(bounds)),
