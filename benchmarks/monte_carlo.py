@@ -1,16 +1,17 @@
 """What samples of the weights add to their mean: one posterior's adapters, at their temperature and without it.
 
-    python -m benchmarks.monte_carlo --sampled benchmarks/results/equal_budget/abmll-S16.json abmll-S16 \
-        --mean benchmarks/results/equal_budget/abmll-S0.json abmll-S0
+    python -m benchmarks.monte_carlo --sampled benchmarks/results/seeds/abmll-S16.json abmll-S16 \
+        --mean benchmarks/results/seeds/abmll-S0.json abmll-S0
 
 Each is the results folder of an evaluation, or a file of the answers that it has kept (`benchmarks.kept`), and the method
-there. Writes benchmarks/results/monte_carlo.md: sampled less mean, over the test tasks of each split.
+there. Writes benchmarks/results/monte_carlo.md: sampled less mean, over the support seeds and test tasks of each split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -37,17 +38,20 @@ def main() -> None:
     options = parser.parse_args()
     config = load_posterior(options.posterior or shipped_posteriors()[0]).prior.config
     kept = [Kept(Path(source), method) for source, method in (options.sampled, options.mean)]
-    sampled, mean = ({r.cell.task: r for r in of.cells([], [options.shots])} for of in kept)
+    sampled, mean = ({(r.cell.task, r.cell.seed): r for r in of.cells([], [options.shots])} for of in kept)
+    both = sorted(sampled.keys() & mean.keys())
     collection, rows = Collection.open(options.data), []
     for split in options.splits:
-        tasks = [t for t in collection.names(split, "test") if t in sampled and t in mean]
-        pairs = [(sampled[t], mean[t]) for t in tasks]
+        names = collection.names(split, "test")
+        pairs = [(sampled[key], mean[key]) for key in both if key[0] in names]
         plain = [(without_temperature(s, config), without_temperature(m, config)) for s, m in pairs]
-        rows.append([split, len(tasks), "as served", *differences(pairs)])
-        rows.append([split, len(tasks), "none", *differences(plain)])
+        tasks = len({one.cell.task for one, _ in pairs})
+        rows.append([split, tasks, "as served", *differences(pairs)])
+        rows.append([split, tasks, "none", *differences(plain)])
+    seeds = ", ".join(map(str, sorted({seed for _, seed in both})))
     about = [
-        f"{kept[0].method} less {kept[1].method}, k = {options.shots}: the mean over tasks, with 95 % percentile intervals over "
-        f"{RESAMPLES} draws of tasks.",
+        f"{kept[0].method} less {kept[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of that over "
+        f"seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
     ]
     tables = [common.table(["split", "tasks", "temperature", *SHOWN], rows)]
     common.write_results("monte_carlo", "Samples against the mean", about, tables, {"rows": rows}, options)
@@ -60,11 +64,15 @@ def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult
 
 
 def differences(pairs: Sequence[tuple[CellResult, CellResult]]) -> list[str]:
-    """The first of each pair less the second, for each of `SHOWN`."""
-    scores = [(evaluate(one), evaluate(other)) for one, other in pairs]
+    """The first of each pair less the second, for each of `SHOWN`; pairs of one task count together as one."""
+    by_task: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
+    for one, other in pairs:
+        by_task.setdefault(one.cell.task, []).append((evaluate(one), evaluate(other)))
     found = []
     for metric in SHOWN:
-        values = np.array([one[metric] - other[metric] for one, other in scores])
+        values = np.array(
+            [fmean(one[metric] - other[metric] for one, other in scores) for scores in by_task.values()]
+        )
         low, high = resampled(lambda chosen, values=values: float(values[chosen].mean()), len(values))
         found.append(f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
     return found

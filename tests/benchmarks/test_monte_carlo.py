@@ -18,6 +18,8 @@ def test_differences_are_means_over_tasks() -> None:
     assert accuracy == "+0.2500 [+0.0000, +0.5000]"
     expected = (np.log(0.4) - np.log(0.8)) / 2 / 2
     assert float(nll.split()[0]) == pytest.approx(expected, abs=1e-4)
+    again = [(right[0], right[0]), (right[1], wrong), (right[1], wrong)]
+    assert monte_carlo.differences(again)[0] == accuracy  # a task's seeds are not tasks of their own
 
 
 def test_the_temperature_is_taken_back() -> None:
