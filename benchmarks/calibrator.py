@@ -77,7 +77,8 @@ def main() -> None:
     about = [
         f"Calibrator {calibrator.id}, fitted on {', '.join(calibrator.fitted['tasks'])}; tested on {len(options.test)} others: "
         f"{', '.join(options.test)}. Kept answers of {options.method} in {options.cells.name}, S = {samples}; the posterior's "
-        f"temperature after k examples is {prior.config.temperature:g} (16 / k)^{prior.config.temperature_exponent:g}.",
+        f"temperature after k examples is {prior.config.temperature:g} (16 / k)^{prior.config.temperature_exponent:g} (with "
+        f"{prior.config.choice_temperature or prior.config.temperature:g} for multiple choice).",
         "Brier: mean (confidence - correct)^2, the mean over tasks. ECE: 15 bins, over the items of all tasks. Differences are "
         f"to the raw confidence, with 95 % percentile intervals over {RESAMPLES} draws of tasks. `folds known`: told the "
         "adapter's own estimate where there is one; `its own temperature`: what its held-out examples choose (4 folds), and the "
