@@ -13,12 +13,13 @@ from typing import Self
 
 from abmll.folds import SMALLEST_PROBABILITY, Scored
 
-# Standard deviation between tasks of log(T of the task / T of the rule). NLL on validation tasks is least here.
-SPREAD = 1.0
+# Standard deviation between tasks of log(T of the task / T of the rule), with fixed classes and for multiple choice, where a few
+# answers say little of the next. benchmarks/results/fold_spread.md has the NLL on validation tasks by it.
+SPREAD, CHOICE_SPREAD = 1.0, 0.25
 # Posterior samples of each held-out answer.
 SAMPLES = 8
-# Values of the logarithm that are tried: steps of 1/40 up to three standard deviations.
-_TRIED = [SPREAD * step / 40 for step in range(-120, 121)]
+# Values of the logarithm that are tried, in standard deviations: steps of 1/40 up to three.
+_TRIED = [step / 40 for step in range(-120, 121)]
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,18 @@ class HeldOut:
     temperature_factor: float
 
     @classmethod
-    def of(cls, answers: Sequence[Scored]) -> Self:
+    def of(cls, answers: Sequence[Scored], *, multiple_choice: bool = False) -> Self:
         """From at least one answer."""
         return cls(
             len(answers),
             sum(answer.correct for answer in answers),
             math.fsum(answer.nll for answer in answers) / len(answers),
-            temperature_factor(answers),
+            temperature_factor(answers, CHOICE_SPREAD if multiple_choice else SPREAD),
         )
 
 
-def temperature_factor(answers: Sequence[Scored]) -> float:
-    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, SPREAD^2) a priori.
+def temperature_factor(answers: Sequence[Scored], spread: float = SPREAD) -> float:
+    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, spread^2) a priori.
 
     A label counts as (n + 1) / (n + 2) of an observation, and the other options share the rest, as one that could come next
     (after Platt 1999): n right answers do not show that there are no wrong ones.
@@ -52,11 +53,11 @@ def temperature_factor(answers: Sequence[Scored]) -> float:
     share = 1 / (len(answers) + 2)
     rows = [_Row.of(answer, share) for answer in answers]
 
-    def loss(log_factor: float) -> float:
-        power = math.exp(-log_factor)
-        return math.fsum(row.loss(power) for row in rows) + (log_factor / SPREAD) ** 2 / 2
+    def loss(deviations: float) -> float:
+        power = math.exp(-spread * deviations)
+        return math.fsum(row.loss(power) for row in rows) + deviations**2 / 2
 
-    return math.exp(min(_TRIED, key=loss))
+    return math.exp(spread * min(_TRIED, key=loss))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from abmll.evaluation.metrics import expected_calibration_error
 from abmll.evaluation.records import CellResult, Floats
 from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
 from abmll.folds import Scored
-from abmll.held_out import temperature_factor
+from abmll.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
 from abmll.posterior import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
@@ -164,7 +164,8 @@ def sure_by_arm(
         return np.array([calibrator.evaluate(tuple(row)) for row in rows])
 
     def at_own(result: CellResult) -> Floats:
-        rule = Rule(temperature_factor(answers.get(key_of(result), ())))
+        spread = SPREAD if result.classes else CHOICE_SPREAD
+        rule = Rule(temperature_factor(answers.get(key_of(result), ()), spread))
         return confidences(with_temperature(result, rule, result.cell.method))[0]
 
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from abmll.adapt import AdaptSettings
 from abmll.crossfit import adapt_calibrated, cross_predict
 from abmll.folds import Scored, make_folds
-from abmll.held_out import SPREAD, HeldOut, temperature_factor
+from abmll.held_out import CHOICE_SPREAD, SPREAD, HeldOut, temperature_factor
 from abmll.model import FewShotModel
 from abmll.tasks import Example
 from abmll.uncertainty import tempered
@@ -84,9 +85,19 @@ def test_what_is_told_of_the_answers() -> None:
     assert found.temperature_factor == temperature_factor(answers([0, 0, 1]))
 
 
+def test_multiple_choice_stays_closer_to_the_rule() -> None:
+    rows = answers([1, 1, 1, 0])
+    fixed, choice = HeldOut.of(rows), HeldOut.of(rows, multiple_choice=True)
+    assert 1 < choice.temperature_factor < fixed.temperature_factor
+    assert choice.temperature_factor == temperature_factor(rows, CHOICE_SPREAD)
+
+
+@pytest.mark.parametrize(("own_options", "spread"), [(False, SPREAD), (True, CHOICE_SPREAD)])
 def test_a_calibrated_adaptation_is_the_plain_one_at_the_temperature_of_its_held_out_examples(
-    make_model: Callable[..., FewShotModel], support: list[Example]
+    make_model: Callable[..., FewShotModel], support: list[Example], own_options: bool, spread: float
 ) -> None:
+    if own_options:
+        support = [replace(row, options=(*row.options, f"the {i}th")) for i, row in enumerate(support)]
     model, settings = make_model(), AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
     folds = make_folds(support, 3)
     adaptation, found = adapt_calibrated(model, support, folds, settings, seed=5, samples=4)
@@ -94,7 +105,7 @@ def test_a_calibrated_adaptation_is_the_plain_one_at_the_temperature_of_its_held
     assert adaptation.losses == pytest.approx(plain.losses, abs=1e-3)
     assert torch.allclose(adaptation.posterior.values, plain.posterior.values, atol=1e-2)
     rows = cross_predict(model, support, folds, settings, seed=5, samples=4)
-    assert found.temperature_factor == pytest.approx(temperature_factor(rows), rel=0.06)
+    assert found.temperature_factor == pytest.approx(temperature_factor(rows, spread), rel=0.06 * spread)
     assert (found.n, found.correct) == (len(rows), sum(row.correct for row in rows))
     ratio = adaptation.posterior.config.temperature / plain.posterior.config.temperature
     assert ratio == pytest.approx(found.temperature_factor)

@@ -114,11 +114,15 @@ def test_a_failing_fold_fails_the_request_and_nothing_is_kept(tmp_path: Path) ->
     server.run(scenario)
 
 
-def test_with_the_real_model_it_is_the_librarys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own_options", [False, True])
+def test_with_the_real_model_it_is_the_librarys(tmp_path: Path, own_options: bool) -> None:
     worker = RealWorker()
     worker.real, model = tiny_worker()
     server = Server(tmp_path, worker)
-    support = tuple(Example(f"the film {i}", OPTIONS[i % 2], tuple(OPTIONS)) for i in range(6))
+    support = tuple(
+        Example(f"the film {i}", OPTIONS[i % 2], (*OPTIONS, *([f"film {i}"] if own_options else [])))
+        for i in range(6)
+    )
     found: dict[str, Any] = {}
 
     async def scenario(_: httpx.AsyncClient) -> None:

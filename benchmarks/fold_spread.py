@@ -1,0 +1,85 @@
+"""How far an adapter's own temperature may leave the posterior's: NLL on validation tasks by the spread of its prior.
+
+    python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json --method abmll-S8 \\
+        --estimates benchmarks/results/fold_spread.jsonl
+
+`--answers` is the results folder of an evaluation, or a file of kept answers (`benchmarks.kept`); `--estimates` is the work file
+of `benchmarks.leave_one_out` for the same tasks, k and seeds. Writes benchmarks/results/fold_spread.md, which `SPREAD` and
+`CHOICE_SPREAD` of `abmll/held_out.py` are chosen from. Needs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from abmll.evaluation.metrics import evaluate
+from abmll.evaluation.records import CellResult
+from abmll.evaluation.temperature import Rule, with_temperature
+from abmll.folds import Scored
+from abmll.held_out import temperature_factor
+from benchmarks.calibrator import key_of, rule_since
+from benchmarks.common import arguments, table, write_results
+from benchmarks.kept import Kept
+from benchmarks.leave_one_out import Key, held_out
+from model_store.posteriors import load_posterior, shipped_posteriors
+from model_store.tensors import posterior_digest
+
+SPREADS = (0.1, 0.25, 0.5, 0.7, 1.0, 1.4)
+
+
+def main() -> None:
+    parser = arguments(__doc__, repeats=1)
+    parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--method", required=True, help="whose answers")
+    parser.add_argument("--estimates", type=Path, required=True)
+    parser.add_argument("--shots", nargs="+", default=["4", "16", "32"])
+    options = parser.parse_args()
+    prior = load_posterior(options.posterior or shipped_posteriors()[0]).prior
+    estimates = held_out(options.estimates, posterior_digest(prior))
+    kept = Kept(options.answers, options.method)
+    cells = [
+        cell
+        for cell in replace(kept, rule=rule_since(prior, kept)).cells([], options.shots)
+        if key_of(cell) in estimates
+    ]
+    rows = []
+    for kind, of_kind in (
+        ("fixed classes", [cell for cell in cells if cell.classes]),
+        ("multiple choice", [cell for cell in cells if not cell.classes]),
+    ):
+        for k in options.shots:
+            chosen = [cell for cell in of_kind if cell.cell.shots == k]
+            if chosen:
+                rows.append(
+                    [kind, k, len(chosen), *(mean_nll(chosen, estimates, spread) for spread in (0, *SPREADS))]
+                )
+    about = [
+        f"NLL of {options.method} on the validation tasks of {options.answers.name}, the mean over tasks: at the posterior's "
+        "temperature, and at each adapter's own, which held-out examples choose under a prior of that spread (4 folds, S = 8).",
+    ]
+    head = ["options", "k", "tasks", "the posterior's", *map(str, SPREADS)]
+    write_results(
+        "fold_spread",
+        "The spread of an adapter's own temperature",
+        about,
+        [table(head, rows)],
+        {"rows": rows},
+        options,
+    )
+
+
+def mean_nll(cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[Scored]], spread: float) -> str:
+    """Of the cells at the temperatures that their held-out answers choose; a spread of 0 leaves the posterior's."""
+    factors = [temperature_factor(estimates[key_of(cell)], spread) if spread else 1.0 for cell in cells]
+    found = [
+        evaluate(with_temperature(cell, Rule(factor), cell.cell.method))["nll"]
+        for cell, factor in zip(cells, factors, strict=True)
+    ]
+    return f"{fmean(found):.4f}"
+
+
+if __name__ == "__main__":
+    main()
