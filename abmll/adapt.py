@@ -48,11 +48,14 @@ class AdaptSettings:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The adapted posterior, the mean loss (nats per example) of each step, and the tokens the support holds."""
+    """The adapted posterior, the mean loss (nats per example) of each step, the tokens the support holds, and whether it is of
+    multiple choice (`Prepared.multiple_choice`).
+    """
 
     posterior: TaskPosterior
     losses: tuple[float, ...]
     support_tokens: int
+    multiple_choice: bool = False
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,7 @@ class AdaptRun:
     def result(self) -> Adaptation:
         """What was fitted."""
         tokens = sum(example.prompt.tokens for example in self.prepared.examples)
-        return Adaptation(self.posterior, tuple(self.losses), tokens)
+        return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 
 
 def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:

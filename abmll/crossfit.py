@@ -10,7 +10,7 @@ from abmll.folds import Fold, Scored, scored
 from abmll.held_out import SAMPLES, HeldOut
 from abmll.model import FewShotModel
 from abmll.predict import TOKENS_PER_CHUNK
-from abmll.tasks import Example, is_multiple_choice
+from abmll.tasks import Example
 
 
 def cross_predict(
@@ -48,7 +48,7 @@ def adapt_calibrated(
     parts = [support, *(fold.support(support) for fold in folds)]
     whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
     answers = _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
-    found = HeldOut.of(answers, multiple_choice=is_multiple_choice(support))
+    found = HeldOut.of(answers, multiple_choice=whole.multiple_choice)
     return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
 
 

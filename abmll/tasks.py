@@ -98,12 +98,6 @@ def one_class_only(support: Sequence[Example]) -> bool:
     return same_options and len(support) > 1 and len({example.output for example in support}) == 1
 
 
-def is_multiple_choice(support: Sequence[Example]) -> bool:
-    """Whether every example has options, and they are not the same, in any order, for all."""
-    options = {frozenset(example.options) for example in support}
-    return len(options) > 1 and all(options)
-
-
 def contradictions(support: Sequence[Example]) -> list[str]:
     """Inputs that appear with two different outputs, in order of first appearance."""
     outputs: dict[str, set[str]] = {}

@@ -46,16 +46,12 @@ def main() -> None:
         if key_of(cell) in estimates
     ]
     rows = []
-    for kind, of_kind in (
-        ("fixed classes", [cell for cell in cells if cell.classes]),
-        ("multiple choice", [cell for cell in cells if not cell.classes]),
-    ):
+    for kind, fixed in (("fixed classes", True), ("multiple choice", False)):
         for k in options.shots:
-            chosen = [cell for cell in of_kind if cell.cell.shots == k]
+            chosen = [cell for cell in cells if bool(cell.classes) is fixed and cell.cell.shots == k]
             if chosen:
-                rows.append(
-                    [kind, k, len(chosen), *(mean_nll(chosen, estimates, spread) for spread in (0, *SPREADS))]
-                )
+                nlls = [mean_nll(chosen, estimates, spread) for spread in (0, *SPREADS)]
+                rows.append([kind, k, len(chosen), *nlls])
     about = [
         f"NLL of {options.method} on the validation tasks of {options.answers.name}, the mean over tasks: at the posterior's "
         "temperature, and at each adapter's own, which held-out examples choose under a prior of that spread (4 folds, S = 8).",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.folds import Fold, Scored, scored
 from abmll.held_out import SAMPLES, HeldOut
-from abmll.tasks import Query, is_multiple_choice
+from abmll.tasks import Query
 from service.engine.identity import adapter_id
 from service.executors.contract import AdaptJob, Executor, Losses, PredictJob, ServedModel, Timed
 
@@ -85,7 +85,7 @@ class Jobs:
             self.adapt(self.whole, on_progress), *(self.held_out(fold, SAMPLES) for fold in folds)
         )
         answers = [row for rows in by_fold for row in rows]
-        choice = is_multiple_choice(self.whole.support)
+        choice = done.value.multiple_choice
         found = await asyncio.to_thread(HeldOut.of, answers, multiple_choice=choice)
         posterior = done.value.posterior.with_temperature_times(found.temperature_factor)
         return replace(done, value=replace(done.value, posterior=posterior)), found

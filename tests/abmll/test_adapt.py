@@ -254,6 +254,7 @@ def test_multiple_choice_has_a_temperature_of_its_own(
     differing = [replace(e, options=(e.output, f"{i} else")) for i, e in enumerate(support[:4])]
     turned = [replace(e, options=e.options[::-1]) if i % 2 else e for i, e in enumerate(support[:4])]
     free = [replace(e, options=()) for e in support[:4]]
-    found = [model.adapt(kind, FAST, seed=1).posterior.config for kind in (differing, turned, free)]
-    assert [config.temperature for config in found] == [8.0, 3.0, 3.0]
-    assert {config.choice_temperature for config in found} == {None}
+    found = [model.adapt(kind, FAST, seed=1) for kind in (differing, turned, free)]
+    assert [one.multiple_choice for one in found] == [True, False, False]
+    assert [one.posterior.config.temperature for one in found] == [8.0, 3.0, 3.0]
+    assert {one.posterior.config.choice_temperature for one in found} == {None}

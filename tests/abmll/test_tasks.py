@@ -11,7 +11,6 @@ from abmll.tasks import (
     contradictions,
     draw_support,
     draw_uniformly,
-    is_multiple_choice,
     read_examples,
 )
 
@@ -76,21 +75,6 @@ def test_support_of_multiple_choice_and_free_text_is_a_plain_draw() -> None:
     choice = [Example(f"q{i}", f"x{i}", (f"x{i}", f"y{i}")) for i in range(20)]
     assert len(set(draw_support(choice, 7, seed=1))) == 7
     assert len(set(draw_support([Example(f"q{i}", "t") for i in range(20)], 7, seed=1))) == 7
-
-
-@pytest.mark.parametrize(
-    ("options", "found"),
-    [
-        ([("a", "b"), ("a", "c")], True),
-        ([("a", "b"), ("b", "a")], False),
-        ([("a", "b"), ()], False),
-        ([(), ()], False),
-        ([("a", "b")], False),
-    ],
-)
-def test_multiple_choice_is_options_that_differ(options: list[tuple[str, ...]], found: bool) -> None:
-    rows = [Example(f"q{i}", "a", own) for i, own in enumerate(options)]
-    assert is_multiple_choice(rows) is found
 
 
 def test_contradictions_are_inputs_with_two_outputs() -> None:
