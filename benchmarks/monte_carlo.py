@@ -1,10 +1,11 @@
-"""What samples of the weights add to their mean: one posterior's adapters, at their temperature and without it.
+"""What samples of the weights add to their mean: one posterior's adapters, at temperatures and without any.
 
     python -m benchmarks.monte_carlo --sampled benchmarks/results/seeds/abmll-S16.json abmll-S16 \
-        --mean benchmarks/results/seeds/abmll-S0.json abmll-S0
+        --mean benchmarks/results/seeds/abmll-S0.json abmll-S0 --fit TASK...
 
 Each is the results folder of an evaluation, or a file of the answers that it has kept (`benchmarks.kept`), and the method
 there. Writes benchmarks/results/monte_carlo.md: sampled less mean, over the support seeds and test tasks of each split.
+What is served has one temperature for both, fitted to samples; `--fit` names the validation tasks on which each gets its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from abmll.evaluation.metrics import evaluate
 from abmll.evaluation.records import CellResult
-from abmll.evaluation.temperature import Rule, with_temperature
+from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
 from abmll.meta.collection import Collection
 from abmll.posterior import AdapterConfig
 from benchmarks import common
@@ -26,6 +27,7 @@ from benchmarks.leave_one_out import RESAMPLES, resampled
 from model_store.posteriors import load_posterior, shipped_posteriors
 
 SHOWN = ("accuracy", "nll", "brier", "aurc")
+Pair = tuple[CellResult, CellResult]
 SPLITS = ("metaicl/class_to_class", "metaicl/hr_to_lr", "metaicl/qa_to_qa")
 
 
@@ -34,12 +36,20 @@ def main() -> None:
     for name in ("--sampled", "--mean"):
         parser.add_argument(name, nargs=2, metavar=("SOURCE", "METHOD"), required=True)
     parser.add_argument("--splits", nargs="+", default=SPLITS)
+    parser.add_argument(
+        "--fit", nargs="*", default=[], metavar="TASK", help="validation tasks among the answers"
+    )
     parser.add_argument("--shots", default="16")
     options = parser.parse_args()
     config = load_posterior(options.posterior or shipped_posteriors()[0]).prior.config
     kept = [Kept(Path(source), method) for source, method in (options.sampled, options.mean)]
     sampled, mean = ({(r.cell.task, r.cell.seed): r for r in of.cells([], [options.shots])} for of in kept)
     both = sorted(sampled.keys() & mean.keys())
+    own = (
+        [fit_temperature([r for (task, _), r in of.items() if task in options.fit]) for of in (sampled, mean)]
+        if options.fit
+        else []
+    )
     collection, rows = Collection.open(options.data), []
     for split in options.splits:
         names = collection.names(split, "test")
@@ -47,14 +57,26 @@ def main() -> None:
         plain = [(without_temperature(s, config), without_temperature(m, config)) for s, m in pairs]
         tasks = len({one.cell.task for one, _ in pairs})
         rows.append([split, tasks, "as served", *differences(pairs)])
+        if own:
+            rows.append([split, tasks, "each its own", *differences([at(pair, own) for pair in pairs])])
         rows.append([split, tasks, "none", *differences(plain)])
     seeds = ", ".join(map(str, sorted({seed for _, seed in both})))
     about = [
         f"{kept[0].method} less {kept[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of that over "
         f"seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
     ]
+    if own:
+        about.append(
+            f"Each its own: at the temperature fitted to its answers on {len(options.fit)} validation tasks."
+        )
     tables = [common.table(["split", "tasks", "temperature", *SHOWN], rows)]
     common.write_results("monte_carlo", "Samples against the mean", about, tables, {"rows": rows}, options)
+
+
+def at(pair: Pair, rules: Sequence[Rule]) -> Pair:
+    """Each of the pair at the temperature of its rule, on top of that which its answers were given at."""
+    one, other = (with_temperature(r, rule, r.cell.method) for r, rule in zip(pair, rules, strict=True))
+    return one, other
 
 
 def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult:
@@ -63,7 +85,7 @@ def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult
     return with_temperature(result, Rule(1 / served), result.cell.method)
 
 
-def differences(pairs: Sequence[tuple[CellResult, CellResult]]) -> list[str]:
+def differences(pairs: Sequence[Pair]) -> list[str]:
     """The first of each pair less the second, for each of `SHOWN`; pairs of one task count together as one."""
     by_task: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     for one, other in pairs:

@@ -29,3 +29,14 @@ def test_the_temperature_is_taken_back() -> None:
     np.testing.assert_allclose(
         monte_carlo.without_temperature(served, config).probabilities, raw.probabilities
     )
+
+
+def test_each_of_a_pair_gets_its_own_temperature() -> None:
+    pair = result("one", [0.9, 0.6], [1, 0]), result("one", [0.8, 0.7], [1, 0])
+    one, other = monte_carlo.at(pair, [Rule(2.0), Rule(0.5)])
+    np.testing.assert_array_equal(
+        one.probabilities, with_temperature(pair[0], Rule(2.0), "ours").probabilities
+    )
+    np.testing.assert_array_equal(
+        other.probabilities, with_temperature(pair[1], Rule(0.5), "ours").probabilities
+    )
