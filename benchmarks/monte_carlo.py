@@ -45,11 +45,8 @@ def main() -> None:
     kept = [Kept(Path(source), method) for source, method in (options.sampled, options.mean)]
     sampled, mean = ({(r.cell.task, r.cell.seed): r for r in of.cells([], [options.shots])} for of in kept)
     both = sorted(sampled.keys() & mean.keys())
-    own = (
-        [fit_temperature([r for (task, _), r in of.items() if task in options.fit]) for of in (sampled, mean)]
-        if options.fit
-        else []
-    )
+    fitted = [[r for (task, _), r in of.items() if task in options.fit] for of in (sampled, mean)]
+    own = [fit_temperature(cells) for cells in fitted] if options.fit else []
     collection, rows = Collection.open(options.data), []
     for split in options.splits:
         names = collection.names(split, "test")
