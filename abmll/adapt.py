@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from abmll.backbone import Backbone
-from abmll.head import Head, options_differ
+from abmll.head import Head, Whitening, options_differ
 from abmll.noise import OutputDraw, SignedDraw, signed_draw, weight_divergence
 from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
@@ -74,10 +74,10 @@ class Prepared:
     hidden: Sequence[Tensor]
     references: Sequence[Reference]
 
-    def head(self) -> Head | None:
+    def head(self, whitening: Whitening | None) -> Head | None:
         """What a Gaussian process learns from (`head.py`); None without fixed classes."""
         prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
-        return Head.of(prompts, self.hidden, labels)
+        return Head.of(prompts, self.hidden, labels, whitening)
 
     @property
     def multiple_choice(self) -> bool:
@@ -304,7 +304,8 @@ class AdaptRun:
         config = self.prior.config.after(
             len(self.prepared.examples), multiple_choice=self.prepared.multiple_choice
         )
-        head = self.prepared.head() if config.head_weight and self.batches else None
+        has_head = config.head_weight and self.batches
+        head = self.prepared.head(self.prior.whitening) if has_head else None
         return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
 
     def result(self) -> Adaptation:

@@ -2,9 +2,9 @@
 
 A few gradient steps move the adapter alike for every input, so its samples disagree about an input that is like no example
 no more than about one that is. A linear model on the frozen trunk's states, whose posterior is known in closed form,
-does: f_c(x) = <w_c, h(x)> with w_c ~ N(0, I), h(x) the mean state of the prompt's tokens at unit length, and the one-hot labels
-less the classes' shares as its observations, with variance `noise` (least-squares classification with a Gaussian process:
-Rasmussen and Williams 2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed classes alone.
+does: f_c(x) = <w_c, h(x)> with w_c ~ N(0, I), h(x) the mean state of the prompt's tokens, whitened and at unit length, and the
+one-hot labels less the classes' shares as its observations, with variance `noise` (least-squares classification with a Gaussian
+process: Rasmussen and Williams 2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed classes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,65 @@ from torch import Tensor
 from abmll.prompting import EncodedPrompt
 from abmll.seeds import SampleSeed, derive_seed
 
+# The weights between which the examples choose, as multiples of the configuration's.
+WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+# Samples spread by this power of the variance of f relative to that at examples left out, and at most so many times as far.
+# The power was chosen on validation tasks; the limit is for examples that are all alike.
+SHARPNESS = 8
+FARTHEST = 4.0
 
-def prompt_state(hidden: Tensor) -> Tensor:
-    """h [d] in fp32 on the CPU, from the trunk's states [tokens, d] of a prompt.
+
+@dataclass(frozen=True)
+class Whitening:
+    """A map of mean states [d], (m - `mean`) @ `map`: those of the training tasks' inputs get mean 0 and about covariance I.
+
+    Mean states of any two texts are nearly parallel, and differ most in what has nothing to do with meaning, such as length;
+    whitened, their angles go with likeness (Su et al. 2021, https://arxiv.org/abs/2103.15316).
+    """
+
+    mean: Tensor
+    map: Tensor
+
+    @classmethod
+    def of(cls, tasks: Sequence[Tensor], shrinkage: float = 0.1) -> Self:
+        """That of mean states [n, d] of several tasks' inputs, each task's mean counting alike.
+
+        `shrinkage`, times the mean variance, is added to every variance: there are more directions than there is data for.
+        """
+        mean = torch.stack([states.double().mean(0) for states in tasks]).mean(0)
+        variances, directions = torch.linalg.eigh(torch.cov((torch.cat(list(tasks)).double() - mean).T))
+        scale = (variances.clamp(min=0) + shrinkage * variances.clamp(min=0).mean()).rsqrt()
+        return cls(mean.float(), ((directions * scale) @ directions.T).float())
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The whitened mean state [d]."""
+        return (state - self.mean) @ self.map
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Named tensors for a safetensors file."""
+        return {"whitening.mean": self.mean.contiguous(), "whitening.map": self.map.contiguous()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
+        """Inverse of `to_tensors`; None where there is none."""
+        if "whitening.mean" not in tensors:
+            return None
+        return cls(tensors["whitening.mean"], tensors["whitening.map"])
+
+
+def mean_state(hidden: Tensor) -> Tensor:
+    """The mean [d] of the trunk's states [tokens, d] of a prompt, in fp32 on the CPU.
 
     The first token's is left out where there are others: attention parks there what it has no use for, in a state that dwarfs
     the rest.
     """
-    mean = hidden[min(1, len(hidden) - 1) :].float().mean(0)
-    return torch.nn.functional.normalize(mean, dim=0).cpu()
+    return hidden[min(1, len(hidden) - 1) :].float().mean(0).cpu()
+
+
+def prompt_state(hidden: Tensor, whitening: Whitening | None = None) -> Tensor:
+    """h [d], from the trunk's states [tokens, d] of a prompt."""
+    mean = mean_state(hidden)
+    return torch.nn.functional.normalize(whitening(mean) if whitening else mean, dim=0)
 
 
 def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
@@ -37,27 +87,36 @@ def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], and each class's token ids."""
+    """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], and each class's token ids.
+
+    `whitening` is theta's, by which h is found; it is not among the tensors.
+    """
 
     states: Tensor
     labels: Tensor
     classes: tuple[tuple[int, ...], ...]
+    whitening: Whitening | None = None
 
     @classmethod
     def of(
-        cls, prompts: Sequence[EncodedPrompt], hidden: Sequence[Tensor], labels: Sequence[int]
+        cls,
+        prompts: Sequence[EncodedPrompt],
+        hidden: Sequence[Tensor],
+        labels: Sequence[int],
+        whitening: Whitening | None = None,
     ) -> Self | None:
         """That of examples with their trunk states [tokens, d] and the places of their labels; None without fixed classes."""
         classes = prompts[0].continuations
         if len(classes) < 2 or options_differ(prompts):
             return None
         states = [
-            prompt_state(states[: len(prompt.prompt)]) for prompt, states in zip(prompts, hidden, strict=True)
+            prompt_state(states[: len(prompt.prompt)], whitening)
+            for prompt, states in zip(prompts, hidden, strict=True)
         ]
         numbers = [
             classes.index(prompt.continuations[label]) for prompt, label in zip(prompts, labels, strict=True)
         ]
-        return cls(torch.stack(states), torch.tensor(numbers), classes)
+        return cls(torch.stack(states), torch.tensor(numbers), classes, whitening)
 
     @property
     def nbytes(self) -> int:
@@ -84,17 +143,28 @@ class Head:
 
 
 class HeadPosterior:
-    """The posterior of w given a `head`, in fp64 on the CPU; `weight` times f is what an option's score gets."""
+    """The posterior of w given a `head`, in fp64 on the CPU, and what an option's score gets by it.
 
-    def __init__(self, head: Head, weight: float, noise: float) -> None:
+    By the mean that is a multiple of the mean of f, about `weight`. The examples choose among `WEIGHTS`: the mean of these, each
+    by the likelihood of every example's label given the others.
+    A sample adds the deviation of a draw of f from its mean, times `spread` nats and (v / v')^`SHARPNESS`, where v is the
+    variance of f at the input, and v' that at examples given the others, on average. States of many dimensions are never much
+    alike, so v lies close below 1 for all inputs, those of another task among them; the power tells them apart.
+    """
+
+    def __init__(self, head: Head, weight: float, noise: float, spread: float) -> None:
+        self._head, self._noise, self._spread = head, noise, spread
         self._number = {ids: number for number, ids in enumerate(head.classes)}
-        self._states, self._weight, self._noise = head.states.double(), weight, noise
+        self._states = head.states.double()
         one_hot = torch.nn.functional.one_hot(head.labels, len(head.classes)).double()
         shares = (one_hot.sum(0) + 1) / (len(one_hot) + len(head.classes))
         self._observed = one_hot - shares
         gram = self._states @ self._states.T
-        self._factor = torch.linalg.cholesky(gram + noise * torch.eye(len(gram), dtype=gram.dtype))
-        self._drawn: dict[SampleSeed | None, Tensor] = {}
+        self._inverse: Tensor = torch.linalg.inv(gram + noise * torch.eye(len(gram), dtype=gram.dtype))
+        self.weight = self._chosen(weight, one_hot)
+        self._mean: Tensor = self._states.T @ self._inverse @ self._observed
+        self._left_out_variance = float((1 / self._inverse.diagonal() - noise).mean())
+        self._drawn: dict[SampleSeed, Tensor] = {}
 
     def scores(self, prompt: EncodedPrompt, state: Tensor, sample: SampleSeed | None) -> Tensor:
         """What the continuations of a prompt with h = `state` get under a sample, or by the mean (None).
@@ -104,17 +174,38 @@ class HeadPosterior:
         numbers = [self._number[ids] for ids in prompt.continuations if ids in self._number]
         if len(numbers) < len(prompt.continuations):
             return state.new_zeros(len(prompt.continuations))
-        if sample not in self._drawn:
-            self._drawn[sample] = self._weights(sample)
-        return (self._drawn[sample] @ state.double())[numbers].float()
-
-    def _weights(self, sample: SampleSeed | None) -> Tensor:
-        """[C, d]: the posterior's mean, or a draw from the prior, corrected by what the examples say (Matheron's rule)."""
-        prior = self._states.new_zeros(self._states.shape[1], self._observed.shape[1])
-        left = self._observed
+        scores = self.weight * (state.double() @ self._mean)
         if sample is not None:
-            generator = torch.Generator().manual_seed(derive_seed(sample.seed, "head"))
-            prior = sample.flip * torch.randn(prior.shape, generator=generator).double()
-            error = sample.flip * torch.randn(left.shape, generator=generator).double()
-            left = left - self._states @ prior - self._noise**0.5 * error
-        return self._weight * (prior + self._states.T @ torch.cholesky_solve(left, self._factor)).T
+            if sample not in self._drawn:
+                self._drawn[sample] = self._deviation(sample)
+            scores = scores + self._spread_at(state.double()) * (state.double() @ self._drawn[sample])
+        return scores[numbers].float()
+
+    def state(self, hidden: Tensor) -> Tensor:
+        """h [d] of a prompt from the trunk's states [tokens, d]."""
+        return prompt_state(hidden, self._head.whitening)
+
+    def _chosen(self, weight: float, one_hot: Tensor) -> float:
+        """The mean of the weights, each by its likelihood of the labels [n, C] left out one at a time (as in RW 2006, 5.12)."""
+        f = self._observed - self._inverse @ self._observed / self._inverse.diagonal()[:, None]
+        weights = weight * torch.tensor(WEIGHTS, dtype=f.dtype)
+        shares = one_hot.sum(0) - one_hot + 1  # of the others, smoothed; their sum is the same for all
+        scores = shares.log() + weights[:, None, None] * f
+        likelihood = (scores.log_softmax(-1) * one_hot).sum((1, 2))
+        return float(likelihood.softmax(0) @ weights)
+
+    def _spread_at(self, state: Tensor) -> float:
+        """Nats by which a unit of deviation moves a score there."""
+        k = self._states @ state
+        variance = state @ state - k @ self._inverse @ k
+        return self._spread * min(FARTHEST, float(variance / self._left_out_variance) ** SHARPNESS)
+
+    def _deviation(self, sample: SampleSeed) -> Tensor:
+        """[d, C]: a draw of w less its mean: one from the prior, corrected by what the examples say (Matheron's rule)."""
+        generator = torch.Generator().manual_seed(derive_seed(sample.seed, "head"))
+        size, classes = self._states.shape[1], self._observed.shape[1]
+        prior = sample.flip * torch.randn(size, classes, generator=generator).double()
+        error = sample.flip * torch.randn(self._observed.shape, generator=generator).double()
+        left = self._states @ prior + self._noise**0.5 * error
+        deviation: Tensor = prior - self._states.T @ self._inverse @ left
+        return deviation

@@ -143,6 +143,7 @@ class FewShotModel:
     ) -> QueryRun:
         """A prediction before its first unit; see `predict`."""
         posterior = posterior or TaskPosterior.start(self.prior)
+        head = posterior.head and replace(posterior.head, whitening=self.prior.whitening)
         prompts = [
             self.encoder.encode(
                 query, truncate=truncate, reserve_tokens=0 if query.options else max_new_tokens
@@ -150,7 +151,7 @@ class FewShotModel:
             for query in queries
         ]
         return QueryRun(
-            replace(posterior, values=posterior.values.to(self.backbone.device)),
+            replace(posterior, values=posterior.values.to(self.backbone.device), head=head),
             prompts,
             [query.options for query in queries],
             Sampling(samples, seed, stop),

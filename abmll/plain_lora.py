@@ -91,7 +91,7 @@ def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> Global
             )
         new.mean_a[: lora.rank] = lora.a
         new.mean_b[:, : lora.rank] = lora.b * (lora.scaling / config.scaling)
-    return GlobalPosterior(config, sites, values)
+    return replace(prior, values=values)
 
 
 def with_constant_spread(prior: GlobalPosterior, standard_deviation: float) -> GlobalPosterior:
@@ -100,7 +100,7 @@ def with_constant_spread(prior: GlobalPosterior, standard_deviation: float) -> G
     for tensors in unflatten(values, prior.sites, prior.config.rank):
         tensors.spread_b.zero_()
     config = replace(prior.config, noise="weight", spread_offset=standard_deviation, noise_scale=1.0)
-    return GlobalPosterior(config, prior.sites, values)
+    return replace(prior, config=config, values=values)
 
 
 def layout_of(loras: Mapping[Site, PlainLora]) -> AdapterConfig:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from abmll.errors import PosteriorMismatchError
-from abmll.head import Head
+from abmll.head import Head, Whitening
 from abmll.uncertainty import temperature_after
 
 NoiseFamily = Literal["output", "weight"]
@@ -34,9 +34,9 @@ class AdapterConfig:
     weight for `weight`. `noise_rank` is m of the sign-structured draw. `noise_scale` multiplies every standard deviation
     in prediction, and a temperature flattens (above 1) or sharpens the averaged distribution over options; both are
     calibrated after training, and adaptation does not know them. How the temperature goes with the number of examples is
-    in `uncertainty.temperature_after`; `choice_temperature` is that of multiple choice (None: the same). `head_weight` and
-    `head_noise` are those of the Gaussian process beside the adapter (`head.py`), calibrated likewise; with a weight of 0
-    there is none.
+    in `uncertainty.temperature_after`; `choice_temperature` is that of multiple choice (None: the same). `head_weight`,
+    `head_noise` and `head_spread` are those of the Gaussian process beside the adapter (`head.py`), calibrated likewise; with a
+    weight of 0 there is none.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -53,6 +53,7 @@ class AdapterConfig:
     choice_temperature: float | None = None
     head_weight: float = 0.0
     head_noise: float = 0.5
+    head_spread: float = 0.5
 
     @property
     def scaling(self) -> float:
@@ -72,7 +73,7 @@ class AdapterConfig:
             if values[name] == none:
                 del values[name]
         if not self.head_weight:
-            del values["head_noise"]
+            del values["head_noise"], values["head_spread"]
         return values
 
     def untempered(self) -> AdapterConfig:
@@ -182,8 +183,14 @@ class Posterior:
 _PARTS = {"mean.A": "mean_a", "mean.B": "mean_b", "spread.A": "spread_a", "spread.B": "spread_b"}
 
 
+@dataclass(frozen=True)
 class GlobalPosterior(Posterior):
-    """theta: what all tasks share. A point estimate of the prior N(mu_theta, sigma_theta^2) over task posteriors."""
+    """theta: what all tasks share. A point estimate of the prior N(mu_theta, sigma_theta^2) over task posteriors.
+
+    `whitening` is that of the Gaussian process beside the adapter (`head.py`), if any.
+    """
+
+    whitening: Whitening | None = None
 
     @classmethod
     def untrained(cls, config: AdapterConfig, sites: Sequence[Site], seed: int = 0) -> GlobalPosterior:
@@ -207,7 +214,20 @@ class GlobalPosterior(Posterior):
         for tensors in unflatten(values, self.sites, self.config.rank):
             tensors.spread_a.zero_()
             tensors.spread_b.zero_()
-        return GlobalPosterior(self.config.without_noise(), self.sites, values)
+        return replace(self, config=self.config.without_noise(), values=values)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As `Posterior.to_tensors`, with the whitening's."""
+        return super().to_tensors() | (self.whitening.to_tensors() if self.whitening else {})
+
+    @classmethod
+    def from_tensors(
+        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
+        return replace(
+            super().from_tensors(config, sites, tensors), whitening=Whitening.from_tensors(tensors)
+        )
 
 
 @dataclass(frozen=True)

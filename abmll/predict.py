@@ -19,7 +19,7 @@ from torch import Tensor
 
 from abmll.backbone import Backbone
 from abmll.generate import Writing
-from abmll.head import HeadPosterior, prompt_state
+from abmll.head import HeadPosterior
 from abmll.noise import Samples, draw_samples, mean_samples
 from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, TaskPosterior, unflatten
@@ -125,7 +125,9 @@ class OptionRun:
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
         self._references: dict[int, Reference] = {}
         head, config = posterior.head, posterior.config
-        self._head = HeadPosterior(head, config.head_weight, config.head_noise) if head else None
+        self._head = (
+            HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread) if head else None
+        )
         self._states: dict[int, Tensor] = {}
         groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
         batches = token_batches([row.tokens for row, _ in groups], max_tokens)
@@ -177,7 +179,9 @@ class OptionRun:
         self._references.update(references)
         if self._head is not None:
             for row, numbers, states in zip(block.groups, block.numbers, hidden, strict=True):
-                self._states.update(zip(numbers, map(prompt_state, row.prompt_states(states)), strict=True))
+                self._states.update(
+                    zip(numbers, map(self._head.state, row.prompt_states(states)), strict=True)
+                )
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
         """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""

@@ -97,7 +97,7 @@ def main() -> None:
 
 def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
     """The temperatures of `prior` relative to that of the kept answers. Raises `SystemExit` if they are of another posterior."""
-    plain = GlobalPosterior(prior.config.untempered(), prior.sites, prior.values)
+    plain = replace(prior, config=prior.config.untempered())
     if kept.about["digest"] == posterior_digest(prior):
         return Rule()
     if kept.about["digest"] == posterior_digest(plain):

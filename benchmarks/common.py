@@ -21,7 +21,7 @@ from abmll.adapt import AdaptSettings
 from abmll.evaluation import protocol
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.posterior import GlobalPosterior, TaskPosterior
+from abmll.posterior import TaskPosterior
 from abmll.predict import Prediction
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query, draw_support, read_task
@@ -90,7 +90,7 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
     base = load_base(loaded.manifest.base.id, quantisation=loaded.manifest.base.quantisation, progress=False)
     prior, template = loaded.prior, PromptTemplate.from_json(loaded.manifest.template)
     if total_scores:
-        prior = GlobalPosterior(replace(prior.config, head_weight=0), prior.sites, prior.values)
+        prior = replace(prior, config=replace(prior.config, head_weight=0))
         template = replace(template, score="total")
     model = FewShotModel(
         base.model,

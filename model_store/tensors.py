@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior import AdapterConfig, Posterior, Site
+from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, Site
 from model_store.errors import CorruptArtifactError
 
 TENSORS_FILE = "posterior.safetensors"
@@ -22,9 +22,11 @@ AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 
 
 def posterior_digest(posterior: Posterior) -> str:
-    """Hexadecimal SHA-256 of everything a posterior is: its configuration, its sites, and its fp32 values."""
+    """Hexadecimal SHA-256 of everything a posterior is: its configuration, its sites, its fp32 values, and its whitening."""
     sha = hashlib.sha256(canonical_json([posterior.config.to_json(), sites_to_json(posterior.sites)]))
-    sha.update(posterior.values.detach().cpu().float().contiguous().numpy().astype("<f4").data)
+    whitening = posterior.whitening if isinstance(posterior, GlobalPosterior) else None
+    for tensor in (posterior.values, *((whitening.mean, whitening.map) if whitening else ())):
+        sha.update(tensor.detach().cpu().float().contiguous().numpy().astype("<f4").data)
     return sha.hexdigest()
 
 

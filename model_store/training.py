@@ -22,6 +22,7 @@ from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
 from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit_tokens
 from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prior
+from abmll.meta.whitening import fit_whitening
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, GlobalPosterior
 from abmll.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
@@ -68,6 +69,7 @@ class TrainingConfig:
     choice_temperature: float | None = None
     head_weight: float = 0.0
     head_noise: float = 0.5
+    head_spread: float = 0.5
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
@@ -81,7 +83,7 @@ class TrainingConfig:
         Raises `AbmllError` naming the wrong field, and where `like` goes in a circle.
         """
         try:
-            return TypeAdapter(cls).validate_python(_document(path))
+            return TypeAdapter(cls).validate_python(_document(path), extra="forbid")
         except (ValidationError, yaml.YAMLError, OSError) as error:
             raise AbmllError(f"{path.name}: {error}") from error
 
@@ -143,9 +145,13 @@ def run_training(
         choice_temperature=config.choice_temperature,
         head_weight=config.head_weight,
         head_noise=config.head_noise,
+        head_spread=config.head_spread,
     )
+    whitening = None
+    if config.head_weight:
+        whitening = fit_whitening(model, collection.read(names), config.meta.max_row_tokens)
     return TrainingResult(
-        GlobalPosterior(calibrated, prior.sites, prior.values),
+        replace(prior, config=calibrated, whitening=whitening),
         base.identity,
         asdict(config.serve),
         {**_record(config, collection, names), "commit": started_at.read_text().strip()},

@@ -105,7 +105,7 @@ class EvaluationConfig:
         """Parse a YAML file. Raises `AbmllError` naming the wrong field or name."""
         try:
             config: EvaluationConfig = TypeAdapter(cls).validate_python(
-                yaml.safe_load(path.read_text("utf-8"))
+                yaml.safe_load(path.read_text("utf-8")), extra="forbid"
             )
         except (ValidationError, yaml.YAMLError) as error:
             raise AbmllError(f"{path.name}: {error}") from error

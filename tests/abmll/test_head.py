@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from abmll.adapt import AdaptSettings
-from abmll.head import Head, HeadPosterior, prompt_state
+from abmll.head import FARTHEST, SHARPNESS, WEIGHTS, Head, HeadPosterior, Whitening, mean_state, prompt_state
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
+from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt
 from abmll.rows import collate, group
 from abmll.seeds import SampleSeed, sample_seeds
@@ -20,7 +20,7 @@ TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors wer
 SUPPORT = [Example(text, OPTIONS[i % 3], OPTIONS) for i, text in enumerate(TEXTS)]
 CLASSES = ((5,), (6, 7), (8,))
 PROMPT = EncodedPrompt((1, 2, 3), CLASSES)
-WEIGHT, NOISE = 4.0, 0.5
+WEIGHT, NOISE, SPREAD = 4.0, 0.5, 1.5
 
 
 def unit(count: int, size: int, seed: int) -> torch.Tensor:
@@ -41,12 +41,24 @@ def closed_form(head: Head, state: torch.Tensor) -> tuple[torch.Tensor, float]:
     shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # one more of each than there are
     observed = torch.nn.functional.one_hot(head.labels, 3).double() - shares
     k = states @ state.double()
-    return WEIGHT * (k @ inverse @ observed), float(WEIGHT**2 * (1 - k @ inverse @ k))
+    return k @ inverse @ observed, float(1 - k @ inverse @ k)
+
+
+def left_out_variance(head: Head) -> float:
+    """The variance of f at every example given the others, on average."""
+    states, found = head.states.double(), []
+    for i in range(len(states)):
+        others = states[[j for j in range(len(states)) if j != i]]
+        k = others @ states[i]
+        found.append(float(1 - k @ torch.linalg.inv(others @ others.T + NOISE * torch.eye(len(others))) @ k))
+    return sum(found) / len(found)
 
 
 def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE), unit(1, 6, seed=9)[0]
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
     mean, variance = closed_form(head, state)
+    spread = SPREAD * min(FARTHEST, (variance / left_out_variance(head)) ** SHARPNESS)
+    mean, variance = fitted.weight * mean, spread**2 * variance
     torch.testing.assert_close(fitted.scores(PROMPT, state, None).double(), mean, atol=1e-6, rtol=1e-5)
     drawn = torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(4000)]).double()
     error = (variance / len(drawn)) ** 0.5
@@ -56,26 +68,86 @@ def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
 
 
 def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
-    fitted, known = HeadPosterior(head, WEIGHT, NOISE), head.states[0]
+    fitted, known = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
     unlike = torch.linalg.svd(head.states).Vh[-1]  # at a right angle to all five
     spread = [
         torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(2000)]).std(0).mean()
         for state in (known, unlike)
     ]
     assert fitted.scores(PROMPT, unlike, None) == pytest.approx([0, 0, 0], abs=1e-6)
-    assert spread[1] == pytest.approx(WEIGHT, rel=0.05)  # the prior's
-    assert spread[0] < 0.8 * spread[1]
+    far = min(FARTHEST, (1 / left_out_variance(head)) ** SHARPNESS)
+    assert spread[1] == pytest.approx(SPREAD * far, rel=0.05)  # the prior's
+    assert spread[0] < 0.2 * spread[1]
+
+
+def test_examples_that_are_all_alike_leave_a_bounded_spread() -> None:
+    states = unit(1, 6, seed=0).expand(5, 6)
+    fitted = HeadPosterior(Head(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES), WEIGHT, NOISE, SPREAD)
+    unlike = torch.linalg.svd(states).Vh[-1]
+    drawn = torch.stack([fitted.scores(PROMPT, unlike, SampleSeed(n)) for n in range(2000)])
+    assert drawn.std(0).mean() == pytest.approx(SPREAD * FARTHEST, rel=0.05)
+
+
+def test_samples_lie_about_the_mean_as_far_as_the_spread_says(head: Head) -> None:
+    state, seed = unit(1, 6, seed=9)[0], SampleSeed(3)
+    wide, half, none = (HeadPosterior(head, WEIGHT, NOISE, spread) for spread in (1.0, 0.5, 0.0))
+    mean = wide.scores(PROMPT, state, None)
+    away = wide.scores(PROMPT, state, seed) - mean
+    torch.testing.assert_close(half.scores(PROMPT, state, seed) - mean, away / 2, atol=1e-5, rtol=0)
+    assert torch.equal(none.scores(PROMPT, state, seed), mean)
+
+
+def test_the_weight_is_what_the_examples_left_out_one_at_a_time_speak_for(head: Head) -> None:
+    """Against a fit without each example, whose label is known only to the shares that are taken off."""
+    one_hot = torch.nn.functional.one_hot(head.labels, 3).double()
+    observed = one_hot - torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()
+    states, weights = head.states.double(), [WEIGHT * factor for factor in WEIGHTS]
+    likelihood = torch.zeros(len(weights)).double()
+    for i, label in enumerate(head.labels.tolist()):
+        others = [j for j in range(5) if j != i]
+        gram = states[others] @ states[others].T + NOISE * torch.eye(4)
+        f = states[i] @ states[others].T @ torch.linalg.inv(gram) @ observed[others]
+        shares = (one_hot[others].sum(0) + 1) / 7
+        likelihood += torch.stack([(shares.log() + w * f).log_softmax(0)[label] for w in weights])
+    expected = float(likelihood.softmax(0) @ torch.tensor(weights).double())
+    assert HeadPosterior(head, WEIGHT, NOISE, SPREAD).weight == pytest.approx(expected)
+
+
+def test_examples_whose_likeness_tells_their_class_ask_for_more_weight() -> None:
+    labels = torch.tensor([0, 1] * 6)
+    told, untold = torch.eye(2)[labels], unit(12, 2, seed=1)
+    one, other = (
+        HeadPosterior(Head(states, labels, ((5,), (6,))), WEIGHT, NOISE, SPREAD).weight
+        for states in (told, untold)
+    )
+    assert one > 2 * other
+
+
+def test_whitened_states_have_mean_zero_and_covariance_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 4, generator=generator)
+    tasks = [torch.randn(500, 4, generator=generator) @ mixing + 100 for _ in range(2)]
+    plain = torch.stack([Whitening.of(tasks, shrinkage=0)(state) for state in torch.cat(tasks)])
+    torch.testing.assert_close(plain.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(plain.T), torch.eye(4), atol=1e-3, rtol=0)
+    shrunk = torch.stack([Whitening.of(tasks, shrinkage=0.5)(state) for state in torch.cat(tasks)])
+    assert torch.linalg.eigvalsh(torch.cov(shrunk.T)).max() < 1
+
+
+def test_whitening_of_more_directions_than_inputs_stays_finite() -> None:
+    found = Whitening.of([unit(3, 8, seed=0), unit(3, 8, seed=1)])
+    assert torch.isfinite(found(unit(1, 8, seed=2)[0])).all()
 
 
 def test_antithetic_samples_average_to_the_mean(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE), unit(1, 6, seed=9)[0]
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
     pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2)]
     assert not torch.allclose(pair[0], pair[1], atol=0.1)
     torch.testing.assert_close(sum(pair) / 2, fitted.scores(PROMPT, state, None), atol=1e-5, rtol=0)
 
 
 def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE), head.states[0]
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
     whole = fitted.scores(PROMPT, state, None)
     some = fitted.scores(replace(PROMPT, continuations=(CLASSES[2], CLASSES[0])), state, None)
     assert some.tolist() == [whole[2], whole[0]]
@@ -91,6 +163,11 @@ def test_a_head_is_of_fixed_classes_in_any_order() -> None:
     assert found is not None
     assert found.labels.tolist() == [0, 2, 1]
     torch.testing.assert_close(found.states[0], prompt_state(hidden[0][:3]))  # the prompt has three tokens
+    whitening = Whitening(torch.ones(6), torch.diag(torch.arange(6.0)))
+    whitened = Head.of(prompts, hidden, [0, 0, 1], whitening)
+    assert whitened is not None
+    expected = (mean_state(hidden[1][:3]) - 1) * torch.arange(6.0)
+    torch.testing.assert_close(whitened.states[1], expected / expected.norm())
     assert Head.of([PROMPT, replace(PROMPT, continuations=((5,), (9,)))], hidden[:2], [0, 0]) is None
     assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0]) is None  # free text
 
@@ -103,7 +180,10 @@ def test_a_state_is_the_mean_direction_of_all_tokens_but_the_first() -> None:
 
 def with_head(model: FewShotModel, weight: float = WEIGHT) -> FewShotModel:
     prior = model.prior
-    model.prior = GlobalPosterior(replace(prior.config, head_weight=weight), prior.sites, prior.values)
+    d = model.backbone.model.config.hidden_size
+    states = [torch.randn(20, d, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    config = replace(prior.config, head_weight=weight)
+    model.prior = replace(prior, config=config, whitening=Whitening.of(states))
     return model
 
 
@@ -129,8 +209,9 @@ def test_a_prediction_adds_it_to_every_samples_scores(
     model.advance(runs)
     prompt = model.encoder.encode(query)
     rows = collate([replace(prompt, continuations=())])
-    state = prompt_state(model.backbone.trunk(rows))
-    fitted = HeadPosterior(posterior.head, WEIGHT, posterior.config.head_noise)
+    state = prompt_state(model.backbone.trunk(rows), model.prior.whitening)
+    config = posterior.config
+    fitted = HeadPosterior(posterior.head, WEIGHT, config.head_noise, config.head_spread)
     seeds = sample_seeds(3, 0, samples) if samples else [None]
     added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
     with_it, without = (run._scoring.scores_of(0) for run in runs)
@@ -168,6 +249,17 @@ def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., Few
             assert torch.equal(again.head.states, head.states)
             assert torch.equal(again.head.labels, head.labels)
             assert again.head.classes == head.classes
+
+
+def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:
+    """The whitening is theta's, and not kept with it."""
+    model = with_head(make_model())
+    posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
+    again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
+    before, after = (
+        model.predict(p, [Query("a wonderful story", OPTIONS)], samples=4) for p in (posterior, again)
+    )
+    assert after[0].predictive.probabilities == before[0].predictive.probabilities
 
 
 def test_configurations_without_it_are_written_as_before() -> None:

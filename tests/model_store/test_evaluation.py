@@ -310,8 +310,11 @@ resamples: 20
     found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out), "--report-only"])
     assert found.exit_code == 0, found.output
     assert sorted(p.stat().st_mtime_ns for p in out.rglob("*.npz")) == cells
-    for wrong, told in (("kind: prior", "kind: nothing"), ("baseline: zero-shot", "baseline: nobody")):
+    for wrong, told in (
+        ("kind: prior", "kind: nothing"), ("baseline: zero-shot", "baseline: nobody"), ("items: 4", "itemz: 4"),
+        ("max_tokens: 120", "max_token: 120"),
+    ):  # fmt: skip
         path.write_text(text.replace(wrong, told))
         found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out)])
         assert found.exit_code == 2
-        assert told.split()[1] in found.output
+        assert told.split(": ")[told.startswith(("kind", "base"))] in found.output

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from abmll.calibrator import FEATURES, Calibrator
+from abmll.head import Whitening
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior, flat_size
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.identity import BaseIdentity
@@ -82,6 +83,16 @@ def test_a_damaged_calibrator_is_refused(artifact, text):
         load_posterior(artifact)
 
 
+def test_a_whitening_is_part_of_the_artifact(prior, artifact):
+    prior = replace(prior, whitening=Whitening(torch.arange(3.0), torch.randn(3, 3)))
+    save_posterior(artifact, prior, manifest_of(prior))
+    found = load_posterior(artifact).prior.whitening
+    assert torch.equal(found.mean, prior.whitening.mean)
+    assert torch.equal(found.map, prior.whitening.map)
+    save_posterior(artifact, replace(prior, whitening=None), manifest_of(replace(prior, whitening=None)))
+    assert load_posterior(artifact).prior.whitening is None
+
+
 sizes = st.integers(1, 5)
 all_sites = st.lists(
     st.builds(Site, st.integers(0, 40), st.sampled_from(("q", "v", "down")), sizes, sizes), max_size=6
@@ -117,9 +128,11 @@ def test_the_digest_covers_configuration_sites_and_every_value(prior):
             GlobalPosterior(prior.config, prior.sites, changed),
             GlobalPosterior(replace(prior.config, noise_scale=0.5), prior.sites, prior.values),
             GlobalPosterior(prior.config, other_sites, prior.values),
+            replace(prior, whitening=Whitening(torch.zeros(3), torch.eye(3))),
+            replace(prior, whitening=Whitening(torch.zeros(3), 2 * torch.eye(3))),
         )
     }
-    assert len(digests) == 4
+    assert len(digests) == 6
     assert posterior_digest(TaskPosterior.start(prior)) == posterior_digest(prior)
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from abmll.adapt import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.train import MetaSettings
 from abmll.posterior import AdapterConfig
-from model_store.training import DataSettings, TrainingConfig, dry_run
+from model_store.training import DataSettings, TrainingConfig, dry_run, run_training
 from service.cli import app
 
 LABELS = ["positive", "negative"]
@@ -114,6 +115,34 @@ def test_a_configuration_like_another_holds_what_differs(tmp_path: Path) -> None
     third.write_text("like: nowhere.yaml\nid: third\n")
     with pytest.raises(AbmllError, match=r"third\.yaml: .*nowhere"):
         TrainingConfig.read(third)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["vissits: 3", "meta: {inner: {step: 3}}", "data: {folder: data, task: [a]}"]
+)
+def test_a_name_that_means_nothing_is_refused(wrong: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"id: small\n{'' if 'data' in wrong else 'data: {folder: data}'}\n{wrong}\n")
+    with pytest.raises(AbmllError, match=r"run\.yaml: (?s:.*)(vissits|step|task)"):
+        TrainingConfig.read(path)
+
+
+def test_a_posterior_with_a_head_is_trained_with_its_whitening(
+    config: TrainingConfig, tmp_path: Path
+) -> None:
+    """The inputs of tasks with fixed classes, those that fit; the same however often the finished run is read."""
+    config = replace(config, meta=replace(config.meta, visits=2), head_weight=2.0, head_spread=0.5)
+    found = [run_training(config, tmp_path / "run", lambda _: None).prior for _ in range(2)]
+    assert found[0].config.head_spread == 0.5
+    one, other = (prior.whitening for prior in found)
+    assert one is not None
+    assert other is not None
+    assert torch.equal(one.map, other.map)
+    assert torch.isfinite(one.map).all()
+    assert one.mean.abs().max() > 0
+    plain = run_training(replace(config, head_weight=0.0), tmp_path / "run", lambda _: None).prior
+    assert plain.whitening is None
+    assert torch.equal(plain.values, found[0].values)
 
 
 def test_tasks_are_listed_or_of_a_split(config: TrainingConfig) -> None:
