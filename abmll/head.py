@@ -185,6 +185,20 @@ class HeadPosterior:
         """h [d] of a prompt from the trunk's states [tokens, d]."""
         return prompt_state(hidden, self._head.whitening)
 
+    def typicality(self, state: Tensor) -> float:
+        """Of the examples and an input with h = `state`, the share as far from the others as the input is, itself counted.
+
+        How far is the variance of f given the others. For an input drawn as the examples were it is a p-value: at most a share p
+        of them has p or less (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005, 2.2). It cannot be
+        less than 1 / (n + 1).
+        """
+        state = state.double()
+        solved = self._inverse @ (self._states @ state)
+        own = state @ state - state @ self._states.T @ solved + self._noise
+        # With the input as one more row and column, by the inverse of a bordered matrix; a variance is 1 over its diagonal.
+        others = 1 / (self._inverse.diagonal() + solved.square() / own)
+        return (int((others >= own * (1 - 1e-6)).sum()) + 1) / (len(others) + 1)
+
     def _chosen(self, weight: float, one_hot: Tensor) -> float:
         """The mean of the weights, each by its likelihood of the labels [n, C] left out one at a time (as in RW 2006, 5.12)."""
         f = self._observed - self._inverse @ self._observed / self._inverse.diagonal()[:, None]

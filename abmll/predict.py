@@ -43,7 +43,8 @@ AUTO_TEXT_SAMPLES = 16
 class Prediction:
     """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
 
-    Free text has `text`, and a predictive over meanings.
+    Free text has `text`, and a predictive over meanings. `typicality` says how like the adapter's examples the input is
+    (`HeadPosterior.typicality`); None where there is no head.
     """
 
     predictive: Predictive
@@ -51,6 +52,7 @@ class Prediction:
     completion_tokens: int
     settled: bool = True
     text: TextAnswer | None = None
+    typicality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,10 @@ class OptionRun:
                 self._states.update(
                     zip(numbers, map(self._head.state, row.prompt_states(states)), strict=True)
                 )
+
+    def typicality(self, number: int) -> float | None:
+        """How like the examples a prompt is, once its block has begun; None without a head."""
+        return self._head.typicality(self._states[number]) if self._head is not None else None
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
         """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
@@ -415,7 +421,8 @@ class QueryRun:
                 paired=run.paired,
                 temperature=run.config.temperature,
             )
-            return Prediction(found, len(prompt.prompt), prompt.tokens - len(prompt.prompt), settled)
+            options = prompt.tokens - len(prompt.prompt)
+            return Prediction(found, len(prompt.prompt), options, settled, typicality=run.typicality(n))
         assert self._writing is not None
         candidates = [
             Candidate(text, len(ids), ids[-1] == self._encoder.end_of_text)

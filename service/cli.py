@@ -177,6 +177,9 @@ def predict(
     max_mutual_information: Annotated[
         float | None, typer.Option(min=0, help="Abstain above this information, in nats.")
     ] = None,
+    min_typicality: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain where less like the examples than this.")
+    ] = None,
     max_semantic_entropy: Annotated[
         float | None, typer.Option(min=0, help="For free text: abstain above this entropy of meanings.")
     ] = None,
@@ -210,8 +213,9 @@ def predict(
             source = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         queries = _read_queries(inputs, option)
         gate = Thresholds(
-            min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token
-        )
+            min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token,
+            min_typicality,
+        )  # fmt: skip
         request = PredictRequest(
             source,
             queries,

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 CONFIDENCE = "confidence_below_minimum"
 MARGIN = "margin_below_minimum"
 MUTUAL_INFORMATION = "mutual_information_above_maximum"
+TYPICALITY = "typicality_below_minimum"
 SEMANTIC_ENTROPY = "semantic_entropy_above_maximum"
 LOGPROB_PER_TOKEN = "logprob_per_token_below_minimum"  # noqa: S105 - no password
-REASONS = (CONFIDENCE, MARGIN, MUTUAL_INFORMATION, SEMANTIC_ENTROPY, LOGPROB_PER_TOKEN)
+REASONS = (CONFIDENCE, MARGIN, MUTUAL_INFORMATION, TYPICALITY, SEMANTIC_ENTROPY, LOGPROB_PER_TOKEN)
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """What must hold to answer; None asks nothing. Information, entropy and log-probability in nats.
 
-    The last two are about free text and ask nothing of an answer that was chosen from options.
+    `max_semantic_entropy` and `min_logprob_per_token` are about free text and ask nothing of an answer that was chosen from
+    options. An input whose typicality is not known fails `min_typicality`.
     """
 
     min_confidence: float | None = None
@@ -30,6 +32,7 @@ class Thresholds:
     max_mutual_information: float | None = None
     max_semantic_entropy: float | None = None
     min_logprob_per_token: float | None = None
+    min_typicality: float | None = None
 
     @property
     def of_text(self) -> bool:
@@ -38,7 +41,11 @@ class Thresholds:
 
 
 def abstain_reason(
-    predictive: Predictive, confidence: Confidence, gate: Thresholds, text: TextAnswer | None = None
+    predictive: Predictive,
+    confidence: Confidence,
+    gate: Thresholds,
+    text: TextAnswer | None = None,
+    typicality: float | None = None,
 ) -> str | None:
     """The first condition that an answer fails, in the order of `REASONS`; None means answer.
 
@@ -54,6 +61,8 @@ def abstain_reason(
         information = max(information, text.entropy.mutual_information)
     if gate.max_mutual_information is not None and information > gate.max_mutual_information:
         return MUTUAL_INFORMATION
+    if gate.min_typicality is not None and (typicality is None or typicality < gate.min_typicality):
+        return TYPICALITY
     return _text_reason(text, gate) if text is not None else None
 
 

@@ -65,6 +65,7 @@ def thresholds(gate: schemas.Gate | None) -> Thresholds:
         gate.max_mutual_information,
         gate.max_semantic_entropy,
         gate.min_logprob_per_token,
+        gate.min_typicality,
     )
 
 
@@ -128,7 +129,7 @@ def prediction_object(
 ) -> schemas.Prediction:
     """The answer to the input at `index`, as far as it is known, with the gate's decision."""
     predictive = prediction.predictive
-    reason = abstain_reason(predictive, confidence, gate, prediction.text)
+    reason = abstain_reason(predictive, confidence, gate, prediction.text, prediction.typicality)
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
     return schemas.Prediction(
         index=index,
@@ -139,7 +140,9 @@ def prediction_object(
         decision="answer" if reason is None else "abstain",
         abstain_reason=reason,
         distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
-        uncertainty=schemas.UncertaintyReport(**asdict(predictive.uncertainty)),
+        uncertainty=schemas.UncertaintyReport(
+            **asdict(predictive.uncertainty), typicality=prediction.typicality
+        ),
         samples=predictive.samples,
         text=text_report(prediction.text) if prediction.text else None,
     )

@@ -28,6 +28,11 @@ class UncertaintyReport(WireModel):
         description="Total less expected entropy, corrected for the number of samples."
     )
     mc_standard_error: float = Field(description="Standard error of the confidence, from sampling.")
+    typicality: float | None = Field(
+        default=None,
+        description="How like the adapter's examples the input is: a p-value, of n examples at least 1 / (n + 1). "
+        "None but for adapters with fixed classes.",
+    )
 
 
 class AnswerCluster(WireModel):

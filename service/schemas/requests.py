@@ -47,6 +47,13 @@ class Gate(WireModel):
     max_mutual_information: float | None = Field(
         default=None, ge=0, description="Most mutual information between answer and weights, in nats."
     )
+    min_typicality: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least typicality; about this share of inputs that are like the examples falls below. An input without one "
+        "abstains.",
+    )
     max_semantic_entropy: float | None = Field(
         default=None,
         ge=0,
@@ -87,6 +94,7 @@ class Gate(WireModel):
             self.min_confidence,
             self.min_margin,
             self.max_mutual_information,
+            self.min_typicality,
             self.max_semantic_entropy,
             self.min_logprob_per_token,
         )

@@ -123,6 +123,48 @@ def test_examples_whose_likeness_tells_their_class_ask_for_more_weight() -> None
     assert one > 2 * other
 
 
+def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(head: Head) -> None:
+    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+    for state in unit(20, 6, seed=5):
+        together = torch.cat([head.states, state[None]]).double()
+        found = []
+        for i in range(6):
+            others = together[[j for j in range(6) if j != i]]
+            k = others @ together[i]
+            found.append(float(1 - k @ torch.linalg.inv(others @ others.T + NOISE * torch.eye(5)) @ k))
+        assert fitted.typicality(state) == pytest.approx(sum(v >= found[-1] for v in found) / 6)
+
+
+def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is() -> None:
+    """At most a share p of inputs has typicality p, whatever their distribution."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 12, generator=generator)
+
+    def drawn(count: int, about: float) -> torch.Tensor:
+        found = torch.randn(count, 4, generator=generator).exp() @ mixing + about
+        return torch.nn.functional.normalize(found, dim=1)
+
+    like, unlike = [], []
+    for _ in range(400):
+        head = Head(drawn(19, 3.0), torch.arange(19) % 3, CLASSES)
+        fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+        like.append(fitted.typicality(drawn(1, 3.0)[0]))
+        unlike.append(fitted.typicality(drawn(1, -3.0)[0]))
+    found = torch.tensor(like)
+    for p in (0.05, 0.1, 0.5):
+        assert float((found <= p + 1e-9).float().mean()) == pytest.approx(
+            p, abs=3 * (p * (1 - p) / 400) ** 0.5
+        )
+    assert min(unlike) == 0.05
+    assert sum(unlike) / 400 < 0.1
+
+
+def test_an_input_that_is_the_only_example_is_typical() -> None:
+    fitted = HeadPosterior(Head(unit(1, 6, seed=0), torch.tensor([0]), CLASSES), WEIGHT, NOISE, SPREAD)
+    assert fitted.typicality(unit(1, 6, seed=0)[0]) == 1
+    assert fitted.typicality(unit(1, 6, seed=1)[0]) == 1
+
+
 def test_whitened_states_have_mean_zero_and_covariance_one() -> None:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(4, 4, generator=generator)
@@ -214,6 +256,8 @@ def test_a_prediction_adds_it_to_every_samples_scores(
     fitted = HeadPosterior(posterior.head, WEIGHT, config.head_noise, config.head_spread)
     seeds = sample_seeds(3, 0, samples) if samples else [None]
     added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
+    assert runs[0].predictions()[0].typicality == fitted.typicality(state)
+    assert runs[1].predictions()[0].typicality is None
     with_it, without = (run._scoring.scores_of(0) for run in runs)
     torch.testing.assert_close(with_it - without, added, atol=1e-4, rtol=1e-4)
     assert added.abs().max() > 0.1
@@ -235,6 +279,8 @@ def test_together_is_the_same_as_one_by_one(make_model: Callable[..., FewShotMod
             (alone,) = model.predict(posterior, [query], samples=4, seed=3)
             expected = pytest.approx(alone.predictive.probabilities, abs=1e-4)
             assert found.predictive.probabilities == expected
+            assert found.typicality == alone.typicality
+            assert (found.typicality is None) == (posterior.head is None)
 
 
 def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., FewShotModel]) -> None:

@@ -11,6 +11,7 @@ from service.gate import (
     MARGIN,
     MUTUAL_INFORMATION,
     SEMANTIC_ENTROPY,
+    TYPICALITY,
     Thresholds,
     abstain_reason,
 )
@@ -42,6 +43,15 @@ PREDICTIVE = Predictive(
 )
 def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
     assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) == reason
+
+
+@pytest.mark.parametrize(("typicality", "reason"), [(0.1, None), (0.09, TYPICALITY), (None, TYPICALITY)])
+def test_an_input_unlike_the_examples_or_not_known_to_be_like_them_abstains(
+    typicality: float | None, reason: str | None
+) -> None:
+    confidence, gate = confidence_of(PREDICTIVE), Thresholds(min_typicality=0.1)
+    assert abstain_reason(PREDICTIVE, confidence, gate, typicality=typicality) == reason
+    assert abstain_reason(PREDICTIVE, confidence, Thresholds(), typicality=typicality) is None
 
 
 def text(information: float = 0.1) -> TextAnswer:

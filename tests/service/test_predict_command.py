@@ -34,6 +34,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--min-confidence", "1", "confidence_below_minimum"),
         ("--min-margin", "1", "margin_below_minimum"),
         ("--max-mutual-information", "0", "mutual_information_above_maximum"),
+        ("--min-typicality", "1", "typicality_below_minimum"),
     ],
 )
 def test_each_condition_can_make_it_abstain(tmp_path: Path, flag: str, value: str, reason: str) -> None:

@@ -27,6 +27,7 @@ raw = {
     "min_confidence": unit,
     "min_margin": unit,
     "max_mutual_information": unit,
+    "min_typicality": unit,
     "max_semantic_entropy": unit,
     "min_logprob_per_token": st.floats(-99, 0),
 }

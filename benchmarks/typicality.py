@@ -1,0 +1,105 @@
+"""How often typicality calls an input unlike an adapter's examples, of the task's own test inputs and of another task's.
+
+    python -m benchmarks.typicality --data ../shared/data
+
+On the test tasks with fixed classes of two splits. It needs the trunk alone: nothing is adapted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+from torch import Tensor
+
+from abmll.evaluation.metrics import auroc
+from abmll.evaluation.protocol import SEEDS, classes_of, episode, neighbours
+from abmll.head import HeadPosterior, prompt_state
+from abmll.meta.collection import Collection
+from abmll.model import FewShotModel
+from abmll.rows import collate
+from abmll.tasks import Example, Task
+from benchmarks.common import arguments, check_unseen, load_served, table, write_results
+
+SPLITS = ("metaicl/class_to_class", "metaicl/hr_to_lr")
+ITEMS = 30
+
+
+def main() -> None:
+    parser = arguments(__doc__, data=True)
+    parser.add_argument("--shots", nargs="+", type=int, default=[4, 8, 16, 32])
+    parser.add_argument(
+        "--at", nargs="+", type=float, default=[0.06, 0.12, 0.2], help="typicalities to alarm at"
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.shots = [8]
+    seeds = SEEDS[: 1 if options.quick else None]
+    served = load_served(options.posterior, options.threads)
+    collection = Collection.open(options.data)
+    tasks = {split: _tasks(collection, split, options.quick) for split in SPLITS}
+    by_name = {task.name: task for found in tasks.values() for task in found}
+    check_unseen(served.manifest, list(by_name), collection)
+    states = {name: _states(served.model, task) for name, task in by_name.items()}
+    heads = {
+        (name, shots, seed): fitted(served.model, episode(task, str(shots), seed, items=1).support)
+        for name, task in by_name.items()
+        for shots in options.shots
+        for seed in seeds
+    }
+    rows, records = [], []
+    for split, shots in product(SPLITS, options.shots):
+        foreign = neighbours(tasks[split], collection.about)
+        found = []
+        for task, seed in product(tasks[split], seeds):
+            head = heads[task.name, shots, seed]
+            own, other = (
+                np.array(list(map(head.typicality, states[n]))) for n in (task.name, foreign[task.name])
+            )
+            alarms = [float((p <= at).mean()) for at in options.at for p in (own, other)]
+            found.append([auroc(-own, -other), *alarms])
+            records.append(
+                {"split": split, "shots": shots, "task": task.name, "seed": seed, "row": found[-1]}
+            )
+        rows.append(
+            [split.removeprefix("metaicl/"), shots, len(tasks[split]), *np.mean(found, axis=0).tolist()]
+        )
+    header = ["split", "examples", "tasks", "AUROC"]
+    header += [f"{whose} at {at:g}" for at in options.at for whose in ("own", "another's")]
+    about = [
+        f"Shares of a task's own first {ITEMS} test inputs and of as many of another task's with a typicality of at most so "
+        f"much, and the AUROC of telling them apart: means over tasks and support seeds {', '.join(map(str, seeds))}. "
+        f"`{served.manifest.id}`."
+    ]
+    write_results(
+        "typicality", "Typicality", about, [table(header, rows)], {"cells": records}, options, served.dtype
+    )
+
+
+def _tasks(collection: Collection, split: str, quick: bool) -> list[Task]:
+    found = [task for task in collection.read(collection.names(split, "test")) if classes_of(task)]
+    return found[: 2 if quick else None]
+
+
+def _states(model: FewShotModel, task: Task) -> list[Tensor]:
+    """h of the task's test inputs."""
+    found = []
+    for item in task.test[:ITEMS]:
+        prompt = replace(model.encoder.encode(item.query, truncate=True), continuations=())
+        hidden = model.backbone.trunk(collate([prompt], model.backbone.device))
+        found.append(prompt_state(hidden, model.prior.whitening))
+    return found
+
+
+def fitted(model: FewShotModel, support: Sequence[Example]) -> HeadPosterior:
+    """The Gaussian process of the support."""
+    run = model.begin_adapt(support, replace(model.defaults, steps=0), truncate=True)
+    head, config = run.prepared.head(model.prior.whitening), model.prior.config
+    assert head is not None
+    return HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread)
+
+
+if __name__ == "__main__":
+    main()
