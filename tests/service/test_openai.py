@@ -64,7 +64,9 @@ def user(text: Any) -> Any:
 
 def told(value: dict[str, Any]) -> dict[str, Any]:
     """Without what is null, which our own surface leaves out."""
-    return {key: item for key, item in value.items() if item is not None}
+    return {
+        key: told(item) if isinstance(item, dict) else item for key, item in value.items() if item is not None
+    }
 
 
 async def streamed(client: openai.AsyncOpenAI, **ask: Any) -> tuple[ChatCompletion, Any]:
