@@ -192,9 +192,8 @@ class HeadPosterior:
         of them has p or less (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005, 2.2). It cannot be
         less than 1 / (n + 1).
         """
-        state = state.double()
-        solved = self._inverse @ (self._states @ state)
-        own = state @ state - state @ self._states.T @ solved + self._noise
+        variance, solved = self._variance(state.double())
+        own = variance + self._noise
         # With the input as one more row and column, by the inverse of a bordered matrix; a variance is 1 over its diagonal.
         others = 1 / (self._inverse.diagonal() + solved.square() / own)
         return (int((others >= own * (1 - 1e-6)).sum()) + 1) / (len(others) + 1)
@@ -210,9 +209,14 @@ class HeadPosterior:
 
     def _spread_at(self, state: Tensor) -> float:
         """Nats by which a unit of deviation moves a score there."""
+        variance = self._variance(state)[0] / self._left_out_variance
+        return self._spread * min(FARTHEST, float(variance) ** SHARPNESS)
+
+    def _variance(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """That of f there, and (K + noise I)^-1 k [n], with k what the state has in common with the examples."""
         k = self._states @ state
-        variance = state @ state - k @ self._inverse @ k
-        return self._spread * min(FARTHEST, float(variance / self._left_out_variance) ** SHARPNESS)
+        solved = self._inverse @ k
+        return state @ state - k @ solved, solved
 
     def _deviation(self, sample: SampleSeed) -> Tensor:
         """[d, C]: a draw of w less its mean: one from the prior, corrected by what the examples say (Matheron's rule)."""
