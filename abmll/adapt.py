@@ -119,12 +119,20 @@ def prepare(
     backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK
 ) -> Prepared:
     """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
-    hidden: list[Tensor] = [torch.empty(0)] * len(examples)
-    for chunk in token_batches([packed_length(example.prompt) for example in examples], max_tokens):
-        rows = collate([examples[i].prompt for i in chunk], backbone.device)
+    prompts = [example.prompt for example in examples]
+    return Prepared(examples, trunk_states(backbone, prompts, max_tokens), references(backbone, prompts))
+
+
+def trunk_states(
+    backbone: Backbone, prompts: Sequence[EncodedPrompt], max_tokens: int = TOKENS_PER_TRUNK
+) -> list[Tensor]:
+    """The trunk's states [tokens, d] of each prompt with its continuations, in passes of at most `max_tokens`."""
+    hidden: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for chunk in token_batches([packed_length(prompt) for prompt in prompts], max_tokens):
+        rows = collate([prompts[i] for i in chunk], backbone.device)
         for i, states in zip(chunk, backbone.trunk(rows).split(rows.lengths), strict=True):
             hidden[i] = states
-    return Prepared(examples, hidden, references(backbone, [example.prompt for example in examples]))
+    return hidden
 
 
 def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:

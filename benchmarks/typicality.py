@@ -14,12 +14,12 @@ from itertools import product
 import numpy as np
 from torch import Tensor
 
+from abmll.adapt import trunk_states
 from abmll.evaluation.metrics import auroc
 from abmll.evaluation.protocol import SEEDS, classes_of, episode, neighbours
 from abmll.head import HeadPosterior, prompt_state
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.rows import collate
 from abmll.tasks import Example, Task
 from benchmarks.common import arguments, check_unseen, load_served, table, write_results
 
@@ -85,12 +85,9 @@ def _tasks(collection: Collection, split: str, quick: bool) -> list[Task]:
 
 def _states(model: FewShotModel, task: Task) -> list[Tensor]:
     """h of the task's test inputs."""
-    found = []
-    for item in task.test[:ITEMS]:
-        prompt = replace(model.encoder.encode(item.query, truncate=True), continuations=())
-        hidden = model.backbone.trunk(collate([prompt], model.backbone.device))
-        found.append(prompt_state(hidden, model.prior.whitening))
-    return found
+    prompts = [model.encoder.encode(item.query, truncate=True) for item in task.test[:ITEMS]]
+    states = trunk_states(model.backbone, [replace(prompt, continuations=()) for prompt in prompts])
+    return [prompt_state(hidden, model.prior.whitening) for hidden in states]
 
 
 def fitted(model: FewShotModel, support: Sequence[Example]) -> HeadPosterior:

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from abmll.adapt import TOKENS_PER_TRUNK
-from abmll.head import Whitening, mean_state
+from abmll.adapt import trunk_states
+from abmll.head import Whitening, mean_state, options_differ
 from abmll.meta.episodes import fitting_examples
 from abmll.model import FewShotModel
-from abmll.rows import collate, packed_length, token_batches
 from abmll.tasks import Task
 
 # Inputs of a task whose states are looked at.
@@ -26,13 +25,9 @@ def fit_whitening(model: FewShotModel, tasks: Sequence[Task], max_row_tokens: in
     """
     found = []
     for task in tasks:
-        if len({frozenset(example.options) for example in task.train}) != 1 or not task.train[0].options:
-            continue
         examples = fitting_examples(model.encoder, task, INPUTS, max_row_tokens, seed=0, balanced=False)
-        prompts = [replace(example.prompt, continuations=()) for example in examples]
-        states = []
-        for chunk in token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_TRUNK):
-            rows = collate([prompts[i] for i in chunk], model.backbone.device)
-            states += [mean_state(hidden) for hidden in model.backbone.trunk(rows).split(rows.lengths)]
-        found.append(torch.stack(states))
+        prompts = [example.prompt for example in examples]
+        if len(prompts[0].continuations) > 1 and not options_differ(prompts):
+            states = trunk_states(model.backbone, [replace(prompt, continuations=()) for prompt in prompts])
+            found.append(torch.stack([mean_state(hidden) for hidden in states]))
     return Whitening.of(found) if found else None
