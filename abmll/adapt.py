@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from abmll.backbone import Backbone
-from abmll.head import Head, Whitening, options_differ
+from abmll.features import Features
+from abmll.head import Head, options_differ
 from abmll.noise import OutputDraw, SignedDraw, signed_draw, weight_divergence
 from abmll.options import Reference, references
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, SiteTensors, TaskPosterior, unflatten
@@ -68,16 +69,20 @@ class LabelledPrompt:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps."""
+    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps.
+
+    `features` are what a Gaussian process beside the adapter sees.
+    """
 
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
     references: Sequence[Reference]
+    features: Features = field(default_factory=Features)
 
-    def head(self, whitening: Whitening | None) -> Head | None:
+    def head(self) -> Head | None:
         """What a Gaussian process learns from (`head.py`); None without fixed classes."""
         prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
-        return Head.of(prompts, self.hidden, labels, whitening)
+        return Head.of(prompts, self.hidden, labels, self.features)
 
     @property
     def multiple_choice(self) -> bool:
@@ -116,11 +121,15 @@ class Batch:
 
 
 def prepare(
-    backbone: Backbone, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK
+    backbone: Backbone,
+    examples: Sequence[LabelledPrompt],
+    max_tokens: int = TOKENS_PER_TRUNK,
+    features: Features | None = None,
 ) -> Prepared:
     """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
     prompts = [example.prompt for example in examples]
-    return Prepared(examples, trunk_states(backbone, prompts, max_tokens), references(backbone, prompts))
+    hidden = trunk_states(backbone, prompts, max_tokens)
+    return Prepared(examples, hidden, references(backbone, prompts), features or Features())
 
 
 def trunk_states(
@@ -313,7 +322,7 @@ class AdaptRun:
             len(self.prepared.examples), multiple_choice=self.prepared.multiple_choice
         )
         has_head = config.head_weight and self.batches
-        head = self.prepared.head(self.prior.whitening) if has_head else None
+        head = self.prepared.head() if has_head else None
         return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
 
     def result(self) -> Adaptation:

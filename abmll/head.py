@@ -1,21 +1,22 @@
 """A Gaussian process beside the adapter: what the examples say about an input by how like them it is (docs/method.md 5).
 
 A few gradient steps move the adapter alike for every input, so its samples disagree about an input that is like no example
-no more than about one that is. A linear model on the frozen trunk's states, whose posterior is known in closed form,
-does: f_c(x) = <w_c, h(x)> with w_c ~ N(0, I), h(x) the mean state of the prompt's tokens, whitened and at unit length, and the
-one-hot labels less the classes' shares as its observations, with variance `noise` (least-squares classification with a Gaussian
-process: Rasmussen and Williams 2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed classes.
+no more than about one that is. A linear model on frozen features, whose posterior is known in closed form, does:
+f_c(x) = <w_c, h(x)> with w_c ~ N(0, I), h(x) what `features.py` makes of the prompt, and the one-hot labels less the classes'
+shares as its observations, with variance `noise` (least-squares classification with a Gaussian process: Rasmussen and Williams
+2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from abmll.features import Features
 from abmll.prompting import EncodedPrompt
 from abmll.seeds import SampleSeed, derive_seed
 
@@ -27,59 +28,6 @@ SHARPNESS = 8
 FARTHEST = 4.0
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """A map of mean states [d], (m - `mean`) @ `map`: those of the training tasks' inputs get mean 0 and about covariance I.
-
-    Mean states of any two texts are nearly parallel, and differ most in what has nothing to do with meaning, such as length;
-    whitened, their angles go with likeness (Su et al. 2021, https://arxiv.org/abs/2103.15316).
-    """
-
-    mean: Tensor
-    map: Tensor
-
-    @classmethod
-    def of(cls, tasks: Sequence[Tensor], shrinkage: float = 0.1) -> Self:
-        """That of mean states [n, d] of several tasks' inputs, each task's mean counting alike.
-
-        `shrinkage`, times the mean variance, is added to every variance: there are more directions than there is data for.
-        """
-        mean = torch.stack([states.double().mean(0) for states in tasks]).mean(0)
-        variances, directions = torch.linalg.eigh(torch.cov((torch.cat(list(tasks)).double() - mean).T))
-        scale = (variances.clamp(min=0) + shrinkage * variances.clamp(min=0).mean()).rsqrt()
-        return cls(mean.float(), ((directions * scale) @ directions.T).float())
-
-    def __call__(self, state: Tensor) -> Tensor:
-        """The whitened mean state [d]."""
-        return (state - self.mean) @ self.map
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Named tensors for a safetensors file."""
-        return {"whitening.mean": self.mean.contiguous(), "whitening.map": self.map.contiguous()}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
-        """Inverse of `to_tensors`; None where there is none."""
-        if "whitening.mean" not in tensors:
-            return None
-        return cls(tensors["whitening.mean"], tensors["whitening.map"])
-
-
-def mean_state(hidden: Tensor) -> Tensor:
-    """The mean [d] of the trunk's states [tokens, d] of a prompt, in fp32 on the CPU.
-
-    The first token's is left out where there are others: attention parks there what it has no use for, in a state that dwarfs
-    the rest.
-    """
-    return hidden[min(1, len(hidden) - 1) :].float().mean(0).cpu()
-
-
-def prompt_state(hidden: Tensor, whitening: Whitening | None = None) -> Tensor:
-    """h [d], from the trunk's states [tokens, d] of a prompt."""
-    mean = mean_state(hidden)
-    return torch.nn.functional.normalize(whitening(mean) if whitening else mean, dim=0)
-
-
 def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
     """Whether the continuations are not the same, in any order, for all prompts."""
     return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
@@ -89,13 +37,13 @@ def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
 class Head:
     """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], and each class's token ids.
 
-    `whitening` is theta's, by which h is found; it is not among the tensors.
+    `features` tell how h is found; they are not among the tensors.
     """
 
     states: Tensor
     labels: Tensor
     classes: tuple[tuple[int, ...], ...]
-    whitening: Whitening | None = None
+    features: Features = field(default_factory=Features)
 
     @classmethod
     def of(
@@ -103,20 +51,18 @@ class Head:
         prompts: Sequence[EncodedPrompt],
         hidden: Sequence[Tensor],
         labels: Sequence[int],
-        whitening: Whitening | None = None,
+        features: Features,
     ) -> Self | None:
         """That of examples with their trunk states [tokens, d] and the places of their labels; None without fixed classes."""
         classes = prompts[0].continuations
         if len(classes) < 2 or options_differ(prompts):
             return None
-        states = [
-            prompt_state(states[: len(prompt.prompt)], whitening)
-            for prompt, states in zip(prompts, hidden, strict=True)
-        ]
+        own = [states[: len(prompt.prompt)] for prompt, states in zip(prompts, hidden, strict=True)]
         numbers = [
             classes.index(prompt.continuations[label]) for prompt, label in zip(prompts, labels, strict=True)
         ]
-        return cls(torch.stack(states), torch.tensor(numbers), classes, whitening)
+        states = features(own, [prompt.text for prompt in prompts])
+        return cls(states, torch.tensor(numbers), classes, features)
 
     @property
     def nbytes(self) -> int:
@@ -153,7 +99,7 @@ class HeadPosterior:
     """
 
     def __init__(self, head: Head, weight: float, noise: float, spread: float) -> None:
-        self._head, self._noise, self._spread = head, noise, spread
+        self.features, self._noise, self._spread = head.features, noise, spread
         self._number = {ids: number for number, ids in enumerate(head.classes)}
         self._states = head.states.double()
         one_hot = torch.nn.functional.one_hot(head.labels, len(head.classes)).double()
@@ -180,10 +126,6 @@ class HeadPosterior:
                 self._drawn[sample] = self._deviation(sample)
             scores = scores + self._spread_at(state.double()) * (state.double() @ self._drawn[sample])
         return scores[numbers].float()
-
-    def state(self, hidden: Tensor) -> Tensor:
-        """h [d] of a prompt from the trunk's states [tokens, d]."""
-        return prompt_state(hidden, self._head.whitening)
 
     def typicality(self, state: Tensor) -> float:
         """Of the examples and an input with h = `state`, the share as far from the others as the input is, itself counted.

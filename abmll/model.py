@@ -17,6 +17,7 @@ from abmll.adapt import (
 )
 from abmll.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
+from abmll.features import Features, SentenceEncoder
 from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
 from abmll.predict import TOKENS_PER_CHUNK, Prediction, QueryRun, Sampling, advance
 from abmll.prompting import PromptEncoder, PromptTemplate
@@ -38,11 +39,14 @@ class FewShotModel:
         defaults: AdaptSettings | None = None,
         max_tokens: int | None = None,
         equivalence: Equivalence | None = None,
+        sentences: SentenceEncoder | None = None,
     ) -> None:
         """Wrap `model` in place. `prior` is a trained theta, or a configuration for an untrained one (B = 0).
 
         `equivalence` tells which free-text answers mean the same; by default those that are the same text, normalised.
-        Raises `PosteriorMismatchError` if theta was made for other layers, `UnsupportedModelError` for an unknown layout.
+        `sentences` is the sentence encoder that `prior` names, if it names one.
+        Raises `PosteriorMismatchError` if theta was made for other layers or with a sentence encoder that is not given, and
+        `UnsupportedModelError` for an unknown layout.
         """
         config = prior if isinstance(prior, AdapterConfig) else prior.config
         self.backbone = Backbone(model, config)
@@ -53,11 +57,18 @@ class FewShotModel:
         )
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
+        if config.sentence_encoder and sentences is None:
+            raise PosteriorMismatchError(f"the posterior was made with the encoder {config.sentence_encoder}")
         self.defaults = defaults or AdaptSettings()
-        self.equivalence = equivalence
+        self.equivalence, self.sentences = equivalence, sentences
         self.encoder = PromptEncoder(
             tokenizer, template or PromptTemplate(), max_tokens or self.backbone.max_tokens
         )
+
+    @property
+    def features(self) -> Features:
+        """What the Gaussian process beside the adapter sees of a prompt."""
+        return Features(self.prior.whitening, self.sentences if self.prior.config.sentence_encoder else None)
 
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
         """The support in tokens. Raises `SupportError`, `OptionsError` or `PromptTooLongError`."""
@@ -87,7 +98,7 @@ class FewShotModel:
         """As `begin_adapt`, for support that is encoded already."""
         settings = settings or self.defaults
         batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-        prepared = prepare(self.backbone, examples)
+        prepared = prepare(self.backbone, examples, features=self.features)
         return AdaptRun.start(self.backbone, self.prior, prepared, settings, batches, seed)
 
     def step(self, runs: Sequence[AdaptRun]) -> None:
@@ -143,7 +154,7 @@ class FewShotModel:
     ) -> QueryRun:
         """A prediction before its first unit; see `predict`."""
         posterior = posterior or TaskPosterior.start(self.prior)
-        head = posterior.head and replace(posterior.head, whitening=self.prior.whitening)
+        head = posterior.head and replace(posterior.head, features=self.features)
         prompts = [
             self.encoder.encode(
                 query, truncate=truncate, reserve_tokens=0 if query.options else max_new_tokens

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from abmll.errors import PosteriorMismatchError
-from abmll.head import Head, Whitening
+from abmll.features import Whitening
+from abmll.head import Head
 from abmll.uncertainty import temperature_after
 
 NoiseFamily = Literal["output", "weight"]
@@ -36,7 +37,7 @@ class AdapterConfig:
     calibrated after training, and adaptation does not know them. How the temperature goes with the number of examples is
     in `uncertainty.temperature_after`; `choice_temperature` is that of multiple choice (None: the same). `head_weight`,
     `head_noise` and `head_spread` are those of the Gaussian process beside the adapter (`head.py`), calibrated likewise; with a
-    weight of 0 there is none.
+    weight of 0 there is none. `sentence_encoder` names one whose embeddings it sees beside the states of the trunk.
     `modules` are the names of `backbone.MODULE_NAMES`; layers below `first_layer` stay frozen and unadapted.
     """
 
@@ -54,6 +55,7 @@ class AdapterConfig:
     head_weight: float = 0.0
     head_noise: float = 0.5
     head_spread: float = 0.5
+    sentence_encoder: str | None = None
 
     @property
     def scaling(self) -> float:
@@ -69,6 +71,7 @@ class AdapterConfig:
         values = {**asdict(self), "modules": list(self.modules)}
         for name, none in (
             ("temperature", 1), ("temperature_exponent", 0), ("choice_temperature", None), ("head_weight", 0),
+            ("sentence_encoder", None),
         ):  # fmt: skip
             if values[name] == none:
                 del values[name]

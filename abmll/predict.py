@@ -180,10 +180,11 @@ class OptionRun:
         block.hidden = list(hidden)
         self._references.update(references)
         if self._head is not None:
-            for row, numbers, states in zip(block.groups, block.numbers, hidden, strict=True):
-                self._states.update(
-                    zip(numbers, map(self._head.state, row.prompt_states(states)), strict=True)
-                )
+            prompts = block.by_number
+            rows = zip(block.groups, hidden, strict=True)
+            own = [states for row, of_row in rows for states in row.prompt_states(of_row)]
+            features = self._head.features(own, [prompt.text for prompt in prompts.values()])
+            self._states.update(zip(prompts, features, strict=True))
 
     def typicality(self, number: int) -> float | None:
         """How like the examples a prompt is, once its block has begun; None without a head."""

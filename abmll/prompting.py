@@ -52,12 +52,14 @@ class EncodedPrompt:
     """Token ids of a prompt and of each continuation to score behind it (none for a free-text query).
 
     `neutral` is the prompt without input where options are scored beyond what they have behind it; `per_token` takes means.
+    `text` is the input that the prompt is of.
     """
 
     prompt: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...] = ()
     neutral: tuple[int, ...] = ()
     per_token: bool = False
+    text: str = ""
 
     @property
     def tokens(self) -> int:
@@ -127,7 +129,7 @@ class PromptEncoder:
             if room <= len(tail):
                 raise PromptTooLongError(len(tail) + 1 + self.max_tokens - room, self.max_tokens)
             prompt = self._ids(template.before_input + text)[: room - len(tail)] + tail
-        return EncodedPrompt(prompt, continuations)
+        return EncodedPrompt(prompt, continuations, text=text)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text)["input_ids"])

@@ -27,6 +27,7 @@ from abmll.prompting import PromptTemplate
 from abmll.tasks import Example, Query, draw_support, read_task
 from model_store.bases import load_base
 from model_store.convert import compute_dtype
+from model_store.encoders import load_sentence_encoder
 from model_store.posteriors import PosteriorManifest, load_posterior, shipped_posteriors
 
 RESULTS = Path("benchmarks/results")
@@ -98,6 +99,7 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
         prior,
         template=template,
         defaults=AdaptSettings(**loaded.manifest.adapt),
+        sentences=load_sentence_encoder(prior.config.sentence_encoder, progress=False),
     )
     if base.model.dtype != compute_dtype("cpu"):
         print(f"warning: the base computes in {base.model.dtype}, not in {compute_dtype('cpu')}")

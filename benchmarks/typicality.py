@@ -17,7 +17,7 @@ from torch import Tensor
 from abmll.adapt import trunk_states
 from abmll.evaluation.metrics import auroc
 from abmll.evaluation.protocol import SEEDS, classes_of, episode, neighbours
-from abmll.head import HeadPosterior, prompt_state
+from abmll.head import HeadPosterior
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.tasks import Example, Task
@@ -83,17 +83,17 @@ def _tasks(collection: Collection, split: str, quick: bool) -> list[Task]:
     return found[: 2 if quick else None]
 
 
-def _states(model: FewShotModel, task: Task) -> list[Tensor]:
-    """h of the task's test inputs."""
+def _states(model: FewShotModel, task: Task) -> Tensor:
+    """h [n, d] of the task's test inputs."""
     prompts = [model.encoder.encode(item.query, truncate=True) for item in task.test[:ITEMS]]
     states = trunk_states(model.backbone, [replace(prompt, continuations=()) for prompt in prompts])
-    return [prompt_state(hidden, model.prior.whitening) for hidden in states]
+    return model.features(states, [prompt.text for prompt in prompts])
 
 
 def fitted(model: FewShotModel, support: Sequence[Example]) -> HeadPosterior:
     """The Gaussian process of the support."""
     run = model.begin_adapt(support, replace(model.defaults, steps=0), truncate=True)
-    head, config = run.prepared.head(model.prior.whitening), model.prior.config
+    head, config = run.prepared.head(), model.prior.config
     assert head is not None
     return HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread)
 

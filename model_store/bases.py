@@ -63,7 +63,7 @@ def load_base(
     Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
     """
     base = resolve_base(name)
-    with progress_bar() if progress else nullcontext(no_report) as report, _quiet_transformers():
+    with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)
@@ -92,7 +92,7 @@ def load_base_skeleton(
 ) -> BaseSkeleton:
     """As `load_base`, without reading the weights: seconds and little memory for a base of any size that is cached."""
     base = resolve_base(name)
-    with progress_bar() if progress else nullcontext(no_report) as report, _quiet_transformers():
+    with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), "cpu", report)
         return BaseSkeleton(load_skeleton(folder), identity)
@@ -103,11 +103,16 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("ABMLL_CACHE_DIR") or platformdirs.user_cache_dir("abmll"))
 
 
+def cache_folder(parent: Path, name: str, revision: str) -> Path:
+    """Where one revision of a model is cached."""
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "--", name)
+    return parent / f"{slug}-{revision.removeprefix('sha256:')[:16]}"
+
+
 def _model_folder(
     base: BaseModel, identity: BaseIdentity, cache_dir: Path, device: str, report: Report
 ) -> Path:
-    slug = re.sub(r"[^A-Za-z0-9.-]+", "--", base.name)
-    cache = cache_dir / _LAYOUT / f"{slug}-{identity.revision.removeprefix('sha256:')[:16]}"
+    cache = cache_folder(cache_dir / _LAYOUT, base.name, identity.revision)
     if identity.quantisation == "none":
         return fetch_checkpoint(base.source, identity.revision, cache, report)
 
@@ -130,7 +135,7 @@ def _should_dequantise(model: Any, device: str, dtype: torch.dtype, keep_dequant
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep its progress bars and notes from mixing with ours."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()

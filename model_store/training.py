@@ -70,6 +70,7 @@ class TrainingConfig:
     head_weight: float = 0.0
     head_noise: float = 0.5
     head_spread: float = 0.5
+    sentence_encoder: str | None = None
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
@@ -146,6 +147,7 @@ def run_training(
         head_weight=config.head_weight,
         head_noise=config.head_noise,
         head_spread=config.head_spread,
+        sentence_encoder=config.sentence_encoder,
     )
     whitening = None
     if config.head_weight:

@@ -46,3 +46,15 @@ def tiny_model(architecture: str = "llama", dtype: torch.dtype = torch.float32) 
     """A random model, the same on every call."""
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture](), dtype=dtype).eval()
+
+
+def tiny_sentence_encoder() -> tuple[Any, Any]:
+    """A random encoder of whole texts and its tokenizer, the same on every call."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=HEADS,
+        intermediate_size=48, max_position_embeddings=48, initializer_range=0.5,
+    )  # fmt: skip
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    return transformers.BertModel(config).eval(), tokenizer

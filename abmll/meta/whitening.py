@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from abmll.adapt import trunk_states
-from abmll.head import Whitening, mean_state, options_differ
+from abmll.features import Whitening, mean_state
+from abmll.head import options_differ
 from abmll.meta.episodes import fitting_examples
 from abmll.model import FewShotModel
 from abmll.tasks import Task

@@ -24,6 +24,7 @@ from abmll.model import FewShotModel
 from abmll.prompting import PromptTemplate
 from abmll.tasks import Task
 from model_store.bases import LoadedBase, load_base
+from model_store.encoders import load_sentence_encoder
 from model_store.evaluation.config import Entry, EvaluationConfig
 from model_store.memory import watch_peak
 from model_store.posteriors import LoadedPosterior, load_posterior
@@ -144,7 +145,15 @@ class Evaluation:
             serve = AdaptSettings(**manifest.adapt)
         if not entry.noise:
             adapter = adapter.without_noise()
-        model = FewShotModel(base.model, base.tokenizer, adapter, template=template, defaults=serve)
+        encoder = entry.method.encoder if isinstance(entry.method, Embeddings) else adapter.sentence_encoder
+        model = FewShotModel(
+            base.model,
+            base.tokenizer,
+            adapter,
+            template=template,
+            defaults=serve,
+            sentences=load_sentence_encoder(encoder, device=config.device, progress=False),
+        )
         theta = posterior.prior if posterior else model.prior
         model.prior = theta if entry.noise else theta.without_noise()
         return model

@@ -20,6 +20,7 @@ from abmll.rows import collate, packed_length
 from abmll.seeds import derive_seed
 from abmll.stopping import StopRule
 from model_store.bases import load_base
+from model_store.encoders import load_sentence_encoder
 from model_store.entailment import load_entailment
 from model_store.identity import BaseIdentity
 from model_store.memory import available_bytes, return_large_blocks
@@ -256,6 +257,9 @@ def load_worker(settings: Settings) -> ModelWorker:
         )
         return _worker(model, _served(model, base.identity, UNTRAINED), settings)
     check_base(posterior, base.identity)
+    sentences = load_sentence_encoder(
+        posterior.prior.config.sentence_encoder, device=settings.device, cache_dir=settings.cache_dir
+    )
     model = FewShotModel(
         base.model,
         base.tokenizer,
@@ -263,6 +267,7 @@ def load_worker(settings: Settings) -> ModelWorker:
         template=PromptTemplate.from_json(posterior.manifest.template),
         defaults=AdaptSettings(**posterior.manifest.adapt),
         equivalence=equivalence,
+        sentences=sentences,
     )
     served = _served(model, base.identity, posterior.manifest.id)
     return _worker(model, replace(served, calibrator=posterior.calibrator), settings)

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from abmll.adapt import AdaptSettings
-from abmll.head import FARTHEST, SHARPNESS, WEIGHTS, Head, HeadPosterior, Whitening, mean_state, prompt_state
+from abmll.errors import PosteriorMismatchError
+from abmll.features import Features, SentenceEncoder, Whitening
+from abmll.head import FARTHEST, SHARPNESS, WEIGHTS, Head, HeadPosterior
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt
 from abmll.rows import collate, group
 from abmll.seeds import SampleSeed, sample_seeds
 from abmll.tasks import Example, Query
+from tests.tiny import tiny_sentence_encoder
 
 OPTIONS = ("positive", "not related", "negative")
 TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris")
@@ -165,22 +168,6 @@ def test_an_input_that_is_the_only_example_is_typical() -> None:
     assert fitted.typicality(unit(1, 6, seed=1)[0]) == 1
 
 
-def test_whitened_states_have_mean_zero_and_covariance_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(4, 4, generator=generator)
-    tasks = [torch.randn(500, 4, generator=generator) @ mixing + 100 for _ in range(2)]
-    plain = torch.stack([Whitening.of(tasks, shrinkage=0)(state) for state in torch.cat(tasks)])
-    torch.testing.assert_close(plain.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(torch.cov(plain.T), torch.eye(4), atol=1e-3, rtol=0)
-    shrunk = torch.stack([Whitening.of(tasks, shrinkage=0.5)(state) for state in torch.cat(tasks)])
-    assert torch.linalg.eigvalsh(torch.cov(shrunk.T)).max() < 1
-
-
-def test_whitening_of_more_directions_than_inputs_stays_finite() -> None:
-    found = Whitening.of([unit(3, 8, seed=0), unit(3, 8, seed=1)])
-    assert torch.isfinite(found(unit(1, 8, seed=2)[0])).all()
-
-
 def test_antithetic_samples_average_to_the_mean(head: Head) -> None:
     fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
     pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2)]
@@ -201,30 +188,25 @@ def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) ->
 def test_a_head_is_of_fixed_classes_in_any_order() -> None:
     hidden = [torch.randn(4, 6) for _ in range(3)]
     prompts = [PROMPT, replace(PROMPT, continuations=CLASSES[::-1]), PROMPT]
-    found = Head.of(prompts, hidden, [0, 0, 1])
+    features = Features(Whitening(torch.ones(6), torch.diag(torch.arange(6.0))))
+    found = Head.of(prompts, hidden, [0, 0, 1], features)
     assert found is not None
     assert found.labels.tolist() == [0, 2, 1]
-    torch.testing.assert_close(found.states[0], prompt_state(hidden[0][:3]))  # the prompt has three tokens
-    whitening = Whitening(torch.ones(6), torch.diag(torch.arange(6.0)))
-    whitened = Head.of(prompts, hidden, [0, 0, 1], whitening)
-    assert whitened is not None
-    expected = (mean_state(hidden[1][:3]) - 1) * torch.arange(6.0)
-    torch.testing.assert_close(whitened.states[1], expected / expected.norm())
-    assert Head.of([PROMPT, replace(PROMPT, continuations=((5,), (9,)))], hidden[:2], [0, 0]) is None
-    assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0]) is None  # free text
+    own = [states[:3] for states in hidden]  # the prompt has three tokens
+    torch.testing.assert_close(found.states, features(own, ["", "", ""]))
+    others = [PROMPT, replace(PROMPT, continuations=((5,), (9,)))]
+    assert Head.of(others, hidden[:2], [0, 0], features) is None
+    assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0], features) is None  # free text
 
 
-def test_a_state_is_the_mean_direction_of_all_tokens_but_the_first() -> None:
-    hidden = torch.tensor([[100.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    assert prompt_state(hidden).tolist() == [0, 1]
-    assert prompt_state(hidden[:1]).tolist() == [1, 0]  # where there is no other
-
-
-def with_head(model: FewShotModel, weight: float = WEIGHT) -> FewShotModel:
+def with_head(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
     prior = model.prior
     d = model.backbone.model.config.hidden_size
     states = [torch.randn(20, d, generator=torch.Generator().manual_seed(n)) for n in range(2)]
-    config = replace(prior.config, head_weight=weight)
+    config = replace(prior.config, head_weight=WEIGHT)
+    if encoder:
+        config = replace(config, sentence_encoder="tiny")
+        model.sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
     model.prior = replace(prior, config=config, whitening=Whitening.of(states))
     return model
 
@@ -236,11 +218,11 @@ def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel])
     assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.head is None
 
 
-@pytest.mark.parametrize("samples", [0, 4])
+@pytest.mark.parametrize(("samples", "encoder"), [(0, False), (4, False), (0, True), (4, True)])
 def test_a_prediction_adds_it_to_every_samples_scores(
-    samples: int, make_model: Callable[..., FewShotModel]
+    samples: int, encoder: bool, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = with_head(make_model())
+    model = with_head(make_model(), encoder=encoder)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
     assert posterior.head is not None
     query = Query("a wonderful story", OPTIONS)
@@ -251,7 +233,7 @@ def test_a_prediction_adds_it_to_every_samples_scores(
     model.advance(runs)
     prompt = model.encoder.encode(query)
     rows = collate([replace(prompt, continuations=())])
-    state = prompt_state(model.backbone.trunk(rows), model.prior.whitening)
+    (state,) = model.features([model.backbone.trunk(rows)], [query.input])
     config = posterior.config
     fitted = HeadPosterior(posterior.head, WEIGHT, config.head_noise, config.head_spread)
     seeds = sample_seeds(3, 0, samples) if samples else [None]
@@ -263,9 +245,10 @@ def test_a_prediction_adds_it_to_every_samples_scores(
     assert added.abs().max() > 0.1
 
 
-def test_together_is_the_same_as_one_by_one(make_model: Callable[..., FewShotModel]) -> None:
+@pytest.mark.parametrize("encoder", [False, True])
+def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[..., FewShotModel]) -> None:
     """Also where prompts share a prefix, and for a task that has no head beside one that has."""
-    model = with_head(make_model())
+    model = with_head(make_model(), encoder=encoder)
     start = "the film was wonderful and the actors were great and the story was told " * 2
     queries = [Query(start + end, OPTIONS) for end in ("well", "badly", "in Paris")]
     choices = [Example(t, ("yes", "no", t)[i % 3], ("yes", "no", t)) for i, t in enumerate(TEXTS)]
@@ -298,8 +281,8 @@ def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., Few
 
 
 def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:
-    """The whitening is theta's, and not kept with it."""
-    model = with_head(make_model())
+    """Whitening and encoder are the model's, and not kept with it."""
+    model = with_head(make_model(), encoder=True)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
     again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
     before, after = (
@@ -309,6 +292,13 @@ def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotMod
 
 
 def test_configurations_without_it_are_written_as_before() -> None:
-    assert not [name for name in AdapterConfig().to_json() if name.startswith("head")]
-    config = AdapterConfig(head_weight=2.0, head_noise=0.1)
+    assert not [name for name in AdapterConfig().to_json() if name.startswith(("head", "sentence"))]
+    config = AdapterConfig(head_weight=2.0, head_noise=0.1, sentence_encoder="tiny")
     assert AdapterConfig.from_json(config.to_json()) == config
+
+
+def test_a_posterior_that_names_an_encoder_needs_it(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model()
+    prior = replace(model.prior, config=replace(model.prior.config, sentence_encoder="tiny"))
+    with pytest.raises(PosteriorMismatchError, match="encoder tiny"):
+        FewShotModel(model.backbone.model, model.encoder.tokenizer, prior)

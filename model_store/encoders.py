@@ -1,0 +1,50 @@
+"""Loading a sentence encoder by name, fetched the first time; for posteriors that were made with one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from abmll.features import SentenceEncoder
+from model_store.bases import cache_folder, default_cache_dir, quiet_transformers
+from model_store.catalogue import resolve_sentence_encoder
+from model_store.errors import UnusableBaseError
+from model_store.progress import no_report, progress_bar
+from model_store.sources import fetch_checkpoint, source_revision
+
+_LAYOUT = "encoders-v1"
+
+
+def load_sentence_encoder(
+    name: str | None, *, device: str = "cpu", cache_dir: Path | None = None, progress: bool = True
+) -> SentenceEncoder | None:
+    """The encoder that `name` means (see `resolve_sentence_encoder`), in fp32; None for None.
+
+    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
+    """
+    if name is None:
+        return None
+    source = resolve_sentence_encoder(name)
+    with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
+        revision = source_revision(source)
+        cache = cache_folder((cache_dir or default_cache_dir()) / _LAYOUT, Path(name).name, revision)
+        folder = fetch_checkpoint(source, revision, cache, report)
+        try:
+            model = AutoModel.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UnusableBaseError(f"no sentence encoder could be loaded from {name!r}: {error}") from error
+    max_tokens = _trained_length(folder) or int(model.config.max_position_embeddings)
+    return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, max_tokens)
+
+
+def _trained_length(folder: Path) -> int | None:
+    """The tokens of the texts that the encoder was trained on, where it says so by sentence-transformers' convention."""
+    path = folder / "sentence_bert_config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") if path.is_file() else None
