@@ -1,6 +1,6 @@
 """The curve of a meta-training run, from its log.
 
-    python -m benchmarks.training_curve --log benchmarks/results/meta_training/all_tasks_v4.jsonl
+    python -m benchmarks.training_curve --log benchmarks/results/meta_training/all_tasks_v5.jsonl
 
 writes a PNG beside the log: the loss of each visit's batches at theta (the first inner step) and after the steps before the last,
 and their medians over the last 20 visits. Visits are to different tasks, whose losses differ more than training moves them: free
