@@ -9,7 +9,7 @@ from abmll.adapt import Adaptation, AdaptSettings
 from abmll.folds import Fold, Scored, scored
 from abmll.held_out import SAMPLES, HeldOut
 from abmll.model import FewShotModel
-from abmll.predict import TOKENS_PER_CHUNK
+from abmll.scoring import TOKENS_PER_CHUNK
 from abmll.tasks import Example
 
 

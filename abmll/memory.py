@@ -18,10 +18,10 @@ from torch import Tensor
 from abmll.adapt import Batch, LabelledPrompt, prepare, step_loss
 from abmll.backbone import Backbone
 from abmll.posterior import GlobalPosterior, unflatten
-from abmll.predict import SAMPLES_PER_CHUNK
 from abmll.prompting import EncodedPrompt
 from abmll.quantised import FrozenLinear, is_quantised
 from abmll.rows import collate
+from abmll.scoring import SAMPLES_PER_CHUNK
 
 # Tokens of the batch that is counted, in rows of a usual length.
 PROBE_ROWS, PROBE_TOKENS = 2, 48

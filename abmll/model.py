@@ -19,8 +19,9 @@ from abmll.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
 from abmll.features import Features, SentenceEncoder
 from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
-from abmll.predict import TOKENS_PER_CHUNK, Prediction, QueryRun, Sampling, advance
+from abmll.predict import Prediction, QueryRun, advance
 from abmll.prompting import PromptEncoder, PromptTemplate
+from abmll.scoring import TOKENS_PER_CHUNK, Sampling
 from abmll.semantic import Equivalence
 from abmll.stopping import StopRule
 from abmll.tasks import Example, Query, check_support
@@ -167,7 +168,6 @@ class FewShotModel:
             [query.options for query in queries],
             Sampling(samples, seed, stop),
             self.encoder,
-            questions=[query.input for query in queries],
             equivalence=self.equivalence,
             answers_per_sample=answers_per_sample,
             max_new_tokens=max_new_tokens,

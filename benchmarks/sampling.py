@@ -14,8 +14,8 @@ import torch
 
 from abmll.noise import draw_samples, mean_samples
 from abmll.posterior import TaskPosterior, unflatten
-from abmll.predict import SAMPLES_PER_CHUNK
 from abmll.rows import Group, Rows, collate
+from abmll.scoring import SAMPLES_PER_CHUNK
 from abmll.seeds import sample_seeds
 from benchmarks import common
 from benchmarks.common import Served

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from abmll.model import FewShotModel
 from abmll.posterior import TaskPosterior
-from abmll.predict import OptionRun, Sampling, score_chunk
 from abmll.prompting import EncodedPrompt
+from abmll.scoring import OptionRun, Sampling, score_chunk
 
 
 def log_probs(model: FewShotModel, prompts: Sequence[EncodedPrompt]) -> list[list[float]]:
