@@ -109,3 +109,11 @@ class Features:
         if self.encoder is None:
             return states
         return torch.cat([states, self.encoder(texts)], dim=-1) / 2**0.5
+
+    def names(self, texts: Sequence[str], size: int) -> Tensor:
+        """[n, d (+ e)], `size` columns: multiplied with h(x), the cosine of x and each of n texts; zeros without an encoder."""
+        found = torch.zeros(len(texts), size)
+        if self.encoder is not None:
+            embeddings = self.encoder(texts)
+            found[:, size - embeddings.shape[1] :] = embeddings * 2**0.5
+        return found

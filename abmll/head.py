@@ -2,9 +2,10 @@
 
 A few gradient steps move the adapter alike for every input, so its samples disagree about an input that is like no example
 no more than about one that is. A linear model on frozen features, whose posterior is known in closed form, does:
-f_c(x) = <w_c, h(x)> with w_c ~ N(0, I), h(x) what `features.py` makes of the prompt, and the one-hot labels less the classes'
-shares as its observations, with variance `noise` (least-squares classification with a Gaussian process: Rasmussen and Williams
-2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed classes.
+f_c(x) = <w_c, h(x)> with w_c ~ N(m_c, I), h(x) what `features.py` makes of the prompt, m_c nothing or what the class is called,
+and the one-hot labels less the classes' shares as its observations, with variance `noise` (least-squares classification with a
+Gaussian process: Rasmussen and Williams 2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed
+classes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from abmll.features import Features
 from abmll.prompting import EncodedPrompt
 from abmll.seeds import SampleSeed, derive_seed
 
-# The weights between which the examples choose, as multiples of the configuration's.
+# Between these the examples choose: weights, as multiples of the configuration's, and how much a class's name counts.
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+NAMES = (0.0, 1.0)
 # Samples spread by this power of the variance of f relative to that at examples left out, and at most so many times as far.
 # The power was chosen on validation tasks; the limit is for examples that are all alike.
 SHARPNESS = 8
@@ -35,7 +37,8 @@ def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], and each class's token ids.
+    """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], each class's token ids, and what
+    h(x) is multiplied with for its likeness to each class's name [C, d].
 
     `features` tell how h is found; they are not among the tensors.
     """
@@ -43,6 +46,7 @@ class Head:
     states: Tensor
     labels: Tensor
     classes: tuple[tuple[int, ...], ...]
+    names: Tensor
     features: Features = field(default_factory=Features)
 
     @classmethod
@@ -62,12 +66,13 @@ class Head:
             classes.index(prompt.continuations[label]) for prompt, label in zip(prompts, labels, strict=True)
         ]
         states = features(own, [prompt.text for prompt in prompts])
-        return cls(states, torch.tensor(numbers), classes, features)
+        names = features.names(prompts[0].options, states.shape[1])
+        return cls(states, torch.tensor(numbers), classes, names, features)
 
     @property
     def nbytes(self) -> int:
         """Bytes of its states."""
-        return self.states.nbytes
+        return self.states.nbytes + self.names.nbytes
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file."""
@@ -77,6 +82,7 @@ class Head:
             "head.states": self.states.contiguous(),
             "head.labels": self.labels,
             "head.classes": torch.tensor(padded),
+            "head.names": self.names.contiguous(),
         }
 
     @classmethod
@@ -85,14 +91,16 @@ class Head:
         if "head.states" not in tensors:
             return None
         classes = tuple(tuple(i for i in row if i >= 0) for row in tensors["head.classes"].tolist())
-        return cls(tensors["head.states"], tensors["head.labels"], classes)
+        states = tensors["head.states"]
+        names = tensors.get("head.names", states.new_zeros(len(classes), states.shape[1]))
+        return cls(states, tensors["head.labels"], classes, names)
 
 
 class HeadPosterior:
     """The posterior of w given a `head`, in fp64 on the CPU, and what an option's score gets by it.
 
-    By the mean that is a multiple of the mean of f, about `weight`. The examples choose among `WEIGHTS`: the mean of these, each
-    by the likelihood of every example's label given the others.
+    By the mean that is a multiple of the mean of f, about `weight`. The examples choose among `WEIGHTS`, and among `NAMES` how
+    much of m_c is the class's name: the mean over all pairs, each by the likelihood of every example's label given the others.
     A sample adds the deviation of a draw of f from its mean, times `spread` nats and (v / v')^`SHARPNESS`, where v is the
     variance of f at the input, and v' that at examples given the others, on average. States of many dimensions are never much
     alike, so v lies close below 1 for all inputs, those of another task among them; the power tells them apart.
@@ -107,8 +115,8 @@ class HeadPosterior:
         self._observed = one_hot - shares
         gram = self._states @ self._states.T
         self._inverse: Tensor = torch.linalg.inv(gram + noise * torch.eye(len(gram), dtype=gram.dtype))
-        self.weight = self._chosen(weight, one_hot)
-        self._mean: Tensor = self._states.T @ self._inverse @ self._observed
+        names = head.names.double()
+        self._mean = self._averaged(weight, one_hot, (names - names.mean(0)).T)
         self._left_out_variance = float((1 / self._inverse.diagonal() - noise).mean())
         self._drawn: dict[SampleSeed, Tensor] = {}
 
@@ -120,7 +128,7 @@ class HeadPosterior:
         numbers = [self._number[ids] for ids in prompt.continuations if ids in self._number]
         if len(numbers) < len(prompt.continuations):
             return state.new_zeros(len(prompt.continuations))
-        scores = self.weight * (state.double() @ self._mean)
+        scores = state.double() @ self._mean
         if sample is not None:
             if sample not in self._drawn:
                 self._drawn[sample] = self._deviation(sample)
@@ -140,14 +148,23 @@ class HeadPosterior:
         others = 1 / (self._inverse.diagonal() + solved.square() / own)
         return (int((others >= own * (1 - 1e-6)).sum()) + 1) / (len(others) + 1)
 
-    def _chosen(self, weight: float, one_hot: Tensor) -> float:
-        """The mean of the weights, each by its likelihood of the labels [n, C] left out one at a time (as in RW 2006, 5.12)."""
-        f = self._observed - self._inverse @ self._observed / self._inverse.diagonal()[:, None]
-        weights = weight * torch.tensor(WEIGHTS, dtype=f.dtype)
-        shares = one_hot.sum(0) - one_hot + 1  # of the others, smoothed; their sum is the same for all
-        scores = shares.log() + weights[:, None, None] * f
-        likelihood = (scores.log_softmax(-1) * one_hot).sum((1, 2))
-        return float(likelihood.softmax(0) @ weights)
+    def _averaged(self, weight: float, one_hot: Tensor, names: Tensor) -> Tensor:
+        """[d, C], by which h(x) becomes scores: the mean over weights and shares of the `names` [d, C] in m.
+
+        Each counts by its likelihood of the labels [n, C] left out one at a time (Rasmussen and Williams 2006, 5.12).
+        """
+        shares = (
+            one_hot.sum(0) - one_hot + 1
+        ).log()  # of the others, smoothed; the sum that they lack is the same for all
+        likelihoods, found = [], []
+        for name in NAMES:
+            solved = self._inverse @ (self._observed - name * self._states @ names)
+            left_out = self._observed - solved / self._inverse.diagonal()[:, None]
+            for multiple in WEIGHTS:
+                scores = shares + weight * multiple * left_out
+                likelihoods.append((scores.log_softmax(-1) * one_hot).sum())
+                found.append(weight * multiple * (name * names + self._states.T @ solved))
+        return torch.einsum("k,kdc->dc", torch.stack(likelihoods).softmax(0), torch.stack(found))
 
     def _spread_at(self, state: Tensor) -> float:
         """Nats by which a unit of deviation moves a score there."""

@@ -52,7 +52,7 @@ class EncodedPrompt:
     """Token ids of a prompt and of each continuation to score behind it (none for a free-text query).
 
     `neutral` is the prompt without input where options are scored beyond what they have behind it; `per_token` takes means.
-    `text` is the input that the prompt is of.
+    `text` is the input that the prompt is of, `options` are the texts of the continuations where these are options.
     """
 
     prompt: tuple[int, ...]
@@ -60,6 +60,7 @@ class EncodedPrompt:
     neutral: tuple[int, ...] = ()
     per_token: bool = False
     text: str = ""
+    options: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -94,6 +95,7 @@ class PromptEncoder:
         encoded = self._fit(
             template.shown(query), self._continuations(query.options), truncate, reserve_tokens
         )
+        encoded = replace(encoded, options=query.options)
         if not query.options or template.score == "total":
             return encoded
         neutral = self._neutral if template.score == "pmi" else ()

@@ -70,3 +70,12 @@ def test_an_embedding_is_the_mean_over_a_texts_own_tokens_however_texts_are_batc
         with torch.no_grad():
             expected = model(ids).last_hidden_state[0].mean(0)
         torch.testing.assert_close(embedding, expected / expected.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_names_are_what_gives_the_cosine_of_an_input_and_a_name() -> None:
+    hidden = [torch.randn(5, 6, generator=torch.Generator().manual_seed(n)) for n in range(len(TEXTS))]
+    encoder = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
+    features, names = Features(encoder=encoder), ["positive", "not related"]
+    h = features(hidden, TEXTS)
+    torch.testing.assert_close(h @ features.names(names, h.shape[1]).T, encoder(TEXTS) @ encoder(names).T)
+    assert not Features().names(names, 6).any()

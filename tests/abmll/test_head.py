@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from abmll.adapt import AdaptSettings
 from abmll.errors import PosteriorMismatchError
 from abmll.features import Features, SentenceEncoder, Whitening
-from abmll.head import FARTHEST, SHARPNESS, WEIGHTS, Head, HeadPosterior
+from abmll.head import FARTHEST, NAMES, SHARPNESS, WEIGHTS, Head, HeadPosterior
 from abmll.model import FewShotModel
 from abmll.posterior import AdapterConfig, TaskPosterior
 from abmll.prompting import EncodedPrompt
@@ -22,7 +23,8 @@ OPTIONS = ("positive", "not related", "negative")
 TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris")
 SUPPORT = [Example(text, OPTIONS[i % 3], OPTIONS) for i, text in enumerate(TEXTS)]
 CLASSES = ((5,), (6, 7), (8,))
-PROMPT = EncodedPrompt((1, 2, 3), CLASSES)
+PROMPT = EncodedPrompt((1, 2, 3), CLASSES, options=OPTIONS)
+NAMELESS = torch.zeros(3, 6)
 WEIGHT, NOISE, SPREAD = 4.0, 0.5, 1.5
 
 
@@ -34,34 +36,46 @@ def unit(count: int, size: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture
 def head() -> Head:
-    return Head(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES)
+    return Head(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES, unit(3, 6, seed=7))
 
 
-def closed_form(head: Head, state: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Mean [C] and variance of f at `state`, as textbooks have them: k (K + noise I)^-1 y, and k** - k (K + noise I)^-1 k."""
-    states = head.states.double()
-    inverse = torch.linalg.inv(states @ states.T + NOISE * torch.eye(5))
-    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # one more of each than there are
-    observed = torch.nn.functional.one_hot(head.labels, 3).double() - shares
-    k = states @ state.double()
-    return k @ inverse @ observed, float(1 - k @ inverse @ k)
+def expected_f(head: Head, of: list[int], state: torch.Tensor, name: float) -> tuple[torch.Tensor, float]:
+    """Mean [C] and variance of f at `state` given the examples `of`, as textbooks have them, with m = `name` times the likeness
+    to the classes' names less its mean: m + k (K + noise I)^-1 (y - m), and k** - k (K + noise I)^-1 k.
+    """
+    states, names = head.states.double(), (head.names - head.names.mean(0)).double()
+    inverse = torch.linalg.inv(states[of] @ states[of].T + NOISE * torch.eye(len(of)))
+    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # of all five: one more of each than there are
+    observed = (torch.nn.functional.one_hot(head.labels, 3).double() - shares)[of]
+    k, prior = states[of] @ state.double(), name * states[of] @ names.T
+    return name * names @ state.double() + k @ inverse @ (observed - prior), float(1 - k @ inverse @ k)
+
+
+def expected_scores(head: Head, state: torch.Tensor) -> torch.Tensor:
+    """[C] by the mean: over weights and names, each by the likelihood of every label in a fit without its example."""
+    one_hot, likelihoods, scores = torch.nn.functional.one_hot(head.labels, 3), [], []
+    for name, factor in product(NAMES, WEIGHTS):
+        likelihood = torch.zeros(()).double()
+        for i, label in enumerate(head.labels.tolist()):
+            others = [j for j in range(5) if j != i]
+            f, _ = expected_f(head, others, head.states[i], name)
+            shares = (one_hot[others].sum(0) + 1) / 7
+            likelihood += (shares.log() + WEIGHT * factor * f).log_softmax(0)[label]
+        likelihoods.append(likelihood)
+        scores.append(WEIGHT * factor * expected_f(head, list(range(5)), state, name)[0])
+    return torch.stack(likelihoods).softmax(0) @ torch.stack(scores)
 
 
 def left_out_variance(head: Head) -> float:
     """The variance of f at every example given the others, on average."""
-    states, found = head.states.double(), []
-    for i in range(len(states)):
-        others = states[[j for j in range(len(states)) if j != i]]
-        k = others @ states[i]
-        found.append(float(1 - k @ torch.linalg.inv(others @ others.T + NOISE * torch.eye(len(others))) @ k))
-    return sum(found) / len(found)
+    return sum(expected_f(head, [j for j in range(5) if j != i], head.states[i], 0)[1] for i in range(5)) / 5
 
 
 def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
     fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
-    mean, variance = closed_form(head, state)
+    _, variance = expected_f(head, list(range(5)), state, 0)
     spread = SPREAD * min(FARTHEST, (variance / left_out_variance(head)) ** SHARPNESS)
-    mean, variance = fitted.weight * mean, spread**2 * variance
+    mean, variance = expected_scores(head, state), spread**2 * variance
     torch.testing.assert_close(fitted.scores(PROMPT, state, None).double(), mean, atol=1e-6, rtol=1e-5)
     drawn = torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(4000)]).double()
     error = (variance / len(drawn)) ** 0.5
@@ -71,6 +85,7 @@ def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
 
 
 def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
+    head = replace(head, names=NAMELESS)
     fitted, known = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
     unlike = torch.linalg.svd(head.states).Vh[-1]  # at a right angle to all five
     spread = [
@@ -85,7 +100,8 @@ def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
 
 def test_examples_that_are_all_alike_leave_a_bounded_spread() -> None:
     states = unit(1, 6, seed=0).expand(5, 6)
-    fitted = HeadPosterior(Head(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES), WEIGHT, NOISE, SPREAD)
+    head = Head(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES, NAMELESS)
+    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
     unlike = torch.linalg.svd(states).Vh[-1]
     drawn = torch.stack([fitted.scores(PROMPT, unlike, SampleSeed(n)) for n in range(2000)])
     assert drawn.std(0).mean() == pytest.approx(SPREAD * FARTHEST, rel=0.05)
@@ -100,30 +116,36 @@ def test_samples_lie_about_the_mean_as_far_as_the_spread_says(head: Head) -> Non
     assert torch.equal(none.scores(PROMPT, state, seed), mean)
 
 
-def test_the_weight_is_what_the_examples_left_out_one_at_a_time_speak_for(head: Head) -> None:
-    """Against a fit without each example, whose label is known only to the shares that are taken off."""
-    one_hot = torch.nn.functional.one_hot(head.labels, 3).double()
-    observed = one_hot - torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()
-    states, weights = head.states.double(), [WEIGHT * factor for factor in WEIGHTS]
-    likelihood = torch.zeros(len(weights)).double()
-    for i, label in enumerate(head.labels.tolist()):
-        others = [j for j in range(5) if j != i]
-        gram = states[others] @ states[others].T + NOISE * torch.eye(4)
-        f = states[i] @ states[others].T @ torch.linalg.inv(gram) @ observed[others]
-        shares = (one_hot[others].sum(0) + 1) / 7
-        likelihood += torch.stack([(shares.log() + w * f).log_softmax(0)[label] for w in weights])
-    expected = float(likelihood.softmax(0) @ torch.tensor(weights).double())
-    assert HeadPosterior(head, WEIGHT, NOISE, SPREAD).weight == pytest.approx(expected)
+def scale(states: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, at: torch.Tensor) -> float:
+    """How far the first of two classes is ahead of the other at a state."""
+    fitted = HeadPosterior(Head(states, labels, ((5,), (6,)), names), WEIGHT, NOISE, SPREAD)
+    a, b = fitted.scores(EncodedPrompt((1,), ((5,), (6,))), at, None).tolist()
+    return float(a - b)
 
 
 def test_examples_whose_likeness_tells_their_class_ask_for_more_weight() -> None:
-    labels = torch.tensor([0, 1] * 6)
+    labels, none = torch.tensor([0, 1] * 6), torch.zeros(2, 2)
     told, untold = torch.eye(2)[labels], unit(12, 2, seed=1)
-    one, other = (
-        HeadPosterior(Head(states, labels, ((5,), (6,))), WEIGHT, NOISE, SPREAD).weight
-        for states in (told, untold)
+    assert scale(told, labels, none, told[0]) > 2 * scale(untold, labels, none, untold[0])
+
+
+def test_names_count_where_the_examples_bear_them_out() -> None:
+    labels, names = torch.tensor([0, 1] * 2), torch.eye(6)[:2]
+    told = torch.nn.functional.normalize(torch.eye(6)[labels] + torch.eye(6)[2:], dim=1)
+    right, none, wrong = (
+        scale(told, labels, given, names[0]) for given in (names, torch.zeros(2, 6), names.flip(0))
     )
-    assert one > 2 * other
+    assert right - none > 1
+    assert abs(none - wrong) < 0.2
+
+
+def test_a_class_that_no_example_shows_is_known_by_its_name() -> None:
+    labels, names = torch.tensor([0, 1] * 6), torch.eye(3)
+    head = Head(names[labels], labels, CLASSES, names)
+    unseen = HeadPosterior(head, WEIGHT, NOISE, SPREAD).scores(PROMPT, names[2], None)
+    assert unseen[2] - unseen[:2].max() > 1
+    nameless = HeadPosterior(replace(head, names=torch.zeros(3, 3)), WEIGHT, NOISE, SPREAD)
+    assert nameless.scores(PROMPT, names[2], None).abs().max() < 1e-6
 
 
 def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(head: Head) -> None:
@@ -149,7 +171,7 @@ def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is(
 
     like, unlike = [], []
     for _ in range(400):
-        head = Head(drawn(19, 3.0), torch.arange(19) % 3, CLASSES)
+        head = Head(drawn(19, 3.0), torch.arange(19) % 3, CLASSES, torch.zeros(3, 12))
         fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
         like.append(fitted.typicality(drawn(1, 3.0)[0]))
         unlike.append(fitted.typicality(drawn(1, -3.0)[0]))
@@ -163,7 +185,9 @@ def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is(
 
 
 def test_an_input_that_is_the_only_example_is_typical() -> None:
-    fitted = HeadPosterior(Head(unit(1, 6, seed=0), torch.tensor([0]), CLASSES), WEIGHT, NOISE, SPREAD)
+    fitted = HeadPosterior(
+        Head(unit(1, 6, seed=0), torch.tensor([0]), CLASSES, NAMELESS), WEIGHT, NOISE, SPREAD
+    )
     assert fitted.typicality(unit(1, 6, seed=0)[0]) == 1
     assert fitted.typicality(unit(1, 6, seed=1)[0]) == 1
 
@@ -277,6 +301,7 @@ def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., Few
             assert again.head is not None
             assert torch.equal(again.head.states, head.states)
             assert torch.equal(again.head.labels, head.labels)
+            assert torch.equal(again.head.names, head.names)
             assert again.head.classes == head.classes
 
 

@@ -48,7 +48,7 @@ def test_what_is_put_is_got_also_after_a_restart(tmp_path):
 
 def test_a_head_is_kept_with_its_adapter(tmp_path):
     given = adapter(1)
-    head = Head(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)))
+    head = Head(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
     with AdapterStore(tmp_path) as store:
         store.put(replace(given, posterior=replace(given.posterior, head=head)))
     with AdapterStore(tmp_path) as store:
@@ -57,6 +57,7 @@ def test_a_head_is_kept_with_its_adapter(tmp_path):
     assert torch.equal(found.posterior.head.states, head.states)
     assert found.posterior.head.labels.tolist() == [0, 1, 0]
     assert found.posterior.head.classes == head.classes
+    assert torch.equal(found.posterior.head.names, head.names)
 
 
 def test_the_support_is_recorded_with_the_options_that_all_examples_share():
