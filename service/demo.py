@@ -31,7 +31,7 @@ INPUTS = [
     "The page stays white when I press save.",
     "I cannot sign in with my new phone.",
     "Does the price on the bill include tax?",
-    "It does not work.",
+    "Do you have a job for me?",
 ]
 
 

@@ -18,6 +18,7 @@ def test_the_small_model_takes_the_tickets_it_is_sure_of_and_is_right_about_most
     tickets = tmp_path / "tickets.jsonl"
     tickets.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in TICKETS))
     command = [sys.executable, str(SCRIPT), "--url", str(server.client.base_url), "--tickets", str(tickets)]
+    command += ["--min-confidence", "0.8"]
     told = subprocess.run([*command, "--samples", "4"], check=True, capture_output=True, text=True).stdout
     counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", told)}
     assert sum(counts.values()) == len(TICKETS)
