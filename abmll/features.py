@@ -55,7 +55,7 @@ class SentenceEncoder:
     Takes a `transformers` encoder in evaluation mode and its tokenizer; of a text it reads the first `max_tokens`.
     """
 
-    BATCH = 32
+    BATCH = 8
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
         self._model, self._tokenizer, self._max_tokens = model, tokenizer, max_tokens
