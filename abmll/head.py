@@ -71,7 +71,7 @@ class Head:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its states."""
+        """Bytes of its states and names."""
         return self.states.nbytes + self.names.nbytes
 
     def to_tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which base models have a name, where each comes from, and how it is quantised unless asked otherwise."""
+"""Which base models and sentence encoders have a name, where each comes from, and how a base is quantised by default."""
 
 from __future__ import annotations
 
