@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from abmll.errors import AbmllError
 
 if TYPE_CHECKING:
-    from abmll.uncertainty import Predictive
+    from abmll.prediction.uncertainty import Predictive
 
 FORMAT_VERSION = 1
 FEATURES = (

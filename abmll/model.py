@@ -6,25 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from abmll.adapt import (
-    Adaptation,
-    AdaptRun,
-    AdaptSettings,
-    LabelledPrompt,
-    adapt_step,
-    batch_order,
-    prepare,
-)
-from abmll.backbone import Backbone
+from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step, batch_order
+from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.support import prepare
+from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
-from abmll.features import Features, SentenceEncoder
-from abmll.posterior import AdapterConfig, GlobalPosterior, TaskPosterior
-from abmll.predict import Prediction, QueryRun, advance
-from abmll.prompting import PromptEncoder, PromptTemplate
-from abmll.scoring import TOKENS_PER_CHUNK, Sampling
-from abmll.semantic import Equivalence
-from abmll.stopping import StopRule
-from abmll.tasks import Example, Query, check_support
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Sampling
+from abmll.prediction.run import Prediction, QueryRun, advance
+from abmll.prediction.semantic import Equivalence
+from abmll.prediction.stopping import StopRule
+from abmll.similarity.features import Features
+from abmll.similarity.sentence_encoder import SentenceEncoder
+from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
+from abmll.text.tasks import Example, Query, check_support
 
 
 class FewShotModel:

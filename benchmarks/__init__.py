@@ -2,5 +2,5 @@
 
 import os
 
-# As `abmll` itself does, before torch is first imported: see service/cli.py.
+# As `abmll` itself does, before torch is first imported: see service/cli/main.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

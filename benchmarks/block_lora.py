@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abmll.posterior import GlobalPosterior
-from abmll.prompting import EncodedPrompt
+from abmll.posterior.posteriors import GlobalPosterior
+from abmll.text.prompting import EncodedPrompt
 from benchmarks.reference_lora import PEFT_NAMES, Sequences
 
 

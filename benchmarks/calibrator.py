@@ -6,7 +6,7 @@
 Fits on `--fit`, writes the calibrator to `--out`, and writes benchmarks/results/calibrator.md: Brier score and ECE on `--test`
 of the raw confidence, of that at the posterior's temperature, and of the calibrated one. `--estimates` is the work file of
 `benchmarks.leave_one_out`: what is in it is told to the calibrator, in fitting and in one arm of the test, and chooses each
-adapter's own temperature (`abmll/held_out.py`) in the last.
+adapter's own temperature (`abmll/assurance/held_out.py`) in the last.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from abmll.assurance.folds import Scored
+from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
 from abmll.calibrator import Calibrator, Shown, features
-from abmll.evaluation.calibration import Items, confidence_falls, fit_calibrator
-from abmll.evaluation.metrics import expected_calibration_error
-from abmll.evaluation.records import CellResult, Floats
-from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
-from abmll.folds import Scored
-from abmll.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
-from abmll.posterior import GlobalPosterior
+from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
 from benchmarks.leave_one_out import RESAMPLES, Key, held_out, resampled
+from lab.evaluation.calibration import Items, confidence_falls, fit_calibrator
+from lab.evaluation.metrics import expected_calibration_error
+from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.temperature import Rule, fit_temperature, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binomtest
 
-from abmll.certificates import Certificate, certify, certify_looks, coverage_cuts
+from abmll.assurance.certificates import Certificate, certify, certify_looks, coverage_cuts
 from benchmarks import common
 from benchmarks.kept import Kept, confidences
 

@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
-from abmll.adapt import AdaptSettings
-from abmll.evaluation import protocol
+from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.posterior import TaskPosterior
-from abmll.predict import Prediction
-from abmll.prompting import PromptTemplate
-from abmll.tasks import Example, Query, draw_support, read_task
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.run import Prediction
+from abmll.text.draws import draw_support
+from abmll.text.files import read_task
+from abmll.text.prompting import PromptTemplate
+from abmll.text.tasks import Example, Query
+from lab.evaluation import protocol
 from model_store.bases import load_base
 from model_store.convert import compute_dtype
 from model_store.encoders import load_sentence_encoder

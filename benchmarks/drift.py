@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta, binomtest
 
-from abmll.certificates import Certificate, certify, coverage_cuts
-from abmll.drift import ExchangeabilityAlarm, RiskAlarm
+from abmll.assurance.certificates import Certificate, certify, coverage_cuts
+from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
 from benchmarks import common
 from benchmarks.certified_gates import TOY
 

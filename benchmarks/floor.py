@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from abmll.prompting import EncodedPrompt
+from abmll.text.prompting import EncodedPrompt
 from benchmarks import common
 from benchmarks.common import Served
 from benchmarks.profiling import FAMILIES, REST, shares

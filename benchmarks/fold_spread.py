@@ -5,7 +5,7 @@
 
 `--answers` is the results folder of an evaluation, or a file of kept answers (`benchmarks.kept`); `--estimates` is the work file
 of `benchmarks.leave_one_out` for the same tasks, k and seeds. Writes benchmarks/results/fold_spread.md, which `SPREAD` and
-`CHOICE_SPREAD` of `abmll/held_out.py` are chosen from. Needs no model.
+`CHOICE_SPREAD` of `abmll/assurance/held_out.py` are chosen from. Needs no model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from abmll.evaluation.metrics import evaluate
-from abmll.evaluation.records import CellResult
-from abmll.evaluation.temperature import Rule, with_temperature
-from abmll.folds import Scored
-from abmll.held_out import temperature_factor
+from abmll.assurance.folds import Scored
+from abmll.assurance.held_out import temperature_factor
 from benchmarks.calibrator import key_of, rule_since
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept
 from benchmarks.leave_one_out import Key, held_out
+from lab.evaluation.metrics import evaluate
+from lab.evaluation.records import CellResult
+from lab.evaluation.temperature import Rule, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from service import demo
+from service.schemas import demo
 
 
 class Server:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abmll.evaluation.metrics import Scored
-from abmll.evaluation.records import Cell, CellResult, Cost, Floats, pad
-from abmll.evaluation.temperature import Rule, with_temperature
-from abmll.uncertainty import Predictive, Uncertainty
+from abmll.prediction.uncertainty import Predictive, Uncertainty
+from lab.evaluation.metrics import Scored
+from lab.evaluation.records import Cell, CellResult, Cost, Floats, pad
+from lab.evaluation.temperature import Rule, with_temperature
 
 DIGITS = 6
 AS_GIVEN = Rule()

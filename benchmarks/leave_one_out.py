@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, spearmanr
 
-from abmll.crossfit import cross_predict
-from abmll.diagnostics import LEVEL, wilson
-from abmll.evaluation.protocol import SEEDS, episode
-from abmll.evaluation.records import CellResult
-from abmll.folds import Scored, make_folds
+from abmll.assurance.cross_fitting import cross_predict
+from abmll.assurance.diagnostics import LEVEL, wilson
+from abmll.assurance.folds import Scored, make_folds
 from abmll.meta.collection import Collection
-from abmll.tasks import Task
+from abmll.text.tasks import Task
 from benchmarks import common
 from benchmarks.common import Served
 from benchmarks.kept import DIGITS, Kept, confidences
+from lab.evaluation.protocol import SEEDS, episode
+from lab.evaluation.records import CellResult
 
 RESAMPLES = 5000
 Row = dict[str, Any]

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from abmll.posterior import TaskPosterior
-from abmll.predict import Prediction
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.run import Prediction
 from benchmarks import common
 from benchmarks.block_lora import BlockLora, TenantRows
 from benchmarks.common import Cell, Served

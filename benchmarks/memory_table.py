@@ -3,7 +3,7 @@
     python -m benchmarks.memory_table
 
 The shapes are built without any weights (on the `meta` device) and go through the same cost functions that a server runs at its
-start (`abmll/memory.py`), on the path that a GPU takes. Adapters of rank 8 in the upper half of the layers, bf16. `scale_8b`
+start (`abmll/memory_plan.py`), on the path that a GPU takes. Adapters of rank 8 in the upper half of the layers, bf16. `scale_8b`
 compares such a plan with the memory that a run takes.
 """
 
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from abmll.backbone import Backbone
-from abmll.memory import MemoryCosts, measure_costs
-from abmll.posterior import AdapterConfig, GlobalPosterior
+from abmll.decoder.backbone import Backbone
+from abmll.memory_plan import MemoryCosts, measure_costs
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks import common
 from benchmarks.scale_8b import Shape
 
@@ -48,7 +49,7 @@ def main() -> None:
         data[name] = asdict(costs)
         rows += [row(name, costs, card) for card in CARDS]
     about = (
-        f"Peak = {FORMULA}; `abmll/memory.py` says what each is. Of a card, {RESERVED_BYTES / 2**30:.1f} GiB are left to the "
+        f"Peak = {FORMULA}; `abmll/memory_plan.py` says each. Of a card, {RESERVED_BYTES / 2**30:.1f} GiB are left to the "
         "CUDA context and the allocator. A quarter of what is left beside the base holds adapters (slots); the rest is one pass, "
         "at most 8,192 tokens of support (one gradient step) or tokens x samples; 8 examples of 100 tokens are 800. "
         "Planned from shapes alone: no GPU was at hand, and nothing here was measured on one."

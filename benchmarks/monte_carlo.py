@@ -16,14 +16,14 @@ from statistics import fmean
 
 import numpy as np
 
-from abmll.evaluation.metrics import evaluate
-from abmll.evaluation.records import CellResult
-from abmll.evaluation.temperature import Rule, fit_temperature, with_temperature
 from abmll.meta.collection import Collection
-from abmll.posterior import AdapterConfig
+from abmll.posterior.config import AdapterConfig
 from benchmarks import common
 from benchmarks.kept import Kept
 from benchmarks.leave_one_out import RESAMPLES, resampled
+from lab.evaluation.metrics import evaluate
+from lab.evaluation.records import CellResult
+from lab.evaluation.temperature import Rule, fit_temperature, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 
 SHOWN = ("accuracy", "nll", "brier", "aurc")

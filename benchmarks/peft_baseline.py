@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from abmll.adapt import Adaptation
+from abmll.adaptation.run import Adaptation
 from benchmarks import common
 from benchmarks.common import Cell, Served
 from benchmarks.reference_lora import PeftLora

@@ -16,8 +16,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from abmll.posterior import GlobalPosterior
-from abmll.prompting import EncodedPrompt
+from abmll.posterior.posteriors import GlobalPosterior
+from abmll.text.prompting import EncodedPrompt
 
 PEFT_NAMES = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from abmll.noise import draw_samples, mean_samples
-from abmll.posterior import TaskPosterior, unflatten
-from abmll.rows import Group, Rows, collate
-from abmll.scoring import SAMPLES_PER_CHUNK
+from abmll.decoder.layout import unflatten
+from abmll.decoder.rows import Group, Rows, collate
+from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.point import mean_samples
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.option_scores import SAMPLES_PER_CHUNK
 from abmll.seeds import sample_seeds
 from benchmarks import common
 from benchmarks.common import Served

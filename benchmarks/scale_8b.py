@@ -21,16 +21,16 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from abmll.adapt import AdaptSettings
-from abmll.memory import measure_costs
+from abmll.adaptation.settings import AdaptSettings
+from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig
-from abmll.tasks import Example, Query
+from abmll.posterior.config import AdapterConfig
+from abmll.text.tasks import Example, Query
 from benchmarks import common
 from model_store.bases import load_base
 from model_store.convert import compute_dtype
-from model_store.memory import return_large_blocks
-from service import demo
+from model_store.process_memory import return_large_blocks
+from service.schemas import demo
 
 
 @dataclass(frozen=True)

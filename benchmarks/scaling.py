@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib
 
-from abmll.tasks import Example, Query
+from abmll.text.tasks import Example, Query
 from benchmarks import common
 from benchmarks.common import Served
 

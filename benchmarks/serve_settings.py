@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-from abmll.adapt import AdaptSettings
-from abmll.posterior import TaskPosterior
+from abmll.adaptation.settings import AdaptSettings
+from abmll.posterior.posteriors import TaskPosterior
 from benchmarks import common, validation
 
 

@@ -14,14 +14,14 @@ from itertools import product
 import numpy as np
 from torch import Tensor
 
-from abmll.adapt import trunk_states
-from abmll.evaluation.metrics import auroc
-from abmll.evaluation.protocol import SEEDS, classes_of, episode, neighbours
-from abmll.head import HeadPosterior
+from abmll.adaptation.support import trunk_states
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.tasks import Example, Task
+from abmll.similarity.gaussian_process import HeadPosterior
+from abmll.text.tasks import Example, Task
 from benchmarks.common import arguments, check_unseen, load_served, table, write_results
+from lab.evaluation.metrics import auroc
+from lab.evaluation.protocol import SEEDS, classes_of, episode, neighbours
 
 SPLITS = ("metaicl/class_to_class", "metaicl/hr_to_lr")
 ITEMS = 30

@@ -8,14 +8,14 @@ from itertools import product
 
 import numpy as np
 
-from abmll.evaluation.metrics import Scored, expected_calibration_error
-from abmll.evaluation.protocol import episode
-from abmll.evaluation.records import Episode, pad
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.posterior import TaskPosterior
+from abmll.posterior.posteriors import TaskPosterior
 from benchmarks import common
 from benchmarks.common import Served
+from lab.evaluation.metrics import Scored, expected_calibration_error
+from lab.evaluation.protocol import episode
+from lab.evaluation.records import Episode, pad
 
 SHOWN = ("accuracy", "nll", "brier", "ece15", "mutual_information")
 

@@ -23,10 +23,12 @@ from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from abmll.diagnostics import Diagnosis
-from abmll.held_out import HeldOut
-from abmll.posterior import AdapterConfig, Site, TaskPosterior
-from abmll.tasks import Example
+from abmll.assurance.diagnostics import Diagnosis
+from abmll.assurance.held_out import HeldOut
+from abmll.decoder.layout import Site
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.text.tasks import Example
 from model_store.diagnoses import read_diagnosis, write_diagnosis
 from model_store.errors import (
     CorruptArtifactError,

@@ -26,7 +26,7 @@ from model_store.convert import (
     quantise,
 )
 from model_store.identity import BaseIdentity
-from model_store.memory import available_bytes
+from model_store.process_memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
 from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import cached_folder, require_free_space

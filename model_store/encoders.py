@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from abmll.features import SentenceEncoder
+from abmll.similarity.sentence_encoder import SentenceEncoder
 from model_store.bases import cache_folder, default_cache_dir, quiet_transformers
 from model_store.catalogue import resolve_sentence_encoder
 from model_store.errors import UnusableBaseError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from abmll.entailment import EntailmentMatch
+from abmll.prediction.entailment import EntailmentMatch
 from model_store.errors import UnusableBaseError
 
 

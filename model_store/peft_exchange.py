@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.adapt import AdaptSettings
-from abmll.backbone import MODULE_NAMES
+from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.backbone import MODULE_NAMES
+from abmll.decoder.layout import Site
 from abmll.errors import PosteriorMismatchError
-from abmll.plain_lora import (
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.plain_lora import (
     PlainLora,
     layout_of,
     mean_loras,
@@ -19,8 +21,8 @@ from abmll.plain_lora import (
     with_constant_spread,
     with_mean,
 )
-from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, Site
-from abmll.prompting import PromptTemplate
+from abmll.posterior.posteriors import GlobalPosterior, Posterior
+from abmll.text.prompting import PromptTemplate
 from model_store.bases import BaseSkeleton
 from model_store.card import card
 from model_store.errors import FolderNotEmptyError, UnsupportedPeftError

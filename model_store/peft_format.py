@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from abmll.plain_lora import PlainLora
+from abmll.posterior.plain_lora import PlainLora
 from model_store.catalogue import CATALOGUE, HubSource
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedPeftError
 from model_store.identity import BaseIdentity

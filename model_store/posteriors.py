@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from abmll.calibrator import Calibrator
-from abmll.posterior import AdapterConfig, GlobalPosterior, Site
+from abmll.decoder.layout import Site
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.identity import BaseIdentity

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
+from abmll.decoder.layout import Site
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, Site
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from model_store.errors import CorruptArtifactError
 
 TENSORS_FILE = "posterior.safetensors"

@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from model_store.memory import return_large_blocks
+from model_store.process_memory import return_large_blocks
 from service.api.app import create_app
 from service.engine.build import build_engine
 from service.engine.engine import Engine, State

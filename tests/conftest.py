@@ -3,4 +3,4 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `abmll` itself does: see service/cli.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `abmll` itself does: see service/cli/main.py

@@ -10,12 +10,12 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 
-from abmll.semantic import Candidate, NormalisedMatch, read_answers
-from model_store.evaluation.config import AnyMethod, EvaluationConfig
+from abmll.prediction.semantic import Candidate, NormalisedMatch, read_answers
+from lab.evaluation.config import AnyMethod, EvaluationConfig
+from lab.training import TrainingConfig
 from model_store.posteriors import shipped_posteriors
-from model_store.training import TrainingConfig
 from service import schemas
-from service.api.translate import text_report
+from service.api.native.rendering import text_report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -76,7 +76,7 @@ def test_links_lead_somewhere() -> None:
 def test_every_command_of_the_readme_exists() -> None:
     from typer.main import get_command
 
-    from service.cli import app
+    from service.cli.main import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     shown = re.findall(r"(?:^|bin/)abmll ([a-z][a-z-]+)\b", README, re.MULTILINE)

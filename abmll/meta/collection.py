@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
-from abmll.tasks import Task, read_task
+from abmll.text.files import read_task
+from abmll.text.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from abmll.adapt import LabelledPrompt
+from abmll.decoder.rows import packed_length
 from abmll.errors import AbmllError, PromptTooLongError
-from abmll.prompting import PromptEncoder, PromptTemplate
-from abmll.rows import packed_length
 from abmll.seeds import derive_seed
-from abmll.tasks import Example, Task, draw_support, draw_uniformly, listed
+from abmll.text.draws import draw_support, draw_uniformly
+from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
+from abmll.text.tasks import Example, Task, listed
 
 Likelihood = Literal["options", "tokens"]
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from abmll.decoder.rows import packed_length
 from abmll.errors import PromptTooLongError
 from abmll.meta.train import MetaSettings
-from abmll.prompting import PromptEncoder
-from abmll.rows import packed_length
-from abmll.tasks import Example, Task
+from abmll.text.prompting import PromptEncoder
+from abmll.text.tasks import Example, Task
 
 
 @dataclass(frozen=True)

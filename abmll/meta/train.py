@@ -36,26 +36,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.adapt import (
-    TOKENS_PER_BACKWARD,
-    AdamW,
-    AdaptRun,
-    AdaptSettings,
-    Batch,
-    LabelledPrompt,
-    Prepared,
-    adapt_step,
-    batch_order,
-    prepare,
-    step_loss,
-)
+from abmll.adaptation.adamw import AdamW
+from abmll.adaptation.loss import Batch, step_loss
+from abmll.adaptation.run import TOKENS_PER_BACKWARD, AdaptRun, adapt_step, batch_order
+from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.support import Prepared, prepare
+from abmll.decoder.layout import unflatten
 from abmll.errors import AbmllError
 from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
 from abmll.model import FewShotModel
-from abmll.posterior import GlobalPosterior, unflatten
-from abmll.prompting import PromptTemplate
+from abmll.posterior.posteriors import GlobalPosterior
 from abmll.seeds import derive_seed
-from abmll.tasks import Task
+from abmll.text.prompting import LabelledPrompt, PromptTemplate
+from abmll.text.tasks import Task
 
 OuterRule = Literal["natural", "adamw", "reptile", "structured", "fomaml"]
 POINT_RULES = ("reptile", "structured", "fomaml")

@@ -1,4 +1,4 @@
-"""What whitens the states that the Gaussian process beside the adapter sees (`abmll/head.py`): training tasks' inputs."""
+"""The whitening of states for the Gaussian process beside the adapter, from inputs of the training tasks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from abmll.adapt import trunk_states
-from abmll.features import Whitening, mean_state
-from abmll.head import options_differ
+from abmll.adaptation.support import trunk_states
 from abmll.meta.episodes import fitting_examples
 from abmll.model import FewShotModel
-from abmll.tasks import Task
+from abmll.similarity.features import Whitening, mean_state
+from abmll.similarity.gaussian_process import options_differ
+from abmll.text.tasks import Task
 
 # Inputs of a task whose states are looked at.
 INPUTS = 128

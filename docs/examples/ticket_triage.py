@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from abmll_client import Client, ConfidenceGate, GateStatistics, Outcome, from_client
 from rich.console import Console
 from rich.table import Table
 
-from service import demo
-from service.client import Client, ConfidenceGate, GateStatistics, Outcome, from_client
+from service.schemas import demo
 
 KEYWORDS = {
     "billing": ("invoice", "refund", "charge", "price"),

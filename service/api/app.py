@@ -14,13 +14,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
-from model_store.calibrations import CalibrationStore
 from model_store.errors import StoreError
-from service.api import classify, diagnose, gates, native, oip, openai, operations
+from model_store.gate_journals import CalibrationStore
+from service.api import classify, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
+from service.api.native import diagnosis as diagnose
+from service.api.native import gates
+from service.api.native import routes as native
 from service.engine.engine import Engine
-from service.engine.gates import GateKeeper
 from service.errors import ServiceError
+from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
 from service.settings import Settings
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from abmll.assurance.folds import Fold, make_folds
 from abmll.errors import AbmllError
-from abmll.folds import Fold, make_folds
-from abmll.tasks import Example, Query, check_options, check_support, contradictions
-from service.engine.records import AdaptRequest, DiagnoseRequest, PredictRequest
+from abmll.text.tasks import Example, Query, check_options, check_support, contradictions
+from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
 from service.errors import (
     InvalidOptionsError,
     InvalidRequestError,

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from abmll import diagnostics
-from abmll.demonstrations import fitting
-from abmll.folds import Fold, Scored
-from abmll.prompting import PromptTemplate
-from abmll.tasks import Query
-from service.engine.cross_fit import Jobs, Spent, together
-from service.engine.manifest import job_of
-from service.engine.records import DiagnoseRequest
+from abmll.assurance import diagnostics
+from abmll.assurance.folds import Fold, Scored
+from abmll.text.demonstrations import fitting
+from abmll.text.prompting import PromptTemplate
+from abmll.text.tasks import Query
+from service.engine.adapter_records import job_of
+from service.engine.fold_jobs import Jobs, Spent, together
+from service.engine.requests import DiagnoseRequest
 from service.executors.contract import Executor, ServedModel
 
 if TYPE_CHECKING:
-    from abmll.posterior import TaskPosterior
+    from abmll.posterior.posteriors import TaskPosterior
     from model_store.adapters import StoredAdapter
 
 # Of a prompt with demonstrations, as in the evaluation of in-context learning.
@@ -73,7 +73,7 @@ def _conclude(
     prior: Sequence[Scored],
     in_context: Sequence[Scored],
 ) -> diagnostics.Diagnosis:
-    from abmll.movement import movement  # noqa: PLC0415 - with torch, which the command line can do without
+    from abmll.posterior.movement import movement  # noqa: PLC0415 - with torch, which the command line can do without
 
     return diagnostics.diagnose(
         adapter.manifest.support.examples,

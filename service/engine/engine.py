@@ -17,24 +17,16 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from service.confidence import (
-    OWN_TEMPERATURE,
-    AnyCalibrator,
-    Confidence,
-    Judge,
-    calibrators_of,
-    stop_rule,
-)
+from service.engine.adapter_cache import AdapterMemory
+from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import OptionRule, admit_adapt, admit_diagnosis, admit_queries, check_model
-from service.engine.cross_fit import Jobs
 from service.engine.diagnose import diagnose
 from service.engine.flights import Flights
+from service.engine.fold_jobs import Jobs
 from service.engine.identity import adapter_id
-from service.engine.manifest import adapter_of, check_adapter
-from service.engine.memory import AdapterMemory
-from service.engine.records import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
+from service.engine.progress import Watch
 from service.engine.registry import AdapterRegistry
-from service.engine.watch import Watch
+from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
 from service.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -52,14 +44,22 @@ from service.executors.contract import (
     Timed,
     WorkerStatus,
 )
+from service.gating.confidence import (
+    OWN_TEMPERATURE,
+    AnyCalibrator,
+    Confidence,
+    Judge,
+    calibrators_of,
+    stop_rule,
+)
 from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from abmll.diagnostics import Diagnosis
-    from abmll.folds import Fold
-    from abmll.predict import Prediction
-    from abmll.tasks import Example, Query
+    from abmll.assurance.diagnostics import Diagnosis
+    from abmll.assurance.folds import Fold
+    from abmll.prediction.run import Prediction
+    from abmll.text.tasks import Example, Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from abmll.tasks import Example
+from abmll.text.tasks import Example
 from service.executors.contract import AdaptJob, ServedModel
 
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from model_store.errors import StoreError
+from service.engine.adapter_cache import AdapterMemory
 from service.engine.flights import Flights
-from service.engine.memory import AdapterMemory
-from service.engine.records import CacheOutcome
+from service.engine.requests import CacheOutcome
 from service.errors import StoreFailedError, UnknownAdapterError
 
 if TYPE_CHECKING:
-    from abmll.diagnostics import Diagnosis
+    from abmll.assurance.diagnostics import Diagnosis
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)

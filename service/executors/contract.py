@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from abmll.adapt import Adaptation, AdaptSettings
+    from abmll.adaptation.run import Adaptation
+    from abmll.adaptation.settings import AdaptSettings
     from abmll.calibrator import Calibrator
-    from abmll.posterior import TaskPosterior
-    from abmll.predict import Prediction
-    from abmll.prompting import EncodedPrompt
-    from abmll.tasks import Example, Query
+    from abmll.posterior.posteriors import TaskPosterior
+    from abmll.prediction.run import Prediction
+    from abmll.text.prompting import EncodedPrompt
+    from abmll.text.tasks import Example, Query
     from model_store.identity import BaseIdentity
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
 Samples: TypeAlias = int | Literal["auto"]
-AUTO_TEXT_SAMPLES = 16  # `abmll.predict`'s, which takes seconds to import: what "auto" means for free text
+AUTO_TEXT_SAMPLES = (
+    16  # `abmll.prediction.run`'s, which takes seconds to import: what "auto" means for free text
+)
 EVERYBODY = "default"  # the tenant of whoever is not told apart
 Losses: TypeAlias = Sequence[float]
 """Of an adaptation so far: the mean loss of each step, in nats an example."""
@@ -33,7 +36,7 @@ Partial: TypeAlias = "Sequence[Prediction | None]"
 
 
 class Encoder(Protocol):
-    """The part of `abmll.prompting.PromptEncoder` that admission needs; threads share it."""
+    """The part of `abmll.text.prompting.PromptEncoder` that admission needs; threads share it."""
 
     @property
     def max_tokens(self) -> int:

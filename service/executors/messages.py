@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from service.executors.contract import EVERYBODY, Job, Lane, Losses, Partial, ServedModel
 
 if TYPE_CHECKING:
-    from abmll.adapt import Adaptation
-    from abmll.predict import Prediction
+    from abmll.adaptation.run import Adaptation
+    from abmll.prediction.run import Prediction
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ from service.executors.placement import place
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
-    from abmll.adapt import Adaptation
-    from abmll.predict import Prediction
+    from abmll.adaptation.run import Adaptation
+    from abmll.prediction.run import Prediction
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from abmll.posterior import TaskPosterior
+from abmll.posterior.posteriors import TaskPosterior
 
 
 class SlotsFullError(RuntimeError):

@@ -9,22 +9,24 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from abmll.adapt import Adaptation, AdaptRun, AdaptSettings, LabelledPrompt, adapt_step
+from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step
+from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.rows import collate, packed_length
 from abmll.errors import PosteriorMismatchError
-from abmll.memory import MemoryPlan, measure_costs
+from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig, TaskPosterior
-from abmll.predict import Prediction, QueryRun
-from abmll.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
-from abmll.rows import collate, packed_length
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.run import Prediction, QueryRun
+from abmll.prediction.stopping import StopRule
 from abmll.seeds import derive_seed
-from abmll.stopping import StopRule
+from abmll.text.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, LabelledPrompt, PromptTemplate
 from model_store.bases import load_base
 from model_store.encoders import load_sentence_encoder
 from model_store.entailment import load_entailment
 from model_store.identity import BaseIdentity
-from model_store.memory import available_bytes, return_large_blocks
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
+from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
 from service.executors import contract
 from service.executors.contract import (

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from service import demo
+from service.schemas import demo
 from service.schemas.fields import Adapt, Model, Options, Samples, Seed, Support, Truncate
 from service.schemas.wire import WireModel
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig, GlobalPosterior
-from abmll.tasks import Example
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
+from abmll.text.tasks import Example
 from tests.tiny import tiny_model, tiny_tokenizer
 
 LABELS = ("positive", "negative", "not related")

@@ -8,7 +8,7 @@ import pytest
 
 from abmll.calibrator import FEATURES, Calibrator, Shown, features
 from abmll.errors import AbmllError
-from abmll.uncertainty import Predictive, Uncertainty
+from abmll.prediction.uncertainty import Predictive, Uncertainty
 
 PREDICTIVE = Predictive(("x", "y", "z"), (0.2, 0.7, 0.1), (0.0,) * 3, Uncertainty(0.8, 0.6, 0.2, 0.0), 8)
 

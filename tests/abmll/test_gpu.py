@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from abmll.adapt import AdaptSettings
+from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.train import MetaSettings, meta_train
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig
-from abmll.tasks import Example, Query, Task
+from abmll.posterior.config import AdapterConfig
+from abmll.text.tasks import Example, Query, Task
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = [

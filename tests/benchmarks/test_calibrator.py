@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from abmll.assurance.folds import Scored
 from abmll.calibrator import FEATURES, Calibrator
-from abmll.evaluation.records import Cell, CellResult, Cost
-from abmll.evaluation.temperature import Rule
-from abmll.folds import Scored
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
 from benchmarks.kept import Kept, confidences, predictives
+from lab.evaluation.records import Cell, CellResult, Cost
+from lab.evaluation.temperature import Rule
 
 IDENTITY = Calibrator("d", 0.0, dict.fromkeys(FEATURES, 0.0) | {"top_logit": 1.0}, 8, {"tasks": []})
 

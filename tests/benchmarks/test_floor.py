@@ -1,4 +1,4 @@
-from abmll.prompting import EncodedPrompt
+from abmll.text.prompting import EncodedPrompt
 from benchmarks.floor import Shapes, packed_tokens, scored_positions
 
 PROMPTS = [EncodedPrompt((1, 2, 3), ((4, 5), (6,))), EncodedPrompt((1,), ((4, 5, 6), (7,)))]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from abmll.folds import Scored
-from abmll.held_out import temperature_factor
+from abmll.assurance.folds import Scored
+from abmll.assurance.held_out import temperature_factor
 from benchmarks.calibrator import key_of
 from benchmarks.fold_spread import mean_nll
 from tests.benchmarks.test_calibrator import result

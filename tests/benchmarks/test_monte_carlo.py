@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from abmll.evaluation.temperature import Rule, with_temperature
-from abmll.posterior import AdapterConfig
+from abmll.posterior.config import AdapterConfig
 from benchmarks import monte_carlo
+from lab.evaluation.temperature import Rule, with_temperature
 from tests.benchmarks.test_calibrator import result
 
 

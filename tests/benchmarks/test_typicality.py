@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from abmll.adapt import AdaptSettings
-from abmll.features import Whitening
+from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
-from abmll.posterior import AdapterConfig
-from abmll.tasks import Example, Task
+from abmll.posterior.config import AdapterConfig
+from abmll.similarity.features import Whitening
+from abmll.text.tasks import Example, Task
 from benchmarks.typicality import _states, fitted
 from tests.tiny import HIDDEN, tiny_model, tiny_tokenizer
 

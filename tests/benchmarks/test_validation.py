@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from abmll.evaluation.protocol import LeakError
 from benchmarks import validation
+from lab.evaluation.protocol import LeakError
 
 
 def served(left_out: list[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import demo
+from service.schemas import demo
 from tests.e2e.conftest import Server
 from tests.e2e.tickets import TICKETS
 

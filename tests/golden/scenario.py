@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from service import demo
+from service.schemas import demo
 from tests.golden.application import running
 
 BINARY = {

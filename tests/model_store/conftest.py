@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from abmll.posterior import AdapterConfig, GlobalPosterior, Site
+from abmll.decoder.layout import Site
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
 from tests.tiny import CONFIGS, tiny_tokenizer
 
 

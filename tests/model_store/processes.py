@@ -9,10 +9,12 @@ import torch
 
 import model_store.adapters
 import model_store.bases
-from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
-from abmll.tasks import Example
+from abmll.decoder.layout import Site, flat_size
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.text.tasks import Example
 from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter, SupportRecord
-from model_store.calibrations import CalibrationStore
+from model_store.gate_journals import CalibrationStore
 from model_store.identity import BaseIdentity
 
 CONFIG = AdapterConfig(rank=2, modules=("q",))

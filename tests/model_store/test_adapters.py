@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from abmll.head import Head
-from abmll.tasks import Example
+from abmll.similarity.gaussian_process import Head
+from abmll.text.tasks import Example
 from model_store import adapters, storage
 from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord
 from model_store.errors import StorageFullError, StoreInUseError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from abmll.diagnostics import Diagnosis, Movement, diagnose
-from abmll.folds import Scored
-from abmll.tasks import Example
+from abmll.assurance.diagnostics import Diagnosis, Movement, diagnose
+from abmll.assurance.folds import Scored
+from abmll.text.tasks import Example
 from model_store import storage
 from model_store.adapters import AdapterStore
 from model_store.errors import StorageFullError

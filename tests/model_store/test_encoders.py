@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abmll.features import SentenceEncoder
+from abmll.similarity.sentence_encoder import SentenceEncoder
 from model_store.encoders import load_sentence_encoder
 from model_store.errors import UnknownBaseError, UnusableBaseError
 from tests.tiny import tiny_sentence_encoder

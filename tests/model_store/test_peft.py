@@ -13,16 +13,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from abmll.adapt import AdaptSettings
+from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.layout import unflatten
+from abmll.decoder.rows import by_prompt, collate
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
 from abmll.model import FewShotModel
-from abmll.noise import Samples, draw_samples, mean_samples
-from abmll.plain_lora import PlainLora
-from abmll.posterior import AdapterConfig, GlobalPosterior, Posterior, TaskPosterior, unflatten
-from abmll.prompting import EncodedPrompt, PromptTemplate
-from abmll.rows import by_prompt, collate
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.noise.contract import Samples
+from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.point import mean_samples
+from abmll.posterior.plain_lora import PlainLora
+from abmll.posterior.posteriors import GlobalPosterior, Posterior, TaskPosterior
 from abmll.seeds import sample_seeds
-from abmll.tasks import Query
+from abmll.text.prompting import EncodedPrompt, PromptTemplate
+from abmll.text.tasks import Query
 from model_store.bases import BaseSkeleton, load_base, load_base_skeleton
 from model_store.errors import (
     CorruptArtifactError,

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from abmll.calibrator import FEATURES, Calibrator
-from abmll.features import Whitening
-from abmll.posterior import AdapterConfig, GlobalPosterior, Site, TaskPosterior, flat_size
+from abmll.decoder.layout import Site, flat_size
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.similarity.features import Whitening
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior, shipped_posteriors

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 
-from abmll.adapt import Adaptation, AdaptSettings
+from abmll.adaptation.run import Adaptation
+from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.layout import Site, flat_size
 from abmll.errors import PromptTooLongError
-from abmll.posterior import AdapterConfig, Site, TaskPosterior, flat_size
-from abmll.predict import Prediction
-from abmll.prompting import EncodedPrompt
-from abmll.semantic import Candidate, NormalisedMatch, read_answers
-from abmll.tasks import Example, Query, check_options
-from abmll.uncertainty import summarise
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.run import Prediction
+from abmll.prediction.semantic import Candidate, NormalisedMatch, read_answers
+from abmll.prediction.uncertainty import summarise
+from abmll.text.prompting import EncodedPrompt
+from abmll.text.tasks import Example, Query, check_options
 from model_store.identity import BaseIdentity
 from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
 

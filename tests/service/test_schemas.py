@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service import demo, schemas
-from service.api.translate import predict_request
+from service import schemas
+from service.api.native.rendering import predict_request
+from service.schemas import demo
 from tests.service.conftest import Server
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)

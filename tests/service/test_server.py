@@ -77,7 +77,7 @@ def test_a_model_that_does_not_exist_ends_the_server_with_status_1_and_its_reaso
     command = [
         sys.executable,
         "-c",
-        "from service.cli import app; app()",
+        "from service.cli.main import app; app()",
         "serve",
         "--model",
         "no/such model",

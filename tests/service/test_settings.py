@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.executors.build import settings_by_worker
 from service.settings import Settings, SettingsError, load_settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.api.classify import wire
-from service.api.classify.translate import classify_response, field_name, predict_request
+from service.api.classify.rendering import classify_response, field_name, predict_request
 from service.api.http import JsonRoute, engine_of
-from service.api.predicting import predict_and_render, renamed_fields
+from service.api.native.predicting import predict_and_render, renamed_fields
 from service.errors import InvalidRequestError
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["Cohere Classify"])

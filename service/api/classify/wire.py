@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from service import demo, schemas
-from service.schemas import WireModel
+from service import schemas
+from service.schemas import WireModel, demo
 
 _EXAMPLE: dict[str, Any] = {
     "examples": [{"text": text, "label": label} for text, label in demo.SUPPORT],

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over REST: `/v2`, for clients of KServe and Triton."""
 
+from service.api.oip.rendering import error_shape
 from service.api.oip.routes import router
-from service.api.oip.translate import error_shape
 
 PREFIXES = ("/v2",)
 

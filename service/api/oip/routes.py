@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 
 from service import schemas
 from service.api.http import engine_of
+from service.api.native.predicting import predict_and_render, renamed_fields
 from service.api.oip import wire
 from service.api.oip.binary import JSON_LENGTH, TensorRoute
-from service.api.oip.translate import (
+from service.api.oip.rendering import (
     VERSION,
     Model,
     field_name,
@@ -21,8 +22,7 @@ from service.api.oip.translate import (
     predict_request,
     wanted_outputs,
 )
-from service.api.predicting import predict_and_render, renamed_fields
-from service.engine.manifest import check_adapter
+from service.engine.adapter_records import check_adapter
 from service.errors import UnknownAdapterError, UnknownModelError
 
 _ERRORS: dict[int | str, dict[str, Any]] = {

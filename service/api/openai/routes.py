@@ -11,10 +11,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api import predicting
 from service.api.http import JsonRoute, engine_of
-from service.api.openai import translate, wire
-from service.engine.manifest import check_adapter, is_served
+from service.api.native import predicting
+from service.api.openai import rendering, wire
+from service.engine.adapter_records import check_adapter, is_served
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.ErrorResponse} for status in ("4XX", "5XX")
@@ -36,9 +36,9 @@ async def list_models(
     """What requests may name as `model`: the base model, then the adapters made for it that this server keeps."""
     engine = engine_of(request)
     served = engine.served
-    cards = [translate.base_card(served, request.app.state.started)] if after is None else []
+    cards = [rendering.base_card(served, request.app.state.started)] if after is None else []
     manifests, has_more = await engine.adapters(after, limit)
-    cards += [translate.adapter_card(m, served) for m in manifests if is_served(m, served)]
+    cards += [rendering.adapter_card(m, served) for m in manifests if is_served(m, served)]
     return schemas.ModelList(data=cards, has_more=has_more, last_id=manifests[-1].id if manifests else after)
 
 
@@ -48,11 +48,11 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     engine = engine_of(request)
     served = engine.served
     if model_id == served.base.id:
-        return translate.base_card(served, request.app.state.started)
-    with predicting.renamed_fields(translate.field_name):
+        return rendering.base_card(served, request.app.state.started)
+    with predicting.renamed_fields(rendering.field_name):
         manifest = (await engine.adapter(model_id)).manifest
         check_adapter(manifest, served)
-    return translate.adapter_card(manifest, served)
+    return rendering.adapter_card(manifest, served)
 
 
 @router.post(
@@ -63,7 +63,7 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
 async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
     """Answer the message with the adapter named as `model`, or with one made from `abmll.support`."""
     inputs = "messages[0].content"
-    return await _answer(body, request, inputs, translate.chat_completion, translate.chat_chunks)
+    return await _answer(body, request, inputs, rendering.chat_completion, rendering.chat_chunks)
 
 
 @router.post(
@@ -74,28 +74,28 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
     """Answer one or several texts with the adapter named as `model`, or with one made from `abmll.support`."""
     inputs = r"prompt\1"
-    return await _answer(body, request, inputs, translate.completion, translate.completion_chunks)
+    return await _answer(body, request, inputs, rendering.completion, rendering.completion_chunks)
 
 
 async def _answer(
     body: B,
     request: Request,
     inputs: str,
-    whole: Callable[[translate.Answered, B], schemas.WireModel],
-    chunks: Callable[[translate.Answered, B], Iterable[schemas.WireModel]],
+    whole: Callable[[rendering.Answered, B], schemas.WireModel],
+    chunks: Callable[[rendering.Answered, B], Iterable[schemas.WireModel]],
 ) -> Response:
     """Predict, and answer in one object or in events. `inputs` is what errors call the inputs."""
     limit = request.app.state.settings.max_new_tokens
-    native = translate.native_request(body, engine_of(request).served.base.id, limit)
-    with predicting.renamed_fields(partial(translate.field_name, inputs=inputs)):
+    native = rendering.native_request(body, engine_of(request).served.base.id, limit)
+    with predicting.renamed_fields(partial(rendering.field_name, inputs=inputs)):
         done = await predicting.predict(native, request)
 
     def render() -> Response:
         answer = predicting.answer_of(done, native, request)
-        answered = translate.answered_of(done.predicted, answer, native, body, int(time.time()))
+        answered = rendering.answered_of(done.predicted, answer, native, body, int(time.time()))
         if not body.stream:
-            return Response(translate.dump(whole(answered, body)), media_type="application/json")
+            return Response(rendering.dump(whole(answered, body)), media_type="application/json")
         # Samples are averaged before anything is known: the events are all there at once.
-        return Response(translate.events(chunks(answered, body)), media_type="text/event-stream")
+        return Response(rendering.events(chunks(answered, body)), media_type="text/event-stream")
 
     return await asyncio.to_thread(render)

@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 from model_store.catalogue import DEFAULT_BASE
-from service import demo, schemas
-from service.schemas import WireModel
+from service import schemas
+from service.schemas import WireModel, demo
 
 MAX_TOP_LOGPROBS = 20
 MAX_COMPLETION_LOGPROBS = 5

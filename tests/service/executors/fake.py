@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import SupportError
-from abmll.tasks import Example, Query
+from abmll.text.tasks import Example, Query
 from service.executors.contract import (
     AdapterNotHeldError,
     AdaptJob,

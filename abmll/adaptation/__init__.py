@@ -1,0 +1,1 @@
+"""Adaptation: K gradient steps on phi from theta, for many tasks at once."""

@@ -1,0 +1,162 @@
+"""Adaptation: K gradient steps on phi from theta on the support (docs/method.md 3), of many tasks in one batch.
+
+The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), one posterior sample for each example i of the batch.
+A task with options is scored by the options-normalised likelihood; free text by the likelihood of its tokens.
+
+`AdaptRun` is one task's adaptation between steps: its phi, optimiser state, step count and seed. `adapt_step` moves
+any number of them by one step in one forward and backward pass.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from abmll.adaptation.adamw import AdamW
+from abmll.adaptation.loss import Batch, step_loss
+from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.support import Prepared
+from abmll.decoder.backbone import Backbone
+from abmll.decoder.layout import unflatten
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.seeds import derive_seed
+
+# Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
+TOKENS_PER_BACKWARD = 4096
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The adapted posterior, the mean loss (nats per example) of each step, the tokens the support holds, and whether it is of
+    multiple choice (`Prepared.multiple_choice`).
+    """
+
+    posterior: TaskPosterior
+    losses: tuple[float, ...]
+    support_tokens: int
+    multiple_choice: bool = False
+
+
+def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Which examples each step sees: whole passes in random order, cut into batches."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    stream: list[int] = []
+    batches = []
+    for _ in range(steps):
+        if len(stream) < batch_size:
+            # What is left of this pass comes last in the next, so that no batch holds an example twice.
+            stream += sorted(rng.sample(range(size), size), key=lambda i: i in stream)
+        count = min(batch_size, size)
+        batches.append(stream[:count])
+        stream = stream[count:]
+    return batches
+
+
+@dataclass
+class AdaptRun:
+    """One task's adaptation between two steps; the same arguments give the same steps whatever runs beside it.
+
+    `batches` names the examples of each step, `values` [P] is phi so far, `losses` are in nats per example, by step.
+    """
+
+    prior: GlobalPosterior
+    prepared: Prepared
+    settings: AdaptSettings
+    batches: Sequence[Sequence[int]]
+    seed: int
+    values: Tensor
+    optimiser: AdamW
+    losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        backbone: Backbone,
+        prior: GlobalPosterior,
+        prepared: Prepared,
+        settings: AdaptSettings,
+        batches: Sequence[Sequence[int]],
+        seed: int,
+        optimiser: AdamW | None = None,
+    ) -> AdaptRun:
+        """phi = theta; `optimiser` may carry moments over from earlier tasks, the default is a fresh one."""
+        values = prior.values.to(backbone.device, copy=True)
+        return cls(prior, prepared, settings, batches, seed, values, optimiser or AdamW.zeros_like(values))
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made."""
+        return len(self.losses) == len(self.batches)
+
+    @property
+    def next_batch(self) -> Sequence[int]:
+        """The examples of the next step."""
+        return self.batches[len(self.losses)]
+
+    @property
+    def posterior(self) -> TaskPosterior:
+        """phi as it stands, on the CPU; without any step it is theta, which has no head."""
+        config = self.prior.config.after(
+            len(self.prepared.examples), multiple_choice=self.prepared.multiple_choice
+        )
+        has_head = config.head_weight and self.batches
+        head = self.prepared.head() if has_head else None
+        return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
+
+    def result(self) -> Adaptation:
+        """What was fitted."""
+        tokens = sum(example.prompt.tokens for example in self.prepared.examples)
+        return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
+
+
+def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
+    """One gradient step of every run, on its own examples with its own noise and optimiser, in passes of `max_tokens`."""
+    config, sites, rank = runs[0].prior.config, runs[0].prior.sites, runs[0].prior.config.rank
+    values = torch.stack([run.values for run in runs]).requires_grad_()
+    beta = torch.tensor([run.settings.beta for run in runs], device=values.device)
+    theta = None
+    if any(run.settings.beta for run in runs):
+        theta = unflatten(torch.stack([run.prior.values.to(values.device) for run in runs]), sites, rank)
+    gradient = torch.zeros_like(values)
+    totals = [0.0] * len(runs)
+    work = [(t, run, i) for t, run in enumerate(runs) for i in run.next_batch]
+    for part in _parts(work, max_tokens):
+        loss = step_loss(
+            backbone,
+            Batch.of([(t, run.prepared, i) for t, run, i in part], backbone.device),
+            unflatten(values, sites, rank),
+            seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in part],
+            prior=theta,
+            kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
+        )
+        # The divergence of the `weight` family is the task's, not the part's: each part bears its share.
+        in_part = torch.bincount(torch.tensor([t for t, _, _ in part]), minlength=len(runs)).to(values.device)
+        sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
+        share = in_part / sizes if config.noise == "weight" else torch.ones_like(beta)
+        objective = loss.nll.sum() + (beta * share * loss.kl).sum()
+        gradient += torch.autograd.grad(objective, values)[0]
+        for (t, _, _), nll in zip(part, loss.nll.tolist(), strict=True):
+            totals[t] += nll
+    for t, run in enumerate(runs):
+        run.values = run.optimiser.update(run.values, gradient[t], run.settings.learning_rate)
+        run.losses.append(totals[t] / len(run.next_batch))
+
+
+def _parts(
+    work: Sequence[tuple[int, AdaptRun, int]], max_tokens: int
+) -> Iterator[list[tuple[int, AdaptRun, int]]]:
+    """Cut the examples of a step, in order, into passes of at most `max_tokens` (or one longer example)."""
+    part: list[tuple[int, AdaptRun, int]] = []
+    total = 0
+    for item in work:
+        tokens = item[1].prepared.tokens([item[2]])
+        if part and total + tokens > max_tokens:
+            yield part
+            part, total = [], 0
+        part.append(item)
+        total += tokens
+    yield part

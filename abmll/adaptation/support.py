@@ -1,0 +1,71 @@
+"""A support set ready for gradient steps: its trunk activations and option references, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from abmll.decoder.backbone import Backbone
+from abmll.decoder.rows import collate, packed_length, token_batches
+from abmll.prediction.references import Reference, references
+from abmll.similarity.features import Features
+from abmll.similarity.gaussian_process import Head, options_differ
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+
+# Tokens of one trunk pass.
+TOKENS_PER_TRUNK = 2048
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps.
+
+    `features` are what a Gaussian process beside the adapter sees.
+    """
+
+    examples: Sequence[LabelledPrompt]
+    hidden: Sequence[Tensor]
+    references: Sequence[Reference]
+    features: Features = field(default_factory=Features)
+
+    def head(self) -> Head | None:
+        """What a Gaussian process learns from (`head.py`); None without fixed classes."""
+        prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
+        return Head.of(prompts, self.hidden, labels, self.features)
+
+    @property
+    def multiple_choice(self) -> bool:
+        """Whether every example has options, and they differ from one to another."""
+        prompts = [example.prompt for example in self.examples]
+        return all(len(prompt.continuations) > 1 for prompt in prompts) and options_differ(prompts)
+
+    def tokens(self, chosen: Sequence[int]) -> int:
+        """Tokens of the chosen examples."""
+        return sum(len(self.hidden[i]) for i in chosen)
+
+
+def prepare(
+    backbone: Backbone,
+    examples: Sequence[LabelledPrompt],
+    max_tokens: int = TOKENS_PER_TRUNK,
+    features: Features | None = None,
+) -> Prepared:
+    """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
+    prompts = [example.prompt for example in examples]
+    hidden = trunk_states(backbone, prompts, max_tokens)
+    return Prepared(examples, hidden, references(backbone, prompts), features or Features())
+
+
+def trunk_states(
+    backbone: Backbone, prompts: Sequence[EncodedPrompt], max_tokens: int = TOKENS_PER_TRUNK
+) -> list[Tensor]:
+    """The trunk's states [tokens, d] of each prompt with its continuations, in passes of at most `max_tokens`."""
+    hidden: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for chunk in token_batches([packed_length(prompt) for prompt in prompts], max_tokens):
+        rows = collate([prompts[i] for i in chunk], backbone.device)
+        for i, states in zip(chunk, backbone.trunk(rows).split(rows.lengths), strict=True):
+            hidden[i] = states
+    return hidden

@@ -1,0 +1,84 @@
+"""Adapters fitted to parts of a support set and asked for the rest: an estimate of, and a temperature for, the whole one's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from abmll.adaptation.run import Adaptation
+from abmll.adaptation.settings import AdaptSettings
+from abmll.assurance.folds import Fold, Scored, scored
+from abmll.assurance.held_out import SAMPLES, HeldOut
+from abmll.model import FewShotModel
+from abmll.prediction.option_scores import TOKENS_PER_CHUNK
+from abmll.text.tasks import Example
+
+
+def cross_predict(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    settings: AdaptSettings | None = None,
+    seed: int = 0,
+    *,
+    samples: int = 8,
+    truncate: bool = False,
+) -> list[Scored]:
+    """Every held-out example as the adapter of the other folds answers it, in the order of the support.
+
+    The folds adapt side by side, and predict side by side. Errors as `FewShotModel.adapt` and `predict`.
+    """
+    fitted = model.adapt_many([fold.support(support) for fold in folds], settings, seed, truncate=truncate)
+    return _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
+
+
+def adapt_calibrated(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    settings: AdaptSettings | None = None,
+    seed: int = 0,
+    *,
+    samples: int = SAMPLES,
+    truncate: bool = False,
+) -> tuple[Adaptation, HeldOut]:
+    """The adaptation to all of `support` at a temperature that its held-out examples chose; all adapt side by side.
+
+    `folds` are at least one. Errors as `FewShotModel.adapt` and `predict`.
+    """
+    parts = [support, *(fold.support(support) for fold in folds)]
+    whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
+    answers = _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
+    found = HeldOut.of(answers, multiple_choice=whole.multiple_choice)
+    return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
+
+
+def _held_out(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    fitted: Sequence[Adaptation],
+    seed: int,
+    *,
+    samples: int,
+    truncate: bool,
+) -> list[Scored]:
+    asking = [
+        model.begin_predict(
+            adaptation.posterior,
+            fold.queries(support),
+            samples=samples,
+            seed=seed,
+            truncate=truncate,
+            max_tokens=TOKENS_PER_CHUNK // len(folds),
+        )
+        for adaptation, fold in zip(fitted, folds, strict=True)
+    ]
+    while not all(run.done for run in asking):
+        model.advance(asking)
+    found = [
+        row
+        for run, fold in zip(asking, folds, strict=True)
+        for row in scored(support, fold.held_out, run.predictions())
+    ]
+    return sorted(found, key=lambda row: row.index)

@@ -1,0 +1,1 @@
+"""A frozen decoder that takes low-rank changes: packed rows, attention, quantised layers."""

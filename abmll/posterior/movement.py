@@ -1,0 +1,74 @@
+"""How far adaptation moved a posterior: KL and change of the mean, over the adapted weights (docs/method.md 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import Tensor
+
+from abmll.assurance.diagnostics import Movement
+from abmll.decoder.layout import Site, SiteTensors
+from abmll.errors import PosteriorMismatchError
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.gaussians import gaussian_kl
+from abmll.posterior.noise.weight import SD_FLOOR
+from abmll.posterior.posteriors import Posterior
+
+# Elements of a weight matrix that are looked at together.
+ELEMENTS = 1 << 20
+
+
+def movement(task: Posterior, prior: Posterior) -> Movement:
+    """From `prior` to `task`, both with the noise that they are served with, in fp64.
+
+    The KL of the `weight` family is the closed form, summed over every element: that of `noise.weight_divergence`, in which no
+    standard deviation is below `SD_FLOOR`. A spread that came close to zero or changed its sign in training makes a few elements
+    decide that sum; so it is given a second time with no standard deviation below c (as served), which every element of an
+    untrained posterior has. Raises `PosteriorMismatchError` where the two are of different configurations (but for the
+    temperature) or sites.
+    """
+    if (task.config.untempered(), task.sites) != (prior.config.untempered(), prior.sites):
+        raise PosteriorMismatchError("the posteriors have different configurations or sites")
+    config = task.config
+    kl = floored = change = length = 0.0
+    floor = max(SD_FLOOR, config.spread_offset * config.noise_scale)
+    for site, q_site, p_site in zip(task.sites, task.by_site(), prior.by_site(), strict=True):
+        for q, p in zip(_slices(site, q_site), _slices(site, p_site), strict=True):
+            mean_q, mean_p = config.scaling * q.mean_b @ q.mean_a, config.scaling * p.mean_b @ p.mean_a
+            change += float((mean_q - mean_p).square().sum())
+            length += float(mean_p.square().sum())
+            if config.noise == "weight":
+                sd_q, sd_p = _sd(config, q), _sd(config, p)
+                kl += _kl(mean_q, sd_q, mean_p, sd_p, SD_FLOOR)
+                floored += _kl(mean_q, sd_q, mean_p, sd_p, floor)
+    parameters = sum(site.d_in * site.d_out for site in task.sites)
+    relative = math.sqrt(change / length) if length else None
+    if config.noise != "weight":
+        return Movement(parameters, None, None, None, relative)
+    return Movement(parameters, kl, kl / parameters, floored, relative)
+
+
+def _sd(config: AdapterConfig, t: SiteTensors) -> Tensor:
+    return (config.scaling * t.spread_b @ t.spread_a + config.spread_offset).abs() * config.noise_scale
+
+
+def _kl(mean_q: Tensor, sd_q: Tensor, mean_p: Tensor, sd_p: Tensor, floor: float) -> float:
+    log_var_q, log_var_p = (2 * sd.clamp_min(floor).log() for sd in (sd_q, sd_p))
+    return float(gaussian_kl(mean_q, log_var_q, mean_p, log_var_p).sum())
+
+
+def _slices(site: Site, tensors: SiteTensors) -> Iterator[SiteTensors]:
+    """The site's matrices in fp64, for some output units at a time."""
+    mean_a, spread_a = tensors.mean_a.double(), tensors.spread_a.double()
+    step = max(1, ELEMENTS // site.d_in)
+    for start in range(0, site.d_out, step):
+        rows = slice(start, start + step)
+        yield replace(
+            tensors,
+            mean_a=mean_a,
+            spread_a=spread_a,
+            mean_b=tensors.mean_b[rows].double(),
+            spread_b=tensors.spread_b[rows].double(),
+        )

@@ -1,0 +1,61 @@
+"""No noise: adapters that are plain LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from abmll.decoder.layout import SiteTensors
+from abmll.decoder.low_rank import Segments, add_loras
+from abmll.decoder.quantised import FrozenLinear
+from abmll.posterior.config import AdapterConfig
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of one site: G of them, A [G, R, d_in] and B [G, d_out, R], already scaled."""
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class LoraDraw:
+    """Adds B A x, where each row's tokens use their own adapter of the site's stack."""
+
+    sites: Sequence[Lora]
+    sample_of_row: Sequence[int]
+    segments: Segments
+
+    def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
+        """See `Draw`."""
+        lora = self.sites[site]
+        return add_loras(x, layer, lora.a.to(x.dtype), lora.b.to(x.dtype), self.segments)
+
+    def narrowed(self, row_tokens: Sequence[int]) -> LoraDraw:
+        """See `Draw`."""
+        return LoraSamples(self.sites).for_rows(self.sample_of_row, row_tokens)
+
+
+@dataclass(frozen=True)
+class LoraSamples:
+    """Samples that are LoRA adapters: those of the `weight` family, and the mean of either."""
+
+    loras: Sequence[Lora]
+
+    def for_rows(
+        self,
+        sample_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        padding: Sequence[int] = (),
+        step: int = 0,
+    ) -> LoraDraw:
+        """See `Samples`: the weights are the same for every token."""
+        return LoraDraw(self.loras, sample_of_row, Segments.of(sample_of_row, row_tokens))
+
+
+def mean_samples(config: AdapterConfig, tensors: Sequence[SiteTensors]) -> LoraSamples:
+    """No noise: the means of T posteriors `tensors` [T, ...] as T samples, the same for both families."""
+    return LoraSamples([Lora(t.mean_a, config.scaling * t.mean_b) for t in tensors])

@@ -1,0 +1,1 @@
+"""Prediction: Monte Carlo distributions over options or written answers, and their uncertainty."""

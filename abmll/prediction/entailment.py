@@ -1,0 +1,45 @@
+"""Answers mean the same where each entails the other, as a natural-language-inference model judges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from abmll.errors import UnsupportedModelError
+from abmll.prediction.semantic import normalise
+
+
+class EntailmentMatch:
+    """Bidirectional entailment: with the question before both, `a` entails `b` and `b` entails `a`. An `Equivalence`.
+
+    Takes a `transformers` sequence classifier in evaluation mode that has a class `entailment`, and its tokenizer, which
+    must cut from the left: a long question loses its beginning, the answers stay whole. Answers that `normalise` to the same
+    text are the same without being judged. Raises `UnsupportedModelError` for a model without that class.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        names = {str(name).casefold(): int(i) for i, name in model.config.id2label.items()}
+        if "entailment" not in names:
+            raise UnsupportedModelError(f"no class `entailment` among {', '.join(sorted(names))}")
+        if tokenizer.truncation_side != "left":
+            raise ValueError("the tokenizer must cut from the left")
+        self._model, self._tokenizer, self._entailment = model, tokenizer, names["entailment"]
+        self._max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+
+    @torch.no_grad()
+    def same(self, question: str, a: str, b: str) -> bool:
+        """See `Equivalence`: one pass over both directions."""
+        if normalise(a) == normalise(b):
+            return True
+        one, other = f"{question} {a}", f"{question} {b}"
+        inputs = self._tokenizer(
+            [one, other],
+            [other, one],
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        ).to(self._model.device)
+        verdicts = self._model(**inputs).logits.argmax(-1)
+        return bool((verdicts == self._entailment).all())

@@ -1,0 +1,202 @@
+"""Writing free-text answers under posterior samples, a few tokens a unit.
+
+A sample's weights stay the same for its whole sequence, so its KV cache is consistent. The adapted layers keep a cache
+for each answer; the trunk keeps one for each prompt, in which the answers' tokens are parallel branches behind
+it: the prompt is computed and stored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from abmll.decoder.backbone import Backbone
+from abmll.decoder.layout import unflatten
+from abmll.decoder.rows import token_batches
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.noise.contract import Samples
+from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.point import mean_samples
+from abmll.seeds import derive_seed, sample_seeds
+
+# Tokens written between two chances to let other work in.
+TOKENS_PER_UNIT = 16
+# Answers to a prompt that are written side by side.
+ANSWERS_AT_ONCE = 8
+
+
+class Writing:
+    """Answers of every sample to every prompt; `written` [prompts][samples * per_sample] has the ids of those that are done.
+
+    An answer ends with `end` unless `max_new_tokens` cut it off. `samples` 0 writes with the mean. Of `per_sample` answers
+    the first is greedy and the others are drawn token by token, answer j of sample n from a stream that depends on `seed`, n
+    and j alone.
+    """
+
+    def __init__(
+        self, config: AdapterConfig, values: Tensor, prompts: Sequence[tuple[int, ...]], samples: int, seed: int,
+        end: int, max_new_tokens: int, max_tokens: int, per_sample: int = 1,
+    ) -> None:  # fmt: skip
+        self._config, self._values, self._prompts, self._seed = config, values, prompts, seed
+        self._samples, self._end, self._max_new_tokens = samples, end, max_new_tokens
+        self._per_sample, self._answers = per_sample, max(1, samples) * per_sample
+        self.written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
+        at_once = min(self._answers, ANSWERS_AT_ONCE)
+        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+        self._todo = [
+            (chunk, start)
+            for chunk in token_batches(lengths, max(1, max_tokens // at_once))
+            for start in range(0, self._answers, at_once)
+        ]
+        self._at_once = at_once
+        self._state: _State | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is written."""
+        return not self._todo and self._state is None
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens of the next unit."""
+        if self._state is not None:
+            return len(self._state.done) * TOKENS_PER_UNIT
+        chunk, _ = self._todo[0]
+        return sum(len(self._prompts[i]) for i in chunk) * self._at_once
+
+    @torch.no_grad()
+    def advance(self, backbone: Backbone) -> None:
+        """Read some prompts, or write up to `TOKENS_PER_UNIT` tokens behind those that are read."""
+        chunk, start = self._todo[0]
+        if self._state is None:
+            self._state = self._read(backbone, chunk, start)
+            return
+        state = self._state
+        for _ in range(TOKENS_PER_UNIT):
+            if state.finished(self._max_new_tokens):
+                break
+            state.write(backbone, self._end)
+        if state.finished(self._max_new_tokens):
+            for i, texts in zip(chunk, state.texts(self._end), strict=True):
+                self.written[i] += texts
+            self._state = None
+            self._todo.pop(0)
+
+    def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
+        answers = range(start, min(self._answers, start + self._at_once))
+        first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
+        tensors = unflatten(self._values[None], backbone.sites, self._config.rank)
+        samples: Samples
+        if self._samples == 0:
+            samples = mean_samples(self._config, tensors)
+        else:
+            seeds = sample_seeds(self._seed, first, last + 1, self._config.noise)
+            samples = draw_samples(
+                self._config,
+                backbone.sites,
+                tensors,
+                seeds=seeds,
+                task_of_sample=[0] * len(seeds),
+                dtype=backbone.dtype,
+            )
+        sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]
+        streams = [self._stream(n) for n in answers for _ in chunk]
+        return _State.read(backbone, samples, sample_of_row, streams, [self._prompts[i] for i in chunk])
+
+    def _stream(self, answer: int) -> torch.Generator | None:
+        """What a drawn answer is drawn with; None for a greedy one. Each prompt has its own, so its batch does not matter."""
+        sample, draw = divmod(answer, self._per_sample)
+        if draw == 0:
+            return None
+        return torch.Generator().manual_seed(derive_seed(self._seed, "answer", sample, draw))
+
+
+@dataclass
+class _State:
+    """B prompts and G answers to each in the middle of writing; row g * B + b is answer g behind prompt b."""
+
+    samples: Samples
+    sample_of_row: Sequence[int]
+    streams: Sequence[torch.Generator | None]  # by row
+    count: int
+    prompts: int
+    valid: Tensor  # [B, P]: real tokens of the left-padded prompts
+    position: Tensor  # [B, 1]: of the prompts' last tokens
+    trunk: DynamicCache
+    top: DynamicCache
+    next: Tensor  # [G * B, 1]: tokens chosen but not yet read
+    written: Tensor  # [G * B, tokens]
+    done: Tensor  # [G * B]
+
+    @classmethod
+    def read(
+        cls,
+        backbone: Backbone,
+        samples: Samples,
+        sample_of_row: Sequence[int],
+        streams: Sequence[torch.Generator | None],
+        prompts: Sequence[tuple[int, ...]],
+    ) -> _State:
+        rows, count = len(sample_of_row), len(sample_of_row) // len(prompts)
+        device, length = backbone.device, max(map(len, prompts))
+        ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device)
+        valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device)
+        positions = (valid.long().cumsum(1) - 1).clamp_min(0)
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=device)
+        trunk, top = DynamicCache(), DynamicCache()
+        hidden = backbone.continue_trunk(ids, positions, visible, trunk).repeat(count, 1, 1)
+        padding = [length - len(prompt) for prompt in prompts] * count
+        draw = samples.for_rows(sample_of_row, [length] * rows, padding)
+        positions, visible = positions.repeat(count, 1), visible.repeat(count, 1, 1)
+        token = _choose(backbone.next_logits(hidden, positions, visible, top, draw), streams)
+        return cls(
+            samples, sample_of_row, streams, count, len(prompts), valid, positions[: len(prompts), -1:],
+            trunk, top, token,
+            torch.empty(rows, 0, dtype=torch.long, device=device),
+            torch.zeros(rows, dtype=torch.bool, device=device),
+        )  # fmt: skip
+
+    def finished(self, max_new_tokens: int) -> bool:
+        """Whether every row has ended or is as long as it may be."""
+        return self.written.shape[1] >= max_new_tokens or bool(self.done.all())
+
+    def write(self, backbone: Backbone, end: int) -> None:
+        """Fix each row's next token, and read it to choose the one after."""
+        token = self.next.masked_fill(self.done[:, None], end)
+        self.written = torch.cat([self.written, token], 1)
+        self.done = self.done | (token[:, 0] == end)
+        self.position = self.position + 1
+        count, prompts, steps = self.count, self.prompts, self.written.shape[1]
+        # In the trunk the answers to a prompt are branches: each sees the prompt and its own earlier tokens.
+        own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, steps)
+        behind = own.expand(prompts, count, count * steps)
+        visible = torch.cat([self.valid[:, None, :].expand(prompts, count, -1), behind], -1)
+        branches = token.view(count, prompts).T
+        hidden = backbone.continue_trunk(branches, self.position.expand(prompts, count), visible, self.trunk)
+        hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
+        keys = torch.cat([self.valid.repeat(count, 1), token.new_ones(len(token), steps).bool()], 1)
+        draw = self.samples.for_rows(self.sample_of_row, [1] * len(token), step=steps)
+        logits = backbone.next_logits(
+            hidden, self.position.repeat(count, 1), keys[:, None, :], self.top, draw
+        )
+        self.next = _choose(logits, self.streams)
+
+    def texts(self, end: int) -> list[list[tuple[int, ...]]]:
+        """What was written, by prompt and answer, up to its end."""
+        rows = [tuple(row[: row.index(end) + 1] if end in row else row) for row in self.written.tolist()]
+        return [[rows[g * self.prompts + b] for g in range(self.count)] for b in range(self.prompts)]
+
+
+def _choose(logits: Tensor, streams: Sequence[torch.Generator | None]) -> Tensor:
+    """The next tokens [R, 1]: the most probable, or one drawn with the row's stream (the largest logit with Gumbel noise)."""
+    scores = logits.clone()
+    for row, stream in enumerate(streams):
+        if stream is not None:
+            waits = torch.empty(logits.shape[-1]).exponential_(generator=stream)
+            scores[row] -= waits.log().to(logits.device)
+    return scores.argmax(-1, keepdim=True)

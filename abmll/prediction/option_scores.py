@@ -1,0 +1,278 @@
+"""The scores of options under samples of a posterior, in chunks of samples.
+
+`score_chunk` advances any number of runs, whatever posteriors they use, in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from abmll.decoder.backbone import Backbone
+from abmll.decoder.layout import unflatten
+from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.noise.contract import Samples
+from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.point import mean_samples
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.references import Reference, references
+from abmll.prediction.stopping import StopRule, settled
+from abmll.seeds import SampleSeed, sample_seeds
+from abmll.similarity.gaussian_process import HeadPosterior
+from abmll.text.prompting import EncodedPrompt
+
+# Tokens (times samples) of one pass of the adapted layers: bounds memory, large enough for full speed.
+TOKENS_PER_CHUNK = 8192
+# Posterior samples turned into adapters at once; each costs rank r + m (r + 1) matrices while it is used.
+SAMPLES_PER_CHUNK = 8
+# Samples of `auto` between two looks at whether they suffice.
+SAMPLES_PER_LOOK = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """S samples of the sequence that `seed` names (0: the mean), or with a `stop` rule at most S, by prompt."""
+
+    samples: int
+    seed: int
+    stop: StopRule | None = None
+
+
+@dataclass
+class _Block:
+    """Rows that are computed together: their prompts' numbers, and trunk activations [tokens, d] once they are there."""
+
+    groups: list[Group]
+    numbers: list[list[int]]  # by group
+    hidden: list[Tensor] = field(default_factory=list)
+    sampled: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(g.tokens for g in self.groups)
+
+    @property
+    def by_number(self) -> dict[int, EncodedPrompt]:
+        return {
+            number: prompt
+            for row, members in zip(self.groups, self.numbers, strict=True)
+            for number, prompt in zip(members, row.prompts, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples of some rows of one run: what a pass does for it."""
+
+    run: OptionRun
+    block: _Block
+    start: int
+    stop: int
+
+    @property
+    def copies(self) -> int:
+        """How often each row is computed: once for each sample, once for the mean."""
+        return max(1, self.stop - self.start)
+
+    @property
+    def seeds(self) -> Sequence[SampleSeed | None]:
+        """Of each copy; None is the mean."""
+        sampling = self.run.sampling
+        if not sampling.samples:
+            return [None]
+        return sample_seeds(sampling.seed, self.start, self.stop, self.run.config.noise)
+
+
+class OptionRun:
+    """The scores of every prompt's continuations under samples of a posterior, chunk by chunk.
+
+    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk.
+    """
+
+    def __init__(
+        self,
+        posterior: TaskPosterior,
+        prompts: Sequence[EncodedPrompt],
+        sampling: Sampling,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> None:
+        self.config, self.values, self.sampling = posterior.config, posterior.values, sampling
+        self.max_tokens = max_tokens
+        self.scores: list[list[Tensor]] = [[] for _ in prompts]
+        self._references: dict[int, Reference] = {}
+        head, config = posterior.head, posterior.config
+        self._head = (
+            HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread) if head else None
+        )
+        self._states: dict[int, Tensor] = {}
+        groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
+        batches = token_batches([row.tokens for row, _ in groups], max_tokens)
+        self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
+
+    @property
+    def paired(self) -> bool:
+        """Whether samples come in antithetic pairs."""
+        return self.config.noise == "weight"
+
+    @property
+    def done(self) -> bool:
+        """Whether every prompt has its samples."""
+        return not self._blocks
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens of the next chunk."""
+        chunk = self.next_chunk()
+        return chunk.block.tokens * chunk.copies
+
+    def next_chunk(self) -> Chunk:
+        """The samples to draw next; all of a block's before the next block's."""
+        block = self._blocks[0]
+        left = self.sampling.samples - block.sampled
+        at_once = max(1, min(left, SAMPLES_PER_CHUNK, self.max_tokens // block.tokens))
+        if self.paired and at_once > 1:
+            at_once -= at_once % 2
+        stop = min(self.sampling.samples, block.sampled + at_once)
+        return Chunk(self, block, block.sampled, stop)
+
+    def shrink(self, max_tokens: int) -> None:
+        """Make the next chunks smaller: fewer samples at once, and where one is too many, fewer rows."""
+        self.max_tokens = max_tokens
+        block = self._blocks[0]
+        while block.tokens > max_tokens and len(block.groups) > 1:
+            half = len(block.groups) // 2
+            rest = _Block(block.groups[half:], block.numbers[half:], block.hidden[half:], block.sampled)
+            block.groups, block.numbers, block.hidden = (
+                block.groups[:half],
+                block.numbers[:half],
+                block.hidden[:half],
+            )
+            self._blocks.insert(1, rest)
+
+    def begin(self, block: _Block, references: Mapping[int, Reference], hidden: Sequence[Tensor]) -> None:
+        """Receive a block's trunk activations by row, and what the continuations of its prompts are measured by."""
+        block.hidden = list(hidden)
+        self._references.update(references)
+        if self._head is not None:
+            prompts = block.by_number
+            rows = zip(block.groups, hidden, strict=True)
+            own = [states for row, of_row in rows for states in row.prompt_states(of_row)]
+            features = self._head.features(own, [prompt.text for prompt in prompts.values()])
+            self._states.update(zip(prompts, features, strict=True))
+
+    def typicality(self, number: int) -> float | None:
+        """How like the examples a prompt is, once its block has begun; None without a head."""
+        return self._head.typicality(self._states[number]) if self._head is not None else None
+
+    def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
+        """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
+        block = chunk.block
+        prompts, seeds = block.by_number, chunk.seeds
+        numbers = list(prompts)
+        for i, values in enumerate(log_probs):
+            number = numbers[i % len(numbers)]
+            scores = self._references[number].score(values)
+            if self._head is not None:
+                scores = scores + self._head.scores(
+                    prompts[number], self._states[number], seeds[i // len(numbers)]
+                )
+            self.scores[number].append(scores)
+        block.sampled += chunk.copies
+        if block.sampled >= self.sampling.samples:
+            self._blocks.pop(0)
+        elif self.sampling.stop is not None and block.sampled % SAMPLES_PER_LOOK == 0:
+            self._drop_settled(block, self.sampling.stop)
+
+    def _drop_settled(self, block: _Block, rule: StopRule) -> None:
+        """Let go of rows all of whose prompts are settled."""
+        open_ = [
+            i for i, members in enumerate(block.numbers) if not all(self._settled(n, rule) for n in members)
+        ]
+        block.groups = [block.groups[i] for i in open_]
+        block.numbers = [block.numbers[i] for i in open_]
+        block.hidden = [block.hidden[i] for i in open_]
+        if not open_:
+            self._blocks.pop(0)
+
+    def _settled(self, number: int, rule: StopRule) -> bool:
+        temperature = self.config.temperature
+        return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
+
+    def scores_of(self, number: int) -> Tensor:
+        """Scores [samples, continuations] of one prompt, on the CPU in fp64: log-probabilities, or as its template has them."""
+        return torch.stack(self.scores[number]).double()
+
+    def probabilities(self, number: int) -> Tensor:
+        """[samples, options] of one prompt."""
+        return self.scores_of(number).softmax(-1)
+
+    def drawn(self, number: int) -> int:
+        """Samples that one prompt got; 0 for the mean."""
+        return len(self.scores[number]) if self.sampling.samples else 0
+
+    @property
+    def unsettled(self) -> frozenset[int]:
+        """Prompts that are to get more samples."""
+        return frozenset(n for block in self._blocks for members in block.numbers for n in members)
+
+
+@torch.no_grad()
+def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
+    """Compute the chunks in one pass (two, where some are of the mean and some are not) and hand each its log-probabilities."""
+    _begin(backbone, [chunk for chunk in chunks if not chunk.block.hidden])
+    found: list[tuple[Chunk, list[Tensor]]] = []
+    for alike in _alike(chunks):
+        samples, sample_of_row = _draw(backbone, alike)
+        groups = [g for chunk in alike for _ in range(chunk.copies) for g in chunk.block.groups]
+        hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.hidden])
+        rows = collate(groups, backbone.device)
+        draw = samples.for_rows(sample_of_row, rows.lengths)
+        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
+        for chunk in alike:
+            prompts = sum(map(len, chunk.block.numbers))
+            found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
+    for chunk, values in found:  # only now, so that a pass that fails leaves every run as it was
+        chunk.run.take(chunk, values)
+
+
+def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
+    """What the first chunks of their blocks need once: the references of their continuations, and the trunk's activations."""
+    members = [chunk.block.by_number for chunk in chunks]
+    prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
+    found = iter(references(backbone, prompts_of_all, remember=True))
+    for chunk, prompts in zip(chunks, members, strict=True):
+        rows = collate(chunk.block.groups, backbone.device)
+        hidden = backbone.trunk(rows).split(rows.lengths)
+        chunk.run.begin(chunk.block, {number: next(found).cpu() for number in prompts}, hidden)
+
+
+def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks that one pass can hold: of the mean or of samples, under one configuration but for the temperature."""
+    kinds: dict[tuple[AdapterConfig, bool], list[Chunk]] = {}
+    for chunk in chunks:
+        kinds.setdefault((chunk.run.config.untempered(), chunk.run.sampling.samples == 0), []).append(chunk)
+    yield from kinds.values()
+
+
+def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[int]]:
+    """The samples that the chunks need, and each row's."""
+    config, sites = chunks[0].run.config, backbone.sites
+    tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.rank)
+    of_row: list[int] = []
+    number = 0
+    for chunk in chunks:
+        for _ in range(chunk.copies):
+            of_row += [number] * len(chunk.block.groups)
+            number += 1
+    if chunks[0].run.sampling.samples == 0:
+        return mean_samples(config, tensors), of_row
+    seeds = [seed for chunk in chunks for seed in chunk.seeds if seed is not None]
+    tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
+    return (
+        draw_samples(config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype),
+        of_row,
+    )

@@ -1,0 +1,192 @@
+"""Prediction: the average over S posterior samples, in probability space (docs/method.md 5), unit by unit.
+
+Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
+answer greedily, and more by drawing tokens where asked; every distinct answer is then scored under every sample. Answers that
+mean the same are one outcome (`semantic.py`), and the probability that is left belongs to texts nobody wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from abmll.decoder.backbone import Backbone
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.prediction.generation import Writing
+from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
+from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
+from abmll.prediction.uncertainty import Predictive, summarise
+from abmll.text.prompting import EncodedPrompt, PromptEncoder
+
+# Samples of `auto` for free text.
+AUTO_TEXT_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
+
+    Free text has `text`, and a predictive over meanings. `typicality` says how like the adapter's examples the input is
+    (`HeadPosterior.typicality`); None where there is no head.
+    """
+
+    predictive: Predictive
+    prompt_tokens: int
+    completion_tokens: int
+    settled: bool = True
+    text: TextAnswer | None = None
+    typicality: float | None = None
+
+
+class QueryRun:
+    """The predictions of some queries, options and free text mixed, unit by unit.
+
+    `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
+    `equivalence` tells which free-text answers mean the same.
+    """
+
+    def __init__(
+        self,
+        posterior: TaskPosterior,
+        prompts: Sequence[EncodedPrompt],
+        options: Sequence[tuple[str, ...]],
+        sampling: Sampling,
+        encoder: PromptEncoder,
+        *,
+        equivalence: Equivalence | None = None,
+        answers_per_sample: int = 1,
+        max_new_tokens: int = 32,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> None:
+        self._equivalence = equivalence or NormalisedMatch()
+        self._prompts, self._options, self._sampling = prompts, options, sampling
+        self._posterior, self._max_tokens = posterior, max_tokens
+        with_options = [i for i, texts in enumerate(options) if texts]
+        free = [i for i, texts in enumerate(options) if not texts]
+        self._scoring = OptionRun(posterior, [prompts[i] for i in with_options], sampling, max_tokens)
+        self._with_options, self._free = with_options, free
+        text_samples = min(sampling.samples, AUTO_TEXT_SAMPLES) if sampling.stop else sampling.samples
+        self._text_sampling = Sampling(text_samples, sampling.seed)
+        self._encoder = encoder
+        self._writing = Writing(
+            posterior.config, posterior.values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
+            encoder.end_of_text, max_new_tokens, max_tokens, answers_per_sample,
+        ) if free else None  # fmt: skip
+        self._text_scoring: OptionRun | None = None
+        self._candidates: list[dict[str, tuple[int, ...]]] = []
+        self._known: dict[int, Prediction] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether every query has its prediction."""
+        return self._scoring.done and (
+            self._writing is None or (self._text_scoring is not None and self._text_scoring.done)
+        )
+
+    @property
+    def kind(self) -> Literal["score", "write"]:
+        """What the next unit is."""
+        return "score" if not self._scoring.done or self._text_scoring is not None else "write"
+
+    @property
+    def next_tokens(self) -> int:
+        """Tokens of the next unit."""
+        if self.kind == "score":
+            return self._current.next_tokens
+        assert self._writing is not None
+        return self._writing.next_tokens
+
+    @property
+    def _current(self) -> OptionRun:
+        return self._scoring if not self._scoring.done or self._text_scoring is None else self._text_scoring
+
+    def shrink(self, max_tokens: int) -> None:
+        """Make the next chunks of scores smaller."""
+        self._max_tokens = max_tokens
+        if self.kind == "score":
+            self._current.shrink(max_tokens)
+
+    def next_chunk(self) -> Chunk:
+        """The next unit of kind `score`."""
+        return self._current.next_chunk()
+
+    def write(self, backbone: Backbone) -> None:
+        """Do the next unit of kind `write`: some tokens of the answers; once they are written, they are to be scored."""
+        assert self._writing is not None
+        self._writing.advance(backbone)
+        if self._writing.done:
+            self._candidates = [_distinct(texts, self._encoder) for texts in self._writing.written]
+            scored = [
+                EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
+                for i, found in zip(self._free, self._candidates, strict=True)
+            ]
+            posterior = replace(self._posterior, head=None)  # which is about classes, not about texts
+            self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
+
+    def predictions(self) -> list[Prediction]:
+        """One for each query, in order. Only once `done`."""
+        found = [prediction for prediction in self.partial() if prediction is not None]
+        if not self.done or len(found) < len(self._prompts):
+            raise RuntimeError("the run is not done")
+        return found
+
+    def partial(self) -> list[Prediction | None]:
+        """What the samples so far predict for each query, in order; None where there is none yet.
+
+        Costs what is new since the last call. Texts count once all of them are written.
+        """
+        for run, numbers in ((self._scoring, self._with_options), (self._text_scoring, self._free)):
+            if run is None:
+                continue
+            unsettled = run.unsettled
+            for n, i in enumerate(numbers):
+                known, settled = self._known.get(i), n not in unsettled
+                if run.scores[n] and (
+                    known is None or (known.predictive.samples, known.settled) != (run.drawn(n), settled)
+                ):
+                    self._known[i] = self._predict(run, n, i, settled=settled)
+        return [self._known.get(i) for i in range(len(self._prompts))]
+
+    def _predict(self, run: OptionRun, n: int, i: int, *, settled: bool) -> Prediction:
+        prompt = self._prompts[i]
+        drawn = run.drawn(n)
+        if run is self._scoring:
+            found = summarise(
+                self._options[i],
+                run.probabilities(n),
+                samples=drawn,
+                paired=run.paired,
+                temperature=run.config.temperature,
+            )
+            options = prompt.tokens - len(prompt.prompt)
+            return Prediction(found, len(prompt.prompt), options, settled, typicality=run.typicality(n))
+        assert self._writing is not None
+        candidates = [
+            Candidate(text, len(ids), ids[-1] == self._encoder.end_of_text)
+            for text, ids in self._candidates[n].items()
+        ]
+        found, text = read_answers(
+            prompt.text, candidates, run.scores_of(n), self._equivalence,
+            samples=drawn, paired=run.paired,
+        )  # fmt: skip
+        completion = sum(map(len, self._writing.written[n]))
+        return Prediction(found, len(prompt.prompt), completion, settled, text=text)
+
+
+def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:
+    """One unit of every run: the chunks to score in one pass, the writing one by one."""
+    chunks = [run.next_chunk() for run in runs if run.kind == "score"]
+    writing = [run for run in runs if run.kind == "write"]
+    if chunks:
+        score_chunk(backbone, chunks)
+    for run in writing:
+        run.write(backbone)
+
+
+def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dict[str, tuple[int, ...]]:
+    """Different answers, with their ids: answers that read alike count once, as first written."""
+    texts: dict[str, tuple[int, ...]] = {}
+    for ids in written:
+        texts.setdefault(encoder.decode(ids), ids)
+    return texts

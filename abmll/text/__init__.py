@@ -1,0 +1,1 @@
+"""Tasks and prompts: what is asked, as data and as tokens."""

@@ -1,0 +1,67 @@
+"""When a request is sent again. It always may be: adapters are named by their content, so a repeated request joins the first."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from tenacity import (
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
+
+from abmll_client.errors import ClientError, StatusError
+
+log = logging.getLogger(__name__)
+
+_backoff = wait_random_exponential(multiplier=0.5)
+
+
+@dataclass(frozen=True)
+class Retries:
+    """At most `max_retries`, each after `Retry-After` or else exponential back-off with full jitter, up to a longest wait."""
+
+    max_retries: int
+    longest_wait_seconds: float = 60.0
+
+    def wait_seconds(self, state: RetryCallState) -> float:
+        """How long to wait after the attempt that `state` is about."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after_seconds if isinstance(error, ClientError) else None
+        return min(self.longest_wait_seconds, _backoff(state) if asked is None else asked)
+
+    def arguments(self) -> dict[str, Any]:
+        """For tenacity's `Retrying` and `AsyncRetrying`; both keep state, so each request makes its own."""
+        return {
+            "stop": stop_after_attempt(self.max_retries + 1),
+            "wait": self.wait_seconds,
+            "retry": retry_if_exception(_retryable),
+            "before_sleep": _tell,
+            "reraise": True,
+        }
+
+
+def polling(seconds: float, every_seconds: float = 0.5) -> dict[str, Any]:
+    """Arguments as of `Retries.arguments`, to ask again and again for `seconds`."""
+    return {
+        "stop": stop_after_delay(seconds),
+        "wait": wait_fixed(every_seconds),
+        "retry": retry_if_exception(_retryable),
+        "reraise": True,
+    }
+
+
+def _retryable(error: BaseException) -> bool:
+    return isinstance(error, ClientError) and error.retryable
+
+
+def _tell(state: RetryCallState) -> None:
+    # Of the error only its code: messages can repeat what was sent.
+    error = state.outcome.exception() if state.outcome else None
+    what = error.code if isinstance(error, StatusError) else type(error).__name__
+    log.info("attempt %d failed (%s); again in %.1f s", state.attempt_number, what, state.upcoming_sleep)

@@ -1,0 +1,171 @@
+"""A scikit-learn classifier of texts. Needs the extra `sklearn`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from abmll_client.calls import AdaptFields
+from abmll_client.client import Client
+from abmll_client.errors import NotFoundError
+from service import schemas
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Adapts to labelled texts and answers new ones, on a server or in this process.
+
+    `X` is a list, an array or a Series of texts, or one column of them; `y` are labels, which the model reads as text. There is
+    no `n_features_in_`, as in scikit-learn's own estimators of texts.
+
+    With `client` or `base_url` a server does the work. With neither, an engine in this process does, which all classifiers
+    share (`service.embedded`). A client cannot be pickled, so use `base_url` with `n_jobs`.
+
+    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `steps` and `learning_rate` (None: those that
+    the posterior was trained for), `calibration_folds` (parts of the support held out in turn to calibrate the adapter), `seed`,
+    `gate` (how the server decides; see `predictions`), `truncate` (cut long texts), `model`.
+
+    After `fit`: `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which an adapter that the server has
+    lost is made again.
+
+    Raises `ValueError` for an `X` or `y` that is no set of labelled texts, and the client's errors.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        client: Client | None = None,
+        model: str | None = None,
+        samples: int | Literal["auto"] = 16,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        calibration_folds: int | None = None,
+        seed: int = 0,
+        gate: Mapping[str, Any] | None = None,
+        truncate: bool = False,
+    ) -> None:
+        self.base_url = base_url
+        self.client = client
+        self.model = model
+        self.samples = samples
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.calibration_folds = calibration_folds
+        self.seed = seed
+        self.gate = gate
+        self.truncate = truncate
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+        """Adapt to texts of shape (n,) or (n, 1) with labels of shape (n,)."""
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        labels = column_or_1d(y, warn=True)
+        texts = _texts(X)
+        check_consistent_length(texts, labels)
+        assert_all_finite(labels, input_name="y")
+        check_classification_targets(labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("at least two classes are needed; this y has one class")
+        options = self._options()
+        self.support_ = [(text, options[code]) for text, code in zip(texts, codes, strict=True)]
+        with self._connected() as client:
+            self.adapter_id_ = client.create_adapter(self.support_, **self._fields()).id
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """The most probable class of each text, of shape (n,); also where the gate would abstain."""
+        most_probable = self.predict_proba(X).argmax(axis=1)
+        answers: NDArray[Any] = self.classes_[most_probable]
+        return answers
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Probabilities of shape (n, n_classes), in the order of `classes_`: the posterior predictive's."""
+        predictions = self.predictions(X)
+        options = self._options()
+        shares = [{row.option: row.probability for row in p.distribution} for p in predictions]
+        return np.array([[share[option] for option in options] for share in shares], dtype=np.float64)
+
+    def predictions(self, X: ArrayLike) -> list[schemas.Prediction]:  # noqa: N803
+        """The server's answers in full: with decision, margin and uncertainty."""
+        check_is_fitted(self)
+        texts = _texts(X)
+        with self._connected() as client:
+            try:
+                return self._ask(client, texts)
+            except NotFoundError:
+                # The server has forgotten it, or this process is not the one that fitted. Same support, same id.
+                client.create_adapter(self.support_, **self._fields())
+                return self._ask(client, texts)
+
+    def _ask(self, client: Client, texts: list[str]) -> list[schemas.Prediction]:
+        return client.predict_all(
+            texts,
+            adapter_id=self.adapter_id_,
+            model=self.model,
+            samples=self.samples,
+            seed=self.seed,
+            gate=self.gate,
+            truncate=self.truncate,
+        )
+
+    def _options(self) -> list[str]:
+        return [str(label) for label in self.classes_]
+
+    def _fields(self) -> AdaptFields:
+        chosen = {
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "calibration_folds": self.calibration_folds,
+        }
+        adapt = {name: value for name, value in chosen.items() if value is not None}
+        return {
+            "model": self.model,
+            "options": self._options(),
+            "adapt": adapt or None,
+            "seed": self.seed,
+            "truncate": self.truncate,
+        }
+
+    @contextmanager
+    def _connected(self) -> Iterator[Client]:
+        if self.client is not None:
+            yield self.client
+        elif self.base_url is not None:
+            with Client(self.base_url) as client:
+                yield client
+        else:
+            from service import embedded  # noqa: PLC0415 - the server, and torch
+
+            with embedded.shared().client() as client:
+                yield client
+
+    def __sklearn_tags__(self) -> Any:
+        """Texts in one dimension."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _texts(X: ArrayLike) -> list[str]:  # noqa: N803
+    """Texts of shape (n,) or (n, 1) as a list."""
+    array = np.asarray(X, dtype=object)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"X is one column of texts; this one has the shape {array.shape}")
+    if not len(array):
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    for i, text in enumerate(array):
+        if not isinstance(text, str):
+            raise ValueError(f"X[{i}] is no text but of type {type(text).__name__}")
+    return [str(text) for text in array]

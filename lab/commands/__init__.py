@@ -1,0 +1,1 @@
+"""Commands of the laboratory: abmll meta-train and abmll evaluate."""

@@ -1,0 +1,121 @@
+"""The configuration file of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.errors import AbmllError
+from abmll.posterior.config import AdapterConfig
+from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
+from lab.evaluation.methods.adapted import Adapted
+from lab.evaluation.methods.averaged import Dropout, Ensemble
+from lab.evaluation.methods.channel import Channel
+from lab.evaluation.methods.contextual import ContextualCalibration
+from lab.evaluation.methods.embeddings import Embeddings
+from lab.evaluation.methods.in_context import InContext
+from lab.evaluation.methods.prior import Prior
+from lab.evaluation.methods.tfb import IsotropicNoise
+from lab.evaluation.protocol import SEEDS
+from model_store.catalogue import Dtype, Quantisation
+
+AnyMethod = Annotated[
+    Prior
+    | Adapted
+    | InContext
+    | Channel
+    | ContextualCalibration
+    | Ensemble
+    | Dropout
+    | IsotropicNoise
+    | Embeddings,
+    Field(discriminator="kind"),
+]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method under a name, and the theta it starts from: `posterior` (an id or a folder), or untrained (B = 0).
+
+    `noise` False takes the spread from theta: a point. `splits` limits it to some of the splits (a posterior is
+    trained for one); empty means all.
+    """
+
+    name: str
+    method: AnyMethod
+    posterior: str | None = None
+    noise: bool = True
+    splits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The test sides of `splits` of the collection at `folder`, less `leave_out`; or the tasks named in `tasks`.
+
+    `validation` tasks are for fitting temperatures only. A relative `folder` is looked up from the working directory.
+    """
+
+    folder: Path
+    splits: tuple[str, ...] = ()
+    side: str = "test"
+    tasks: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Everything that determines the numbers.
+
+    `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own. `temperature` names methods
+    that are reported a second time, scaled by a temperature fitted on the validation tasks (`NAME+T`). `items` test
+    items of a task are asked, and `foreign_items` of another task. `resamples` are those of every bootstrap.
+    `device`, `dtype` and `keep_dequantised` are of the machine (see `load_base`).
+    """
+
+    id: str
+    data: EvaluationData
+    methods: tuple[Entry, ...]
+    baseline: str
+    base: str = "smollm2-135m-instruct"
+    quantisation: Quantisation | None = None
+    device: str = "cpu"
+    dtype: Dtype | None = None
+    keep_dequantised: bool | None = None
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    template: PromptTemplate = RECOMMENDED_TEMPLATE
+    serve: AdaptSettings = field(default_factory=AdaptSettings)
+    temperature: tuple[str, ...] = ()
+    shots: tuple[int | str, ...] = (16,)
+    seeds: tuple[int, ...] = SEEDS
+    items: int = 100
+    foreign_items: int = 50
+    resamples: int = 1000
+    threads: int | None = 1
+
+    @classmethod
+    def read(cls, path: Path) -> EvaluationConfig:
+        """Parse a YAML file. Raises `AbmllError` naming the wrong field or name."""
+        try:
+            config: EvaluationConfig = TypeAdapter(cls).validate_python(
+                yaml.safe_load(path.read_text("utf-8")), extra="forbid"
+            )
+        except (ValidationError, yaml.YAMLError) as error:
+            raise AbmllError(f"{path.name}: {error}") from error
+        names = [entry.name for entry in config.methods]
+        for name in names:
+            if not _NAME.fullmatch(name) or names.count(name) > 1:
+                raise AbmllError(
+                    f"{path.name}: the method name {name!r} is used twice, or would not do as a folder name"
+                )
+        unknown = {config.baseline, *config.temperature} - set(names)
+        if unknown:
+            raise AbmllError(f"{path.name}: no methods of the names {', '.join(sorted(unknown))}")
+        return config

@@ -1,0 +1,75 @@
+"""Adaptation by gradient steps from theta: ABMLL, or whatever else made theta.
+
+From an untrained theta without noise this is ordinary LoRA; from one that Reptile, structured training or first-order MAML
+left it is that method at test time (all of them take the same steps; `abmll/meta/train.py` has their outer rules).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.assurance.cross_fitting import adapt_calibrated
+from abmll.assurance.folds import Fold, make_folds
+from abmll.assurance.held_out import SAMPLES
+from abmll.model import FewShotModel
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.text.tasks import Example, Query
+from lab.evaluation.methods.contract import adaptation_effort, answers_of, prediction_effort
+from lab.evaluation.records import Answer, Effort
+
+
+def adapt_timed(
+    model: FewShotModel, support: Sequence[Example], settings: AdaptSettings | None, seed: int
+) -> tuple[TaskPosterior, Effort]:
+    """The facade's adaptation (with its defaults where `settings` is None), and its effort."""
+    started, used = time.perf_counter(), settings or model.defaults
+    adaptation = model.adapt(support, used, seed, truncate=True)
+    seconds = time.perf_counter() - started
+    return adaptation.posterior, adaptation_effort(used, len(support), adaptation.support_tokens, seconds)
+
+
+def adapt_calibrated_timed(
+    model: FewShotModel,
+    support: Sequence[Example],
+    folds: Sequence[Fold],
+    settings: AdaptSettings | None,
+    seed: int,
+) -> tuple[TaskPosterior, Effort]:
+    """As `adapt_timed`, at the temperature that `folds` choose. The effort is that of all fits and of their held-out answers."""
+    started, used = time.perf_counter(), settings or model.defaults
+    adaptation, _ = adapt_calibrated(model, support, folds, used, seed, truncate=True)
+    seconds, tokens = time.perf_counter() - started, adaptation.support_tokens
+    effort = adaptation_effort(used, len(support), tokens, seconds)
+    for fold in folds:
+        share = len(fold.kept) / len(support)
+        effort += adaptation_effort(used, len(fold.kept), round(share * tokens), 0.0)
+    return adaptation.posterior, effort + Effort(tokens=SAMPLES * tokens)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """`samples` = 0 predicts with the mean. `settings` None are those that theta is to be served with.
+
+    With `calibration_folds` the adapter has a temperature of its own, which that many parts of the support choose.
+    """
+
+    kind: Literal["adapted"] = "adapted"
+    samples: int = 16
+    settings: AdaptSettings | None = None
+    calibration_folds: int = 0
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        folds = make_folds(support, self.calibration_folds) if self.calibration_folds else []
+        if folds:
+            posterior, effort = adapt_calibrated_timed(model, support, folds, self.settings, seed)
+        else:
+            posterior, effort = adapt_timed(model, support, self.settings, seed)
+        found = model.predict(posterior, queries, samples=self.samples, seed=seed, truncate=True)
+        return answers_of(found), effort + prediction_effort(found, self.samples)

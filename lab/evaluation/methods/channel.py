@@ -1,0 +1,68 @@
+"""Channel scoring (Min et al. 2022): the label comes first, and an option is as good as the input is likely behind it.
+
+p(option | input) is proportional to p(input | demonstrations, option), with equal shares for the options beforehand.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from abmll.model import FewShotModel
+from abmll.text.demonstrations import SEPARATOR
+from abmll.text.prompting import EncodedPrompt, PromptEncoder
+from abmll.text.tasks import Example, Query
+from lab.evaluation.methods.scoring import log_probs
+from lab.evaluation.records import Answer, Effort
+
+
+def channel_prompt(
+    support: Sequence[Example], query: Query, option: str, encoder: PromptEncoder, max_tokens: int
+) -> EncodedPrompt:
+    """The option behind as many turned-round demonstrations as fit, and the input as what is to be predicted.
+
+    An input that does not fit even alone is cut at its end.
+    """
+    tokenize, shown_in = encoder.tokenizer, encoder.template.shown
+    limit = min(max_tokens, encoder.max_tokens)
+    text = tuple(tokenize(shown_in(query), add_special_tokens=False)["input_ids"])
+
+    def prompt(count: int) -> tuple[int, ...]:
+        shown = "".join(
+            f"{example.output}\n{shown_in(example.query)}{SEPARATOR}" for example in support[:count]
+        )
+        return tuple(tokenize(f"{shown}{option}\n")["input_ids"])
+
+    count = bisect_right(range(1, len(support) + 1), False, key=lambda n: len(prompt(n)) + len(text) > limit)
+    ids = prompt(count)
+    return EncodedPrompt(ids, (text[: max(1, limit - len(ids))],))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """`demonstrations` False scores without the support."""
+
+    kind: Literal["channel"] = "channel"
+    demonstrations: bool = True
+    max_tokens: int = 2048
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        shown = support if self.demonstrations else ()
+        prompts = [
+            channel_prompt(shown, query, option, model.encoder, self.max_tokens)
+            for query in queries
+            for option in query.options
+        ]
+        scores = iter(log_probs(model, prompts))
+        answers = [
+            Answer(tuple(torch.tensor([next(scores)[0] for _ in query.options]).double().softmax(0).tolist()))
+            for query in queries
+        ]
+        return answers, Effort(tokens=sum(prompt.tokens for prompt in prompts))

@@ -1,0 +1,32 @@
+"""In-context learning: the support as demonstrations in the prompt, as many as fit; nothing is trained (Brown et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from abmll.model import FewShotModel
+from abmll.text.demonstrations import fitting
+from abmll.text.tasks import Example, Query
+from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.records import Answer, Effort
+
+
+@dataclass(frozen=True)
+class InContext:
+    """`max_tokens` bounds a prompt (its demonstrations and options included) below the model's own context."""
+
+    kind: Literal["in_context"] = "in_context"
+    max_tokens: int = 2048
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        prompts = [
+            fitting(support, query, model.encoder, model.encoder.template, self.max_tokens)
+            for query in queries
+        ]
+        found = model.predict(None, prompts, samples=0, truncate=True)
+        return answers_of(found), prediction_effort(found, 0)

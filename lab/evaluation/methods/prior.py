@@ -1,0 +1,30 @@
+"""No adaptation: the prior answers as it is.
+
+With an untrained theta this is the pretrained model, zero-shot; with a trained one it is multi-task LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from abmll.model import FewShotModel
+from abmll.text.tasks import Example, Query
+from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.records import Answer, Effort
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The support is not looked at."""
+
+    kind: Literal["prior"] = "prior"
+    samples: int = 0
+
+    def answer(
+        self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
+    ) -> tuple[list[Answer], Effort]:
+        """See `Method`."""
+        found = model.predict(None, queries, samples=self.samples, seed=seed, truncate=True)
+        return answers_of(found), prediction_effort(found, self.samples)

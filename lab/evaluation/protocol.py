@@ -1,0 +1,136 @@
+"""Who is tested on what: shots and support seeds, a cell's episode, and the check that no test task was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from abmll.errors import AbmllError
+from abmll.text.draws import draw_support, draw_uniformly
+from abmll.text.tasks import Example, Query, Task
+from lab.evaluation.records import Cell, Episode
+
+# CrossFit's five support seeds.
+SEEDS = (13, 21, 42, 87, 100)
+# Data sets made of the same texts, whether or not two equal inputs are in the files at hand: one is no unseen task for the other.
+SAME_TEXTS = (
+    frozenset({"glue-sst2", "sst5", "rotten_tomatoes"}),
+    frozenset({"glue-rte", "superglue-rte"}),
+    frozenset({"glue-wnli", "superglue-wsc"}),
+    frozenset({"trec", "trec-finegrained"}),
+    frozenset({"yelp_polarity", "yelp_review_full"}),
+    frozenset({"commonsense_qa", "cos_e"}),
+    frozenset({"climate_fever", "climate_fever-evidence"}),
+    frozenset({"race-middle", "race-high"}),
+)
+
+
+class LeakError(AbmllError):
+    """A task to be tested on was meta-trained on, or one that shares its sentences was."""
+
+    def __init__(self, posterior: str, pairs: Sequence[tuple[str, str]]) -> None:
+        told = "; ".join(
+            f"{test} is itself among them" if test == train else f"{test} shares its sentences with {train}"
+            for test, train in pairs
+        )
+        super().__init__(f"{posterior} was trained on tasks that it cannot be tested on: {told}")
+        self.posterior, self.pairs = posterior, tuple(pairs)
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[tuple[str, str], ...]]]:
+        return type(self), (self.posterior, self.pairs)
+
+
+def related(one: str, other: str, about: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether two tasks are the same or share sentences, by `tasks.json` (either way round) or by origin (`SAME_TEXTS`)."""
+    recorded = (
+        other in about.get(one, {}).get("shares_inputs_with", {})
+        or one in about.get(other, {}).get("shares_inputs_with", {})
+    )  # fmt: skip
+    return one == other or recorded or any({one, other} <= group for group in SAME_TEXTS)
+
+
+def check_unseen(
+    posterior: str,
+    trained_on: Collection[str],
+    tested_on: Iterable[str],
+    about: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise `LeakError` naming every pair of a test task and a training task that are the same or share sentences."""
+    pairs = [
+        (test, train) for test in tested_on for train in sorted(trained_on) if related(test, train, about)
+    ]
+    if pairs:
+        raise LeakError(posterior, pairs)
+
+
+def draw_shots(shots: str, pool: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """The support that `shots` means, drawn from `pool` with `seed`.
+
+    `16` are that many in all, drawn uniformly, as MetaICL does (Min et al. 2022: labels need not be balanced). `16 balanced`
+    are as many with classes as equal as can be, `16 per class` as many of each (CrossFit; without fixed classes 32).
+    Raises `AbmllError` for anything else.
+    """
+    number, _, rest = shots.partition(" ")
+    if not number.isdecimal() or int(number) < 1 or rest not in {"", "balanced", "per class"}:
+        raise AbmllError(f"shots are a number, alone or with `balanced` or `per class`, not {shots!r}")
+    size = int(number)
+    if not rest:
+        return draw_uniformly(pool, size, seed)
+    if rest == "per class":
+        closed = len({example.options for example in pool}) == 1
+        size *= len({example.output for example in pool}) if closed else 2
+    return draw_support(pool, size, seed)
+
+
+def plan(
+    methods: Sequence[str], tasks: Sequence[str], shots: Sequence[str], seeds: Sequence[int]
+) -> list[Cell]:
+    """Every cell, method by method: a process that goes down the list changes its model as seldom as can be."""
+    return [
+        Cell(method, task, k, seed) for method in methods for k in shots for seed in seeds for task in tasks
+    ]
+
+
+def neighbours(tasks: Sequence[Task], about: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """For each task the next one in the list that shares no sentences with it, whose items count as out of distribution."""
+    names = [task.name for task in tasks]
+    found = {}
+    for i, name in enumerate(names):
+        others = [other for other in names[i + 1 :] + names[:i] if not related(name, other, about)]
+        if others:
+            found[name] = others[0]
+    return found
+
+
+def episode(
+    task: Task, shots: str, seed: int, *, items: int, foreign: Task | None = None, foreign_items: int = 0
+) -> Episode:
+    """The support (see `draw_shots`) and the first `items` test items; all methods see the same.
+
+    Inputs of `foreign` are put under this task's options; a task whose options differ from item to item takes none.
+    Raises `AbmllError` for a task without options.
+    """
+    support = draw_shots(shots, task.train, seed)
+    tested = task.test[:items]
+    if not tested or not all(example.options for example in (*support, *tested)):
+        raise AbmllError(f"{task.name} has no options to choose from, or no test items")
+    strangers: tuple[Query, ...] = ()
+    if foreign is not None and classes_of(task):
+        strangers = tuple(Query(item.input, tested[0].options) for item in foreign.test[:foreign_items])
+    return Episode(
+        support,
+        tuple(item.query for item in tested),
+        tuple(item.options.index(item.output) for item in tested),
+        strangers,
+    )
+
+
+def classes_of(task: Task) -> tuple[str, ...]:
+    """The task's label words, where every item has the same; else empty (multiple choice)."""
+    found = {example.options for example in (*task.train, *task.test)}
+    return found.pop() if len(found) == 1 else ()
+
+
+def can_be_tested(task: Task) -> bool:
+    """Whether every example has options: free text has no label to score here."""
+    return bool(task.test) and all(example.options for example in (*task.train, *task.test))

@@ -1,0 +1,38 @@
+"""Asking how good an adapter is, of the examples that it was made from."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from service import schemas
+from service.api.http import (
+    JsonRoute,
+    documented_errors,
+    engine_of,
+    request_id,
+    tenant_of,
+    unless_disconnected,
+)
+from service.api.native.rendering import diagnose_response
+from service.engine.requests import DiagnoseRequest
+
+router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
+
+
+@router.post(
+    "/adapters/{adapter_id}/diagnose",
+    response_model_exclude_none=True,
+    responses=documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504),
+)
+async def diagnose_adapter(
+    adapter_id: str, request: Request, body: schemas.DiagnoseRequest | None = None
+) -> schemas.DiagnoseResponse:
+    """Estimate an adapter on its own support: adapted to some examples, asked for the others. The body may be left out.
+
+    The result is kept with the adapter, and an equal request answered with it; `GET /v1/adapters/{adapter_id}` shows it.
+    """
+    asked = body or schemas.DiagnoseRequest()
+    work = engine_of(request).diagnose(
+        DiagnoseRequest(adapter_id, asked.folds, asked.samples), tenant=tenant_of(request)
+    )
+    return diagnose_response(await unless_disconnected(request, work), request_id(request))

@@ -1,0 +1,107 @@
+"""Our own surface: adapters and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service import schemas
+from service.api.http import (
+    JsonRoute,
+    documented_errors,
+    engine_of,
+    request_id,
+    tenant_of,
+    unless_disconnected,
+)
+from service.api.native import predicting, streaming
+from service.api.native.gates import gates_of
+from service.api.native.rendering import adapt_request, adapter_object, create_response
+from service.engine.engine import Obtained
+
+_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
+router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
+
+
+@router.post(
+    "/adapters",
+    status_code=201,
+    response_model=schemas.CreateAdapterResponse,
+    responses={
+        200: {"model": schemas.CreateAdapterResponse, "description": "It was there already."},
+        **_WORK_ERRORS,
+    },
+)
+async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -> Response:
+    """Adapt to a support set. The same body always gives the same id, and is adapted once.
+
+    201 when this request made the adapter, 200 when it was there or was being made. Either way it survives a restart.
+    """
+    obtained = await unless_disconnected(request, _create(body, request))
+    answer = create_response(obtained, request_id(request))
+    return _json(answer, 201 if answer.cache == "miss" else 200)
+
+
+@router.get("/adapters", response_model_exclude_none=True, responses=documented_errors(422, 500))
+async def list_adapters(
+    request: Request,
+    after: Annotated[str | None, Query(description="Id after which the page begins.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most adapters of the page.")] = 100,
+) -> schemas.AdapterList:
+    """Adapters that this server keeps, ordered by id."""
+    manifests, has_more = await engine_of(request).adapters(after, limit)
+    return schemas.AdapterList(data=list(map(adapter_object, manifests)), has_more=has_more)
+
+
+@router.get(
+    "/adapters/{adapter_id}", response_model=schemas.Adapter, responses=documented_errors(404, 422, 500)
+)
+async def get_adapter(adapter_id: str, request: Request) -> Response:
+    """One adapter."""
+    adapter = await engine_of(request).adapter(adapter_id)
+    return _json(adapter_object(adapter.manifest, adapter.diagnosis), 200)
+
+
+@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
+async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
+    """Forget an adapter, on disk too. Requests that are using it finish."""
+    await gates_of(request).forget(adapter_id)  # first: its calibration must not outlive it
+    await engine_of(request).delete_adapter(adapter_id)
+    return schemas.DeletedAdapter(id=adapter_id)
+
+
+@router.post("/adapters/{adapter_id}/pin", responses=documented_errors(404, 422, 500))
+async def pin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
+    """Keep an adapter in memory until it is unpinned or deleted, or the server restarts."""
+    await engine_of(request).pin(adapter_id)
+    return schemas.PinnedAdapter(id=adapter_id, pinned=True)
+
+
+@router.post("/adapters/{adapter_id}/unpin", responses=documented_errors(404, 422, 500))
+async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
+    """Let an adapter leave memory when it has not been used for long; it stays on disk."""
+    await engine_of(request).unpin(adapter_id)
+    return schemas.PinnedAdapter(id=adapter_id, pinned=False)
+
+
+@router.post(
+    "/predict", response_model=schemas.PredictResponse, responses={200: streaming.DOCUMENTED, **_WORK_ERRORS}
+)
+async def predict(body: schemas.PredictRequest, request: Request) -> Response:
+    """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
+
+    Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
+    """
+    if body.stream:
+        return await streaming.stream_predict(body, request)
+    return await predicting.predict_and_render(body, request, lambda answer: _json(answer, 200))
+
+
+def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
+    return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
+
+
+def _json(answer: schemas.WireModel, status: int) -> Response:
+    return Response(answer.model_dump_json(exclude_none=True), status, media_type="application/json")

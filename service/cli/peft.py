@@ -1,0 +1,146 @@
+"""`abmll export` and `abmll import-peft`: posteriors as PEFT adapters, and PEFT adapters as posteriors (docs/peft.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from service.cli.failures import err, errors_told
+from service.cli.progress import progress_bar
+from service.cli.settings_options import with_settings
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model_store.peft_exchange import Subject
+
+console = Console()
+
+
+@with_settings("model", "data_dir", "cache_dir")
+def export(
+    settings: Settings,
+    *,
+    adapter_id: Annotated[
+        str | None, typer.Argument(help="Id of an adapter in the data folder; a server may be using it.")
+    ] = None,
+    posterior: Annotated[
+        str | None,
+        typer.Option(help="Id or folder of a global posterior, instead of an adapter."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not exist.")],
+    mean: Annotated[bool, typer.Option("--mean", help="The posterior's mean; the default.")] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Posterior samples instead, in folders sample-0, sample-1, ..."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed whose samples a prediction draws; 0 by default.")
+    ] = None,
+) -> None:
+    """Write an adapter's mean, or samples of it, as PEFT LoRA adapters for other software."""
+    if (adapter_id is None) == (posterior is None):
+        raise typer.BadParameter("give exactly one of ADAPTER_ID and --posterior")
+    if samples is None and seed is not None:
+        raise typer.BadParameter("--seed is for --samples: the mean has none")
+    if samples is not None and mean:
+        raise typer.BadParameter("give one of --mean and --samples")
+    with errors_told():
+        # Model code is imported here so that `abmll --help` answers at once.
+        from model_store.bases import load_base_skeleton  # noqa: PLC0415
+        from model_store.peft_exchange import export_mean, export_samples, require_empty  # noqa: PLC0415
+        from service.executors.worker import sequence_seed  # noqa: PLC0415
+
+        target = out.resolve()
+        require_empty(target)
+        subject = _stored(settings, adapter_id) if adapter_id else _global(str(posterior))
+        skeleton = load_base_skeleton(
+            settings.model, quantisation=subject.base.quantisation, cache_dir=settings.cache_dir
+        )
+        if samples is None:
+            rank = export_mean(target, subject, skeleton)
+        else:
+            seed = seed or 0
+            with progress_bar(err, "") as progress:
+                bar = progress.add_task("Samples", total=samples)
+                rank = export_samples(
+                    target,
+                    subject,
+                    skeleton,
+                    count=samples,
+                    seed=seed,
+                    sequence_seed=sequence_seed(seed, adapter_id) if adapter_id else seed,
+                    on_sample=lambda done: progress.update(bar, completed=done),
+                )
+    what = "the mean" if samples is None else f"{samples} samples"
+    console.print(f"Wrote {what} of {escape(subject.id)}, rank {rank}, to {escape(str(out))}.")
+
+
+@with_settings("model", "posterior", "quantisation", "cache_dir")
+def import_peft(
+    settings: Settings,
+    *,
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="adapter_config.json and its safetensors.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not exist.")],
+    name: Annotated[
+        str | None, typer.Option("--id", help="Id of the new posterior; by default the name of --out.")
+    ] = None,
+    spread: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Standard deviation of every weight, instead of the posterior's spread."),
+    ] = None,
+) -> None:
+    """Make a PEFT LoRA the mean of a global posterior, to serve with `--posterior` and to adapt from.
+
+    Layers, rank, spread and settings are those of `--posterior`; with `untrained`, the adapter's own and the defaults.
+    """
+    with errors_told():
+        # Model code is imported here so that `abmll --help` answers at once.
+        from model_store.bases import load_base_skeleton  # noqa: PLC0415
+        from model_store.peft_exchange import import_posterior, require_empty  # noqa: PLC0415
+        from model_store.peft_format import read_peft  # noqa: PLC0415
+        from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
+        from service.executors.worker import check_base, choose_posterior  # noqa: PLC0415
+
+        target = out.resolve()
+        id = name or target.name
+        try:
+            check_posterior_id(id)
+        except ValueError as error:
+            raise typer.BadParameter(f"{error}: name it with --id") from error
+        require_empty(target)
+        adapter = read_peft(folder.resolve())
+        like = choose_posterior(settings)
+        quantisation = settings.quantisation or (like.manifest.base.quantisation if like else None)
+        skeleton = load_base_skeleton(settings.model, quantisation=quantisation, cache_dir=settings.cache_dir)
+        if like is not None:
+            check_base(like, skeleton.identity)
+        imported = import_posterior(adapter, skeleton, like, id=id, spread=spread)
+        save_posterior(target, imported.prior, imported.manifest)
+    config, found = imported.prior.config, f"{len(adapter.loras)} of {len(imported.prior.sites)}"
+    console.print(
+        f"Wrote posterior {escape(id)} to {escape(str(out))}: rank {config.rank}, a mean for {found} adapted layers. "
+        f"The adapter names {escape(adapter.base or 'no base')}; this posterior is for {escape(skeleton.identity.id)}."
+    )
+
+
+def _stored(settings: Settings, adapter_id: str) -> Subject:
+    from model_store.adapters import read_adapter  # noqa: PLC0415
+    from model_store.peft_exchange import Subject  # noqa: PLC0415
+
+    stored = read_adapter(settings.adapters_dir, adapter_id)
+    manifest = stored.manifest
+    return Subject(manifest.id, stored.posterior, manifest.base, manifest.settings.get("template", {}))
+
+
+def _global(id_or_folder: str) -> Subject:
+    from model_store.peft_exchange import Subject  # noqa: PLC0415
+    from model_store.posteriors import load_posterior  # noqa: PLC0415
+
+    loaded = load_posterior(id_or_folder)
+    return Subject(loaded.manifest.id, loaded.prior, loaded.manifest.base, dict(loaded.manifest.template))

@@ -1,0 +1,1 @@
+"""The gate: the rule that answers or abstains, its certificate, and the outcomes behind it."""

@@ -1,0 +1,331 @@
+"""The Gaussian process beside the adapter: against its closed forms, and the same however prompts are batched."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.rows import collate, group
+from abmll.errors import PosteriorMismatchError
+from abmll.model import FewShotModel
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from abmll.seeds import SampleSeed, sample_seeds
+from abmll.similarity.features import Features, Whitening
+from abmll.similarity.gaussian_process import FARTHEST, NAMES, SHARPNESS, WEIGHTS, Head, HeadPosterior
+from abmll.similarity.sentence_encoder import SentenceEncoder
+from abmll.text.prompting import EncodedPrompt
+from abmll.text.tasks import Example, Query
+from tests.tiny import tiny_sentence_encoder
+
+OPTIONS = ("positive", "not related", "negative")
+TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris")
+SUPPORT = [Example(text, OPTIONS[i % 3], OPTIONS) for i, text in enumerate(TEXTS)]
+CLASSES = ((5,), (6, 7), (8,))
+PROMPT = EncodedPrompt((1, 2, 3), CLASSES, options=OPTIONS)
+NAMELESS = torch.zeros(3, 6)
+WEIGHT, NOISE, SPREAD = 4.0, 0.5, 1.5
+
+
+def unit(count: int, size: int, seed: int) -> torch.Tensor:
+    """Random directions [count, size]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(count, size, generator=generator), dim=1)
+
+
+@pytest.fixture
+def head() -> Head:
+    return Head(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES, unit(3, 6, seed=7))
+
+
+def expected_f(head: Head, of: list[int], state: torch.Tensor, name: float) -> tuple[torch.Tensor, float]:
+    """Mean [C] and variance of f at `state` given the examples `of`, as textbooks have them, with m = `name` times the likeness
+    to the classes' names less its mean: m + k (K + noise I)^-1 (y - m), and k** - k (K + noise I)^-1 k.
+    """
+    states, names = head.states.double(), (head.names - head.names.mean(0)).double()
+    inverse = torch.linalg.inv(states[of] @ states[of].T + NOISE * torch.eye(len(of)))
+    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # of all five: one more of each than there are
+    observed = (torch.nn.functional.one_hot(head.labels, 3).double() - shares)[of]
+    k, prior = states[of] @ state.double(), name * states[of] @ names.T
+    return name * names @ state.double() + k @ inverse @ (observed - prior), float(1 - k @ inverse @ k)
+
+
+def expected_scores(head: Head, state: torch.Tensor) -> torch.Tensor:
+    """[C] by the mean: over weights and names, each by the likelihood of every label in a fit without its example."""
+    one_hot, likelihoods, scores = torch.nn.functional.one_hot(head.labels, 3), [], []
+    for name, factor in product(NAMES, WEIGHTS):
+        likelihood = torch.zeros(()).double()
+        for i, label in enumerate(head.labels.tolist()):
+            others = [j for j in range(5) if j != i]
+            f, _ = expected_f(head, others, head.states[i], name)
+            shares = (one_hot[others].sum(0) + 1) / 7
+            likelihood += (shares.log() + WEIGHT * factor * f).log_softmax(0)[label]
+        likelihoods.append(likelihood)
+        scores.append(WEIGHT * factor * expected_f(head, list(range(5)), state, name)[0])
+    return torch.stack(likelihoods).softmax(0) @ torch.stack(scores)
+
+
+def left_out_variance(head: Head) -> float:
+    """The variance of f at every example given the others, on average."""
+    return sum(expected_f(head, [j for j in range(5) if j != i], head.states[i], 0)[1] for i in range(5)) / 5
+
+
+def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
+    _, variance = expected_f(head, list(range(5)), state, 0)
+    spread = SPREAD * min(FARTHEST, (variance / left_out_variance(head)) ** SHARPNESS)
+    mean, variance = expected_scores(head, state), spread**2 * variance
+    torch.testing.assert_close(fitted.scores(PROMPT, state, None).double(), mean, atol=1e-6, rtol=1e-5)
+    drawn = torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(4000)]).double()
+    error = (variance / len(drawn)) ** 0.5
+    assert (drawn.mean(0) - mean).abs().max() < 4 * error
+    covariance = torch.cov(drawn.T)
+    torch.testing.assert_close(covariance, variance * torch.eye(3).double(), atol=0.1 * variance, rtol=0)
+
+
+def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
+    head = replace(head, names=NAMELESS)
+    fitted, known = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
+    unlike = torch.linalg.svd(head.states).Vh[-1]  # at a right angle to all five
+    spread = [
+        torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(2000)]).std(0).mean()
+        for state in (known, unlike)
+    ]
+    assert fitted.scores(PROMPT, unlike, None) == pytest.approx([0, 0, 0], abs=1e-6)
+    far = min(FARTHEST, (1 / left_out_variance(head)) ** SHARPNESS)
+    assert spread[1] == pytest.approx(SPREAD * far, rel=0.05)  # the prior's
+    assert spread[0] < 0.2 * spread[1]
+
+
+def test_examples_that_are_all_alike_leave_a_bounded_spread() -> None:
+    states = unit(1, 6, seed=0).expand(5, 6)
+    head = Head(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES, NAMELESS)
+    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+    unlike = torch.linalg.svd(states).Vh[-1]
+    drawn = torch.stack([fitted.scores(PROMPT, unlike, SampleSeed(n)) for n in range(2000)])
+    assert drawn.std(0).mean() == pytest.approx(SPREAD * FARTHEST, rel=0.05)
+
+
+def test_samples_lie_about_the_mean_as_far_as_the_spread_says(head: Head) -> None:
+    state, seed = unit(1, 6, seed=9)[0], SampleSeed(3)
+    wide, half, none = (HeadPosterior(head, WEIGHT, NOISE, spread) for spread in (1.0, 0.5, 0.0))
+    mean = wide.scores(PROMPT, state, None)
+    away = wide.scores(PROMPT, state, seed) - mean
+    torch.testing.assert_close(half.scores(PROMPT, state, seed) - mean, away / 2, atol=1e-5, rtol=0)
+    assert torch.equal(none.scores(PROMPT, state, seed), mean)
+
+
+def scale(states: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, at: torch.Tensor) -> float:
+    """How far the first of two classes is ahead of the other at a state."""
+    fitted = HeadPosterior(Head(states, labels, ((5,), (6,)), names), WEIGHT, NOISE, SPREAD)
+    a, b = fitted.scores(EncodedPrompt((1,), ((5,), (6,))), at, None).tolist()
+    return float(a - b)
+
+
+def test_examples_whose_likeness_tells_their_class_ask_for_more_weight() -> None:
+    labels, none = torch.tensor([0, 1] * 6), torch.zeros(2, 2)
+    told, untold = torch.eye(2)[labels], unit(12, 2, seed=1)
+    assert scale(told, labels, none, told[0]) > 2 * scale(untold, labels, none, untold[0])
+
+
+def test_names_count_where_the_examples_bear_them_out() -> None:
+    labels, names = torch.tensor([0, 1] * 2), torch.eye(6)[:2]
+    told = torch.nn.functional.normalize(torch.eye(6)[labels] + torch.eye(6)[2:], dim=1)
+    right, none, wrong = (
+        scale(told, labels, given, names[0]) for given in (names, torch.zeros(2, 6), names.flip(0))
+    )
+    assert right - none > 1
+    assert abs(none - wrong) < 0.2
+
+
+def test_a_class_that_no_example_shows_is_known_by_its_name() -> None:
+    labels, names = torch.tensor([0, 1] * 6), torch.eye(3)
+    head = Head(names[labels], labels, CLASSES, names)
+    unseen = HeadPosterior(head, WEIGHT, NOISE, SPREAD).scores(PROMPT, names[2], None)
+    assert unseen[2] - unseen[:2].max() > 1
+    nameless = HeadPosterior(replace(head, names=torch.zeros(3, 3)), WEIGHT, NOISE, SPREAD)
+    assert nameless.scores(PROMPT, names[2], None).abs().max() < 1e-6
+
+
+def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(head: Head) -> None:
+    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+    for state in unit(20, 6, seed=5):
+        together = torch.cat([head.states, state[None]]).double()
+        found = []
+        for i in range(6):
+            others = together[[j for j in range(6) if j != i]]
+            k = others @ together[i]
+            found.append(float(1 - k @ torch.linalg.inv(others @ others.T + NOISE * torch.eye(5)) @ k))
+        assert fitted.typicality(state) == pytest.approx(sum(v >= found[-1] for v in found) / 6)
+
+
+def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is() -> None:
+    """At most a share p of inputs has typicality p, whatever their distribution."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 12, generator=generator)
+
+    def drawn(count: int, about: float) -> torch.Tensor:
+        found = torch.randn(count, 4, generator=generator).exp() @ mixing + about
+        return torch.nn.functional.normalize(found, dim=1)
+
+    like, unlike = [], []
+    for _ in range(400):
+        head = Head(drawn(19, 3.0), torch.arange(19) % 3, CLASSES, torch.zeros(3, 12))
+        fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+        like.append(fitted.typicality(drawn(1, 3.0)[0]))
+        unlike.append(fitted.typicality(drawn(1, -3.0)[0]))
+    found = torch.tensor(like)
+    for p in (0.05, 0.1, 0.5):
+        assert float((found <= p + 1e-9).float().mean()) == pytest.approx(
+            p, abs=3 * (p * (1 - p) / 400) ** 0.5
+        )
+    assert min(unlike) == 0.05
+    assert sum(unlike) / 400 < 0.1
+
+
+def test_an_input_that_is_the_only_example_is_typical() -> None:
+    fitted = HeadPosterior(
+        Head(unit(1, 6, seed=0), torch.tensor([0]), CLASSES, NAMELESS), WEIGHT, NOISE, SPREAD
+    )
+    assert fitted.typicality(unit(1, 6, seed=0)[0]) == 1
+    assert fitted.typicality(unit(1, 6, seed=1)[0]) == 1
+
+
+def test_antithetic_samples_average_to_the_mean(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
+    pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2)]
+    assert not torch.allclose(pair[0], pair[1], atol=0.1)
+    torch.testing.assert_close(sum(pair) / 2, fitted.scores(PROMPT, state, None), atol=1e-5, rtol=0)
+
+
+def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) -> None:
+    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
+    whole = fitted.scores(PROMPT, state, None)
+    some = fitted.scores(replace(PROMPT, continuations=(CLASSES[2], CLASSES[0])), state, None)
+    assert some.tolist() == [whole[2], whole[0]]
+    unknown = fitted.scores(replace(PROMPT, continuations=(CLASSES[0], (9,))), state, None)
+    assert unknown.tolist() == [0, 0]
+    assert fitted.scores(EncodedPrompt((1,)), state, None).tolist() == []
+
+
+def test_a_head_is_of_fixed_classes_in_any_order() -> None:
+    hidden = [torch.randn(4, 6) for _ in range(3)]
+    prompts = [PROMPT, replace(PROMPT, continuations=CLASSES[::-1]), PROMPT]
+    features = Features(Whitening(torch.ones(6), torch.diag(torch.arange(6.0))))
+    found = Head.of(prompts, hidden, [0, 0, 1], features)
+    assert found is not None
+    assert found.labels.tolist() == [0, 2, 1]
+    own = [states[:3] for states in hidden]  # the prompt has three tokens
+    torch.testing.assert_close(found.states, features(own, ["", "", ""]))
+    others = [PROMPT, replace(PROMPT, continuations=((5,), (9,)))]
+    assert Head.of(others, hidden[:2], [0, 0], features) is None
+    assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0], features) is None  # free text
+
+
+def with_head(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
+    prior = model.prior
+    d = model.backbone.model.config.hidden_size
+    states = [torch.randn(20, d, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    config = replace(prior.config, head_weight=WEIGHT)
+    if encoder:
+        config = replace(config, sentence_encoder="tiny")
+        model.sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
+    model.prior = replace(prior, config=config, whitening=Whitening.of(states))
+    return model
+
+
+def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel]) -> None:
+    """A diagnosis compares with it on examples that were given to the adapter."""
+    model = with_head(make_model())
+    assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.head is not None
+    assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.head is None
+
+
+@pytest.mark.parametrize(("samples", "encoder"), [(0, False), (4, False), (0, True), (4, True)])
+def test_a_prediction_adds_it_to_every_samples_scores(
+    samples: int, encoder: bool, make_model: Callable[..., FewShotModel]
+) -> None:
+    model = with_head(make_model(), encoder=encoder)
+    posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
+    assert posterior.head is not None
+    query = Query("a wonderful story", OPTIONS)
+    runs = [
+        model.begin_predict(p, [query], samples=samples, seed=3)
+        for p in (posterior, replace(posterior, head=None))
+    ]
+    model.advance(runs)
+    prompt = model.encoder.encode(query)
+    rows = collate([replace(prompt, continuations=())])
+    (state,) = model.features([model.backbone.trunk(rows)], [query.input])
+    config = posterior.config
+    fitted = HeadPosterior(posterior.head, WEIGHT, config.head_noise, config.head_spread)
+    seeds = sample_seeds(3, 0, samples) if samples else [None]
+    added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
+    assert runs[0].predictions()[0].typicality == fitted.typicality(state)
+    assert runs[1].predictions()[0].typicality is None
+    with_it, without = (run._scoring.scores_of(0) for run in runs)
+    torch.testing.assert_close(with_it - without, added, atol=1e-4, rtol=1e-4)
+    assert added.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[..., FewShotModel]) -> None:
+    """Also where prompts share a prefix, and for a task that has no head beside one that has."""
+    model = with_head(make_model(), encoder=encoder)
+    start = "the film was wonderful and the actors were great and the story was told " * 2
+    queries = [Query(start + end, OPTIONS) for end in ("well", "badly", "in Paris")]
+    choices = [Example(t, ("yes", "no", t)[i % 3], ("yes", "no", t)) for i, t in enumerate(TEXTS)]
+    settings = AdaptSettings(2, 1e-3, 4)
+    fixed, open_ = (model.adapt(support, settings).posterior for support in (SUPPORT, choices))
+    assert open_.head is None
+    assert group([model.encoder.encode(query) for query in queries]).shared > 16
+    asked = [(fixed, queries), (open_, queries)]
+    for together, (posterior, _) in zip(model.predict_many(asked, samples=4, seed=3), asked, strict=True):
+        for query, found in zip(queries, together, strict=True):
+            (alone,) = model.predict(posterior, [query], samples=4, seed=3)
+            expected = pytest.approx(alone.predictive.probabilities, abs=1e-4)
+            assert found.predictive.probabilities == expected
+            assert found.typicality == alone.typicality
+            assert (found.typicality is None) == (posterior.head is None)
+
+
+def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., FewShotModel]) -> None:
+    start = TaskPosterior.start(make_model().prior)
+    for posterior in (start, replace(start, head=head)):
+        again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
+        assert torch.equal(again.values, posterior.values)
+        if posterior.head is None:
+            assert again.head is None
+        else:
+            assert again.head is not None
+            assert torch.equal(again.head.states, head.states)
+            assert torch.equal(again.head.labels, head.labels)
+            assert torch.equal(again.head.names, head.names)
+            assert again.head.classes == head.classes
+
+
+def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:
+    """Whitening and encoder are the model's, and not kept with it."""
+    model = with_head(make_model(), encoder=True)
+    posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
+    again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
+    before, after = (
+        model.predict(p, [Query("a wonderful story", OPTIONS)], samples=4) for p in (posterior, again)
+    )
+    assert after[0].predictive.probabilities == before[0].predictive.probabilities
+
+
+def test_configurations_without_it_are_written_as_before() -> None:
+    assert not [name for name in AdapterConfig().to_json() if name.startswith(("head", "sentence"))]
+    config = AdapterConfig(head_weight=2.0, head_noise=0.1, sentence_encoder="tiny")
+    assert AdapterConfig.from_json(config.to_json()) == config
+
+
+def test_a_posterior_that_names_an_encoder_needs_it(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model()
+    prior = replace(model.prior, config=replace(model.prior.config, sentence_encoder="tiny"))
+    with pytest.raises(PosteriorMismatchError, match="encoder tiny"):
+        FewShotModel(model.backbone.model, model.encoder.tokenizer, prior)

@@ -1,0 +1,78 @@
+"""Readers, checks and the draw of a support set."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from abmll.errors import AbmllError
+from abmll.text.draws import draw_support, draw_uniformly
+from abmll.text.files import read_examples
+from abmll.text.tasks import Example, contradictions
+
+LABELS = ("a", "b", "c")
+
+
+def test_json_lines_csv_and_tsv_read_alike(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(
+        '{"input": "one, two", "output": "a", "options": ["a", "b"]}\n\n{"input": "three", "output": "free"}\n'
+    )
+    (tmp_path / "x.csv").write_text('input,output,options\n"one, two",a,a | b\nthree,free,\n')
+    (tmp_path / "x.tsv").write_text("input\toutput\toptions\none, two\ta\ta|b\nthree\tfree\t\n")
+    expected = (Example("one, two", "a", ("a", "b")), Example("three", "free"))
+    assert (
+        read_examples(tmp_path / "x.jsonl")
+        == read_examples(tmp_path / "x.csv")
+        == read_examples(tmp_path / "x.tsv")
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.jsonl", '{"input": "a", "output": "b"}\n{"input": \n', "x.jsonl line 2 is not JSON"),
+        ("x.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("x.jsonl", '{"input": "a"}\n', "row 1 needs the texts"),
+        ("x.csv", "text,label\na,b\n", "row 1 needs the texts"),
+        ("x.xlsx", "", "expected .jsonl, .csv or .tsv"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AbmllError, match=message):
+        read_examples(tmp_path / name)
+
+
+def test_support_is_balanced_repeatable_and_without_replacement() -> None:
+    pool = [Example(f"text {i}", "a" if i < 80 else LABELS[1 + i % 2], LABELS) for i in range(100)]
+    drawn = draw_support(pool, 12, seed=13)
+    assert Counter(example.output for example in drawn) == {"a": 4, "b": 4, "c": 4}
+    assert len(set(drawn)) == 12
+    assert drawn == draw_support(pool, 12, seed=13) != draw_support(pool, 12, seed=21)
+    sizes = Counter(example.output for example in draw_support(pool, 50, seed=13))
+    assert sizes == {"a": 30, "b": 10, "c": 10}
+    assert len(draw_support(pool, 500, seed=1)) == 100
+
+
+def test_a_uniform_draw_follows_the_pools_shares() -> None:
+    pool = [Example(f"text {i}", "a" if i < 80 else "b", ("a", "b")) for i in range(100)]
+    drawn = draw_uniformly(pool, 50, seed=13)
+    assert len(set(drawn)) == 50
+    assert drawn == draw_uniformly(pool, 50, seed=13) != draw_uniformly(pool, 50, seed=21)
+    many = [example for seed in range(40) for example in draw_uniformly(pool, 10, seed)]
+    assert 0.7 < Counter(example.output for example in many)["a"] / 400 < 0.9
+    assert len(draw_uniformly(pool, 500, seed=1)) == 100
+    assert all(len({e.output for e in draw_uniformly(pool, 2, seed)}) == 2 for seed in range(40))
+    assert len(draw_uniformly(pool[:5], 3, seed=1)) == 3  # one class is all there is
+
+
+def test_support_of_multiple_choice_and_free_text_is_a_plain_draw() -> None:
+    choice = [Example(f"q{i}", f"x{i}", (f"x{i}", f"y{i}")) for i in range(20)]
+    assert len(set(draw_support(choice, 7, seed=1))) == 7
+    assert len(set(draw_support([Example(f"q{i}", "t") for i in range(20)], 7, seed=1))) == 7
+
+
+def test_contradictions_are_inputs_with_two_outputs() -> None:
+    rows = [Example("one", "a"), Example("two", "a"), Example("one", "b"), Example("two", "a")]
+    assert contradictions(rows) == ["one"]

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from service.embedded import Embedded
+from tests.service.conftest import Server, server
+
+__all__ = ["Server", "server"]
+
+SUPPORT = [("good", "yes"), ("bad", "no"), ("great", "yes"), ("awful", "no")]
+OPTIONS = ["yes", "no"]
+
+
+@pytest.fixture
+def embedded(server: Server) -> Iterator[Embedded]:
+    """The whole application around the fake worker, without a port."""
+    running = Embedded(server.app)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def shared_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """As `embedded`, one for a module."""
+    running = Embedded(Server(tmp_path_factory.mktemp("data")).app)
+    yield running
+    running.close()

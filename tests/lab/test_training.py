@@ -1,0 +1,152 @@
+"""A dry run: what it finds in the data, and that it says what a run would do."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.errors import AbmllError
+from abmll.meta.train import MetaSettings
+from abmll.posterior.config import AdapterConfig
+from lab.training import DataSettings, TrainingConfig, dry_run, run_training
+from service.cli.main import app
+
+LABELS = ["positive", "negative"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABMLL_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def write(folder: Path, name: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> None:
+    (folder / name).mkdir(parents=True)
+    for part, rows in (("train", train), ("test", test)):
+        lines = [json.dumps({"task": name, "options": LABELS, **row}) + "\n" for row in rows]
+        (folder / name / f"{part}.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture
+def config(tmp_path: Path, checkpoint: Path) -> TrainingConfig:
+    """Two tasks that share two inputs; the second has a conflict, a leak, and one example that is too long."""
+    data = tmp_path / "data"
+    first = [{"input": f"film {i}", "output": LABELS[i % 2]} for i in range(12)]
+    second = [
+        {"input": "film 0", "output": "positive"},
+        {"input": "film 0", "output": "negative"},
+        {"input": "film 1", "output": "positive"},
+        {"input": "film " * 60, "output": "positive"},
+    ]
+    write(data, "first", first, [{"input": "a story", "output": "positive"}])
+    write(data, "second", second, [{"input": "film 1", "output": "negative"}])
+    return TrainingConfig(
+        id="small",
+        data=DataSettings(data),
+        base=str(checkpoint),
+        quantisation="none",
+        adapter=AdapterConfig(rank=2, first_layer=2, modules=("q",)),
+        meta=MetaSettings(visits=100, inner=AdaptSettings(steps=2, batch_size=4), max_row_tokens=40),
+    )
+
+
+def test_a_dry_run_finds_what_is_wrong_and_estimates_the_time(config: TrainingConfig) -> None:
+    found = dry_run(config)
+    first, second = found.tasks
+    assert (first.name, first.examples, first.fitting, first.problems) == ("first", 12, 12, ())
+    assert (second.examples, second.fitting) == (4, 3)
+    assert second.longest_tokens > 40 >= second.median_tokens
+    assert [problem.split(":")[0] for problem in second.problems] == [
+        "3 examples for the 8 of a visit",
+        "1 inputs have more than one label",
+        "1 test inputs are among the training inputs",
+    ]
+    assert found.shared == (("first", "second", 2),)
+    assert found.tokens_per_visit == pytest.approx(
+        8 * (first.mean_fitting_tokens + second.mean_fitting_tokens) / 2
+    )
+    assert found.seconds > 0
+
+
+def test_the_command_tells_it_and_trains_nothing(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = f"""
+id: small
+base: {config.base}
+quantisation: none
+data: {{folder: {config.data.folder}}}
+adapter: {{rank: 2, first_layer: 2, modules: [q]}}
+meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
+"""
+    path = tmp_path / "run.yaml"
+    path.write_text(text.replace("LIMIT", "40"))
+    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    assert told.exit_code == 0, told.output
+    for words in ("first and second share 2 inputs", "100 visits of", "on this machine"):
+        assert words in told.output
+    assert not (tmp_path / "runs").exists()
+    path.write_text(text.replace("LIMIT", "3"))
+    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    assert told.exit_code == 2
+    assert "would fail" in told.output
+
+
+def test_a_configuration_like_another_holds_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "first.yaml").write_text(
+        "id: first\ndata: {folder: data, tasks: [a, b]}\nmeta: {visits: 9, inner: {steps: 3, beta: 1}}\n"
+    )
+    second, third = tmp_path / "deeper/second.yaml", tmp_path / "third.yaml"
+    second.write_text("like: ../first.yaml\nid: second\ndata: {tasks: [c]}\nmeta: {inner: {beta: 0}}\n")
+    third.write_text("like: deeper/second.yaml\nid: third\nmeta: {seed: 4}\n")
+    found = TrainingConfig.read(third)
+    assert (found.id, found.data.folder, found.data.tasks) == ("third", Path("data"), ("c",))
+    assert (found.meta.visits, found.meta.seed) == (9, 4)
+    assert (found.meta.inner.steps, found.meta.inner.beta) == (3, 0)
+    (tmp_path / "first.yaml").write_text("like: third.yaml\n")
+    with pytest.raises(AbmllError, match="`like` comes back to"):
+        TrainingConfig.read(third)
+    third.write_text("like: nowhere.yaml\nid: third\n")
+    with pytest.raises(AbmllError, match=r"third\.yaml: .*nowhere"):
+        TrainingConfig.read(third)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["vissits: 3", "meta: {inner: {step: 3}}", "data: {folder: data, task: [a]}"]
+)
+def test_a_name_that_means_nothing_is_refused(wrong: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"id: small\n{'' if 'data' in wrong else 'data: {folder: data}'}\n{wrong}\n")
+    with pytest.raises(AbmllError, match=r"run\.yaml: (?s:.*)(vissits|step|task)"):
+        TrainingConfig.read(path)
+
+
+def test_a_posterior_with_a_head_is_trained_with_its_whitening(
+    config: TrainingConfig, tmp_path: Path
+) -> None:
+    """The inputs of tasks with fixed classes, those that fit; the same however often the finished run is read."""
+    config = replace(config, meta=replace(config.meta, visits=2), head_weight=2.0, head_spread=0.5)
+    found = [run_training(config, tmp_path / "run", lambda _: None).prior for _ in range(2)]
+    assert found[0].config.head_spread == 0.5
+    one, other = (prior.whitening for prior in found)
+    assert one is not None
+    assert other is not None
+    assert torch.equal(one.map, other.map)
+    assert torch.isfinite(one.map).all()
+    assert one.mean.abs().max() > 0
+    plain = run_training(replace(config, head_weight=0.0), tmp_path / "run", lambda _: None).prior
+    assert plain.whitening is None
+    assert torch.equal(plain.values, found[0].values)
+
+
+def test_tasks_are_listed_or_of_a_split(config: TrainingConfig) -> None:
+    listed = replace(config, data=replace(config.data, tasks=("second", "first"), leave_out=("second",)))
+    assert [task.name for task in dry_run(listed).tasks] == ["first"]
+    with pytest.raises(AbmllError, match="not both"):
+        dry_run(replace(config, data=replace(config.data, tasks=("first",), split="metaicl/qa_to_qa")))

@@ -1,0 +1,582 @@
+"""Streamed predictions: what is told when, that it ends in the answer of the same request unstreamed, and how it breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.memory_plan import measure_costs
+from abmll.model import FewShotModel
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
+from abmll.prediction.run import Prediction
+from service import schemas
+from service.api.native import streaming
+from service.engine.progress import Known, Watch
+from service.executors.contract import AdaptJob, Job, ServedModel
+from service.executors.worker import ModelWorker
+from service.gating.confidence import Judge
+from tests.service.conftest import Listening, Server, until
+from tests.service.fakes import FakeRun, FakeWorker, served_model
+from tests.tiny import tiny_model, tiny_tokenizer
+
+SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
+CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
+BODY: dict[str, Any] = {**CREATE, "inputs": ["fine", "awful", "so so"]}
+EVENTS = {"step", "adapter", "refinement", "prediction", "done", "error"}
+DIFFER = ("cache", "timings", "request_id")  # whenever a request is repeated
+
+
+@dataclass(eq=False)
+class SteppedRun(FakeRun):
+    units: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.units > 0 and self.units == max(self.needs())
+
+    def needs(self) -> Sequence[int]:
+        """Units that the adaptation, or each query, takes; with `auto` the second query takes twice as many as the first."""
+        if isinstance(self.job, AdaptJob):
+            return [self.job.settings.steps]
+        if self.job.samples == "auto":
+            return range(1, len(self.job.queries) + 1)
+        return [max(1, -(-self.job.samples // 8))] * len(self.job.queries)
+
+
+class SteppedWorker(FakeWorker):
+    """Eight samples a unit, or a gradient step. A unit takes a turn, of which there are plenty until a test takes them away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = threading.Semaphore(10**6)
+        self.unfinished = 0
+        self.told = 0
+
+    def begin(self, job: Job) -> SteppedRun:
+        self.unfinished += 1
+        worker = self
+
+        class Run(SteppedRun):
+            def partial(self) -> Any:
+                worker.told += 1
+                return worker.partial(self)
+
+            def result(self) -> Any:
+                return worker._adapt(self.job) if self.lane == "adapt" else worker.partial(self)
+
+        return Run(job)
+
+    def advance(self, runs: Sequence[SteppedRun]) -> None:
+        assert self.turns.acquire(timeout=30)
+        if self.fail:
+            raise self.fail
+        for run in runs:
+            run.units += 1
+
+    def finish(self, run: FakeRun) -> None:
+        self.unfinished -= 1
+
+    def partial(self, run: SteppedRun) -> Any:
+        if isinstance(run.job, AdaptJob):
+            return [1.0 / (step + 1) for step in range(run.units)]
+        found = []
+        for query, need in zip(run.job.queries, run.needs(), strict=True):
+            drawn = 8 * min(run.units, need)
+            samples = drawn if run.job.samples == "auto" else min(drawn, run.job.samples)
+            prediction = self._predict(replace(run.job, samples=samples), query)
+            found.append(replace(prediction, settled=run.units >= need))
+        return found
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    data: Any
+
+
+def read(lines: Iterator[str]) -> Iterator[Event]:
+    """Events of a stream, comments left out."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            assert name not in fields
+            fields[name] = value
+        elif not line and fields:
+            assert fields["event"] in EVENTS
+            yield Event(fields["event"], json.loads(fields["data"]))
+            fields = {}
+
+
+@contextlib.contextmanager
+def streaming_from(running: Listening, body: dict[str, Any]) -> Iterator[Iterator[Event]]:
+    with httpx.stream(
+        "POST", f"{running.url}/v1/predict", json={**body, "stream": True}, timeout=60
+    ) as response:
+        assert response.status_code == 200, response.read()
+        yield read(response.iter_lines())
+
+
+def stream(running: Listening, body: dict[str, Any]) -> list[Event]:
+    with streaming_from(running, body) as events:
+        return list(events)
+
+
+def unstreamed(running: Listening, body: dict[str, Any]) -> dict[str, Any]:
+    response = httpx.post(f"{running.url}/v1/predict", json=body, timeout=60)
+    assert response.status_code == 200
+    return dict(response.json())
+
+
+def whole(events: list[Event]) -> dict[str, Any]:
+    """The answer that the events add up to."""
+    last = {event.data["index"]: event.data for event in events if event.name == "prediction"}
+    return {**events[-1].data, "predictions": [last[index] for index in sorted(last)]}
+
+
+def lasting(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key not in DIFFER}
+
+
+@pytest.fixture
+def worker() -> SteppedWorker:
+    return SteppedWorker()
+
+
+@pytest.fixture
+def server(tmp_path: Path, worker: SteppedWorker) -> Server:
+    return Server(tmp_path, worker)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    """A server on a tiny random model."""
+    torch.set_num_threads(1)
+    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, spread_offset=0.05)
+    model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
+    noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
+    model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise)
+    base = served_model().base
+    served = ServedModel(base, "tiny", "d" * 64, {}, AdaptSettings(steps=3), model.encoder)
+    plan = measure_costs(model.backbone, model.prior).plan(10**9)
+    loaded = SimpleNamespace(load=lambda: ModelWorker(model, served, plan, 256))
+    with Server(tmp_path_factory.mktemp("tiny"), loaded).listening() as running:  # type: ignore[arg-type]
+        yield running
+
+
+def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
+    body = {**BODY, "samples": 20, "gate": {"min_confidence": 0.55}, "adapt": {"steps": 3}}
+    with server.listening() as running:
+        events = stream(running, body)
+        answers = {samples: unstreamed(running, {**body, "samples": samples}) for samples in (8, 16, 20)}
+        adapter = httpx.get(f"{running.url}/v1/adapters/{events[-1].data['adapter_id']}").json()
+    # A reader that a busy machine holds up misses refinements that were overtaken, and nothing else.
+    assert [event.name for event in events if event.name != "refinement"] == [
+        *["step"] * 3, "adapter", *["prediction"] * 3, "done",
+    ]  # fmt: skip
+    steps = [event.data for event in events if event.name == "step"]
+    losses = adapter["diagnostics"]["losses"]
+    assert steps == [{"step": n + 1, "steps": 3, "loss": loss} for n, loss in enumerate(losses)]
+    assert events[3].data == {"adapter_id": adapter["id"], "cache": "miss", "warnings": []}
+    # Each refinement is what the same request with so many samples is answered.
+    for event in events:
+        if event.name in ("refinement", "prediction"):
+            assert event.data == answers[event.data["samples"]]["predictions"][event.data["index"]]
+    counts = [event.data["samples"] for event in events if "samples" in event.data]
+    assert counts == sorted(counts)
+    assert {count: counts.count(count) for count in set(counts)}.items() <= {8: 3, 16: 3, 20: 3}.items()
+
+
+@pytest.mark.parametrize("samples", [0, 1, 8, 20, "auto"])
+def test_the_end_is_the_answer_of_the_same_request_unstreamed(server: Server, samples: Any) -> None:
+    with server.listening() as running:
+        answer = unstreamed(running, {**BODY, "samples": samples})
+        streamed = whole(stream(running, {**BODY, "samples": samples}))
+        assert lasting(streamed) == lasting(answer)
+        assert set(streamed) == set(answer)
+        assert streamed["cache"] == "hit"
+        assert streamed["timings"]["total_seconds"] > 0
+        schemas.PredictResponse.model_validate_json(json.dumps(streamed))
+
+
+def test_an_input_is_told_as_settled_while_others_go_on(server: Server, worker: SteppedWorker) -> None:
+    units = [
+        [("prediction", 0, 8), ("refinement", 1, 8), ("refinement", 2, 8)],
+        [("prediction", 1, 16), ("refinement", 2, 16)],
+        [("prediction", 2, 24)],
+    ]
+    with server.listening() as running:
+        httpx.post(f"{running.url}/v1/adapters", json=CREATE)
+        worker.turns = threading.Semaphore(0)
+        body = {**BODY, "samples": "auto", "gate": {"min_confidence": 0.5}}
+        with streaming_from(running, body) as events:
+            assert next(events).name == "adapter"
+            for expected in units:  # read to its end before the next begins, so that nothing is overtaken
+                worker.turns.release()
+                told = [next(events) for _ in expected]
+                assert [(e.name, e.data["index"], e.data["samples"]) for e in told] == expected
+            assert [event.name for event in events] == ["done"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples": 24},
+        {"samples": 0},
+        {"samples": "auto", "gate": {"min_confidence": 0.99}},
+        {"options": None, "samples": 24},
+    ],
+)
+def test_on_a_real_model_too_the_end_is_the_unstreamed_answer(
+    tiny: Listening, change: dict[str, Any]
+) -> None:
+    rows = [{"input": f"the film was {word}", "output": word} for word in ("great", "dull")]
+    inputs = ["a wonderful film", "a story, badly told, and I want my money back"]
+    body = {"support": rows, "options": ["great", "dull"], "inputs": inputs, "max_new_tokens": 4, **change}
+    events = stream(tiny, body)
+    assert lasting(whole(events)) == lasting(unstreamed(tiny, body))
+    steps = [event.data["step"] for event in events if event.name == "step"]
+    assert steps == ([1, 2, 3] if events[-1].data["cache"] == "miss" else [])
+    refinements = [event.data["samples"] for event in events if event.name == "refinement"]
+    if change["samples"] == "auto":
+        settled = [event.data["samples"] for event in events if event.name == "prediction"]
+        assert max(settled) < 64
+    if change["samples"] == 0:
+        assert refinements == []
+
+
+def test_both_answers_are_documented(server: Server) -> None:
+    answers = server.app.openapi()["paths"]["/v1/predict"]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+    schema = answers["200"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/PredictResponse"}
+    assert set(answers["422"]["content"]) == {"application/json"}
+    page = (Path(__file__).parents[3] / "docs/streaming.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == EVENTS
+
+
+def test_the_headers_are_those_of_an_event_stream(server: Server) -> None:
+    with server.listening() as running:
+        response = httpx.post(
+            f"{running.url}/v1/predict", json={**BODY, "stream": True}, headers={"x-request-id": "mine"}
+        )
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["x-request-id"] == "mine"
+    assert list(read(response.iter_lines()))[-1].data["request_id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"inputs": []}, 422, "invalid_request"),
+        ({"stream": 1}, 422, "invalid_request"),
+        ({"inputs": ["x" * 300]}, 422, "prompt_too_long"),
+        ({"options": ["maybe", "no"]}, 422, "invalid_options"),
+        ({"support": None, "options": None, "adapter_id": "adp_00000000"}, 404, "unknown_adapter"),
+        ({"model": "another"}, 404, "unknown_model"),
+    ],
+)
+def test_what_is_refused_is_an_ordinary_error(
+    server: Server, change: dict[str, Any], status: int, code: str
+) -> None:
+    refused = server.post("/v1/predict", {**BODY, "stream": True, **change})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+    assert refused.headers["content-type"] == "application/json"
+    assert server.engine.in_flight == 0
+    assert server.worker.unfinished == 0
+
+
+def test_a_stream_has_one_place_for_all_its_length(tmp_path: Path, worker: SteppedWorker) -> None:
+    server = Server(tmp_path, worker, queue_limit=1)
+    with server.listening() as running:
+        worker.turns = threading.Semaphore(0)
+        with streaming_from(running, BODY) as events:
+            for stream_too in (False, True):
+                refused = httpx.post(f"{running.url}/v1/predict", json={**BODY, "stream": stream_too})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert server.engine.in_flight == 1
+            worker.turns.release(100)
+            assert list(events)[-1].name == "done"
+        running.wait_for(lambda: server.engine.in_flight == 0)
+        assert unstreamed(running, BODY)["cache"] == "hit"
+
+
+def test_a_failure_midway_is_told_as_an_event(
+    server: Server, worker: SteppedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server.listening() as running:
+        httpx.post(f"{running.url}/v1/adapters", json=CREATE)
+        worker.turns = threading.Semaphore(1)
+        with streaming_from(running, {**BODY, "samples": 24}) as events:
+            assert next(events).name == "adapter"
+            assert next(events).name == "refinement"
+            worker.fail = RuntimeError("secret path")
+            worker.turns.release()
+            *_, last = events
+        assert last.name == "error"
+        assert (last.data["error"]["code"], set(last.data)) == ("internal_error", {"error"})
+        assert "secret" not in json.dumps(last.data)
+        assert any(last.data["error"]["request_id"] in record.getMessage() for record in caplog.records)
+        running.wait_for(lambda: server.engine.in_flight == 0)
+        metrics = httpx.get(f"{running.url}/metrics").text
+        assert "abmll_decisions_total{" not in metrics
+
+
+def test_the_deadline_holds_and_its_error_names_the_adapter(tmp_path: Path, worker: SteppedWorker) -> None:
+    server = Server(tmp_path, worker, deadline_seconds=1.5)
+    with server.listening() as running:
+        worker.turns = threading.Semaphore(2)
+        events = stream(running, {**BODY, "adapt": {"steps": 5}})
+        worker.turns.release(100)
+    assert [event.name for event in events] == ["step", "step", "error"]
+    error = events[-1].data["error"]
+    assert error["code"] == "deadline_exceeded"
+    assert error["adapter_id"].startswith("adp_")
+
+
+def test_a_client_that_leaves_ends_the_work_and_frees_the_place(
+    server: Server, worker: SteppedWorker
+) -> None:
+    with server.listening() as running:
+        httpx.post(f"{running.url}/v1/adapters", json=CREATE)
+        for body, first in (({**BODY, "samples": 64}, "adapter"), ({**BODY, "seed": 1}, "step")):
+            worker.turns = threading.Semaphore(1)
+            with streaming_from(running, body) as events:
+                assert next(events).name == first
+                assert server.engine.in_flight == 1
+            running.wait_for(lambda: server.engine.in_flight == 0)
+            worker.turns.release()  # for the unit that is running
+            running.wait_for(lambda: worker.unfinished == 0)
+        worker.turns = threading.Semaphore(100)
+        assert stream(running, BODY)[-1].name == "done"
+
+
+def test_while_nothing_happens_the_connection_is_kept_alive(
+    server: Server, worker: SteppedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.05)
+    with server.listening() as running:
+        worker.turns = threading.Semaphore(0)
+        with httpx.stream("POST", f"{running.url}/v1/predict", json={**BODY, "stream": True}) as response:
+            lines = response.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
+            worker.turns.release(100)
+            assert list(read(lines))[-1].name == "done"
+
+
+def test_draining_lets_a_stream_finish(server: Server, worker: SteppedWorker) -> None:
+    with server.listening() as running:
+        worker.turns = threading.Semaphore(1)
+        with streaming_from(running, BODY) as events:
+            next(events)
+            running.uvicorn.should_exit = True
+            running.wait_for(lambda: httpx.get(f"{running.url}/readyz").status_code == 503)
+            worker.turns.release(100)
+            assert list(events)[-1].name == "done"
+
+
+def test_a_drain_that_takes_too_long_ends_streams_with_an_error(
+    server: Server, worker: SteppedWorker
+) -> None:
+    with server.listening(drain_seconds=0.1) as running:
+        worker.turns = threading.Semaphore(1)
+        with streaming_from(running, BODY) as events:
+            next(events)
+            running.uvicorn.should_exit = True
+            (last,) = events
+    worker.turns.release(100)
+    assert (last.name, last.data["error"]["code"]) == ("error", "draining")
+
+
+def test_a_stream_is_one_request_to_the_log_and_the_metrics(
+    server: Server, worker: SteppedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "service.access")
+    with server.listening() as running:
+        worker.turns = threading.Semaphore(1)
+        with streaming_from(running, {**BODY, "gate": {"min_confidence": 1.0}}) as events:
+            next(events)
+            threading.Event().wait(0.3)
+            worker.turns.release(100)
+            assert list(events)[-1].name == "done"
+        running.wait_for(lambda: any("/v1/predict" in r.getMessage() for r in caplog.records))
+        lines = httpx.get(f"{running.url}/metrics").text.splitlines()
+    for line in (
+        'abmll_requests_total{route="/v1/predict",status="200"} 1.0',
+        'abmll_decisions_total{decision="abstain",reason="confidence_below_minimum"} 3.0',
+        "abmll_confidence_count 3.0",
+        "abmll_samples_total 48.0",
+        "abmll_requests_in_flight 0.0",
+    ):
+        assert line in lines
+    (message,) = [r.getMessage() for r in caplog.records if "/v1/predict" in r.getMessage()]
+    assert "POST /v1/predict 200 " in message
+    assert 0.3 <= float(message.rpartition(" ")[2].removesuffix("s")) < 20
+
+
+class SlowReader:
+    """A client that takes nothing more after the first body until it is told to go on."""
+
+    def __init__(self, server: Server, body: dict[str, Any]) -> None:
+        content = json.dumps({**body, "stream": True}).encode()
+        self.scope = {
+            "type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"",
+            "headers": [(b"content-type", b"application/json")], "asgi": {"spec_version": "2.3"},
+        }  # fmt: skip
+        self.app, self.inbox = server.app, [{"type": "http.request", "body": content, "more_body": False}]
+        self.bodies: list[bytes] = []
+        self.reading, self.stuck = asyncio.Event(), asyncio.Event()
+
+    async def receive(self) -> Any:
+        if self.inbox:
+            return self.inbox.pop()
+        await asyncio.Event().wait()
+
+    async def send(self, message: Any) -> None:
+        if self.bodies:
+            self.stuck.set()
+            await self.reading.wait()
+        if message["type"] == "http.response.body":
+            self.bodies.append(message["body"])
+
+    async def run(self) -> None:
+        await self.app(self.scope, self.receive, self.send)
+
+
+def test_a_slow_reader_gets_the_latest_and_misses_what_was_overtaken(
+    server: Server, worker: SteppedWorker
+) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/adapters", json=CREATE)
+        reader = SlowReader(server, {**BODY, "inputs": ["x"], "samples": 64})
+        before = worker.told
+        worker.turns = threading.Semaphore(2)
+        request = asyncio.create_task(reader.run())
+        await reader.stuck.wait()  # with the first refinement, or the second
+        worker.turns.release(5)
+        await until(lambda: worker.told - before == 7)
+        await asyncio.sleep(0.1)  # for the event loop to hear of it
+        reader.reading.set()
+        await until(lambda: b'"samples":56' in b"".join(reader.bodies))
+        worker.turns.release(100)
+        await request
+        text = b"".join(reader.bodies).decode()
+        counts = [e.data["samples"] for e in read(iter(text.split("\n"))) if "samples" in e.data]
+        assert counts[-2:] == [56, 64]
+        assert counts == sorted(counts)
+        assert len(counts) <= 5
+
+    server.run(scenario)
+
+
+def test_a_reader_that_has_stopped_loses_its_place(
+    tmp_path: Path, worker: SteppedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.2)
+    server = Server(tmp_path, worker, deadline_seconds=1)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        await client.post("/v1/adapters", json=CREATE)
+        reader = SlowReader(server, {**BODY, "samples": 64})
+        with pytest.raises(TimeoutError):
+            await reader.run()
+        assert reader.stuck.is_set()
+        assert server.engine.in_flight == 0
+
+    server.run(scenario)
+
+
+def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: Server) -> None:
+    """A worker was lost: samples go back. Settled inputs stay as told, others are told as they are."""
+    job: Any = SimpleNamespace(posterior=SimpleNamespace(values=torch.ones(3)), samples=8, seed=0)
+
+    def known(samples: int, *, settled: bool) -> Prediction:
+        query: Any = SimpleNamespace(input="x", options=("yes", "no"))
+        prediction = server.worker._predict(SimpleNamespace(**{**vars(job), "samples": samples}), query)
+        return replace(prediction, settled=settled)
+
+    body = schemas.PredictRequest(adapter_id="adp_0", inputs=["a", "b"])
+    narrator, told = streaming._Narrator(body, None), []
+    for losses, first, second in (
+        ((0.5, 0.4), None, None),
+        ((0.5,), known(8, settled=True), known(8, settled=False)),
+        ((0.5, 0.4, 0.3), None, None),
+        ((0.5, 0.4, 0.3), known(4, settled=False), known(4, settled=False)),
+        ((0.5, 0.4, 0.3), known(8, settled=True), known(16, settled=True)),
+    ):
+        text = narrator.news(
+            Known(True, losses, 3, None, Judge([None, None], 4, None), (first, second))
+        ).decode()
+        told.append(
+            [
+                (e.name, *list(e.data.values())[:1], e.data.get("samples"))
+                for e in read(iter(text.split("\n")))
+            ]
+        )
+    assert told == [
+        [("step", 1, None), ("step", 2, None)],
+        [("prediction", 0, 8), ("refinement", 1, 8)],
+        [("step", 3, None)],
+        [("refinement", 1, 4)],
+        [("prediction", 1, 16)],
+    ]
+
+
+def test_a_watch_keeps_the_latest_only() -> None:
+    async def scenario() -> None:
+        watch = Watch()
+        assert not await watch.changed(0.01)
+        for losses in ((1.0,), (1.0, 0.5)):
+            watch.adapt(losses, 2)
+        assert await watch.changed(0.01)
+        assert watch.known == Known(losses=(1.0, 0.5), steps=2)
+        assert not await watch.changed(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_calibrated_gate_decides_in_a_stream_as_it_does_without(server: Server) -> None:
+    with server.listening() as running:
+        refused = httpx.post(
+            f"{running.url}/v1/predict", json={**BODY, "stream": True, "gate": {"target_error": 0.2}}
+        )
+        assert refused.status_code == 422  # support instead of an adapter
+        adapter_id = unstreamed(running, BODY)["adapter_id"]
+        asking = {"adapter_id": adapter_id, "options": BODY["options"], "samples": 16}
+        body = {**asking, "inputs": ["a", "b"], "gate": {"target_coverage": 0.5}, "set": {"alpha": 0.2}}
+        missing = httpx.post(f"{running.url}/v1/predict", json={**body, "stream": True})
+        assert (missing.status_code, missing.json()["error"]["code"]) == (422, "calibration_missing")
+        texts = [f"text {n}" for n in range(40)]
+        answers = unstreamed(running, {**asking, "inputs": texts})["predictions"]
+        examples = [
+            {"input": text, "output": found["answer"]} for text, found in zip(texts, answers, strict=True)
+        ]
+        calibrated = httpx.post(
+            f"{running.url}/v1/adapters/{adapter_id}/calibrate",
+            json={"examples": examples, "options": BODY["options"]},
+        )
+        assert calibrated.status_code == 200, calibrated.text
+        answer, streamed = unstreamed(running, body), whole(stream(running, body))
+    for found in (answer, streamed):
+        ids = [prediction.pop("prediction_id") for prediction in found["predictions"]]
+        assert len(set(ids)) == 2
+    assert lasting(streamed) == lasting(answer)
+    assert {"gate", "predictions"} <= set(streamed)
+    assert all(prediction["prediction_set"]["options"] for prediction in streamed["predictions"])

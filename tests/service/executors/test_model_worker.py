@@ -1,0 +1,166 @@
+"""The torch worker: many jobs in one batch, slots, and what happens when memory is short."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.memory_plan import measure_costs
+from abmll.model import FewShotModel
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.text.tasks import Example, Query
+from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel, StopRule
+from service.executors.worker import ModelWorker
+from tests.tiny import tiny_model, tiny_tokenizer
+
+OPTIONS = ("good", "bad", "neither of them")
+TEXTS = [
+    "great film",
+    "a dull and badly told story",
+    "Paris",
+    "money back",
+    "the actors were great",
+    "0 1 2 3",
+]
+
+
+@pytest.fixture
+def model() -> FewShotModel:
+    torch.set_num_threads(1)
+    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, spread_offset=0.02)
+    model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
+    noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
+    model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise)
+    return model
+
+
+def make_worker(model: FewShotModel, slots: int = 4, unit_tokens: int = 4096) -> ModelWorker:
+    costs = measure_costs(model.backbone, model.prior)
+    plan = costs.plan(10**9)
+    served: Any = ServedModel
+    worker = ModelWorker(model, served, plan, unit_tokens)
+    worker._slots._count = slots
+    return worker
+
+
+def adapt_job(number: int = 0, steps: int = 3) -> AdaptJob:
+    support = tuple(Example(t, OPTIONS[(i + number) % 3], OPTIONS) for i, t in enumerate(TEXTS))
+    return AdaptJob(support[: 6 - number], AdaptSettings(steps, 0.01, 3), seed=number, truncate=False)
+
+
+def predict_job(posterior: TaskPosterior | None, name: str, samples: Any = 6, **more: Any) -> PredictJob:
+    queries = tuple(Query(text, OPTIONS) for text in TEXTS)
+    return PredictJob(name, posterior, queries, samples, 3, 4, False, **more)
+
+
+def work(worker: ModelWorker, jobs: Sequence[Job]) -> list[Any]:
+    """All jobs side by side, one unit of each at a time."""
+    runs = [worker.begin(job) for job in jobs]
+    while open_ := [run for run in runs if not run.done]:
+        worker.advance(open_)
+    for run in runs:
+        worker.finish(run)
+    return [run.result() for run in runs]
+
+
+def test_jobs_side_by_side_give_what_they_give_alone(model: FewShotModel) -> None:
+    worker = make_worker(model)
+    jobs: list[Job] = [adapt_job(0), adapt_job(1, steps=5), adapt_job(2)]
+    alone = [work(worker, [job])[0] for job in jobs]
+    for together in (work(worker, jobs), work(worker, jobs[::-1])[::-1]):
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one.posterior.values, other.posterior.values, atol=1e-3, rtol=1e-2)
+    predicting: list[Job] = [predict_job(a.posterior, f"adp_{i}") for i, a in enumerate(alone)]
+    singles = [work(worker, [job])[0] for job in predicting]
+    for one, other in zip(work(worker, predicting), singles, strict=True):
+        for p, q in zip(one, other, strict=True):
+            assert p.predictive.probabilities == pytest.approx(q.predictive.probabilities, abs=1e-4)
+
+
+def test_samples_depend_on_the_adapter_and_are_shared_by_its_requests(model: FewShotModel) -> None:
+    worker, posterior = make_worker(model), TaskPosterior.start(model.prior)
+    first, again, other = (
+        [q for p in work(worker, [predict_job(posterior, name)])[0] for q in p.predictive.probabilities]
+        for name in ("adp_a", "adp_a", "adp_b")
+    )
+    assert first == pytest.approx(again, rel=1e-4)
+    assert first != pytest.approx(other, rel=1e-2)
+
+
+def test_an_adapter_in_a_slot_needs_no_posterior_and_one_that_is_gone_is_asked_for(
+    model: FewShotModel,
+) -> None:
+    worker = make_worker(model, slots=1)
+    # At a temperature of its own: theta's would show.
+    posterior = TaskPosterior.start(model.prior).with_temperature_times(3)
+    (given,) = work(worker, [predict_job(posterior, "adp_a")])
+    assert worker.held() == ("adp_a",)
+    (held,) = work(worker, [predict_job(None, "adp_a")])
+    assert held[0].predictive == given[0].predictive
+    work(worker, [predict_job(posterior, "adp_b")])
+    with pytest.raises(AdapterNotHeldError):
+        worker.begin(predict_job(None, "adp_a"))
+
+
+def test_more_adapters_at_a_time_than_slots_are_served_from_copies(model: FewShotModel) -> None:
+    worker, posterior = make_worker(model, slots=1), TaskPosterior.start(model.prior)
+    results = work(worker, [predict_job(posterior, f"adp_{i}") for i in range(3)])
+    assert len(results) == 3
+    assert worker.held() == ("adp_0",)
+
+
+def test_auto_samples_until_the_gate_is_decided(model: FewShotModel) -> None:
+    worker, posterior = make_worker(model), TaskPosterior.start(model.prior)
+    easy, hard = (
+        work(worker, [predict_job(posterior, "adp_a", "auto", gate=rule)])[0]
+        for rule in (StopRule(min_confidence=0.0, tolerance=1e-9), StopRule(tolerance=1e-9))
+    )
+    counts = [[p.predictive.samples for p in predictions] for predictions in (easy, hard)]
+    assert max(counts[1]) == 64
+    assert all(8 <= few <= many for few, many in zip(*counts, strict=True))
+    assert sum(counts[0]) < sum(counts[1])
+
+
+@pytest.mark.parametrize("limit", [40, 90])
+def test_a_pass_that_runs_out_of_memory_is_split_and_the_results_stay(
+    limit: int, model: FewShotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pass of more than `limit` tokens fails; jobs come out all the same."""
+    support, queries = adapt_job(), predict_job(TaskPosterior.start(model.prior), "adp_a")
+    expected = [work(make_worker(model), [job])[0] for job in (support, queries)]
+    log_probs, sizes = model.backbone.log_probs, []
+
+    def short_of_memory(hidden: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        sizes.append(len(hidden))
+        if len(hidden) > limit:
+            raise torch.OutOfMemoryError("pretended")
+        return log_probs(hidden, *arguments)
+
+    worker = make_worker(model)
+    monkeypatch.setattr(model.backbone, "log_probs", short_of_memory)
+    adapted, predicted = (work(worker, [job])[0] for job in (support, queries))
+    assert max(sizes) > limit
+    torch.testing.assert_close(adapted.posterior.values, expected[0].posterior.values, atol=1e-3, rtol=1e-2)
+    for one, other in zip(predicted, expected[1], strict=True):
+        assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
+    failures = sum(size > limit for size in sizes)
+    work(worker, [support])
+    assert sum(size > limit for size in sizes) == failures, "later passes are small from the start"
+
+
+def test_what_is_no_shortage_of_memory_is_raised(
+    model: FewShotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker(model)
+    run = worker.begin(adapt_job())
+    worker.advance([run])
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("service.executors.worker.adapt_step", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        worker.advance([run])

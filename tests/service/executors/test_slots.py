@@ -1,0 +1,57 @@
+"""Slots of a worker's device: leases, eviction and what is copied."""
+
+import pytest
+import torch
+
+from abmll.decoder.layout import Site
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import TaskPosterior
+from service.executors.slots import SlotsFullError, SlotTable
+
+
+def adapter(number: float) -> TaskPosterior:
+    """Of four values."""
+    config = AdapterConfig(rank=1, temperature=number)
+    return TaskPosterior(config, (Site(0, "q", 1, 1),), torch.full((4,), number))
+
+
+def table(count: int = 2) -> SlotTable:
+    return SlotTable(count, 4, torch.device("cpu"))
+
+
+def test_an_adapter_is_copied_once_and_then_found_by_its_id() -> None:
+    slots, given = table(), adapter(1)
+    first = slots.acquire("a", given)
+    given.values.fill_(7)  # the slot holds a copy
+    assert slots.acquire("a", None) is first
+    assert torch.equal(first.values, adapter(1).values)
+    assert first.config == given.config
+    assert "a" in slots
+    with pytest.raises(KeyError):
+        slots.acquire("b", None)
+
+
+def test_the_least_recently_used_adapter_without_a_lease_makes_room() -> None:
+    slots = table()
+    slots.acquire("a", adapter(1))
+    slots.acquire("b", adapter(2))
+    slots.release("a")
+    slots.release("b")
+    slots.acquire("a", None)
+    slots.release("a")
+    slots.acquire("c", adapter(3))
+    assert slots.ids == ("a", "c")
+    assert slots.used_bytes == 2 * 4 * 4
+
+
+def test_what_is_leased_is_never_evicted() -> None:
+    slots = table()
+    slots.acquire("a", adapter(1))
+    slots.acquire("a", None)
+    slots.acquire("b", adapter(2))
+    slots.release("a")
+    with pytest.raises(SlotsFullError):
+        slots.acquire("c", adapter(3))
+    slots.release("a")
+    assert torch.equal(slots.acquire("c", adapter(3)).values, adapter(3).values)
+    assert slots.ids == ("b", "c")

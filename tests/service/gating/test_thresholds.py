@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from abmll.prediction.semantic import Cluster, SemanticEntropy, TextAnswer
+from abmll.prediction.uncertainty import Predictive, Uncertainty
+from service.gating.confidence import confidence_of
+from service.gating.thresholds import (
+    CONFIDENCE,
+    LOGPROB_PER_TOKEN,
+    MARGIN,
+    MUTUAL_INFORMATION,
+    SEMANTIC_ENTROPY,
+    TYPICALITY,
+    Thresholds,
+    abstain_reason,
+)
+
+PREDICTIVE = Predictive(
+    options=("yes", "no", "maybe"),
+    probabilities=(0.6, 0.3, 0.1),
+    stds=(0.0, 0.0, 0.0),
+    uncertainty=Uncertainty(
+        total_entropy=0.9, expected_entropy=0.7, mutual_information=0.2, mc_standard_error=0.0
+    ),
+    samples=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        (Thresholds(), None),
+        (Thresholds(min_confidence=0.6), None),
+        (Thresholds(min_confidence=0.61), CONFIDENCE),
+        (Thresholds(min_margin=0.29), None),
+        (Thresholds(min_margin=0.31), MARGIN),
+        (Thresholds(max_mutual_information=0.2), None),
+        (Thresholds(max_mutual_information=0.19), MUTUAL_INFORMATION),
+        (Thresholds(min_confidence=0.9, min_margin=0.9, max_mutual_information=0.0), CONFIDENCE),
+        (Thresholds(min_margin=0.9, max_mutual_information=0.0), MARGIN),
+    ],
+)
+def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) == reason
+
+
+@pytest.mark.parametrize(("typicality", "reason"), [(0.1, None), (0.09, TYPICALITY), (None, TYPICALITY)])
+def test_an_input_unlike_the_examples_or_not_known_to_be_like_them_abstains(
+    typicality: float | None, reason: str | None
+) -> None:
+    confidence, gate = confidence_of(PREDICTIVE), Thresholds(min_typicality=0.1)
+    assert abstain_reason(PREDICTIVE, confidence, gate, typicality=typicality) == reason
+    assert abstain_reason(PREDICTIVE, confidence, Thresholds(), typicality=typicality) is None
+
+
+def text(information: float = 0.1) -> TextAnswer:
+    entropy = SemanticEntropy(total=0.5, expected=0.4, mutual_information=information)
+    clusters = (Cluster(("yes", "Yes"), 0.6, 0.7), Cluster(("no",), 0.3, 0.3))
+    return TextAnswer(sequence_logprob=-2.0, tokens=4, complete=True, entropy=entropy, clusters=clusters)
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        (Thresholds(max_semantic_entropy=0.5), None),
+        (Thresholds(max_semantic_entropy=0.49), SEMANTIC_ENTROPY),
+        (Thresholds(min_logprob_per_token=-0.5), None),
+        (Thresholds(min_logprob_per_token=-0.49), LOGPROB_PER_TOKEN),
+        (Thresholds(max_semantic_entropy=0.0, min_logprob_per_token=0.0), SEMANTIC_ENTROPY),
+        (Thresholds(max_mutual_information=0.0, max_semantic_entropy=0.0), MUTUAL_INFORMATION),
+        (Thresholds(min_confidence=0.61, max_semantic_entropy=0.0), CONFIDENCE),
+    ],
+)
+def test_conditions_on_free_text_come_after_the_others(gate: Thresholds, reason: str | None) -> None:
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate, text()) == reason
+
+
+def test_of_two_informations_the_larger_counts() -> None:
+    gate, confidence = Thresholds(max_mutual_information=0.25), confidence_of(PREDICTIVE)
+    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.1)) is None
+    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.3)) == MUTUAL_INFORMATION
+    strict = Thresholds(max_mutual_information=0.15)
+    assert abstain_reason(PREDICTIVE, confidence, strict, text(0.1)) == MUTUAL_INFORMATION
+
+
+def test_conditions_on_free_text_ask_nothing_of_options() -> None:
+    gate = Thresholds(max_semantic_entropy=0.0, min_logprob_per_token=0.0)
+    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) is None
