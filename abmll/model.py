@@ -13,13 +13,13 @@ from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
-from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Sampling
+from abmll.prediction.option_scores import TOKENS_PER_CHUNK
 from abmll.prediction.run import Prediction, QueryRun, advance
 from abmll.prediction.semantic import Equivalence
-from abmll.prediction.stopping import StopRule
+from abmll.prediction.settings import PredictSettings
 from abmll.similarity.features import Features
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query, check_support
 
 
@@ -136,37 +136,45 @@ class FewShotModel:
             self.step(runs)
         return [run.result() for run in runs]
 
+    def encode_queries(
+        self, queries: Sequence[Query], settings: PredictSettings, *, truncate: bool = False
+    ) -> list[EncodedPrompt]:
+        """The queries in tokens. Raises `OptionsError` or `PromptTooLongError`."""
+        return [
+            self.encoder.encode(query, truncate=truncate, max_new_tokens=settings.max_new_tokens)
+            for query in queries
+        ]
+
     def begin_predict(
         self,
         posterior: TaskPosterior | None,
         queries: Sequence[Query],
         *,
-        samples: int = 16,
-        stop: StopRule | None = None,
-        seed: int = 0,
-        answers_per_sample: int = 1,
-        max_new_tokens: int = 32,
         truncate: bool = False,
         max_tokens: int = TOKENS_PER_CHUNK,
+        **settings: Any,
     ) -> QueryRun:
         """A prediction before its first unit; see `predict`."""
+        chosen = PredictSettings(**settings)
+        prompts = self.encode_queries(queries, chosen, truncate=truncate)
+        return self.start_predict(posterior, prompts, chosen, max_tokens)
+
+    def start_predict(
+        self,
+        posterior: TaskPosterior | None,
+        prompts: Sequence[EncodedPrompt],
+        settings: PredictSettings,
+        max_tokens: int = TOKENS_PER_CHUNK,
+    ) -> QueryRun:
+        """As `begin_predict`, for queries that are encoded already."""
         posterior = posterior or TaskPosterior.start(self.prior)
         head = posterior.head and replace(posterior.head, features=self.features)
-        prompts = [
-            self.encoder.encode(
-                query, truncate=truncate, reserve_tokens=0 if query.options else max_new_tokens
-            )
-            for query in queries
-        ]
         return QueryRun(
             replace(posterior, values=posterior.values.to(self.backbone.device), head=head),
             prompts,
-            [query.options for query in queries],
-            Sampling(samples, seed, stop),
+            settings,
             self.encoder,
             equivalence=self.equivalence,
-            answers_per_sample=answers_per_sample,
-            max_new_tokens=max_new_tokens,
             max_tokens=max_tokens,
         )
 
@@ -179,43 +187,25 @@ class FewShotModel:
         posterior: TaskPosterior | None,
         queries: Sequence[Query],
         *,
-        samples: int = 16,
-        stop: StopRule | None = None,
-        seed: int = 0,
-        answers_per_sample: int = 1,
-        max_new_tokens: int = 32,
         truncate: bool = False,
+        **settings: Any,
     ) -> list[Prediction]:
-        """A prediction for each query; `posterior` None is theta itself. `samples` = 0 uses the mean, without noise.
+        """A prediction for each query; `posterior` None is theta itself.
 
-        With a `stop` rule, `samples` is the most that a query with options gets. Of `answers_per_sample` free-text answers
-        the first is greedy and the others are drawn. Raises `OptionsError` or `PromptTooLongError`.
+        `settings` are the fields of `PredictSettings`. Raises `OptionsError` or `PromptTooLongError`.
         """
-        run = self.begin_predict(
-            posterior,
-            queries,
-            samples=samples,
-            stop=stop,
-            seed=seed,
-            answers_per_sample=answers_per_sample,
-            max_new_tokens=max_new_tokens,
-            truncate=truncate,
-        )
+        run = self.begin_predict(posterior, queries, truncate=truncate, **settings)
         while not run.done:
             self.advance([run])
         return run.predictions()
 
     def predict_many(
-        self,
-        requests: Sequence[tuple[TaskPosterior | None, Sequence[Query]]],
-        *,
-        samples: int = 16,
-        seed: int = 0,
+        self, requests: Sequence[tuple[TaskPosterior | None, Sequence[Query]]], **settings: Any
     ) -> list[list[Prediction]]:
         """Predictions for the queries of several posteriors together: the same as one by one, up to rounding."""
         share = TOKENS_PER_CHUNK // max(1, len(requests))
         runs = [
-            self.begin_predict(posterior, queries, samples=samples, seed=seed, max_tokens=share)
+            self.begin_predict(posterior, queries, max_tokens=share, **settings)
             for posterior, queries in requests
         ]
         while not all(run.done for run in runs):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from service.schemas import Prediction
+    from service.gating.decisions import DecidedPrediction
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
@@ -123,10 +123,10 @@ class Metrics:
         self.unit_runs.labels(lane).observe(runs)
         self.unit_tokens.labels(lane).observe(tokens)
 
-    def record_predictions(self, predictions: Iterable[Prediction]) -> None:
+    def record_decisions(self, predictions: Iterable[DecidedPrediction]) -> None:
         """These were answered."""
         for prediction in predictions:
-            self.confidence.observe(prediction.confidence)
+            self.confidence.observe(prediction.confidence.value)
             self.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
 
     def render(self) -> bytes:

@@ -13,7 +13,6 @@ from statistics import NormalDist, fmean, stdev
 from typing import Literal
 
 from abmll.assurance.folds import Scored
-from abmll.calibrator import Shown
 from abmll.text.tasks import Example
 
 LEVEL = 0.9
@@ -193,11 +192,6 @@ class Diagnosis:
     verdict: Verdict
     reasons: tuple[Reason, ...]
     level: float = LEVEL
-
-    @property
-    def shown(self) -> Shown:
-        """What a calibrator wants to know of it."""
-        return Shown(self.held_out.correct, self.held_out.n)
 
 
 def diagnose(

@@ -16,11 +16,10 @@ from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
 from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
 from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
+from abmll.prediction.settings import PredictSettings
+from abmll.prediction.stopping import StopRule
 from abmll.prediction.uncertainty import Predictive, summarise
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
-
-# Samples of `auto` for free text.
-AUTO_TEXT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,30 @@ class QueryRun:
         self,
         posterior: TaskPosterior,
         prompts: Sequence[EncodedPrompt],
-        options: Sequence[tuple[str, ...]],
-        sampling: Sampling,
+        settings: PredictSettings,
         encoder: PromptEncoder,
         *,
         equivalence: Equivalence | None = None,
-        answers_per_sample: int = 1,
-        max_new_tokens: int = 32,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> None:
         self._equivalence = equivalence or NormalisedMatch()
-        self._prompts, self._options, self._sampling = prompts, options, sampling
+        self._prompts, self._encoder = prompts, encoder
         self._posterior, self._max_tokens = posterior, max_tokens
-        with_options = [i for i, texts in enumerate(options) if texts]
-        free = [i for i, texts in enumerate(options) if not texts]
-        self._scoring = OptionRun(posterior, [prompts[i] for i in with_options], sampling, max_tokens)
-        self._with_options, self._free = with_options, free
-        text_samples = min(sampling.samples, AUTO_TEXT_SAMPLES) if sampling.stop else sampling.samples
-        self._text_sampling = Sampling(text_samples, sampling.seed)
-        self._encoder = encoder
+        self._with_options = [i for i, prompt in enumerate(prompts) if prompt.options]
+        self._free = [i for i, prompt in enumerate(prompts) if not prompt.options]
+        stop = StopRule(settings.thresholds, settings.tolerance) if settings.samples == "auto" else None
+        self._scoring = OptionRun(
+            posterior,
+            [prompts[i] for i in self._with_options],
+            Sampling(settings.option_samples, settings.seed, stop),
+            max_tokens,
+        )
+        self._text_sampling = Sampling(settings.text_samples, settings.seed)
         self._writing = Writing(
-            posterior.config, posterior.values, [prompts[i].prompt for i in free], text_samples, sampling.seed,
-            encoder.end_of_text, max_new_tokens, max_tokens, answers_per_sample,
-        ) if free else None  # fmt: skip
+            posterior.config, posterior.values, [prompts[i].prompt for i in self._free],
+            settings.text_samples, settings.seed, encoder.end_of_text, settings.max_new_tokens, max_tokens,
+            settings.answers_per_sample,
+        ) if self._free else None  # fmt: skip
         self._text_scoring: OptionRun | None = None
         self._candidates: list[dict[str, tuple[int, ...]]] = []
         self._known: dict[int, Prediction] = {}
@@ -153,7 +153,7 @@ class QueryRun:
         drawn = run.drawn(n)
         if run is self._scoring:
             found = summarise(
-                self._options[i],
+                prompt.options,
                 run.probabilities(n),
                 samples=drawn,
                 paired=run.paired,

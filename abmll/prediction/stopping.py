@@ -9,11 +9,12 @@ coverage at our sample sizes is measured in `tests/abmll/test_stopping.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from abmll.prediction.settings import Thresholds
 from abmll.prediction.uncertainty import jackknife_information, pooled_values
 
 # Looks before this many samples decide nothing: a variance from fewer blocks is too uncertain.
@@ -27,15 +28,13 @@ _WIDENING = (6.48, 2.20, 1.62, 1.42, 1.31, 1.25, 1.21, 1.18, 1.15, 1.14, 1.12, 1
 
 @dataclass(frozen=True)
 class StopRule:
-    """When a prediction is settled: its confidence is known to +-`tolerance`, or the gate's decision is.
+    """When a prediction is settled: its confidence is known to +-`tolerance`, or `thresholds` are decided.
 
-    The thresholds are the gate's (None asks nothing); mutual information in nats. `alpha` is the probability with which an
-    interval may ever miss.
+    Only thresholds on confidence, margin and mutual information can end the sampling. `alpha` is the
+    probability with which an interval may ever miss.
     """
 
-    min_confidence: float | None = None
-    min_margin: float | None = None
-    max_mutual_information: float | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
     tolerance: float = 0.02
     alpha: float = 0.05
 
@@ -73,15 +72,15 @@ def settled(probabilities: Tensor, rule: StopRule, *, paired: bool, temperature:
     answer_sure = float(margin.mean()) > margin_error
     if error <= rule.tolerance and (answer_sure or margin_error <= 2 * rule.tolerance):
         return True
-    verdicts = []
-    if rule.min_confidence is not None:
-        verdicts.append(_side(float(confidence.mean()), error, rule.min_confidence))
-    if rule.min_margin is not None:
-        verdicts.append(_side(float(margin.mean()), margin_error, rule.min_margin))
-    if rule.max_mutual_information is not None:
+    verdicts, thresholds = [], rule.thresholds
+    if thresholds.min_confidence is not None:
+        verdicts.append(_side(float(confidence.mean()), error, thresholds.min_confidence))
+    if thresholds.min_margin is not None:
+        verdicts.append(_side(float(margin.mean()), margin_error, thresholds.min_margin))
+    if thresholds.max_mutual_information is not None:
         information, standard_error = jackknife_information(probabilities.double(), paired=paired)
         width = standard_error * math.sqrt(len(blocks)) * _multiplier(len(blocks), rule.alpha)
-        verdicts.append(_side(-information, width, -rule.max_mutual_information))
+        verdicts.append(_side(-information, width, -thresholds.max_mutual_information))
     if not verdicts:
         return False
     # One sure failure settles an abstention; an answer needs every condition surely met, and the answer itself sure.

@@ -84,17 +84,15 @@ class PromptEncoder:
                 "the score `pmi` compares with the prompt without input, which this template leaves empty"
             )
 
-    def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
-        """A query's prompt and options. `reserve_tokens` leaves room for generation; `truncate` cuts the input's end.
+    def encode(self, query: Query, *, truncate: bool = False, max_new_tokens: int = 0) -> EncodedPrompt:
+        """A query's prompt and options. `truncate` cuts the input's end; free text leaves room for `max_new_tokens`.
 
         Raises `OptionsError` for options that cannot be scored and `PromptTooLongError` for what does not fit.
         """
         if query.options:
             check_options(query.options)
-        template = self.template
-        encoded = self._fit(
-            template.shown(query), self._continuations(query.options), truncate, reserve_tokens
-        )
+        template, room = self.template, 0 if query.options else max_new_tokens
+        encoded = self._fit(template.shown(query), self._continuations(query.options), truncate, room)
         encoded = replace(encoded, options=query.options)
         if not query.options or template.score == "total":
             return encoded
@@ -119,11 +117,11 @@ class PromptEncoder:
         return tuple(map(tuple, self.tokenizer(joined, add_special_tokens=False)["input_ids"]))
 
     def _fit(
-        self, text: str, continuations: tuple[tuple[int, ...], ...], truncate: bool, reserve_tokens: int
+        self, text: str, continuations: tuple[tuple[int, ...], ...], truncate: bool, room_for_answer: int
     ) -> EncodedPrompt:
         template = self.template
         prompt = self._ids(template.before_input + text + template.after_input)
-        room = self.max_tokens - reserve_tokens - sum(map(len, continuations))
+        room = self.max_tokens - room_for_answer - sum(map(len, continuations))
         if len(prompt) > room:
             if not truncate:
                 raise PromptTooLongError(len(prompt) + self.max_tokens - room, self.max_tokens)

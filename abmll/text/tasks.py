@@ -99,3 +99,15 @@ def contradictions(support: Sequence[Example]) -> list[str]:
     for example in support:
         outputs.setdefault(example.input, set()).add(example.output)
     return [text for text, labels in outputs.items() if len(labels) > 1]
+
+
+def shared_options(support: Sequence[Example]) -> tuple[str, ...]:
+    """The options that all examples have, in the order of the first; empty where they differ or there are none."""
+    alike = len({frozenset(example.options) for example in support}) == 1
+    return support[0].options if alike else ()
+
+
+def count_labels(support: Sequence[Example]) -> dict[str, int]:
+    """Examples by label in the order of the shared options, labels never shown included; empty without shared options."""
+    counts = Counter(example.output for example in support)
+    return {option: counts[option] for option in shared_options(support)}

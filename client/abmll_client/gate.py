@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from abmll_client.predictors import AsyncPredictor, Predictor, Scored
-from service.gating.thresholds import CONFIDENCE, MARGIN, MUTUAL_INFORMATION
+from service.gating.decisions import CONFIDENCE, MARGIN, MUTUAL_INFORMATION
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from model_store.gate_journals import CalibrationStore
 from service.api import classify, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.api.native import diagnosis as diagnose
@@ -23,7 +22,6 @@ from service.api.native import gates
 from service.api.native import routes as native
 from service.engine.engine import Engine
 from service.errors import ServiceError
-from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -71,7 +69,6 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.gates = GateKeeper(settings, engine, CalibrationStore(settings.calibrations_dir), metrics)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
     for surface in (*OWN, *OTHERS):

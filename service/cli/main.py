@@ -16,6 +16,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from abmll.errors import AbmllError
+from abmll.prediction.settings import PredictSettings, Samples, Thresholds
 from abmll.text.files import read_examples, read_rows
 from abmll.text.tasks import Example, Query
 from lab.commands.evaluate import evaluate
@@ -24,13 +25,14 @@ from service.cli.failures import err, errors_told
 from service.cli.peft import export, import_peft
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
-from service.executors.contract import Samples
-from service.gating.confidence import Asked
+from service.gating.confidence import WantedConfidence
+from service.gating.records import GateRequest
 from service.schemas import demo as demo_task
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.engine.engine import Diagnosed, Engine
+    from service.engine.answers import Diagnosed
+    from service.engine.engine import Engine
 
 # Read when torch is first imported: threads of its OpenMP that wait for others then sleep instead of spinning, which on a
 # busy 2-core machine took an adaptation from 70 s to 8 s.
@@ -188,7 +190,7 @@ def predict(
         float | None, typer.Option(max=0, help="For free text: abstain below this log-probability.")
     ] = None,
     confidence: Annotated[
-        Asked, typer.Option(help="Kind of confidence; by default calibrated where it can be.")
+        WantedConfidence, typer.Option(help="Kind of confidence; by default calibrated where it can be.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest free-text answer.")] = 32,
     answers_per_sample: Annotated[
@@ -203,7 +205,6 @@ def predict(
     with errors_told():
         from service.api.native.rendering import predict_response  # noqa: PLC0415
         from service.cli.tables import prediction_table  # noqa: PLC0415
-        from service.gating.thresholds import Thresholds  # noqa: PLC0415
 
         if (support is None) == (adapter is None):
             raise typer.BadParameter("give exactly one of --support and --adapter")
@@ -217,19 +218,10 @@ def predict(
             min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token,
             min_typicality,
         )  # fmt: skip
-        request = PredictRequest(
-            source,
-            queries,
-            _read_samples(samples),
-            seed,
-            max_new_tokens,
-            truncate,
-            gate=gate,
-            answers_per_sample=answers_per_sample,
-            confidence=confidence,
-        )
-        predicted = _with_engine(settings, lambda engine: engine.predict(request))
-        answer = predict_response(predicted, gate, seed, "local").model_dump(mode="json")
+        asked = PredictSettings(_read_samples(samples), seed, max_new_tokens, answers_per_sample)
+        request = PredictRequest(source, queries, asked, GateRequest(gate), confidence, truncate)
+        answered = _with_engine(settings, lambda engine: engine.predict(request))
+        answer = predict_response(answered, seed, "local").model_dump(mode="json")
         _show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
 
 

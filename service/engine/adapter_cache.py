@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from model_store.adapters import StoredAdapter
 
 
-class AdapterMemory:
+class AdapterCache:
     """At most `limit_bytes` of adapters, but for those in use. Used from one event loop."""
 
     def __init__(self, limit_bytes: int, metrics: Metrics) -> None:

@@ -6,43 +6,45 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from abmll.text.tasks import shared_options
 from model_store.adapters import AdapterManifest, StoredAdapter, SupportRecord
-from service.engine.admission import shared_options, support_warnings
+from service.engine.admission import support_warnings
+from service.engine.fitting import Fitting, encode_support
 from service.engine.identity import support_digest
 from service.errors import AdapterMismatchError
-from service.executors.contract import AdaptJob, ServedModel
+from service.executors.contract import ServedModel
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
     from abmll.assurance.held_out import HeldOut
 
 
-def adapter_of(
-    identity: str,
-    job: AdaptJob,
-    served: ServedModel,
-    adaptation: Adaptation,
-    folds: int = 0,
-    held_out: HeldOut | None = None,
-) -> StoredAdapter:
-    """The adapter to store for a finished job; `held_out` is what so many folds told of its temperature."""
+def adapter_of(fitting: Fitting, adaptation: Adaptation, held_out: HeldOut | None = None) -> StoredAdapter:
+    """The adapter to store for a finished fit; `held_out` is what its folds told of its temperature."""
+    served, folds = fitting.served, len(fitting.folds)
     own = {"calibration_folds": folds} if folds else {}
+    settings = {
+        **asdict(fitting.settings),
+        "truncate": fitting.truncate,
+        "template": dict(served.template),
+        **own,
+    }
     manifest = AdapterManifest(
-        id=identity,
+        id=fitting.job.adapter_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=served.base,
         posterior_id=served.posterior_id,
         posterior_digest=served.posterior_digest,
-        settings={**asdict(job.settings), "truncate": job.truncate, "template": dict(served.template), **own},
-        seed=job.seed,
+        settings=settings,
+        seed=fitting.seed,
         support=SupportRecord(
-            examples=job.support,
+            examples=fitting.support,
             tokens=adaptation.support_tokens,
-            options=shared_options(job.support),
-            digest=support_digest(job.support),
+            options=shared_options(fitting.support),
+            digest=support_digest(fitting.support),
         ),
         losses=adaptation.losses,
-        warnings=support_warnings(job.support),
+        warnings=support_warnings(fitting.support),
         config=adaptation.posterior.config,
         sites=adaptation.posterior.sites,
         held_out=held_out,
@@ -50,12 +52,19 @@ def adapter_of(
     return StoredAdapter(manifest, adaptation.posterior)
 
 
-def job_of(manifest: AdapterManifest, served: ServedModel) -> AdaptJob:
-    """The job that made the adapter; settings which it was made without are those that are served."""
+def fitting_of(manifest: AdapterManifest, served: ServedModel) -> Fitting:
+    """The fit that made the adapter, without its folds; settings which it was made without are those that are served."""
     names = {field.name for field in fields(served.defaults)}
     chosen = {name: value for name, value in manifest.settings.items() if name in names}
-    settings = replace(served.defaults, **chosen)
-    return AdaptJob(manifest.support.examples, settings, manifest.seed, manifest.settings["truncate"])
+    support, truncate = manifest.support.examples, manifest.settings["truncate"]
+    return Fitting(
+        served,
+        support,
+        encode_support(support, served, truncate=truncate),
+        replace(served.defaults, **chosen),
+        manifest.seed,
+        truncate,
+    )
 
 
 def is_served(manifest: AdapterManifest, served: ServedModel) -> bool:

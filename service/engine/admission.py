@@ -1,18 +1,28 @@
 """Everything a request is refused for, before any model work: counts, lengths, labels, options, context.
 
-Functions take a domain request and give the job to run, or raise a `ServiceError` whose `param` names the field. They
-tokenise, so they take milliseconds and belong off the event loop.
+Functions take a request record and give what is to be done, in tokens, or raise a `ServiceError` whose `param` names the field.
+They tokenise, so they take milliseconds and belong off the event loop.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from abmll.assurance.folds import Fold, make_folds
 from abmll.errors import AbmllError
-from abmll.text.tasks import Example, Query, check_options, check_support, contradictions
+from abmll.prediction.settings import AUTO_TEXT_SAMPLES, PredictSettings, Thresholds
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+from abmll.text.tasks import (
+    Example,
+    Query,
+    check_options,
+    check_support,
+    contradictions,
+    count_labels,
+    shared_options,
+)
+from service.engine.fitting import Fitting, encode_labelled
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
 from service.errors import (
     InvalidOptionsError,
@@ -22,7 +32,8 @@ from service.errors import (
     UnknownModelError,
     from_exception,
 )
-from service.executors.contract import AUTO_TEXT_SAMPLES, AdaptJob, ServedModel
+from service.executors.contract import ServedModel
+from service.gating.confidence import confidence_kinds
 from service.settings import Settings
 
 
@@ -32,10 +43,8 @@ def check_model(model: str | None, served: ServedModel) -> None:
         raise UnknownModelError(f"this server serves {served.base.id!r}, not {_short(model)!r}", "model")
 
 
-def admit_adapt(
-    request: AdaptRequest, served: ServedModel, settings: Settings
-) -> tuple[AdaptJob, list[Fold]]:
-    """The adaptation that `request` asks for, its settings resolved; and the folds that are to choose its temperature, if any."""
+def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> Fitting:
+    """The fit that `request` asks for, its settings resolved, and the folds that are to choose its temperature, if any."""
     check_model(request.model, served)
     _check_count("support", len(request.support), settings.max_support, "examples")
     for i, example in enumerate(request.support):
@@ -49,14 +58,19 @@ def admit_adapt(
         check_support(request.support)
     except AbmllError as error:
         raise from_exception(error, "support") from error
-    for i, example in enumerate(request.support):
-        try:
-            served.encoder.encode_example(example, truncate=request.truncate)
-        except AbmllError as error:
-            raise from_exception(error, f"support[{i}].input") from error
+    examples = tuple(
+        _encoded(i, example, served, truncate=request.truncate) for i, example in enumerate(request.support)
+    )
     applied = request.overrides.apply(served.defaults)
-    job = AdaptJob(request.support, applied, request.seed, request.truncate)
-    return job, _calibration_folds(request, settings)
+    folds = tuple(_calibration_folds(request, settings))
+    return Fitting(served, request.support, examples, applied, request.seed, request.truncate, folds)
+
+
+def _encoded(number: int, example: Example, served: ServedModel, *, truncate: bool) -> LabelledPrompt:
+    try:
+        return encode_labelled(example, served, truncate=truncate)
+    except AbmllError as error:
+        raise from_exception(error, f"support[{number}].input") from error
 
 
 def _calibration_folds(request: AdaptRequest, settings: Settings) -> list[Fold]:
@@ -91,39 +105,67 @@ class OptionRule:
         return cls(shared_options(support), any(example.options for example in support))
 
 
+@dataclass(frozen=True)
+class AdmittedQueries:
+    """The queries of a request with their options, in tokens; how to answer them, and of which kind each confidence is."""
+
+    queries: tuple[Query, ...]
+    prompts: tuple[EncodedPrompt, ...]
+    settings: PredictSettings
+    confidence_kinds: Sequence[str]
+
+
 def admit_queries(
-    request: PredictRequest, served: ServedModel, settings: Settings, rule: OptionRule
-) -> tuple[Query, ...]:
-    """The queries that `request` asks to answer, their options resolved."""
+    request: PredictRequest,
+    served: ServedModel,
+    settings: Settings,
+    rule: OptionRule,
+    *,
+    own_temperature: bool,
+) -> AdmittedQueries:
+    """The queries that `request` asks to answer, by an adapter that has a temperature of its own or not."""
+    asked = request.settings
     _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
-    if request.samples != "auto" and request.samples > settings.max_samples:
-        raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
-    writers = AUTO_TEXT_SAMPLES if request.samples == "auto" else max(1, request.samples)
-    texts = request.answers_per_sample * writers
+    if asked.samples != "auto" and asked.samples > settings.max_samples:
+        raise LimitExceededError(f"{asked.samples} samples; the limit is {settings.max_samples}", "samples")
+    writers = AUTO_TEXT_SAMPLES if asked.samples == "auto" else max(1, asked.samples)
+    texts = asked.answers_per_sample * writers
     if texts > settings.max_samples:
         message = f"{texts} texts an input, by sample and answer; the limit is {settings.max_samples}"
         raise LimitExceededError(message, "answers_per_sample")
-    if request.max_new_tokens > settings.max_new_tokens:
-        message = f"{request.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
+    if asked.max_new_tokens > settings.max_new_tokens:
+        message = f"{asked.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
         raise LimitExceededError(message, "max_new_tokens")
     for i, query in enumerate(request.queries):
         _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)
     queries = tuple(
         query if query.options else replace(query, options=rule.shared) for query in request.queries
     )
-    if request.gate.of_text and all(query.options for query in queries):
+    # What was calibrated did not depend on a gate, so neither may the samples that "auto" draws for it.
+    thresholds = Thresholds() if request.gate.needs_calibration else request.gate.thresholds
+    if thresholds.of_text and all(query.options for query in queries):
         message = "the gate has a condition on free text, and every input has options"
         raise InvalidRequestError(message, "gate")
-    for i, query in enumerate(queries):
-        if rule.needed and not query.options:
-            message = "this input has no options, and the support examples differ in theirs"
-            raise InvalidOptionsError(message, f"inputs[{i}].options")
-        reserve = 0 if query.options else request.max_new_tokens
-        try:
-            served.encoder.encode(query, truncate=request.truncate, reserve_tokens=reserve)
-        except AbmllError as error:
-            raise from_exception(error, f"inputs[{i}]") from error
-    return queries
+    prompts = tuple(_prompt(i, query, request, served, rule) for i, query in enumerate(queries))
+    kinds = confidence_kinds(request.confidence, queries, own_temperature=own_temperature)
+    resolved = replace(asked, most_samples=settings.max_samples)
+    if asked.samples == "auto":
+        resolved = replace(resolved, thresholds=thresholds)
+    return AdmittedQueries(queries, prompts, resolved, kinds)
+
+
+def _prompt(
+    number: int, query: Query, request: PredictRequest, served: ServedModel, rule: OptionRule
+) -> EncodedPrompt:
+    if rule.needed and not query.options:
+        message = "this input has no options, and the support examples differ in theirs"
+        raise InvalidOptionsError(message, f"inputs[{number}].options")
+    try:
+        return served.encoder.encode(
+            query, truncate=request.truncate, max_new_tokens=request.settings.max_new_tokens
+        )
+    except AbmllError as error:
+        raise from_exception(error, f"inputs[{number}]") from error
 
 
 def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settings: Settings) -> list[Fold]:
@@ -142,18 +184,6 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
             "the support is too small: without an example one class only would be left", "adapter_id"
         )
     return folds
-
-
-def shared_options(support: Sequence[Example]) -> tuple[str, ...]:
-    """The options that all examples have, in the order of the first; empty where they differ or there are none."""
-    alike = len({frozenset(example.options) for example in support}) == 1
-    return support[0].options if alike else ()
-
-
-def count_labels(support: Sequence[Example]) -> dict[str, int]:
-    """Examples by label in the order of the shared options, labels never shown included; empty without shared options."""
-    counts = Counter(example.output for example in support)
-    return {option: counts[option] for option in shared_options(support)}
 
 
 def support_warnings(support: Sequence[Example]) -> tuple[str, ...]:

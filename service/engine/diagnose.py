@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from abmll.assurance import diagnostics
 from abmll.assurance.folds import Fold, Scored
 from abmll.text.demonstrations import fitting
-from abmll.text.prompting import PromptTemplate
-from abmll.text.tasks import Query
-from service.engine.adapter_records import job_of
-from service.engine.fold_jobs import Jobs, Spent, together
+from abmll.text.prompting import EncodedPrompt, PromptTemplate
+from service.engine.adapter_records import fitting_of
+from service.engine.fold_jobs import FoldJobs, Spent, together
 from service.engine.requests import DiagnoseRequest
 from service.executors.contract import Executor, ServedModel
 
@@ -34,32 +33,36 @@ async def diagnose(
     tenant: str,
 ) -> tuple[diagnostics.Diagnosis, Spent]:
     """The diagnosis of `adapter` by `folds` of its support, and what it took. Raises what the executor raises."""
-    jobs = Jobs(executor, served, tenant, job_of(adapter.manifest, served))
+    whole = await asyncio.to_thread(fitting_of, adapter.manifest, served)
+    jobs = FoldJobs(executor, tenant, whole)
     (theta, prior, in_context), *by_fold = await together(
         _unadapted(jobs, folds), *(jobs.held_out(fold, request.samples) for fold in folds)
     )
     return await asyncio.to_thread(_conclude, adapter, request, theta, by_fold, prior, in_context), jobs.spent
 
 
-async def _unadapted(jobs: Jobs, folds: Sequence[Fold]) -> tuple[TaskPosterior, list[Scored], list[Scored]]:
+async def _unadapted(
+    jobs: FoldJobs, folds: Sequence[Fold]
+) -> tuple[TaskPosterior, list[Scored], list[Scored]]:
     """The posterior before any step; what its mean answers for all held-out examples, as they are and behind demonstrations."""
-    job = jobs.part(replace(folds[0], kept=folds[0].kept[:1]))
-    job = replace(job, settings=replace(job.settings, steps=0))
+    part = jobs.whole.part(folds[0].kept[:1])
+    job = replace(part, settings=replace(part.settings, steps=0)).job
     theta = (await jobs.adapt(job)).value.posterior
-    support, indices = jobs.whole.support, [i for fold in folds for i in fold.held_out]
-    plain = tuple(support[i].query for i in indices)
+    indices = [i for fold in folds for i in fold.held_out]
     demonstrated = await asyncio.to_thread(_demonstrated, jobs, folds)
-    prior = await jobs.ask(job, theta, plain, indices, 0)
+    prior = await jobs.ask(job, theta, jobs.whole.prompts(indices), indices, 0)
     return theta, prior, await jobs.ask(job, theta, demonstrated, indices, 0)
 
 
-def _demonstrated(jobs: Jobs, folds: Sequence[Fold]) -> tuple[Query, ...]:
+def _demonstrated(jobs: FoldJobs, folds: Sequence[Fold]) -> tuple[EncodedPrompt, ...]:
     """Each held-out example behind those that its fold adapts to, as many as fit. Examples of a fold share their prompt."""
-    support, served = jobs.whole.support, jobs.served
+    support, served = jobs.whole.support, jobs.whole.served
     template = PromptTemplate.from_json(served.template)
     most = min(IN_CONTEXT_TOKENS, served.encoder.max_tokens)
     return tuple(
-        fitting(fold.support(support), query, served.encoder, template, most)
+        served.encoder.encode(
+            fitting(fold.support(support), query, served.encoder, template, most), truncate=True
+        )
         for fold in folds
         for query in fold.queries(support)
     )

@@ -1,6 +1,9 @@
-"""The engine: takes domain requests, has the model work done by an executor, and answers.
+"""The engine: takes request records, has the model work done by an executor, and answers with decisions.
 
-It owns the server's state (starting, ready, draining), the bound on requests at a time, and their deadline.
+One road for a request: admission (validated and tokenised once), the adapter, the gate opened, the job, the decided predictions,
+the gate closed. What leaves the engine is decided; surfaces and the command line only render.
+
+The engine owns the server's state (starting, ready, draining), the bound on requests at a time, and their deadline.
 """
 
 from __future__ import annotations
@@ -10,21 +13,28 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from service.engine.adapter_cache import AdapterMemory
+from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
-from service.engine.admission import OptionRule, admit_adapt, admit_diagnosis, admit_queries, check_model
+from service.engine.admission import (
+    AdmittedQueries,
+    OptionRule,
+    admit_adapt,
+    admit_diagnosis,
+    admit_queries,
+    check_model,
+)
+from service.engine.answers import Answered, Diagnosed, Obtained, Timings
 from service.engine.diagnose import diagnose
 from service.engine.flights import Flights
-from service.engine.fold_jobs import Jobs
-from service.engine.identity import adapter_id
-from service.engine.progress import Watch
+from service.engine.fold_jobs import FoldJobs
+from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
 from service.errors import (
@@ -32,35 +42,32 @@ from service.errors import (
     DrainingError,
     LoadFailedError,
     QueueFullError,
+    ServiceError,
     StartingError,
     WorkerLostError,
 )
 from service.executors.contract import (
     EVERYBODY,
-    AdaptJob,
     Executor,
+    Partial,
     PredictJob,
     ServedModel,
     Timed,
     WorkerStatus,
 )
-from service.gating.confidence import (
-    OWN_TEMPERATURE,
-    AnyCalibrator,
-    Confidence,
-    Judge,
-    calibrators_of,
-    stop_rule,
-)
+from service.gating.confidence import confidence_of
+from service.gating.decisions import DecidedPrediction, decide
+from service.gating.keeper import GateKeeper
+from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, OpenGate
+from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
-    from abmll.assurance.folds import Fold
     from abmll.prediction.run import Prediction
-    from abmll.text.tasks import Example, Query
     from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+    from service.engine.fitting import Fitting
 
 log = logging.getLogger(__name__)
 
@@ -75,41 +82,6 @@ class State(StrEnum):
 
 
 @dataclass
-class Timings:
-    """Seconds that one request spent waiting for the model, adapting and predicting, and in all."""
-
-    queue_seconds: float = 0.0
-    adapt_seconds: float = 0.0
-    predict_seconds: float = 0.0
-    total_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Obtained:
-    """An adapter and how a request came by it."""
-
-    adapter: StoredAdapter
-    cache: CacheOutcome
-    timings: Timings
-
-
-@dataclass(frozen=True)
-class Predicted(Obtained):
-    """Predictions and their confidences, in the order of the queries; `calibrator` is the id of the one that was used."""
-
-    predictions: Sequence[Prediction]
-    confidences: Sequence[Confidence]
-    calibrator: str | None = None
-
-
-@dataclass(frozen=True)
-class Diagnosed(Obtained):
-    """A diagnosis of an adapter; `cache` says how the request came by the diagnosis."""
-
-    diagnosis: Diagnosis
-
-
-@dataclass
 class _Ticket:
     """One admitted request: the model it is for, its clock, whose it is, and its adapter once that is known."""
 
@@ -117,7 +89,7 @@ class _Ticket:
     timings: Timings
     tenant: str
     deadline: asyncio.Timeout
-    watch: Watch | None
+    feed: ProgressFeed | None
     adapter_id: str | None = None
 
     def seconds_left(self) -> float:
@@ -128,9 +100,16 @@ class _Ticket:
 class Engine:
     """Used from one event loop. `start` once, then `create_adapter` and `predict` from any task; `close` at the end."""
 
-    def __init__(self, settings: Settings, executor: Executor, store: AdapterStore, metrics: Metrics) -> None:
-        self._settings, self._executor, self._metrics = settings, executor, metrics
-        memory = AdapterMemory(settings.adapter_memory_bytes, metrics)
+    def __init__(
+        self,
+        settings: Settings,
+        executor: Executor,
+        store: AdapterStore,
+        gates: GateKeeper,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._executor, self._gates, self._metrics = settings, executor, gates, metrics
+        memory = AdapterCache(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
@@ -211,59 +190,81 @@ class Engine:
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
         async with self._ticket(tenant) as ticket:
-            job, folds = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
-            adapter, cache = await self._obtain(job, folds, ticket)
+            fitting = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
+            adapter, cache = await self._obtain(fitting, ticket)
             return Obtained(adapter, cache, ticket.timings)
 
     async def predict(
-        self, request: PredictRequest, *, tenant: str = EVERYBODY, watch: Watch | None = None
-    ) -> Predicted:
-        """Predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`.
+        self, request: PredictRequest, *, tenant: str = EVERYBODY, feed: ProgressFeed | None = None
+    ) -> Answered:
+        """Decided predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`.
 
-        `watch` is one of `watching`, and is told of what is known meanwhile.
+        `feed` is one of `following`, and is told of what is known meanwhile. Where the adapter's calibration is needed, raises
+        what `GateKeeper.open` and `close` raise too.
         """
-        async with self._ticket(tenant, watch) as ticket:
+        answered = await self._predict(request, tenant, feed)
+        self._metrics.record_decisions(answered.predictions)
+        return answered
+
+    async def _predict(
+        self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
+    ) -> Answered:
+        async with self._ticket(tenant, feed) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
-                job, folds = await asyncio.to_thread(
-                    admit_adapt, request.adapter, ticket.served, self._settings
-                )
-                queries, calibrators = await self._admit(request, ticket, job.support, own=bool(folds))
-                adapter, cache = await self._obtain(job, folds, ticket)
+                gate = OpenGate(request.gate.thresholds)
+                fitting = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
+                rule, own = OptionRule.of(fitting.support), bool(fitting.folds)
+                asked = await self._admit(request, ticket, rule, own_temperature=own)
+                adapter, cache = await self._obtain(fitting, ticket)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
                 ticket.adapter_id = request.adapter
                 manifest = adapter.manifest
                 check_adapter(manifest, ticket.served)
-                queries, calibrators = await self._admit(
-                    request, ticket, manifest.support.examples, own=manifest.held_out is not None
-                )
-            judge = Judge.of(adapter, calibrators)
-            if watch is not None:
-                watch.obtain(Obtained(adapter, cache, ticket.timings), judge)
-            work = PredictJob(
-                adapter.manifest.id,
-                adapter.posterior,
-                queries,
-                request.samples,
-                request.seed,
-                request.max_new_tokens,
-                request.truncate,
-                stop_rule(request.gate, calibrators) if request.samples == "auto" else None,
-                request.answers_per_sample,
-            )
-            with self._registry.lease(adapter):
-                done = await self._executor.predict(
-                    work,
-                    tenant=tenant,
-                    deadline=ticket.seconds_left(),
-                    on_progress=None if watch is None else watch.refine,
-                )
-            ticket.timings.queue_seconds += done.queue_seconds
-            ticket.timings.predict_seconds = done.run_seconds
-            self._record_predict(done)
-            confidences = judge.confidences(done.value)
-            return Predicted(adapter, cache, ticket.timings, done.value, confidences, judge.used(confidences))
+                gate = await self._gates.open(request.gate, manifest, request.settings)
+                rule, own = OptionRule.of(manifest.support.examples), manifest.held_out is not None
+                asked = await self._admit(request, ticket, rule, own_temperature=own)
+            obtained = Obtained(adapter, cache, ticket.timings)
+            if feed is not None:
+                feed.obtain(obtained)
+            decided = await self._answer(adapter, asked, gate, ticket)
+            closed = await self._gates.close(gate, asked.queries, asked.settings, decided)
+            return Answered(adapter, cache, ticket.timings, closed, gate.grant)
+
+    async def calibrate(self, request: CalibrateRequest, *, tenant: str = EVERYBODY) -> CalibrationView:
+        """Predict labelled examples and take in how they came out.
+
+        Examples that are in the support, and those that are counted already, are left out with a warning. Raises `ServiceError`.
+        """
+        manifest = (await self._registry.get(request.adapter_id)).manifest
+        kept, warnings = await self._gates.admit(request, manifest)
+        queries = tuple(example.query for example in kept)
+        work = PredictRequest(request.adapter_id, queries, request.settings, truncate=request.truncate)
+        try:
+            answered = await self._predict(work, tenant)
+        except ServiceError as error:  # to the prediction, the examples are inputs
+            if error.param is None or not error.param.startswith("inputs"):
+                raise
+            raise error.at("examples" + error.param.removeprefix("inputs")) from error
+        view = await self._gates.add(request, manifest, kept, answered.predictions)
+        return replace(view, warnings=tuple(warnings))
+
+    async def calibration(self, adapter_id: str) -> CalibrationView:
+        """The adapter's calibration. Raises `UnknownAdapterError`, and `CalibrationMissingError`."""
+        await self._registry.get(adapter_id)
+        return await self._gates.view(adapter_id)
+
+    async def delete_calibration(self, adapter_id: str) -> None:
+        """Forget the adapter's calibration and its feedback. Raises as `calibration`."""
+        await self._registry.get(adapter_id)
+        if not await self._gates.forget(adapter_id):
+            raise missing_calibration(adapter_id)
+
+    async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
+        """Take in labels of logged predictions, as (prediction id, label). Raises as `GateKeeper.feedback`."""
+        await self._registry.get(adapter_id)
+        return await self._gates.feedback(adapter_id, labels)
 
     async def diagnose(self, request: DiagnoseRequest, *, tenant: str = EVERYBODY) -> Diagnosed:
         """The diagnosis of an adapter, kept with it before this returns.
@@ -296,7 +297,7 @@ class Engine:
             return Diagnosed(adapter, cache, ticket.timings, diagnosis)
 
     @contextmanager
-    def watching(self) -> Iterator[Watch]:
+    def following(self) -> Iterator[ProgressFeed]:
         """For one `predict` whose answer is told while it is made: it counts as in flight until the context ends.
 
         Raises `QueueFullError`, and as `check_ready`.
@@ -304,7 +305,7 @@ class Engine:
         self.check_ready()
         self._enter()
         try:
-            yield Watch()
+            yield ProgressFeed()
         finally:
             self._leave()
 
@@ -325,7 +326,8 @@ class Engine:
         await self._registry.unpin(adapter_id)
 
     async def delete_adapter(self, adapter_id: str) -> None:
-        """Forget the adapter for good. Raises `UnknownAdapterError`."""
+        """Forget the adapter for good, and its calibration first, which must not outlive it. Raises `UnknownAdapterError`."""
+        await self._gates.forget(adapter_id)
         await self._registry.delete(adapter_id)
 
     def _enter(self) -> None:
@@ -341,14 +343,14 @@ class Engine:
         self._metrics.in_flight.set(self._in_flight)
 
     @asynccontextmanager
-    async def _ticket(self, tenant: str, watch: Watch | None = None) -> AsyncIterator[_Ticket]:
-        """Admit one request, before anything is computed for it, and hold it to its deadline; with a `watch` it has its place."""
+    async def _ticket(self, tenant: str, feed: ProgressFeed | None = None) -> AsyncIterator[_Ticket]:
+        """Admit one request, before anything is computed for it, and hold it to its deadline; with a `feed` it has its place."""
         served = self.check_ready()
-        if watch is None:
+        if feed is None:
             self._enter()
         started = time.monotonic()
         deadline = asyncio.timeout(self._settings.deadline_seconds)
-        ticket = _Ticket(served, Timings(), tenant, deadline, watch)
+        ticket = _Ticket(served, Timings(), tenant, deadline, feed)
         try:
             async with deadline:
                 yield ticket
@@ -365,44 +367,65 @@ class Engine:
         finally:  # before the caller sees the result, which holds these timings
             ticket.timings.total_seconds = time.monotonic() - started
             self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
-            if watch is None:
+            if feed is None:
                 self._leave()
 
     async def _admit(
-        self, request: PredictRequest, ticket: _Ticket, support: Sequence[Example], *, own: bool
-    ) -> tuple[tuple[Query, ...], list[AnyCalibrator | None]]:
-        rule = OptionRule.of(support)
-        queries = await asyncio.to_thread(admit_queries, request, ticket.served, self._settings, rule)
-        calibrator = OWN_TEMPERATURE if own else ticket.served.calibrator
-        calibrators = calibrators_of(request.confidence, calibrator, request.samples, queries)
-        if ticket.watch is not None:
-            ticket.watch.admit()
-        return queries, calibrators
+        self, request: PredictRequest, ticket: _Ticket, rule: OptionRule, *, own_temperature: bool
+    ) -> AdmittedQueries:
+        admitted = await asyncio.to_thread(
+            admit_queries, request, ticket.served, self._settings, rule, own_temperature=own_temperature
+        )
+        if ticket.feed is not None:
+            ticket.feed.admit()
+        return admitted
 
-    async def _obtain(
-        self, job: AdaptJob, folds: Sequence[Fold], ticket: _Ticket
-    ) -> tuple[StoredAdapter, CacheOutcome]:
-        identity = ticket.adapter_id = adapter_id(job, ticket.served, len(folds))
-        watch = ticket.watch
-        on_progress = None if watch is None else partial(watch.adapt, steps=job.settings.steps)
+    async def _answer(
+        self, adapter: StoredAdapter, asked: AdmittedQueries, gate: OpenGate, ticket: _Ticket
+    ) -> list[DecidedPrediction]:
+        """Have the queries answered with the adapter, and decide."""
+
+        def decided(index: int, prediction: Prediction) -> DecidedPrediction:
+            confidence = confidence_of(prediction.predictive, asked.confidence_kinds[index])
+            return decide(prediction, confidence, gate.thresholds)
+
+        job = PredictJob(adapter.manifest.id, asked.prompts, asked.settings)
+        with self._registry.lease(adapter):
+            done = await self._executor.predict(
+                job,
+                adapter.posterior,
+                tenant=ticket.tenant,
+                deadline=ticket.seconds_left(),
+                on_progress=None if ticket.feed is None else _refine(ticket.feed, decided),
+            )
+        ticket.timings.queue_seconds += done.queue_seconds
+        ticket.timings.predict_seconds = done.run_seconds
+        self._record_predict(done)
+        return [decided(index, prediction) for index, prediction in enumerate(done.value)]
+
+    async def _obtain(self, fitting: Fitting, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
+        job, folds = fitting.job, len(fitting.folds)
+        ticket.adapter_id = job.adapter_id
+        feed = ticket.feed
+        on_progress = None if feed is None else partial(feed.adapt, steps=job.settings.steps)
 
         async def make() -> StoredAdapter:
             # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            jobs = Jobs(self._executor, ticket.served, ticket.tenant, job)
+            jobs = FoldJobs(self._executor, ticket.tenant, fitting)
             held_out = None
             if folds:
-                done, held_out = await jobs.calibrated(folds, on_progress)
+                done, held_out = await jobs.calibrated(on_progress)
             else:
                 done = await jobs.adapt(job, on_progress)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
             self._metrics.adapt_seconds.observe(jobs.spent.seconds)
-            self._metrics.adapt_steps.inc(job.settings.steps * (1 + len(folds)))
+            self._metrics.adapt_steps.inc(job.settings.steps * (1 + folds))
             self._metrics.tokens.labels("support").inc(done.value.support_tokens)
             ticket.timings.queue_seconds += done.queue_seconds
             ticket.timings.adapt_seconds = jobs.spent.seconds
-            return adapter_of(identity, job, ticket.served, done.value, len(folds), held_out)
+            return adapter_of(fitting, done.value, held_out)
 
-        adapter, cache = await self._registry.obtain(identity, make, ticket.deadline.expired)
+        adapter, cache = await self._registry.obtain(job.adapter_id, make, ticket.deadline.expired)
         self._metrics.cache.labels(cache).inc()
         return adapter, cache
 
@@ -418,3 +441,15 @@ class Engine:
         """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
         expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         return math.ceil(min(60.0, max(1.0, expected)))
+
+
+def _refine(
+    feed: ProgressFeed, decided: Callable[[int, Prediction], DecidedPrediction]
+) -> Callable[[Partial], None]:
+    """What passes partial predictions on to `feed`, decided."""
+
+    def refine(partial: Partial) -> None:
+        rows = enumerate(partial)
+        feed.refine([None if row is None else decided(index, row) for index, row in rows])
+
+    return refine

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.assurance.folds import Fold, Scored, scored
 from abmll.assurance.held_out import SAMPLES, HeldOut
-from abmll.text.tasks import Query
-from service.engine.identity import adapter_id
-from service.executors.contract import AdaptJob, Executor, Losses, PredictJob, ServedModel, Timed
+from abmll.prediction.settings import PredictSettings
+from abmll.text.prompting import EncodedPrompt
+from service.engine.fitting import Fitting
+from service.executors.contract import AdaptJob, Executor, Losses, PredictJob, Timed
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
@@ -32,18 +33,13 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Jobs:
+class FoldJobs:
     """How the jobs about one adaptation, `whole`, are carried out, for whom, and what they have taken."""
 
     executor: Executor
-    served: ServedModel
     tenant: str
-    whole: AdaptJob
+    whole: Fitting
     spent: Spent = field(default_factory=Spent)
-
-    def part(self, fold: Fold) -> AdaptJob:
-        """The same on the part of the support that `fold` keeps."""
-        return replace(self.whole, support=fold.support(self.whole.support))
 
     async def adapt(
         self, job: AdaptJob, on_progress: Callable[[Losses], None] | None = None
@@ -56,33 +52,31 @@ class Jobs:
     async def ask(
         self,
         job: AdaptJob,
-        posterior: TaskPosterior,
-        queries: tuple[Query, ...],
+        adapter: TaskPosterior,
+        prompts: tuple[EncodedPrompt, ...],
         indices: Sequence[int],
         samples: int,
     ) -> list[Scored]:
-        """The answers to `queries`, which are those of the support examples at `indices`, of the posterior that `job` made."""
-        work = PredictJob(
-            adapter_id(job, self.served), posterior, queries, samples, self.whole.seed, 1, truncate=True
-        )
-        done = await self.executor.predict(work, tenant=self.tenant)
+        """The answers of the adapter that `job` made to `prompts`, those of the support examples at `indices`."""
+        work = PredictJob(job.adapter_id, prompts, PredictSettings(samples, self.whole.seed))
+        done = await self.executor.predict(work, adapter, tenant=self.tenant)
         self.spent.predict_seconds += done.run_seconds
         return scored(self.whole.support, indices, done.value)
 
     async def held_out(self, fold: Fold, samples: int) -> list[Scored]:
         """The examples that `fold` holds out, as the adapter of the others answers them."""
-        job = self.part(fold)
+        job = self.whole.part(fold.kept).job
         done = await self.adapt(job)
-        return await self.ask(
-            job, done.value.posterior, fold.queries(self.whole.support), fold.held_out, samples
-        )
+        prompts = self.whole.prompts(fold.held_out)
+        return await self.ask(job, done.value.posterior, prompts, fold.held_out, samples)
 
     async def calibrated(
-        self, folds: Sequence[Fold], on_progress: Callable[[Losses], None] | None
+        self, on_progress: Callable[[Losses], None] | None
     ) -> tuple[Timed[Adaptation], HeldOut]:
         """The whole adaptation at the temperature that its held-out examples choose (see `held_out`); at least one fold."""
         done, *by_fold = await together(
-            self.adapt(self.whole, on_progress), *(self.held_out(fold, SAMPLES) for fold in folds)
+            self.adapt(self.whole.job, on_progress),
+            *(self.held_out(fold, SAMPLES) for fold in self.whole.folds),
         )
         answers = [row for rows in by_fold for row in rows]
         choice = done.value.multiple_choice

@@ -6,22 +6,33 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abmll.text.tasks import Example
-from service.executors.contract import AdaptJob, ServedModel
+
+if TYPE_CHECKING:
+    from abmll.adaptation.settings import AdaptSettings
+    from service.executors.contract import ServedModel
 
 
-def adapter_id(job: AdaptJob, served: ServedModel, folds: int = 0) -> str:
-    """`adp_` and the first 128 bits of the digest of the job, of the folds that choose its temperature, and of the model."""
+def adapter_id(
+    support: Sequence[Example],
+    settings: AdaptSettings,
+    seed: int,
+    served: ServedModel,
+    *,
+    truncate: bool,
+    folds: int = 0,
+) -> str:
+    """`adp_` and the first 128 bits of the digest of the fit, of the folds that choose its temperature, and of the model."""
     determining = {
         "base": served.base.to_json(),
         "posterior": served.posterior_digest,
         "template": dict(served.template),
-        "support": support_digest(job.support),
-        "settings": asdict(job.settings),
-        "seed": job.seed,
-        "truncate": job.truncate,
+        "support": support_digest(support),
+        "settings": asdict(settings),
+        "seed": seed,
+        "truncate": truncate,
         **({"calibration_folds": folds} if folds else {}),
     }
     return f"adp_{_digest(determining)[:32]}"

@@ -1,61 +1,61 @@
-"""What one request has come to while it is in work: written by the engine, read by whoever tells the caller of it."""
+"""How far one request has come: written by the engine, read by whoever streams its answer."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.engine.engine import Obtained
-    from service.executors.contract import Losses, Partial
-    from service.gating.confidence import Judge
+    from service.engine.answers import Obtained
+    from service.executors.contract import Losses
+    from service.gating.decisions import DecidedPrediction
 
 
 @dataclass(frozen=True)
-class Known:
+class Progress:
     """What is known of a request. Once it is `admitted`, nothing about it will be refused any more.
 
-    `losses` are those of `steps` gradient steps so far, if this request has its adapter made; `obtained` is the adapter, and
-    `judge` gives confidences from then on.
-    `partial` is of the predictions, and goes back where they are done anew.
+    `losses` are those of `steps` gradient steps so far, if this request has its adapter made;
+    `obtained` is the adapter. `predictions` are decided on the samples so far, None where there is no
+    sample yet; they go back to that where they are done anew.
     """
 
     admitted: bool = False
     losses: Losses = ()
     steps: int = 0
     obtained: Obtained | None = None
-    judge: Judge | None = None
-    partial: Partial = ()
+    predictions: Sequence[DecidedPrediction | None] = ()
 
 
-class Watch:
-    """The latest that is known of a request, never a queue: a slow reader misses what was overtaken. For one event loop."""
+class ProgressFeed:
+    """The latest progress of a request, never a queue: a slow reader misses what was overtaken. For one event loop."""
 
     def __init__(self) -> None:
-        self._known = Known()
+        self._latest = Progress()
         self._changed = asyncio.Event()
 
     @property
-    def known(self) -> Known:
-        """The latest."""
-        return self._known
+    def latest(self) -> Progress:
+        """What is known now."""
+        return self._latest
 
     def admit(self) -> None:
         """The request is accepted."""
-        self._become(replace(self._known, admitted=True))
+        self._become(replace(self._latest, admitted=True))
 
     def adapt(self, losses: Losses, steps: int) -> None:
         """So many of `steps` are made."""
-        self._become(replace(self._known, losses=losses, steps=steps))
+        self._become(replace(self._latest, losses=losses, steps=steps))
 
-    def obtain(self, obtained: Obtained, judge: Judge) -> None:
+    def obtain(self, obtained: Obtained) -> None:
         """The adapter is there."""
-        self._become(replace(self._known, obtained=obtained, judge=judge))
+        self._become(replace(self._latest, obtained=obtained))
 
-    def refine(self, partial: Partial) -> None:
+    def refine(self, predictions: Sequence[DecidedPrediction | None]) -> None:
         """So much is known of the predictions."""
-        self._become(replace(self._known, partial=partial))
+        self._become(replace(self._latest, predictions=predictions))
 
     def wake(self) -> None:
         """Have the reader look, for a reason of its own."""
@@ -71,6 +71,6 @@ class Watch:
         self._changed.clear()
         return True
 
-    def _become(self, known: Known) -> None:
-        self._known = known
+    def _become(self, progress: Progress) -> None:
+        self._latest = progress
         self.wake()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from model_store.errors import StoreError
-from service.engine.adapter_cache import AdapterMemory
+from service.engine.adapter_cache import AdapterCache
 from service.engine.flights import Flights
 from service.engine.requests import CacheOutcome
 from service.errors import StoreFailedError, UnknownAdapterError
@@ -31,7 +31,7 @@ class AdapterRegistry:
     after `grace_seconds` if their time was up, for then they were told the id and may come back for it.
     """
 
-    def __init__(self, store: AdapterStore, memory: AdapterMemory, grace_seconds: float) -> None:
+    def __init__(self, store: AdapterStore, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
         # Held while disk and memory change together, so that a deleted adapter is not put back by a slow read.

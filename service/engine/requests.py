@@ -1,4 +1,4 @@
-"""What the engine is asked for, in domain terms. The HTTP surfaces and the command line translate to these."""
+"""What the engine is asked for: one record a request, torch-free. Surfaces and the command line translate to these."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from abmll.prediction.settings import PredictSettings
 from abmll.text.tasks import Example, Query
-from service.executors.contract import Samples
-from service.gating.confidence import Asked
-from service.gating.thresholds import Thresholds
+from service.gating.confidence import WantedConfidence
+from service.gating.records import GateRequest
 
 if TYPE_CHECKING:
     from abmll.adaptation.settings import AdaptSettings
@@ -25,7 +25,7 @@ class CacheOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class AdaptOverrides:
-    """Fields of `abmll.adapt.AdaptSettings` that a request sets itself; None leaves the served model's value."""
+    """Fields of `abmll.adaptation.settings.AdaptSettings` that a request sets; None leaves the served model's value."""
 
     steps: int | None = None
     learning_rate: float | None = None
@@ -54,23 +54,19 @@ class AdaptRequest:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Answer `queries` with the adapter of this id, or with one made as asked.
+    """Answer `queries` with the adapter of this id, or with one made as asked, and decide by `gate`.
 
     Queries without options take those that all support examples share; without any, they are answered in free text.
-    `samples` "auto" draws until `gate` can be decided; what is answered does not otherwise depend on `gate`.
-    `confidence` None asks for a calibrated one where there is a calibrator that covers the prediction.
+    `confidence` None asks for a calibrated one where the adapter has a temperature of its own.
     """
 
     adapter: str | AdaptRequest
     queries: tuple[Query, ...]
-    samples: Samples = 16
-    seed: int = 0
-    max_new_tokens: int = 32
+    settings: PredictSettings = field(default_factory=PredictSettings)
+    gate: GateRequest = field(default_factory=GateRequest)
+    confidence: WantedConfidence = None
     truncate: bool = False
     model: str | None = None
-    gate: Thresholds = field(default_factory=Thresholds)
-    answers_per_sample: int = 1
-    confidence: Asked = None
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,16 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
     from abmll.adaptation.settings import AdaptSettings
-    from abmll.calibrator import Calibrator
     from abmll.posterior.posteriors import TaskPosterior
     from abmll.prediction.run import Prediction
-    from abmll.text.prompting import EncodedPrompt
+    from abmll.prediction.settings import PredictSettings
+    from abmll.text.prompting import EncodedPrompt, LabelledPrompt
     from abmll.text.tasks import Example, Query
     from model_store.identity import BaseIdentity
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
-Samples: TypeAlias = int | Literal["auto"]
-AUTO_TEXT_SAMPLES = (
-    16  # `abmll.prediction.run`'s, which takes seconds to import: what "auto" means for free text
-)
 EVERYBODY = "default"  # the tenant of whoever is not told apart
 Losses: TypeAlias = Sequence[float]
 """Of an adaptation so far: the mean loss of each step, in nats an example."""
@@ -42,7 +38,7 @@ class Encoder(Protocol):
     def max_tokens(self) -> int:
         """The context."""
 
-    def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
+    def encode(self, query: Query, *, truncate: bool = False, max_new_tokens: int = 0) -> EncodedPrompt:
         """Raises `abmll.errors.PromptTooLongError` or `OptionsError`."""
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
@@ -51,9 +47,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded; pickles. `base`, `posterior_digest` and `template` decide results: they go into adapter ids.
+    """What a worker has loaded. It pickles.
 
-    `calibrator` is the posterior's, if it has one.
+    `base`, `posterior_digest` and `template` decide results: they go into adapter ids.
     """
 
     base: BaseIdentity
@@ -62,7 +58,6 @@ class ServedModel:
     template: Mapping[str, str]
     defaults: AdaptSettings
     encoder: Encoder
-    calibrator: Calibrator | None = None
 
     @property
     def deciding(self) -> tuple[object, ...]:
@@ -72,44 +67,25 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class AdaptJob:
-    """Fit a task posterior; equal jobs give equal posteriors."""
+    """Fit the task posterior of `adapter_id` to encoded examples. Equal jobs give equal posteriors."""
 
-    support: tuple[Example, ...]
+    adapter_id: str
+    examples: tuple[LabelledPrompt, ...]
     settings: AdaptSettings
     seed: int
-    truncate: bool
-
-
-@dataclass(frozen=True)
-class StopRule:
-    """When `samples="auto"` has drawn enough: once no more samples would change what these thresholds decide.
-
-    None asks nothing. Mutual information in nats; `tolerance` is the standard error of the confidence that is small enough.
-    """
-
-    min_confidence: float | None = None
-    min_margin: float | None = None
-    max_mutual_information: float | None = None
-    tolerance: float | None = None
 
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Answer `queries` with the adapter's posterior; equal jobs give equal predictions.
+    """Answer encoded prompts with the adapter that the worker holds under `adapter_id`.
 
-    `posterior` None means that the worker holds `adapter_id` already. `gate` is used with `samples="auto"` only; how many samples
-    that may take at most is the worker's setting. `answers_per_sample` is about free text.
+    Equal jobs give equal predictions. A job carries no weights: whoever submits it hands them to a
+    worker that does not hold the adapter (`messages.Submit`).
     """
 
     adapter_id: str
-    posterior: TaskPosterior | None
-    queries: tuple[Query, ...]
-    samples: Samples
-    seed: int
-    max_new_tokens: int
-    truncate: bool
-    gate: StopRule | None = None
-    answers_per_sample: int = 1
+    prompts: tuple[EncodedPrompt, ...]
+    settings: PredictSettings
 
 
 Job: TypeAlias = AdaptJob | PredictJob
@@ -121,7 +97,7 @@ def lane_of(job: Job) -> Lane:
 
 
 class AdapterNotHeldError(Exception):
-    """A `PredictJob` came without its posterior to a worker that does not hold `adapter_id`."""
+    """A `PredictJob` came alone to a worker that does not hold `adapter_id`."""
 
     def __init__(self, adapter_id: str) -> None:
         super().__init__(adapter_id)
@@ -164,8 +140,8 @@ class Worker(Protocol):
     def tokens_per_unit(self) -> int:
         """Runs of one lane are advanced together up to this many tokens; one run alone may exceed it."""
 
-    def begin(self, job: Job) -> Run:
-        """A run that has not advanced yet.
+    def begin(self, job: Job, adapter: TaskPosterior | None = None) -> Run:
+        """A run that has not advanced yet; `adapter` comes with a prediction whose adapter is not held yet.
 
         Raises `abmll.errors.AbmllError` for what the method refuses, and `AdapterNotHeldError`.
         """
@@ -181,7 +157,7 @@ class Worker(Protocol):
         """Let go of what the run holds. Called once for every run that has begun, done or not."""
 
     def held(self) -> Sequence[str]:
-        """Ids of the adapters that a job may name without its posterior."""
+        """Ids of the adapters that are held."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +205,13 @@ class Executor(Protocol):
     async def predict(
         self,
         job: PredictJob,
+        adapter: TaskPosterior,
         *,
         tenant: str = EVERYBODY,
         deadline: float | None = None,
         on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
-        """The predictions of a job that has its posterior. Raises as `adapt`."""
+        """The predictions of `job` with its `adapter`, which goes to a worker that lacks it. Raises as `adapt`."""
 
     def workers(self) -> Sequence[WorkerStatus]:
         """Every worker, in a fixed order."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from service.errors import DeadlineExceededError
 from service.executors.contract import Job, Lane, Run, Worker, WorkerFatalError, lane_of
@@ -25,12 +26,16 @@ from service.executors.messages import (
     UnitRan,
 )
 
+if TYPE_CHECKING:
+    from abmll.posterior.posteriors import TaskPosterior
+
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Entry:
     job: Job
+    adapter: TaskPosterior | None
     submitted: float
     deadline: float | None
     progress: bool
@@ -65,7 +70,7 @@ class WorkerLoop:
         """Take on a job."""
         now = self._clock()
         deadline = None if command.seconds_left is None else now + command.seconds_left
-        self._entries[command.job_id] = _Entry(command.job, now, deadline, command.progress)
+        self._entries[command.job_id] = _Entry(command.job, command.adapter, now, deadline, command.progress)
         self._scheduler.add(command.job_id, lane_of(command.job), command.tenant)
 
     def cancel(self, job_id: int) -> None:
@@ -90,7 +95,8 @@ class WorkerLoop:
                 yield Began(job_id)
                 try:
                     with self._busy():
-                        entry.run = self._worker.begin(entry.job)
+                        entry.run = self._worker.begin(entry.job, entry.adapter)
+                    entry.adapter = None  # the run has it
                 except WorkerFatalError:
                     raise
                 except Exception as error:

@@ -10,6 +10,7 @@ from service.executors.contract import EVERYBODY, Job, Lane, Losses, Partial, Se
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
+    from abmll.posterior.posteriors import TaskPosterior
     from abmll.prediction.run import Prediction
 
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 class Submit:
     """Do `job`; drop it between units once `seconds_left` (None: any time) have passed since it was submitted.
 
-    With `progress`, tell what is known after each unit.
+    `adapter` is the adapter that a prediction names, where the worker does not hold it. With
+    `progress`, tell what is known after each unit.
     """
 
     job_id: int
     job: Job
+    adapter: TaskPosterior | None = None
     tenant: str = EVERYBODY
     seconds_left: float | None = None
     progress: bool = False

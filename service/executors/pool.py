@@ -6,13 +6,12 @@ How a worker is reached is its `Port`'s matter: a thread (`inline.py`) or a proc
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from service.errors import DeadlineExceededError, WorkerLostError
@@ -49,6 +48,7 @@ from service.metrics import Metrics
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
+    from abmll.posterior.posteriors import TaskPosterior
     from abmll.prediction.run import Prediction
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,11 @@ class Supervision:
 
 @dataclass(eq=False)
 class _Flight:
-    """A job that somebody awaits; it keeps the posterior, so that another worker can take over."""
+    """A job that somebody awaits, and the adapter that it names, so that another worker can take over."""
 
     id: int
     job: Job
+    adapter: TaskPosterior | None
     tenant: str
     deadline: float | None
     answer: asyncio.Future[Timed[Any]]
@@ -100,15 +101,8 @@ class _Flight:
     on_progress: Callable[[Any], None] | None
     began: bool = False
     replayed: bool = False
-    told_posterior: bool = False
+    with_adapter: bool = False
     waited: float = 0.0
-
-    @property
-    def key(self) -> str:
-        """What its preferred worker depends on."""
-        if isinstance(self.job, PredictJob):
-            return self.job.adapter_id
-        return hashlib.sha256(repr(self.job).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(eq=False)
@@ -166,18 +160,19 @@ class WorkerPool:
         on_progress: Callable[[Losses], None] | None = None,
     ) -> Timed[Adaptation]:
         """See `Executor.adapt`."""
-        return await self._run(job, tenant, deadline, on_progress)
+        return await self._run(job, None, tenant, deadline, on_progress)
 
     async def predict(
         self,
         job: PredictJob,
+        adapter: TaskPosterior,
         *,
         tenant: str = EVERYBODY,
         deadline: float | None = None,
         on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
         """See `Executor.predict`."""
-        return await self._run(job, tenant, deadline, on_progress)
+        return await self._run(job, adapter, tenant, deadline, on_progress)
 
     def workers(self) -> Sequence[WorkerStatus]:
         """See `Executor.workers`."""
@@ -198,14 +193,19 @@ class WorkerPool:
     # ---- jobs
 
     async def _run(
-        self, job: Job, tenant: str, deadline: float | None, on_progress: Callable[[Any], None] | None
+        self,
+        job: Job,
+        adapter: TaskPosterior | None,
+        tenant: str,
+        deadline: float | None,
+        on_progress: Callable[[Any], None] | None,
     ) -> Timed[Any]:
         if self._served is None or not self._served.done():
             raise RuntimeError("the executor was not started")
         now = time.monotonic()
         until = None if deadline is None else now + deadline
         answer: asyncio.Future[Timed[Any]] = asyncio.get_running_loop().create_future()
-        flight = _Flight(next(self._ids), job, tenant, until, answer, now, on_progress)
+        flight = _Flight(next(self._ids), job, adapter, tenant, until, answer, now, on_progress)
         self._flights[flight.id] = flight
         lane = self._metrics.lane_jobs.labels(lane_of(job))
         lane.inc()
@@ -224,25 +224,25 @@ class WorkerPool:
     def _place(self, flight: _Flight) -> None:
         up = {member.name: member for member in self._members if member.state == "up"}
         if up:
-            chosen = place(flight.key, {name: len(member.flights) for name, member in up.items()})
+            chosen = place(flight.job.adapter_id, {name: len(member.flights) for name, member in up.items()})
             self._send(up[chosen], flight)
         elif self._supervision is not None and not self._closing:
             self._homeless[flight.id] = flight
         else:
             self._fail(flight, WorkerLostError("the worker was lost"))
 
-    def _send(self, member: _Member, flight: _Flight, *, whole: bool = False) -> None:
-        """Hand the flight to the worker, its posterior only if the worker lacks it or `whole`."""
+    def _send(self, member: _Member, flight: _Flight, *, with_adapter: bool = False) -> None:
+        """Hand the job to the worker, and the adapter if the worker is not known to hold it or `with_adapter`."""
         assert member.port is not None
         now = time.monotonic()
         flight.began, flight.waited = False, now - flight.submitted
-        job = flight.job
-        if isinstance(job, PredictJob) and job.adapter_id in member.held and not whole:
-            job = replace(job, posterior=None)
-        flight.told_posterior = job is flight.job
+        flight.with_adapter = with_adapter or flight.job.adapter_id not in member.held
+        adapter = flight.adapter if flight.with_adapter else None
         member.flights[flight.id] = flight
         left = None if flight.deadline is None else flight.deadline - now
-        member.port.send(Submit(flight.id, job, flight.tenant, left, flight.on_progress is not None))
+        member.port.send(
+            Submit(flight.id, flight.job, adapter, flight.tenant, left, flight.on_progress is not None)
+        )
 
     def _forget(self, flight: _Flight) -> None:
         """The awaiter has its answer, or has left: then the worker need not go on."""
@@ -296,8 +296,8 @@ class WorkerPool:
             return
         if isinstance(error, AdapterNotHeldError):
             member.held -= {error.adapter_id}
-            if not flight.told_posterior:
-                self._send(member, flight, whole=True)
+            if not flight.with_adapter:
+                self._send(member, flight, with_adapter=True)
                 return
         self._fail(flight, error)
 

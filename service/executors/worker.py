@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,9 +18,8 @@ from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
-from abmll.prediction.stopping import StopRule
 from abmll.seeds import derive_seed
-from abmll.text.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, LabelledPrompt, PromptTemplate
+from abmll.text.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
 from model_store.bases import load_base
 from model_store.encoders import load_sentence_encoder
 from model_store.entailment import load_entailment
@@ -28,7 +27,6 @@ from model_store.identity import BaseIdentity
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
-from service.executors import contract
 from service.executors.contract import (
     AdapterNotHeldError,
     AdaptJob,
@@ -36,7 +34,6 @@ from service.executors.contract import (
     Lane,
     Losses,
     Partial,
-    PredictJob,
     Run,
     ServedModel,
     WorkerFatalError,
@@ -60,7 +57,6 @@ class _Adapting:
     """An adaptation: its trunk activations are the first unit, then each gradient step is one."""
 
     job: AdaptJob
-    examples: Sequence[LabelledPrompt]
     run: AdaptRun | None = None
 
     lane: Lane = "adapt"
@@ -71,7 +67,7 @@ class _Adapting:
 
     def next_tokens(self) -> int:
         if self.run is None:
-            return sum(packed_length(example.prompt) for example in self.examples)
+            return sum(packed_length(example.prompt) for example in self.job.examples)
         return ADAPT_TOKEN_COST * self.run.prepared.tokens(self.run.next_batch)
 
     def result(self) -> Adaptation:
@@ -110,7 +106,7 @@ class ModelWorker:
     """Runs jobs on one `FewShotModel`, many in one batch. One thread owns it.
 
     `plan` bounds the adapters on the device and the tokens of a pass; `unit_tokens` bounds a unit in time, and so how long
-    any job waits for another's. `max_samples` bounds what `samples="auto"` may take.
+    any job waits for another's.
     """
 
     def __init__(
@@ -119,9 +115,8 @@ class ModelWorker:
         served: ServedModel,
         plan: MemoryPlan,
         unit_tokens: int = 2048,
-        max_samples: int = 64,
     ) -> None:
-        self._model, self._served, self._max_samples = model, served, max_samples
+        self._model, self._served = model, served
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
         self._step_tokens = plan.adapt_tokens
         self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
@@ -137,24 +132,14 @@ class ModelWorker:
         """See `Worker.tokens_per_unit`."""
         return self._unit_tokens
 
-    def begin(self, job: Job) -> _Adapting | _Predicting:
-        """See `Worker.begin`. Tokenises; leases the adapter's slot."""
+    def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
+        """See `Worker.begin`. A prediction leases the slot of its adapter."""
         if isinstance(job, AdaptJob):
-            return _Adapting(job, self._model.encode_support(job.support, truncate=job.truncate))
-        posterior, slot = self._lease(job)
-        auto = job.samples == "auto"
+            return _Adapting(job)
+        posterior, slot = self._lease(job.adapter_id, adapter)
+        settings = replace(job.settings, seed=sequence_seed(job.settings.seed, job.adapter_id))
         try:
-            run = self._model.begin_predict(
-                posterior,
-                job.queries,
-                samples=self._max_samples if job.samples == "auto" else job.samples,
-                stop=_stop_rule(job.gate or contract.StopRule()) if auto else None,
-                seed=sequence_seed(job.seed, job.adapter_id),
-                answers_per_sample=job.answers_per_sample,
-                max_new_tokens=job.max_new_tokens,
-                truncate=job.truncate,
-                max_tokens=self._chunk_tokens,
-            )
+            run = self._model.start_predict(posterior, job.prompts, settings, self._chunk_tokens)
         except BaseException:
             if slot is not None:
                 self._slots.release(slot)
@@ -180,20 +165,22 @@ class ModelWorker:
         """See `Worker.held`."""
         return self._slots.ids
 
-    def _lease(self, job: PredictJob) -> tuple[TaskPosterior | None, str | None]:
+    def _lease(
+        self, adapter_id: str, adapter: TaskPosterior | None
+    ) -> tuple[TaskPosterior | None, str | None]:
         """The adapter on the device and the slot it lies in; as it came, and None, if every slot is in use."""
         try:
-            return self._slots.acquire(job.adapter_id, job.posterior), job.adapter_id
+            return self._slots.acquire(adapter_id, adapter), adapter_id
         except KeyError:
-            raise AdapterNotHeldError(job.adapter_id) from None
+            raise AdapterNotHeldError(adapter_id) from None
         except SlotsFullError:
-            return job.posterior, None
+            return adapter, None
 
     def _adapt(self, runs: Sequence[_Adapting]) -> None:
         stepping = [run.run for run in runs if run.run is not None]
         for run in runs:
             if run.run is None:
-                run.run = self._model.start_adapt(run.examples, run.job.settings, run.job.seed)
+                run.run = self._model.start_adapt(run.job.examples, run.job.settings, run.job.seed)
         while stepping:
             try:
                 return adapt_step(self._model.backbone, stepping, self._step_tokens)
@@ -228,11 +215,6 @@ def _fewer(tokens: int, error: RuntimeError) -> int:
 
 def _step_size(runs: Sequence[AdaptRun]) -> int:
     return sum(run.prepared.tokens(run.next_batch) for run in runs)
-
-
-def _stop_rule(gate: contract.StopRule) -> StopRule:
-    given = {name: value for name, value in asdict(gate).items() if value is not None}
-    return StopRule(**given)
 
 
 def load_worker(settings: Settings) -> ModelWorker:
@@ -272,7 +254,7 @@ def load_worker(settings: Settings) -> ModelWorker:
         sentences=sentences,
     )
     served = _served(model, base.identity, posterior.manifest.id)
-    return _worker(model, replace(served, calibrator=posterior.calibrator), settings)
+    return _worker(model, served, settings)
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
@@ -283,7 +265,7 @@ def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> Mod
     plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
     unit_tokens = int(_tokens_per_second(model) * settings.unit_seconds)
     log.info("memory plan: %s; a unit has about %d tokens", plan.describe(), unit_tokens)
-    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), settings.max_samples)
+    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens))
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -1,7 +1,8 @@
 """Calibrated gates: owns what is known of every adapter's gate, in memory and in the journals.
 
-A request for one goes in two steps: `open` before any model work, with all that can be refused, and `close` with the predictions,
-which are logged before they are answered. The decision is made with what `open` saw.
+The gate is a step of the engine's road, in two parts: `open` before any model work, with all that can
+be refused, and `close` with the predictions, which are logged before they are answered. The decision is
+made with what `open` saw.
 """
 
 from __future__ import annotations
@@ -14,30 +15,36 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from abmll.assurance.certificates import Certificate
+from abmll.prediction.settings import Thresholds
 from abmll.text.tasks import Example, Query
 from model_store.errors import StoreError, UnsupportedFormatError
-from service.engine.engine import Engine, Predicted
-from service.engine.requests import PredictRequest
 from service.errors import (
     CalibrationMissingError,
     CertificateRevokedError,
     InvalidOptionsError,
     InvalidRequestError,
-    ServiceError,
     StoreFailedError,
     UnknownPredictionError,
 )
-from service.gating.records import Ask, CalibrateRequest, CalibrationView, FeedbackOutcome, Noted, Opened
+from service.gating.decisions import DecidedPrediction, PredictionNote
+from service.gating.records import (
+    CalibrateRequest,
+    CalibrationView,
+    FeedbackOutcome,
+    GateRequest,
+    Grant,
+    OpenGate,
+)
 from service.gating.rules import (
     admit_examples,
     check_conditions,
     check_extendable,
     conditions_of,
-    granted_gate,
+    granted_threshold,
     has_options,
-    item_of,
     missing_calibration,
     options_in_set,
+    outcome_of,
     view_of,
 )
 from service.gating.state import (
@@ -56,7 +63,8 @@ from service.gating.state import (
 )
 
 if TYPE_CHECKING:
-    from abmll.prediction.run import Prediction
+    from abmll.prediction.settings import PredictSettings
+    from model_store.adapters import AdapterManifest
     from model_store.gate_journals import CalibrationStore, Record
     from service.metrics import Metrics
     from service.settings import Settings
@@ -67,120 +75,126 @@ _MOST_STATES = 256
 
 
 class GateKeeper:
-    """Used from one event loop. The disk is written in threads, one write at a time, and always before memory."""
+    """Used from one event loop. The disk is written in threads, one write at a time, and always before memory.
 
-    def __init__(self, settings: Settings, engine: Engine, store: CalibrationStore, metrics: Metrics) -> None:
-        self._settings, self._engine, self._store, self._metrics = settings, engine, store, metrics
+    It knows adapters by their manifests alone; whoever calls has checked that there is such an adapter.
+    """
+
+    def __init__(self, settings: Settings, store: CalibrationStore, metrics: Metrics) -> None:
+        self._settings, self._store, self._metrics = settings, store, metrics
         self._states: OrderedDict[str, GateState] = OrderedDict()
         self._lock = asyncio.Lock()  # held while journal and memory change together
 
-    async def calibrate(self, request: CalibrateRequest, *, tenant: str) -> CalibrationView:
-        """Predict the examples and take in how they came out.
-
-        Examples that are in the support, and those that are counted already, are left out with a warning. Raises `ServiceError`.
-        """
-        manifest = (await self._engine.adapter(request.adapter_id)).manifest
+    async def admit(
+        self, request: CalibrateRequest, manifest: AdapterManifest
+    ) -> tuple[list[Example], list[str]]:
+        """The examples of `request` that count, and what to warn of. Raises `ServiceError` naming the example."""
         async with self._lock:
             state = None if request.replace else await self._find(request.adapter_id)
-        kept, warnings = admit_examples(request, manifest, state, self._settings)
-        predicted = await self._predict(request, kept, tenant)
-        conditions = conditions_of(manifest, request, predicted.confidences[0].function)
-        items = [
-            item_of(example, prediction, confidence.value)
-            for example, prediction, confidence in zip(
-                kept, predicted.predictions, predicted.confidences, strict=True
-            )
+        return admit_examples(request, manifest, state, self._settings)
+
+    async def add(
+        self,
+        request: CalibrateRequest,
+        manifest: AdapterManifest,
+        examples: Sequence[Example],
+        decided: Sequence[DecidedPrediction],
+    ) -> CalibrationView:
+        """Take in how the admitted `examples` came out. Raises `ServiceError`."""
+        conditions = conditions_of(manifest, request.settings, decided[0].confidence.function)
+        outcomes = [
+            outcome_of(example, row.prediction, row.confidence.value)
+            for example, row in zip(examples, decided, strict=True)
         ]
         async with self._lock:
             old = await self._find(request.adapter_id)
             if request.replace or old is None:
                 version = old.version + 1 if old is not None else 1
                 record = begin_record(
-                    request.adapter_id, conditions, items, held=request.more_follow, version=version
+                    request.adapter_id, conditions, outcomes, held=request.more_follow, version=version
                 )
                 state = await self._begin(request.adapter_id, [record])
             else:
                 state = old
                 check_extendable(state, conditions)
-                fresh = [
-                    item for item in items if item.key not in state.keys
-                ]  # another call may have come between
+                # Another call may have come between.
+                fresh = [outcome for outcome in outcomes if outcome.key not in state.keys]
                 await self._append(state, examples_record(fresh, held=request.more_follow))
-            self._metrics.calibration_examples.inc(len(items))
+            self._metrics.calibration_examples.inc(len(outcomes))
             self._count_states()
-            return replace(view_of(state), warnings=tuple(warnings))
+            return view_of(state)
 
     async def view(self, adapter_id: str) -> CalibrationView:
-        """The adapter's calibration. Raises `UnknownAdapterError`, and `CalibrationMissingError`."""
-        await self._engine.adapter(adapter_id)
+        """The adapter's calibration. Raises `CalibrationMissingError`."""
         async with self._lock:
             return view_of(await self._get(adapter_id))
 
-    async def delete(self, adapter_id: str) -> None:
-        """Forget the adapter's calibration and its feedback. Raises as `view`."""
-        await self._engine.adapter(adapter_id)
-        if not await self.forget(adapter_id):
-            raise missing_calibration(adapter_id)
-
     async def forget(self, adapter_id: str) -> bool:
-        """As `delete`, for an adapter that is itself deleted; whether there was a calibration."""
+        """Forget the adapter's calibration and its feedback; whether there was one."""
         async with self._lock:
             self._states.pop(adapter_id, None)
             self._count_states()
             return await asyncio.to_thread(self._store.delete, adapter_id)
 
-    async def open(self, ask: Ask, request: PredictRequest) -> Opened:
-        """What `ask` gets for `request`, which names its adapter by id, before it is predicted.
+    async def open(
+        self, asked: GateRequest, manifest: AdapterManifest, settings: PredictSettings
+    ) -> OpenGate:
+        """The gate that `asked` gets for predictions with `settings` by the adapter of `manifest`.
 
         Raises `CalibrationMissingError`, `CalibrationMismatchError`, `CannotCertifyError`, `CertificateRevokedError`.
         """
-        if not isinstance(request.adapter, str):
-            raise InvalidRequestError("it is an adapter that is calibrated: name it by its id", "adapter_id")
-        manifest = (await self._engine.adapter(request.adapter)).manifest
+        if not asked.needs_calibration:
+            return OpenGate(asked.thresholds)
         async with self._lock:
-            state = await self._get(request.adapter)
+            state = await self._get(manifest.id)
             if state.held:
                 message = "more calibration examples were announced: send the last without more_follow"
                 raise CalibrationMissingError(message, "adapter_id")
-            if (
-                state.revoked is not None and ask != Ask()
-            ):  # no promise holds; predictions may still be logged
+            if state.revoked is not None and asked.promises:  # predictions may still be logged
                 message = f"the certificate is revoked: {state.revoked}; calibrate anew with replace and new examples"
-                raise CertificateRevokedError(message, "gate" if ask.alpha is None else "set")
-            check_conditions(state, conditions_of(manifest, request, state.conditions.confidence_kind))
-            if ask.alpha is not None and not has_options(manifest):
+                raise CertificateRevokedError(message, "gate" if asked.alpha is None else "set")
+            check_conditions(state, conditions_of(manifest, settings, state.conditions.confidence_kind))
+            if asked.alpha is not None and not has_options(manifest):
                 raise InvalidRequestError("a prediction set needs options to choose from", "set")
-            return Opened(
+            grant = Grant(
                 manifest,
                 state.lineage,
                 state.conditions,
                 state.id,
                 state.version,
-                granted_gate(state, ask),
-                None if ask.alpha is None else state.quantile(ask.alpha),
+                granted_threshold(state, asked),
+                None if asked.alpha is None else state.quantile(asked.alpha),
             )
+        return OpenGate(_thresholds(asked, grant), grant)
 
-    async def close(self, opened: Opened, request: PredictRequest, predicted: Predicted) -> tuple[Noted, ...]:
-        """Log the predictions and say what is added to each. Raises `CalibrationMismatchError` and `StoreFailedError`."""
-        check_conditions(opened, conditions_of(opened.manifest, request, predicted.confidences[0].function))
-        adapter_id = opened.manifest.id
-        support = {example.input for example in opened.manifest.support.examples}
+    async def close(
+        self,
+        gate: OpenGate,
+        queries: Sequence[Query],
+        settings: PredictSettings,
+        decided: Sequence[DecidedPrediction],
+    ) -> Sequence[DecidedPrediction]:
+        """Log decided predictions where the gate has a grant, and note on each what that adds.
+
+        Raises `CalibrationMismatchError` and `StoreFailedError`.
+        """
+        grant = gate.grant
+        if grant is None:
+            return decided
+        check_conditions(grant, conditions_of(grant.manifest, settings, decided[0].confidence.function))
+        support = {example.input for example in grant.manifest.support.examples}
         entries = []
         async with self._lock:
-            state = await self._find(adapter_id)
-            if state is not None and state.lineage != opened.lineage:
+            state = await self._find(grant.manifest.id)
+            if state is not None and state.lineage != grant.lineage:
                 state = None  # replaced or deleted meanwhile: what was seen is not there any more
-            for query, prediction, confidence in zip(
-                request.queries, predicted.predictions, predicted.confidences, strict=True
-            ):
-                options = prediction.predictive.options if has_options(opened.manifest) else ()
+            for query, row in zip(queries, decided, strict=True):
+                options = row.prediction.predictive.options if has_options(grant.manifest) else ()
                 key = input_key(query.input, options)
-                id = prediction_id(opened.lineage, key)
+                id = prediction_id(grant.lineage, key)
                 known = state.logged.get(id) if state is not None else None
                 seen = query.input in support or (state is not None and key in state.keys)
-                entries.append(
-                    known or self._entry(opened, id, key, query, prediction, confidence.value, seen)
-                )
+                entries.append(known or self._entry(grant, id, key, row, seen))
             if state is not None:
                 fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
                 if fresh:
@@ -188,12 +202,15 @@ class GateKeeper:
                     await self._append(state, predictions_record(fresh.values()))
                     await self._revoke_on_drift(state)
         return tuple(
-            Noted(
-                entry.id if state is not None else None,
-                entry.asked,
-                options_in_set(opened.quantile, prediction),
+            replace(
+                row,
+                note=PredictionNote(
+                    entry.id if state is not None else None,
+                    entry.asked,
+                    options_in_set(grant.quantile, row.prediction),
+                ),
             )
-            for entry, prediction in zip(entries, predicted.predictions, strict=True)
+            for entry, row in zip(entries, decided, strict=True)
         )
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
@@ -201,7 +218,6 @@ class GateKeeper:
 
         Raises `UnknownPredictionError` and `InvalidOptionsError` naming the row, with nothing stored.
         """
-        await self._engine.adapter(adapter_id)
         async with self._lock:
             state = await self._get(adapter_id)
             new: dict[str, bool] = {}
@@ -227,45 +243,19 @@ class GateKeeper:
             self._count_states()
             return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), view_of(state))
 
-    def _entry(
-        self,
-        opened: Opened,
-        id: str,
-        key: str,
-        query: Query,
-        prediction: Prediction,
-        confidence: float,
-        seen: bool,
-    ) -> Logged:
-        certified = isinstance(opened.gate, Certificate) and confidence >= opened.gate.threshold
-        predictive = prediction.predictive
+    def _entry(self, grant: Grant, id: str, key: str, row: DecidedPrediction, seen: bool) -> Logged:
+        threshold, confidence = grant.threshold, row.confidence.value
+        certified = isinstance(threshold, Certificate) and confidence >= threshold.threshold
+        predictive = row.prediction.predictive
         return Logged(
             id=id,
             key=key,
             confidence=confidence,
             answer=text_digest(predictive.answer),
-            options=tuple(option_digests(predictive.options)) if has_options(opened.manifest) else (),
-            asked=not seen and is_asked(opened.lineage, id, self._settings.feedback_share),
-            gated_at=opened.gate.target_error if certified and isinstance(opened.gate, Certificate) else None,
+            options=tuple(option_digests(predictive.options)) if has_options(grant.manifest) else (),
+            asked=not seen and is_asked(grant.lineage, id, self._settings.feedback_share),
+            gated_at=threshold.target_error if certified and isinstance(threshold, Certificate) else None,
         )
-
-    async def _predict(
-        self, request: CalibrateRequest, examples: Sequence[Example], tenant: str
-    ) -> Predicted:
-        work = PredictRequest(
-            request.adapter_id,
-            tuple(example.query for example in examples),
-            request.samples,
-            request.seed,
-            request.max_new_tokens,
-            request.truncate,
-        )
-        try:
-            return await self._engine.predict(work, tenant=tenant)
-        except ServiceError as error:  # to the engine, the examples are inputs
-            if error.param is None or not error.param.startswith("inputs"):
-                raise
-            raise error.at("examples" + error.param.removeprefix("inputs")) from error
 
     async def _get(self, adapter_id: str) -> GateState:
         state = await self._find(adapter_id)
@@ -344,3 +334,10 @@ class GateKeeper:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
         for name in ("active", "revoked"):
             self._metrics.calibrations.labels(name).set(counts[name])
+
+
+def _thresholds(asked: GateRequest, grant: Grant) -> Thresholds:
+    """The thresholds to decide with: the granted one alone, or those that were asked for."""
+    if grant.threshold is None:
+        return asked.thresholds
+    return Thresholds(min_confidence=grant.threshold.threshold)

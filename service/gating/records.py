@@ -1,20 +1,19 @@
-"""What is asked of calibrated gates, and what comes of it."""
+"""What is asked of gates, and what comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
-from abmll.assurance.conformal import ConformalQuantile
+from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.tasks import Example
-from service.executors.contract import Samples
-from service.gating.state import Conditions, Counts
-from service.gating.thresholds import Thresholds
 
 if TYPE_CHECKING:
+    from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
+    from abmll.assurance.conformal import ConformalQuantile
     from model_store.adapters import AdapterManifest
+    from service.gating.state import Conditions, Counts
 
 USUAL_DELTA = 0.1
 USUAL_TARGETS = (0.02, 0.05, 0.1, 0.2)
@@ -22,13 +21,30 @@ USUAL_ALPHAS = (0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What a predict request wants of the adapter's calibration; None asks nothing."""
+class GateRequest:
+    """The gate that a predict request asks for.
 
+    `thresholds` decide unless a threshold from the adapter's calibration is asked for: one that is
+    certified for `target_error` (wrong with probability `delta` over the labels), or one that keeps
+    `target_coverage`. `alpha` asks for a prediction set, `log` for predictions to send labels for.
+    """
+
+    thresholds: Thresholds = field(default_factory=Thresholds)
     target_error: float | None = None
     delta: float = USUAL_DELTA
     target_coverage: float | None = None
     alpha: float | None = None
+    log: bool = False
+
+    @property
+    def promises(self) -> bool:
+        """Whether something is asked for that the calibration has to grant."""
+        return any(asked is not None for asked in (self.target_error, self.target_coverage, self.alpha))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the adapter has to be calibrated."""
+        return self.log or self.promises
 
 
 @dataclass(frozen=True)
@@ -40,39 +56,31 @@ class CalibrateRequest:
 
     adapter_id: str
     examples: tuple[Example, ...]
-    samples: Samples = 16
-    seed: int = 0
-    max_new_tokens: int = 32
+    settings: PredictSettings = field(default_factory=PredictSettings)
     truncate: bool = False
     replace: bool = False
     more_follow: bool = False
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a request was granted: the calibration it saw, and the threshold, certificate and quantile from it."""
+class Grant:
+    """What an adapter's calibration grants a request: threshold, certificate and quantile, as it was when it was asked."""
 
     manifest: AdapterManifest
     lineage: str
     conditions: Conditions
     calibration_id: str
     version: int
-    gate: Certificate | CoverageThreshold | None
+    threshold: Certificate | CoverageThreshold | None
     quantile: ConformalQuantile | None
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """The gate to decide with."""
-        return Thresholds() if self.gate is None else Thresholds(min_confidence=self.gate.threshold)
 
 
 @dataclass(frozen=True)
-class Noted:
-    """What is added to one prediction. `id` is None where the calibration went away meanwhile, so that nothing was logged."""
+class OpenGate:
+    """The gate of one request: thresholds to decide with, and what the calibration granted where it was needed."""
 
-    id: str | None
-    asked: bool
-    options_in_set: tuple[str, ...] | None
+    thresholds: Thresholds
+    grant: Grant | None = None
 
 
 @dataclass(frozen=True)

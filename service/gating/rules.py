@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.certificates import Certificate, CoverageThreshold, threshold_for_coverage
 from abmll.assurance.conformal import ConformalQuantile, conformal_set, fewest_scores
-from abmll.text.tasks import Example
-from service.engine.admission import shared_options
-from service.engine.requests import PredictRequest
+from abmll.text.tasks import Example, shared_options
 from service.errors import (
     CalibrationMismatchError,
     CalibrationMissingError,
@@ -24,15 +22,16 @@ from service.gating.records import (
     USUAL_ALPHAS,
     USUAL_DELTA,
     USUAL_TARGETS,
-    Ask,
     CalibrateRequest,
     CalibrationView,
-    Opened,
+    GateRequest,
+    Grant,
 )
-from service.gating.state import Conditions, GateState, Item, input_key, text_digest
+from service.gating.state import Conditions, GateState, Outcome, input_key, text_digest
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
+    from abmll.prediction.settings import PredictSettings
     from model_store.adapters import AdapterManifest
     from service.settings import Settings
 
@@ -61,7 +60,7 @@ def admit_examples(
             known.add(key)
             kept.append(example)
     if state is not None:
-        check_extendable(state, conditions_of(manifest, request, state.conditions.confidence_kind))
+        check_extendable(state, conditions_of(manifest, request.settings, state.conditions.confidence_kind))
     if not kept:
         raise InvalidRequestError(
             "no example is left: all are in the adapter's support or counted already", "examples"
@@ -78,14 +77,14 @@ def admit_examples(
     return kept, warnings
 
 
-def item_of(example: Example, prediction: Prediction, confidence: float) -> Item:
+def outcome_of(example: Example, prediction: Prediction, confidence: float) -> Outcome:
     """The outcome of a labelled example."""
     predictive = prediction.predictive
     score = None
     if example.options:
         score = 1 - predictive.probabilities[predictive.options.index(example.output)]
     correct = text_digest(predictive.answer) == text_digest(example.output)
-    return Item(input_key(example.input, example.options), confidence, correct, score)
+    return Outcome(input_key(example.input, example.options), confidence, correct, score)
 
 
 def has_options(manifest: AdapterManifest) -> bool:
@@ -93,15 +92,13 @@ def has_options(manifest: AdapterManifest) -> bool:
     return any(example.options for example in manifest.support.examples)
 
 
-def conditions_of(
-    manifest: AdapterManifest, request: CalibrateRequest | PredictRequest, kind: str
-) -> Conditions:
-    """What makes the confidences of `request` comparable with others of this adapter."""
-    tokens = None if has_options(manifest) else request.max_new_tokens
-    return Conditions(kind, request.samples, request.seed, tokens)
+def conditions_of(manifest: AdapterManifest, settings: PredictSettings, kind: str) -> Conditions:
+    """What makes confidences of predictions with `settings` comparable with others of this adapter."""
+    tokens = None if has_options(manifest) else settings.max_new_tokens
+    return Conditions(kind, settings.samples, settings.seed, tokens)
 
 
-def check_conditions(calibrated: GateState | Opened, asked: Conditions) -> None:
+def check_conditions(calibrated: GateState | Grant, asked: Conditions) -> None:
     """Raise `CalibrationMismatchError` where confidences would be computed otherwise than they were calibrated."""
     was = calibrated.conditions
     for name in ("samples", "seed", "max_new_tokens", "confidence_kind"):
@@ -121,7 +118,7 @@ def check_extendable(state: GateState, asked: Conditions) -> None:
     check_conditions(state, asked)
 
 
-def granted_gate(state: GateState, ask: Ask) -> Certificate | CoverageThreshold | None:
+def granted_threshold(state: GateState, ask: GateRequest) -> Certificate | CoverageThreshold | None:
     """The threshold that `ask` gets, if it asks for one. Raises `CannotCertifyError`."""
     if ask.target_coverage is not None:
         return threshold_for_coverage(state.confidences, ask.target_coverage)

@@ -15,10 +15,10 @@ from typing import Any
 from abmll.assurance.certificates import Certificate, NotYet, certify_looks
 from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
+from abmll.prediction.settings import Samples
 from model_store.errors import UnsupportedFormatError
 from model_store.gate_journals import Record
 from model_store.tensors import canonical_json
-from service.executors.contract import Samples
 
 FORMAT_VERSION = 1
 _DIGEST_CHARS = 32
@@ -61,7 +61,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Item:
+class Outcome:
     """One input with its outcome. `score` is 1 - p(right option); None where there were no options, or for feedback."""
 
     key: str
@@ -107,7 +107,7 @@ class GateState:
     lineage: str
     conditions: Conditions
     alarm_level: float
-    items: list[Item]
+    items: list[Outcome]
     first: int | None
     version: int
     run: int
@@ -138,7 +138,7 @@ class GateState:
             lineage=first["lineage"],
             conditions=Conditions(**first["conditions"]),
             alarm_level=alarm_level,
-            items=[Item(**row) for row in first["items"]],
+            items=[Outcome(**row) for row in first["items"]],
             first=first["first"],
             version=first["version"],
             run=first["run"],
@@ -221,7 +221,7 @@ class GateState:
         """Take in a record that is in the journal."""
         kind = record["kind"]
         if kind == "examples":
-            self._add_examples([Item(**row) for row in record["items"]], held=record["held"])
+            self._add_examples([Outcome(**row) for row in record["items"]], held=record["held"])
         elif kind == "predictions":
             for row in record["rows"]:
                 self._log(Logged(**{**row, "options": tuple(row["options"])}))
@@ -263,7 +263,7 @@ class GateState:
             "past": asdict(past),
         }
 
-    def _add_examples(self, items: Sequence[Item], *, held: bool) -> None:
+    def _add_examples(self, items: Sequence[Outcome], *, held: bool) -> None:
         self.items += items
         self.keys |= {item.key for item in items}
         for item in items:
@@ -283,7 +283,7 @@ class GateState:
         if not entry.asked:
             return
         if counts and entry.key not in self.keys:
-            self.items.append(Item(entry.key, entry.confidence, correct, None, feedback=True))
+            self.items.append(Outcome(entry.key, entry.confidence, correct, None, feedback=True))
             self.keys.add(entry.key)
         if entry.gated_at is not None:
             target = watched_target(entry.gated_at)
@@ -297,7 +297,7 @@ class GateState:
 
 
 def begin_record(
-    adapter_id: str, conditions: Conditions, items: Sequence[Item], *, held: bool, version: int
+    adapter_id: str, conditions: Conditions, items: Sequence[Outcome], *, held: bool, version: int
 ) -> dict[str, Any]:
     """The first record of a journal; `held` while more examples are announced."""
     return {
@@ -316,7 +316,7 @@ def begin_record(
     }
 
 
-def examples_record(items: Iterable[Item], *, held: bool) -> dict[str, Any]:
+def examples_record(items: Iterable[Outcome], *, held: bool) -> dict[str, Any]:
     """More examples; `held` while still more are announced."""
     return {"kind": "examples", "items": [asdict(item) for item in items], "held": held}
 

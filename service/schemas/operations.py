@@ -23,9 +23,6 @@ class ModelCard(WireModel):
     base: BaseInfo
     posterior: str
     max_model_len: int = Field(description="Context, in tokens.")
-    calibrator: str | None = Field(
-        default=None, description="Id of the calibrator of the posterior's confidences."
-    )
 
 
 class ModelList(WireModel):

@@ -87,8 +87,7 @@ class Prediction(WireModel):
     confidence: float = Field(description="How sure the answer is, between 0 and 1.")
     confidence_kind: str = Field(
         description="What `confidence` is: `predictive`, the answer's share of the posterior predictive, or `calibrated`, "
-        "the probability that the answer is right by the calibrator that ships with the posterior, or by the temperature that "
-        "the adapter's own held-out examples chose."
+        "the probability that the answer is right, by the temperature that the adapter's own held-out examples chose."
     )
     margin: float = Field(description="Probability of the answer less that of the runner-up.")
     decision: Literal["answer", "abstain"]
@@ -143,10 +142,7 @@ class GateReport(WireModel):
 
 
 class PredictResponse(WireModel):
-    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration.
-
-    One more thing changes it: a diagnosis made meanwhile, which calibrated confidences take into account.
-    """
+    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration."""
 
     adapter_id: str
     predictions: list[Prediction]
@@ -156,7 +152,7 @@ class PredictResponse(WireModel):
     gate: GateReport | None = None
     calibrator: str | None = Field(
         default=None,
-        description="Id of the calibrator behind calibrated confidences; `held_out` for the adapter's own temperature.",
+        description="What calibrated the confidences: `held_out`, the adapter's own held-out examples.",
     )
     cache: Cache = Field(
         description="Whether the adapter was there (hit), was made (miss) or was being made (joined)."

@@ -170,8 +170,8 @@ class PredictRequest(WireModel):
     confidence: Literal["predictive", "calibrated"] | None = Field(
         default=None,
         description="The kind of confidence that is wanted; by default a calibrated one where it can be had. `predictive` is "
-        "the answer's share as it is; `calibrated` is refused where neither the posterior has a calibrator nor the adapter a "
-        "temperature of its own, the samples are too few, or the answers are free text.",
+        "the answer's share as it is; `calibrated` is refused where the adapter has no temperature of its own, or the answers "
+        "are free text.",
     )
 
     @property

@@ -24,7 +24,7 @@ from abmll_client import (
 )
 
 from service.embedded import Embedded
-from service.gating.thresholds import CONFIDENCE, MARGIN, MUTUAL_INFORMATION
+from service.gating.decisions import CONFIDENCE, MARGIN, MUTUAL_INFORMATION
 from tests.client.conftest import OPTIONS, SUPPORT
 from tests.service.conftest import Server
 

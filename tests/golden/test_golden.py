@@ -1,4 +1,7 @@
-"""The answers of every surface are those of the code before the house was rebuilt (commit e377baa)."""
+"""The answers of every surface are those of the code before the house was rebuilt (commit e377baa).
+
+One message was changed on purpose: why there is no calibrated confidence, which named the calibrators that no posterior has.
+"""
 
 import json
 from pathlib import Path

@@ -13,9 +13,11 @@ import pytest
 import uvicorn
 
 from model_store.adapters import AdapterStore
+from model_store.gate_journals import CalibrationStore
 from service.api.app import create_app
 from service.engine.engine import Engine, State
 from service.executors.inline import inline_executor
+from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
 from service.server import DrainingServer
 from service.settings import Settings
@@ -50,7 +52,8 @@ class Server:
         self.metrics = Metrics()
         self.store = AdapterStore(self.settings.adapters_dir)
         executor = inline_executor(self.worker.load, self.metrics)
-        self.engine = Engine(self.settings, executor, self.store, self.metrics)
+        gates = GateKeeper(self.settings, CalibrationStore(self.settings.calibrations_dir), self.metrics)
+        self.engine = Engine(self.settings, executor, self.store, gates, self.metrics)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager

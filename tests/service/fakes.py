@@ -37,14 +37,16 @@ class FakeEncoder:
 
     max_tokens = MAX_TOKENS
 
-    def encode(self, query: Query, *, truncate: bool = False, reserve_tokens: int = 0) -> EncodedPrompt:
+    def encode(self, query: Query, *, truncate: bool = False, max_new_tokens: int = 0) -> EncodedPrompt:
         if query.options:
             check_options(query.options)
         continuations = tuple(tuple(map(ord, option)) for option in query.options)
-        room = MAX_TOKENS - reserve_tokens - max(map(len, continuations), default=0)
+        reserved = 0 if query.options else max_new_tokens
+        room = MAX_TOKENS - reserved - max(map(len, continuations), default=0)
         if len(query.input) > room and (room < 1 or not truncate):
             raise PromptTooLongError(len(query.input) + MAX_TOKENS - room, MAX_TOKENS)
-        return EncodedPrompt(tuple(map(ord, query.input[:room])), continuations)
+        text = query.input[:room]
+        return EncodedPrompt(tuple(map(ord, text)), continuations, text=text, options=query.options)
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
         return self.encode(Query(example.input, example.options or ()), truncate=truncate)
@@ -66,6 +68,7 @@ class FakeRun:
     """A job as a single unit, which fills a turn."""
 
     job: Job
+    adapter: TaskPosterior | None = None
     outcome: Any = None
 
     @property
@@ -103,12 +106,16 @@ class FakeWorker:
             raise self.fail
         return self
 
-    def begin(self, job: Job) -> FakeRun:
-        return FakeRun(job)
+    def begin(self, job: Job, adapter: TaskPosterior | None = None) -> FakeRun:
+        return FakeRun(job, adapter)
 
     def advance(self, runs: Sequence[FakeRun]) -> None:
         for run in runs:
-            run.outcome = (self._adapt if run.lane == "adapt" else self._predict_all)(run.job)
+            if isinstance(run.job, AdaptJob):
+                run.outcome = self._adapt(run.job)
+            else:
+                assert run.adapter is not None
+                run.outcome = self._predict_all(run.job, run.adapter)
 
     def finish(self, run: FakeRun) -> None:
         pass
@@ -124,36 +131,35 @@ class FakeWorker:
         generator = torch.Generator().manual_seed(_number(repr(job)) % 2**62)
         values = torch.rand(flat_size(SITES, CONFIG.rank), generator=generator)
         losses = tuple(1.0 / (step + 1) for step in range(job.settings.steps))
-        encode = self.served.encoder.encode_example
-        tokens = sum(encode(example, truncate=job.truncate).tokens for example in job.support)
+        tokens = sum(example.prompt.tokens for example in job.examples)
         return Adaptation(TaskPosterior(CONFIG, SITES, values), losses, tokens)
 
-    def _predict_all(self, job: PredictJob) -> Sequence[Prediction]:
+    def _predict_all(self, job: PredictJob, adapter: TaskPosterior) -> Sequence[Prediction]:
         self.predicted.append(job)
         assert self.predict_gate.wait(30)
         if self.fail:
             raise self.fail
-        return [self._predict(job, query) for query in job.queries]
+        return [self._predict(job, adapter, prompt) for prompt in job.prompts]
 
-    def _predict(self, job: PredictJob, query: Query) -> Prediction:
-        options = query.options or TEXTS
-        samples = 16 if job.samples == "auto" else job.samples
-        weights = job.posterior.values.tolist()
+    def _predict(self, job: PredictJob, adapter: TaskPosterior, prompt: EncodedPrompt) -> Prediction:
+        options, settings = prompt.options or TEXTS, job.settings
+        samples = 16 if settings.samples == "auto" else settings.samples
+        weights = adapter.values.tolist()
         rows = [
             [
-                1 + _number(f"{weights} {query.input} {option} {job.seed if samples else ''} {n}") % 1000
+                1 + _number(f"{weights} {prompt.text} {option} {settings.seed if samples else ''} {n}") % 1000
                 for option in options
             ]
             for n in range(max(1, samples))
         ]
         probabilities = torch.tensor(rows, dtype=torch.float64)
         probabilities /= probabilities.sum(-1, keepdim=True)
-        if query.options:
-            return Prediction(summarise(options, probabilities, samples=samples), len(query.input), 0)
+        if prompt.options:
+            return Prediction(summarise(options, probabilities, samples=samples), len(prompt.text), 0)
         candidates = [Candidate(text, len(text) + 1, complete=True) for text in TEXTS]
         scores = (TEXT_WEIGHTS * probabilities).log()
-        predictive, text = read_answers(query.input, candidates, scores, NormalisedMatch(), samples=samples)
-        return Prediction(predictive, len(query.input), sum(map(len, TEXTS)), text=text)
+        predictive, text = read_answers(prompt.text, candidates, scores, NormalisedMatch(), samples=samples)
+        return Prediction(predictive, len(prompt.text), sum(map(len, TEXTS)), text=text)
 
 
 def _number(text: str) -> int:

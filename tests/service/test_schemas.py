@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service import schemas
-from service.api.native.rendering import predict_request
+from service.api.native.requests import predict_request
 from service.schemas import demo
 from tests.service.conftest import Server
 

@@ -1,72 +1,23 @@
-"""Between the wire and the domain: requests inward, answers outward."""
+"""Answers of the engine as the native wire has them. Nothing is decided here."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from abmll.text.tasks import Example, Query
+from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
+from abmll.text.tasks import count_labels
 from service import schemas
-from service.engine.admission import count_labels
-from service.engine.engine import Diagnosed, Obtained, Predicted
-from service.engine.requests import AdaptOverrides, AdaptRequest, PredictRequest
-from service.errors import InvalidRequestError
-from service.gating.thresholds import Thresholds, abstain_reason
+from service.engine.answers import Answered, Diagnosed, Obtained
+from service.gating.records import USUAL_DELTA, CalibrationView, Grant
+from service.gating.rules import set_note
 
 if TYPE_CHECKING:
+    from abmll.assurance.conformal import ConformalQuantile
     from abmll.assurance.diagnostics import Diagnosis
-    from abmll.prediction.run import Prediction
     from abmll.prediction.semantic import TextAnswer
     from model_store.adapters import AdapterManifest
-    from service.gating.confidence import Confidence
-
-
-def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
-    """What the body asks to adapt to."""
-    support = tuple(
-        Example(row.input, row.output, _options(row.options, body.options)) for row in body.support or ()
-    )
-    asked = body.adapt.model_dump() if body.adapt else {}
-    folds = asked.pop("calibration_folds", None)
-    return AdaptRequest(support, AdaptOverrides(**asked), body.seed, body.truncate, body.model, folds)
-
-
-def predict_request(body: schemas.PredictRequest) -> PredictRequest:
-    """What the body asks to predict."""
-    rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
-    return PredictRequest(
-        adapter=body.adapter_id if body.adapter_id is not None else adapt_request(body),
-        queries=tuple(Query(row.input, _options(row.options, body.options)) for row in rows),
-        samples=body.samples,
-        seed=body.seed,
-        max_new_tokens=body.max_new_tokens,
-        truncate=body.truncate,
-        model=body.model,
-        # What was calibrated did not depend on a gate, so neither may the samples that `auto` draws here.
-        gate=Thresholds() if body.calibrated else thresholds(body.gate),
-        answers_per_sample=body.answers_per_sample,
-        confidence=body.confidence,
-    )
-
-
-def _options(own: list[str] | None, shared: list[str] | None) -> tuple[str, ...]:
-    return tuple(own or shared or ())
-
-
-def thresholds(gate: schemas.Gate | None) -> Thresholds:
-    """The raw thresholds that the body asks for. Raises `InvalidRequestError` for a gate whose threshold a calibration has."""
-    if gate is None:
-        return Thresholds()
-    if gate.calibrated:  # nothing that does not know calibrations may pass it over in silence
-        raise InvalidRequestError("a gate with a target needs the adapter's calibration", "gate")
-    return Thresholds(
-        gate.min_confidence,
-        gate.min_margin,
-        gate.max_mutual_information,
-        gate.max_semantic_entropy,
-        gate.min_logprob_per_token,
-        gate.min_typicality,
-    )
+    from service.gating.decisions import DecidedPrediction
 
 
 def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
@@ -97,48 +48,46 @@ def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapte
     )
 
 
-def predict_response(
-    predicted: Predicted, gate: Thresholds, seed: int, request_id: str
-) -> schemas.PredictResponse:
-    """Predictions with their uncertainty and the gate's decision."""
-    manifest = predicted.adapter.manifest
+def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.PredictResponse:
+    """Decided predictions with their uncertainty, and the calibrated gate that decided, if one did."""
+    manifest, grant = answered.adapter.manifest, answered.grant
+    predictions = [row.prediction for row in answered.predictions]
+    quantile = grant.quantile if grant else None
     return schemas.PredictResponse(
         adapter_id=manifest.id,
         predictions=[
-            prediction_object(index, prediction, confidence, gate)
-            for index, (prediction, confidence) in enumerate(
-                zip(predicted.predictions, predicted.confidences, strict=True)
-            )
+            prediction_object(index, row, quantile) for index, row in enumerate(answered.predictions)
         ],
         usage=schemas.Usage(
             support_tokens=manifest.support.tokens,
-            prompt_tokens=sum(prediction.prompt_tokens for prediction in predicted.predictions),
-            completion_tokens=sum(prediction.completion_tokens for prediction in predicted.predictions),
+            prompt_tokens=sum(prediction.prompt_tokens for prediction in predictions),
+            completion_tokens=sum(prediction.completion_tokens for prediction in predictions),
         ),
         seed=seed,
         warnings=list(manifest.warnings),
-        calibrator=predicted.calibrator,
-        cache=predicted.cache.value,
-        timings=_timings(predicted),
+        gate=gate_report(grant) if grant else None,
+        calibrator=answered.calibrator,
+        cache=answered.cache.value,
+        timings=_timings(answered),
         request_id=request_id,
     )
 
 
 def prediction_object(
-    index: int, prediction: Prediction, confidence: Confidence, gate: Thresholds
+    index: int, decided: DecidedPrediction, quantile: ConformalQuantile | None = None
 ) -> schemas.Prediction:
     """The answer to the input at `index`, as far as it is known, with the gate's decision."""
+    prediction, note = decided.prediction, decided.note
     predictive = prediction.predictive
-    reason = abstain_reason(predictive, confidence, gate, prediction.text, prediction.typicality)
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
-    return schemas.Prediction(
+    shown = schemas.Prediction(
         index=index,
         answer=predictive.answer,
-        confidence=confidence.value,
-        confidence_kind=confidence.kind,
+        confidence=decided.confidence.value,
+        confidence_kind=decided.confidence.kind,
         margin=predictive.margin,
-        decision="answer" if reason is None else "abstain",
-        abstain_reason=reason,
+        decision=decided.decision,
+        abstain_reason=decided.abstain_reason,
         distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
         uncertainty=schemas.UncertaintyReport(
             **asdict(predictive.uncertainty), typicality=prediction.typicality
@@ -146,6 +95,14 @@ def prediction_object(
         samples=predictive.samples,
         text=text_report(prediction.text) if prediction.text else None,
     )
+    if note is None:
+        return shown
+    noted = {
+        "prediction_id": note.id,
+        "explored": note.asked,
+        "prediction_set": _set(quantile, note.options_in_set),
+    }
+    return shown.model_copy(update=noted)
 
 
 def text_report(text: TextAnswer) -> schemas.TextReport:
@@ -190,3 +147,77 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
         "held_out": schemas.HeldOutAnswers(**asdict(manifest.held_out)) if manifest.held_out else None,
         "warnings": list(manifest.warnings),
     }
+
+
+# ---- calibrated gates
+
+
+def gate_report(grant: Grant) -> schemas.GateReport | None:
+    """The calibrated gate that decided, if one did."""
+    gate = grant.threshold
+    if gate is None:
+        return None
+    report = schemas.GateReport(
+        calibration_id=grant.calibration_id,
+        version=grant.version,
+        threshold=gate.threshold,
+        n=gate.n,
+        coverage=gate.coverage,
+    )
+    if isinstance(gate, CoverageThreshold):
+        return report.model_copy(update={"target_coverage": gate.target_coverage})
+    return report.model_copy(
+        update={
+            "target_error": gate.target_error,
+            "delta": gate.delta,
+            "error_upper_bound": gate.error_upper_bound,
+        }
+    )
+
+
+def _set(
+    quantile: ConformalQuantile | None, options_in_set: tuple[str, ...] | None
+) -> schemas.PredictionSet | None:
+    if quantile is None or options_in_set is None:
+        return None
+    return schemas.PredictionSet(
+        options=list(options_in_set),
+        alpha=quantile.alpha,
+        valid_for_alpha=quantile.attainable,
+        coverage=quantile.coverage,
+        n=quantile.n,
+        note=set_note(quantile),
+    )
+
+
+def calibration_object(view: CalibrationView) -> schemas.Calibration:
+    """The calibration as the API shows it."""
+    return schemas.Calibration(
+        id=view.id,
+        adapter_id=view.adapter_id,
+        version=view.version,
+        state="revoked" if view.revoked else "incomplete" if view.held else "active",
+        revoked_reason=view.revoked,
+        n=view.n,
+        feedback=view.feedback,
+        accuracy=view.accuracy,
+        **asdict(view.conditions),
+        certificates=[_certificate(target, found) for target, found in view.certificates.items()],
+        sets=[
+            schemas.SetReport(alpha=q.alpha, valid_for_alpha=q.attainable, coverage=q.coverage, n=q.n)
+            for q in view.quantiles
+        ],
+        monitoring=schemas.MonitoringReport(**asdict(view.counts)),
+        warnings=list(view.warnings),
+    )
+
+
+def _certificate(target_error: float, found: Certificate | NotYet) -> schemas.CertificateReport:
+    if isinstance(found, NotYet):
+        return schemas.CertificateReport(
+            target_error=target_error,
+            delta=USUAL_DELTA,
+            certified=False,
+            about_n_more_labels=found.about_n_more_labels,
+        )
+    return schemas.CertificateReport(certified=True, coverage=found.coverage, **asdict(found))

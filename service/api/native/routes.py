@@ -17,9 +17,9 @@ from service.api.http import (
     unless_disconnected,
 )
 from service.api.native import predicting, streaming
-from service.api.native.gates import gates_of
-from service.api.native.rendering import adapt_request, adapter_object, create_response
-from service.engine.engine import Obtained
+from service.api.native.rendering import adapter_object, create_response
+from service.api.native.requests import adapt_request
+from service.engine.answers import Obtained
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -67,7 +67,6 @@ async def get_adapter(adapter_id: str, request: Request) -> Response:
 @router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
     """Forget an adapter, on disk too. Requests that are using it finish."""
-    await gates_of(request).forget(adapter_id)  # first: its calibration must not outlive it
     await engine_of(request).delete_adapter(adapter_id)
     return schemas.DeletedAdapter(id=adapter_id)
 

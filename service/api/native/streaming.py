@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -17,18 +16,17 @@ from starlette.types import Receive, Scope, Send
 from abmll.errors import AbmllError
 from service import schemas
 from service.api.http import engine_of, request_id, shape_of, tenant_of, unless_disconnected
-from service.api.native.gates import ask_of, gates_of
-from service.api.native.predicting import Done, answer_of, deciding
-from service.api.native.rendering import predict_request, prediction_object
-from service.engine.engine import Obtained
-from service.engine.progress import Known
+from service.api.native.predicting import answer_of
+from service.api.native.rendering import prediction_object
+from service.api.native.requests import predict_request
+from service.engine.answers import Answered, Obtained
+from service.engine.progress import Progress
 from service.engine.requests import CacheOutcome
 from service.errors import DrainingError, ServiceError, from_exception
-from service.gating.records import Opened
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
-    from service.gating.confidence import Judge
+    from service.gating.decisions import DecidedPrediction
 
 log = logging.getLogger(__name__)
 
@@ -81,28 +79,28 @@ async def _admitted(events: AsyncGenerator[bytes]) -> None:
 
 async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenerator[bytes]:
     """An empty one once the request is admitted, or what refuses it raised; then the events."""
-    engine, keeper, native = engine_of(request), gates_of(request), predict_request(body)
-    with engine.watching() as watch:
-        ask = ask_of(body)
-        opened = await keeper.open(ask, native) if ask is not None else None
-        work = asyncio.create_task(engine.predict(native, tenant=tenant_of(request), watch=watch))
-        work.add_done_callback(lambda _: watch.wake())
+    engine = engine_of(request)
+    with engine.following() as feed:
+        work = asyncio.create_task(
+            engine.predict(predict_request(body), tenant=tenant_of(request), feed=feed)
+        )
+        work.add_done_callback(lambda _: feed.wake())
         try:
-            while not watch.known.admitted:
-                await watch.changed()
+            while not feed.latest.admitted:
+                await feed.changed()
                 if work.done():
                     await work
             yield b""
             try:
-                narrator = _Narrator(body, opened)
+                narrator = _Narrator()
                 while not work.done():
-                    changed = await watch.changed(KEEP_ALIVE_SECONDS)
-                    news = await asyncio.to_thread(narrator.news, watch.known)
+                    changed = await feed.changed(KEEP_ALIVE_SECONDS)
+                    news = await asyncio.to_thread(narrator.news, feed.latest)
                     if news or not changed:
                         yield news or format_sse_event(comment="keep-alive")
-                predicted = await work
-                noted = await keeper.close(opened, native, predicted) if opened else ()
-                yield await asyncio.to_thread(narrator.end, Done(predicted, opened, noted), request)
+                answered = await work
+                answer = await asyncio.to_thread(answer_of, answered, body, request)
+                yield await asyncio.to_thread(narrator.end, answered, answer)
             except Exception as error:
                 yield _error(error, request)
         finally:
@@ -110,30 +108,27 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
 
 
 class _Narrator:
-    """Turns what is known into events, each told once. May be called in any thread, one call at a time."""
+    """Turns progress into events, each sent once. May be called in any thread, one call at a time."""
 
-    def __init__(self, body: schemas.PredictRequest, opened: Opened | None) -> None:
-        self._body, self._gate = body, deciding(body, opened)
+    def __init__(self) -> None:
         self._steps = 0
         self._obtained = False
-        self._told: dict[int, Prediction] = {}
+        self._sent: dict[int, Prediction] = {}
 
-    def news(self, known: Known) -> bytes:
-        """What has not been told yet."""
-        events = [*self._adapting(known.losses, known.steps)]
-        if known.obtained is not None and not self._obtained:
-            events += self._adapter(known.obtained)
-        if known.judge is not None:
-            events += self._refined(known.partial, partial(self._show, known.judge))
+    def news(self, progress: Progress) -> bytes:
+        """What has not been sent yet."""
+        events = [*self._adapting(progress.losses, progress.steps)]
+        if progress.obtained is not None and not self._obtained:
+            events += self._adapter(progress.obtained)
+        events += self._refined(progress.predictions, prediction_object)
         return b"".join(events)
 
-    def end(self, done: Done, request: Request) -> bytes:
-        """What is left to tell of a request that is done; counts its decisions."""
-        answer = answer_of(done, self._body, request)
-        if done.opened:  # every prediction is told with its id and set, which come last
-            self._told.clear()
-        events = [] if self._obtained else [*self._adapter(done.predicted)]
-        events += self._refined(done.predicted.predictions, lambda index, _: answer.predictions[index])
+    def end(self, answered: Answered, answer: schemas.PredictResponse) -> bytes:
+        """What is left to send of a request that is done and its `answer`."""
+        if answered.grant:  # every prediction is sent with its id and set, which come last
+            self._sent.clear()
+        events = [] if self._obtained else [*self._adapter(answered)]
+        events += self._refined(answered.predictions, lambda index, _: answer.predictions[index])
         return b"".join([*events, _event("done", answer, leave_out="predictions")])
 
     def _adapting(self, losses: Sequence[float], steps: int) -> Iterator[bytes]:
@@ -153,22 +148,19 @@ class _Narrator:
 
     def _refined(
         self,
-        predictions: Sequence[Prediction | None],
-        show: Callable[[int, Prediction], schemas.Prediction],
+        predictions: Sequence[DecidedPrediction | None],
+        show: Callable[[int, DecidedPrediction], schemas.Prediction],
     ) -> Iterator[bytes]:
-        for index, prediction in enumerate(predictions):
-            told = self._told.get(index)
+        for index, decided in enumerate(predictions):
+            prediction, sent = None if decided is None else decided.prediction, self._sent.get(index)
             # What is done anew is on the way to where it was.
             overtaken = (
-                told is not None and told.settled and prediction is not None and not prediction.settled
+                sent is not None and sent.settled and prediction is not None and not prediction.settled
             )
-            if prediction is None or prediction == told or overtaken:
+            if decided is None or prediction is None or prediction == sent or overtaken:
                 continue
-            self._told[index] = prediction
-            yield _event("prediction" if prediction.settled else "refinement", show(index, prediction))
-
-    def _show(self, judge: Judge, index: int, prediction: Prediction) -> schemas.Prediction:
-        return prediction_object(index, prediction, judge.confidence(index, prediction), self._gate)
+            self._sent[index] = prediction
+            yield _event("prediction" if prediction.settled else "refinement", show(index, decided))
 
 
 def _event(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from service import schemas
 from service.api.http import told
 from service.api.native.predicting import native_request
-from service.api.native.rendering import adapt_request
+from service.api.native.requests import adapt_request
 from service.api.oip import wire
 from service.api.oip.binary import decode_texts, encode
 from service.engine.admission import OptionRule

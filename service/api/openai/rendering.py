@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from service import schemas
 from service.api.openai import wire
-from service.engine.engine import Predicted
+from service.engine.answers import Answered as EngineAnswer
 from service.errors import (
     InvalidRequestError,
     PromptTooLongForContextError,
@@ -85,7 +85,7 @@ class Answered:
 
 
 def answered_of(
-    predicted: Predicted,
+    predicted: EngineAnswer,
     answer: schemas.PredictResponse,
     native: schemas.PredictRequest,
     body: Body,
@@ -99,7 +99,9 @@ def answered_of(
     choices = [
         Choice(
             text="" if withhold and prediction.decision == "abstain" else prediction.answer,
-            finish_reason="length" if free_text and _is_cut(done, native.max_new_tokens) else "stop",
+            finish_reason="length"
+            if free_text and _is_cut(done.prediction, native.max_new_tokens)
+            else "stop",
             prediction=prediction,
         )
         for prediction, done in zip(answer.predictions, predicted.predictions, strict=True)
@@ -281,7 +283,6 @@ def base_card(served: ServedModel, started: datetime) -> schemas.ModelCard:
         base=schemas.BaseInfo(**served.base.to_json()),
         posterior=served.posterior_id,
         max_model_len=served.encoder.max_tokens,
-        calibrator=served.calibrator.id if served.calibrator else None,
     )
 
 

@@ -92,7 +92,7 @@ async def _answer(
 
     def render() -> Response:
         answer = predicting.answer_of(done, native, request)
-        answered = rendering.answered_of(done.predicted, answer, native, body, int(time.time()))
+        answered = rendering.answered_of(done, answer, native, body, int(time.time()))
         if not body.stream:
             return Response(rendering.dump(whole(answered, body)), media_type="application/json")
         # Samples are averaged before anything is known: the events are all there at once.

@@ -165,7 +165,7 @@ def test_a_diagnosis_puts_it_together() -> None:
     found = diagnose(support, rows, even, even, moved, asked_folds=None, folds=16, samples=8)
     assert (found.verdict, found.held_out.correct, found.prior.correct) == ("healthy", 16, 8)
     assert (found.over_prior.gained, found.over_in_context.lost) == (8, 0)
-    assert (found.shown.correct, found.shown.n, found.guess.accuracy) == (16, 16, 0.5)
+    assert found.guess.accuracy == 0.5
     assert (found.suspects, found.conflicts, found.unseen_options) == ((), (), ())
 
 

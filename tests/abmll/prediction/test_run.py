@@ -16,7 +16,6 @@ from abmll.posterior.noise.families import draw_samples
 from abmll.posterior.noise.point import LoraSamples, mean_samples
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
-from abmll.prediction.stopping import StopRule
 from abmll.seeds import sample_seeds
 from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Query
@@ -182,9 +181,8 @@ def test_posteriors_together_predict_as_one_by_one(
 
 def test_sampling_stops_when_the_rule_is_met_and_not_before(make_model: Callable[..., FewShotModel]) -> None:
     model = make_model(spread_offset=0.05)
-    strict, loose = StopRule(tolerance=1e-6), StopRule(tolerance=0.5)
-    most = model.predict(None, QUERIES, samples=32, stop=strict, seed=1)
-    few = model.predict(None, QUERIES, samples=32, stop=loose, seed=1)
+    most = model.predict(None, QUERIES, samples="auto", most_samples=32, tolerance=1e-6, seed=1)
+    few = model.predict(None, QUERIES, samples="auto", most_samples=32, tolerance=0.5, seed=1)
     fixed = model.predict(None, QUERIES, samples=8, seed=1)
     assert {p.predictive.samples for p in most} == {32}
     for one, other in zip(few, fixed, strict=True):
@@ -326,8 +324,7 @@ def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
 
 def test_a_query_that_is_settled_early_keeps_its_prediction(make_model: Callable[..., FewShotModel]) -> None:
     model = make_model(spread_offset=0.05)
-    rule = StopRule(tolerance=0.005)
-    partials, run = followed(model, QUERIES, samples=64, stop=rule)
+    partials, run = followed(model, QUERIES, samples="auto", tolerance=0.005)
     final = run.predictions()
     counts = [prediction.predictive.samples for prediction in final]
     assert min(counts) < max(counts)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from abmll.prediction.settings import Thresholds
 from abmll.prediction.stopping import StopRule, half_width, settled
 
 
@@ -46,7 +47,7 @@ def test_pairs_that_cancel_settle_what_single_samples_do_not() -> None:
 
 def test_a_gate_far_from_the_confidence_is_decided_early_and_one_beside_it_is_not() -> None:
     samples = probabilities([0.9, 0.85, 0.95, 0.9, 0.8, 0.93, 0.88, 0.91])
-    rule = lambda **gate: StopRule(tolerance=1e-6, **gate)  # noqa: E731
+    rule = lambda **gate: StopRule(Thresholds(**gate), tolerance=1e-6)  # noqa: E731
     assert settled(samples, rule(min_confidence=0.6), paired=False)
     assert not settled(samples, rule(min_confidence=0.89), paired=False)
     assert settled(samples, rule(min_confidence=0.99), paired=False)

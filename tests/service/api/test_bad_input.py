@@ -270,5 +270,5 @@ def test_truncate_lets_long_inputs_and_examples_in(tmp_path: Path) -> None:
     assert (
         server.post("/v1/predict", changed(support=support, inputs=[long], truncate=True)).status_code == 200
     )
-    assert server.worker.adapted[0].truncate
-    assert server.worker.predicted[0].truncate
+    assert len(server.worker.adapted[0].examples[-1].prompt.prompt) < len(long)
+    assert len(server.worker.predicted[0].prompts[0].prompt) < len(long)

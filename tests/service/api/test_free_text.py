@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from abmll.prediction import run as predict
 from service import schemas
-from service.executors import contract
 from tests.service.api.test_predict import shape
 from tests.service.conftest import Server
 from tests.service.fakes import TEXTS
@@ -104,7 +102,7 @@ def test_impossible_conditions_are_refused(server: Server, condition: dict[str, 
 def test_auto_samples_take_a_gate_on_free_text(server: Server) -> None:
     body = {**TEXT, "samples": "auto", "gate": {"min_confidence": 0.5, "max_semantic_entropy": 0.5}}
     assert server.post("/v1/predict", body).status_code == 200
-    assert server.worker.predicted[0].gate.min_confidence == 0.5
+    assert server.worker.predicted[0].settings.thresholds.min_confidence == 0.5
 
 
 @pytest.mark.parametrize("samples", [0, 4])
@@ -125,7 +123,7 @@ def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path, samples: int) ->
 def test_answers_a_sample_are_asked_for_up_to_a_limit(server: Server, samples: Any, answers: int) -> None:
     body = {**TEXT, "samples": samples, "answers_per_sample": answers}
     assert server.post("/v1/predict", body).status_code == 200
-    assert server.worker.predicted[0].answers_per_sample == answers
+    assert server.worker.predicted[0].settings.answers_per_sample == answers
 
 
 @pytest.mark.parametrize(("samples", "answers"), [(16, 5), ("auto", 5), (33, 2)])
@@ -136,7 +134,3 @@ def test_more_texts_than_the_limit_on_samples_are_refused(server: Server, sample
     assert (response.status_code, error["code"]) == (422, "limit_exceeded")
     assert error["param"] == "answers_per_sample"
     assert "the limit is 64" in error["message"]
-
-
-def test_auto_means_as_many_samples_to_admission_as_to_the_method() -> None:
-    assert contract.AUTO_TEXT_SAMPLES == predict.AUTO_TEXT_SAMPLES

@@ -229,7 +229,7 @@ def test_the_seed_is_openais_unless_ours_is_given(server: Server) -> None:
             answer = await client.completions.create(
                 model=model, prompt="x", seed=seed, extra_body={"abmll": extras}
             )
-            assert answer.abmll["seed"] == server.worker.predicted[-1].seed == used
+            assert answer.abmll["seed"] == server.worker.predicted[-1].settings.seed == used
 
     play(server, scenario)
 
@@ -242,7 +242,7 @@ def test_parts_of_a_message_are_joined_by_line_breaks(server: Server) -> None:
             await client.chat.completions.create(model=model, messages=user(content))
             for content in (parts, "one\ntwo")
         ]
-        assert [job.queries[0].input for job in server.worker.predicted] == ["one\ntwo"] * 2
+        assert [job.prompts[0].text for job in server.worker.predicted] == ["one\ntwo"] * 2
         assert answers[0].choices == answers[1].choices
 
     play(server, scenario)
@@ -263,7 +263,7 @@ def test_free_text_takes_its_length_from_max_tokens(tmp_path: Path) -> None:
             answer = await client.chat.completions.create(
                 model=model, messages=user("3+3"), extra_body={"abmll": {"samples": 0}}, **limits
             )
-            assert server.worker.predicted[-1].max_new_tokens == used
+            assert server.worker.predicted[-1].settings.max_new_tokens == used
             assert answer.choices[0].message.content == "some text"
             assert answer.choices[0].finish_reason == ("length" if used <= written else "stop")
         some = await client.completions.create(model=model, prompt="3+3", max_tokens=5)

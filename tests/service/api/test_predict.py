@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.engine.admission import shared_options
-from service.executors.contract import StopRule
+from abmll.prediction.settings import Thresholds
+from abmll.text.tasks import shared_options
 from service.schemas import demo
 from tests.service.conftest import Server
 
@@ -121,28 +121,33 @@ def test_defaults_are_16_samples_and_seed_0_and_no_gate(server: Server) -> None:
     answer = server.post("/v1/predict", GOOD).json()
     assert answer["seed"] == 0
     assert {(p["samples"], p["decision"]) for p in answer["predictions"]} == {(16, "answer")}
-    assert server.worker.predicted[0].max_new_tokens == 32
+    assert server.worker.predicted[0].settings.max_new_tokens == 32
 
 
 def test_samples_auto_carries_the_gate_to_the_model_and_tells_what_was_used(server: Server) -> None:
     body = {**GOOD, "samples": "auto", "gate": {"min_confidence": 0.9, "max_mutual_information": 0.1}}
     answer = server.post("/v1/predict", body).json()
     (job,) = server.worker.predicted
-    assert (job.samples, job.gate) == ("auto", StopRule(0.9, None, 0.1))
+    thresholds = Thresholds(min_confidence=0.9, max_mutual_information=0.1)
+    assert (job.settings.samples, job.settings.thresholds) == ("auto", thresholds)
     assert {p["samples"] for p in answer["predictions"]} == {16}
 
 
 def test_a_fixed_number_of_samples_does_not_depend_on_the_gate(server: Server) -> None:
     server.post("/v1/predict", {**GOOD, "samples": 4, "gate": {"min_confidence": 0.9}})
-    assert server.worker.predicted[0].gate is None
+    assert server.worker.predicted[0].settings.thresholds == Thresholds()
 
 
 def test_options_of_a_row_win_over_the_requests(server: Server) -> None:
     support = [*SUPPORT, {"input": "x", "output": "b", "options": ["a", "b"]}]
     inputs = ["fine", {"input": "what", "options": ["c", "d"]}, {"input": "else"}]
     server.post("/v1/predict", {**GOOD, "support": support, "inputs": inputs})
-    assert [e.options for e in server.worker.adapted[0].support] == [("yes", "no"), ("yes", "no"), ("a", "b")]
-    assert [q.options for q in server.worker.predicted[0].queries] == [
+    assert [e.prompt.options for e in server.worker.adapted[0].examples] == [
+        ("yes", "no"),
+        ("yes", "no"),
+        ("a", "b"),
+    ]
+    assert [q.options for q in server.worker.predicted[0].prompts] == [
         ("yes", "no"),
         ("c", "d"),
         ("yes", "no"),
@@ -153,7 +158,7 @@ def test_options_of_a_row_win_over_the_requests(server: Server) -> None:
 def test_no_options_anywhere_means_free_text(server: Server, nothing: dict[str, Any]) -> None:
     body = {"support": [{"input": "2+2", "output": "four", **nothing}], "inputs": ["3+3"], **nothing}
     answer = server.post("/v1/predict", body).json()
-    assert server.worker.predicted[0].queries[0].options == ()
+    assert server.worker.predicted[0].prompts[0].options == ()
     assert answer["predictions"][0]["answer"] == "some text"
     assert answer["usage"]["completion_tokens"] > 0
 

@@ -22,14 +22,16 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
-from abmll.posterior.posteriors import GlobalPosterior
-from abmll.prediction.run import Prediction
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.prediction.settings import PredictSettings
+from abmll.text.prompting import EncodedPrompt
 from service import schemas
 from service.api.native import streaming
-from service.engine.progress import Known, Watch
-from service.executors.contract import AdaptJob, Job, ServedModel
+from service.engine.progress import Progress, ProgressFeed
+from service.executors.contract import AdaptJob, Job, PredictJob, ServedModel
 from service.executors.worker import ModelWorker
-from service.gating.confidence import Judge
+from service.gating.confidence import Confidence
+from service.gating.decisions import DecidedPrediction
 from tests.service.conftest import Listening, Server, until
 from tests.service.fakes import FakeRun, FakeWorker, served_model
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -53,9 +55,9 @@ class SteppedRun(FakeRun):
         """Units that the adaptation, or each query, takes; with `auto` the second query takes twice as many as the first."""
         if isinstance(self.job, AdaptJob):
             return [self.job.settings.steps]
-        if self.job.samples == "auto":
-            return range(1, len(self.job.queries) + 1)
-        return [max(1, -(-self.job.samples // 8))] * len(self.job.queries)
+        if self.job.settings.samples == "auto":
+            return range(1, len(self.job.prompts) + 1)
+        return [max(1, -(-self.job.settings.samples // 8))] * len(self.job.prompts)
 
 
 class SteppedWorker(FakeWorker):
@@ -67,7 +69,7 @@ class SteppedWorker(FakeWorker):
         self.unfinished = 0
         self.told = 0
 
-    def begin(self, job: Job) -> SteppedRun:
+    def begin(self, job: Job, adapter: TaskPosterior | None = None) -> SteppedRun:
         self.unfinished += 1
         worker = self
 
@@ -79,7 +81,7 @@ class SteppedWorker(FakeWorker):
             def result(self) -> Any:
                 return worker._adapt(self.job) if self.lane == "adapt" else worker.partial(self)
 
-        return Run(job)
+        return Run(job, adapter)
 
     def advance(self, runs: Sequence[SteppedRun]) -> None:
         assert self.turns.acquire(timeout=30)
@@ -95,10 +97,12 @@ class SteppedWorker(FakeWorker):
         if isinstance(run.job, AdaptJob):
             return [1.0 / (step + 1) for step in range(run.units)]
         found = []
-        for query, need in zip(run.job.queries, run.needs(), strict=True):
+        for query, need in zip(run.job.prompts, run.needs(), strict=True):
             drawn = 8 * min(run.units, need)
-            samples = drawn if run.job.samples == "auto" else min(drawn, run.job.samples)
-            prediction = self._predict(replace(run.job, samples=samples), query)
+            samples = drawn if run.job.settings.samples == "auto" else min(drawn, run.job.settings.samples)
+            prediction = self._predict(
+                replace(run.job, settings=replace(run.job.settings, samples=samples)), run.adapter, query
+            )
             found.append(replace(prediction, settled=run.units >= need))
         return found
 
@@ -505,15 +509,15 @@ def test_a_reader_that_has_stopped_loses_its_place(
 
 def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: Server) -> None:
     """A worker was lost: samples go back. Settled inputs stay as told, others are told as they are."""
-    job: Any = SimpleNamespace(posterior=SimpleNamespace(values=torch.ones(3)), samples=8, seed=0)
+    prompt = EncodedPrompt((1,), text="x", options=("yes", "no"))
+    adapter: Any = SimpleNamespace(values=torch.ones(3))
 
-    def known(samples: int, *, settled: bool) -> Prediction:
-        query: Any = SimpleNamespace(input="x", options=("yes", "no"))
-        prediction = server.worker._predict(SimpleNamespace(**{**vars(job), "samples": samples}), query)
-        return replace(prediction, settled=settled)
+    def known(samples: int, *, settled: bool) -> DecidedPrediction:
+        job = PredictJob("adp_0", (prompt,), PredictSettings(samples))
+        prediction = replace(server.worker._predict(job, adapter, prompt), settled=settled)
+        return DecidedPrediction(prediction, Confidence(prediction.predictive.confidence))
 
-    body = schemas.PredictRequest(adapter_id="adp_0", inputs=["a", "b"])
-    narrator, told = streaming._Narrator(body, None), []
+    narrator, told = streaming._Narrator(), []
     for losses, first, second in (
         ((0.5, 0.4), None, None),
         ((0.5,), known(8, settled=True), known(8, settled=False)),
@@ -521,9 +525,7 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
         ((0.5, 0.4, 0.3), known(4, settled=False), known(4, settled=False)),
         ((0.5, 0.4, 0.3), known(8, settled=True), known(16, settled=True)),
     ):
-        text = narrator.news(
-            Known(True, losses, 3, None, Judge([None, None], 4, None), (first, second))
-        ).decode()
+        text = narrator.news(Progress(True, losses, 3, None, (first, second))).decode()
         told.append(
             [
                 (e.name, *list(e.data.values())[:1], e.data.get("samples"))
@@ -539,15 +541,15 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
     ]
 
 
-def test_a_watch_keeps_the_latest_only() -> None:
+def test_a_feed_keeps_the_latest_only() -> None:
     async def scenario() -> None:
-        watch = Watch()
-        assert not await watch.changed(0.01)
+        feed = ProgressFeed()
+        assert not await feed.changed(0.01)
         for losses in ((1.0,), (1.0, 0.5)):
-            watch.adapt(losses, 2)
-        assert await watch.changed(0.01)
-        assert watch.known == Known(losses=(1.0, 0.5), steps=2)
-        assert not await watch.changed(0.01)
+            feed.adapt(losses, 2)
+        assert await feed.changed(0.01)
+        assert feed.latest == Progress(losses=(1.0, 0.5), steps=2)
+        assert not await feed.changed(0.01)
 
     asyncio.run(scenario())
 

@@ -68,4 +68,4 @@ def test_every_sample_of_free_text_writes_as_many_answers_as_asked(tmp_path: Pat
         patch.setattr("service.executors.worker.load_worker", lambda settings: worker)
         code, output = predict(tmp_path, "--answers-per-sample", "3", "--samples", "4", options=False)
     assert code == 0, output
-    assert worker.predicted[0].answers_per_sample == 3
+    assert worker.predicted[0].settings.answers_per_sample == 3

@@ -31,7 +31,7 @@ def test_it_is_another_adapter_with_a_temperature_of_its_own(server: Server) -> 
         own = (await client.post("/v1/adapters", json=BODY)).json()
         assert own["id"] != plain["id"]
         assert len(server.worker.adapted) == 1 + 1 + 3
-        assert [len(job.support) for job in server.worker.adapted[1:]].count(4) == 3
+        assert [len(job.examples) for job in server.worker.adapted[1:]].count(4) == 3
         assert "held_out" not in plain
         assert own["held_out"]["n"] == 6
         factor = own["held_out"]["temperature_factor"]

@@ -146,7 +146,7 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(tmp_path: Path) -> No
         assert (
             await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["third"]})
         ).status_code == 200
-        assert [job.queries[0].input for job in server.worker.predicted] == ["first", "third"]
+        assert [job.prompts[0].text for job in server.worker.predicted] == ["first", "third"]
 
     server.run(scenario)
 

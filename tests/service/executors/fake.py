@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import SupportError
-from abmll.text.tasks import Example, Query
+from abmll.prediction.settings import PredictSettings
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 from service.executors.contract import (
     AdapterNotHeldError,
     AdaptJob,
+    Executor,
     Job,
     Lane,
     PredictJob,
@@ -39,21 +41,32 @@ class Steps:
 
 
 def adapt_job(text: str = "", steps: int = 3, seed: int = 0) -> AdaptJob:
-    return AdaptJob((Example(text, "label"),), Steps(steps), seed, truncate=False)  # type: ignore[arg-type]
+    example = LabelledPrompt(EncodedPrompt((), text=text), 0)
+    name = f"adp_{_hash(f'{text} {steps} {seed}')[:32]}"
+    return AdaptJob(name, (example,), Steps(steps), seed)  # type: ignore[arg-type]
 
 
 def predict_job(text: str = "", samples: int = 3, adapter: str = "adp_1", queries: int = 1) -> PredictJob:
-    posterior: Any = f"posterior of {adapter}"
-    return PredictJob(adapter, posterior, (Query(text),) * queries, samples, 0, 32, truncate=False)
+    return PredictJob(adapter, (EncodedPrompt((), text=text),) * queries, PredictSettings(samples))
+
+
+def adapter_of(job: Job) -> Any:
+    """What goes with a prediction to a worker that does not hold its adapter."""
+    return f"posterior of {job.adapter_id}"
+
+
+async def predict(executor: Executor, job: PredictJob, **more: Any) -> Any:
+    """The executor's answer to `job` with its adapter."""
+    return await executor.predict(job, adapter_of(job), **more)
 
 
 def units_of(job: Job) -> int:
-    return job.settings.steps if isinstance(job, AdaptJob) else int(job.samples)
+    return job.settings.steps if isinstance(job, AdaptJob) else int(job.settings.samples)
 
 
 def answer(job: Job, units: int | None = None) -> str:
     """The oracle: what any worker must answer; or what it must have after so many units."""
-    digest = _first(job, job.posterior if isinstance(job, PredictJob) else None)
+    digest = _first(job, adapter_of(job) if isinstance(job, PredictJob) else None)
     for unit in range(units_of(job) if units is None else units):
         digest = _next(digest, unit)
     return digest
@@ -62,7 +75,7 @@ def answer(job: Job, units: int | None = None) -> str:
 def _first(job: Job, posterior: Any) -> str:
     if isinstance(job, AdaptJob):
         return _hash(repr(job))
-    return _hash(f"{job.adapter_id} {posterior} {job.queries} {job.seed}")
+    return _hash(f"{job.adapter_id} {posterior} {job.prompts} {job.settings}")
 
 
 def _next(digest: str, unit: int) -> str:
@@ -75,17 +88,18 @@ def _hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, by which process, and whether the posterior had come with the job."""
+    """What was answered, by which process, and whether the adapter had come with the job."""
 
     digest: str
     pid: int
-    told_posterior: bool
+    with_adapter: bool
 
 
 @dataclass(eq=False)
 class FakeRun:
     job: Job
     digest: str
+    with_adapter: bool = False
     unit: int = 0
 
     @property
@@ -94,18 +108,17 @@ class FakeRun:
 
     @property
     def text(self) -> str:
-        return self.job.support[0].input if isinstance(self.job, AdaptJob) else self.job.queries[0].input
+        return _text(self.job)
 
     @property
     def done(self) -> bool:
         return self.unit == units_of(self.job)
 
     def next_tokens(self) -> int:
-        return TOKENS * (1 if isinstance(self.job, AdaptJob) else len(self.job.queries))
+        return TOKENS * (1 if isinstance(self.job, AdaptJob) else len(self.job.prompts))
 
     def result(self) -> Any:
-        told = isinstance(self.job, PredictJob) and self.job.posterior is not None
-        return Answer(self.digest, os.getpid(), told)
+        return Answer(self.digest, os.getpid(), self.with_adapter)
 
     def partial(self) -> Any:
         """As `result` after so many units."""
@@ -126,21 +139,21 @@ class FakeWorker:
         self.leased = 0
         self.befall = befall
 
-    def begin(self, job: Job) -> FakeRun:
+    def begin(self, job: Job, adapter: Any = None) -> FakeRun:
         if "refuse" in _text(job):
             raise SupportError("refused")
         if isinstance(job, AdaptJob):
             self.leased += 1
             return FakeRun(job, _first(job, None))
         posterior = self.posteriors.pop(job.adapter_id, None)
-        posterior = job.posterior or posterior
+        posterior = adapter or posterior
         if posterior is None:
             raise AdapterNotHeldError(job.adapter_id)
         self.posteriors[job.adapter_id] = posterior
         while len(self.posteriors) > self.slots:
             del self.posteriors[next(iter(self.posteriors))]
         self.leased += 1
-        return FakeRun(job, _first(job, posterior))
+        return FakeRun(job, _first(job, posterior), adapter is not None)
 
     def advance(self, runs: Sequence[FakeRun]) -> None:
         self.units.append([run.job for run in runs])
@@ -159,7 +172,7 @@ class FakeWorker:
 
 
 def _text(job: Job) -> str:
-    return job.support[0].input if isinstance(job, AdaptJob) else job.queries[0].input
+    return job.examples[0].prompt.text if isinstance(job, AdaptJob) else job.prompts[0].text
 
 
 class UnpicklableError(Exception):

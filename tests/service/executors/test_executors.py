@@ -19,6 +19,7 @@ from tests.service.executors.fake import (
     answer,
     load,
     load_never,
+    predict,
     predict_job,
     units_of,
 )
@@ -34,7 +35,9 @@ def test_many_jobs_at_a_time_get_their_answers(transport: str) -> None:
             assert [worker.state for worker in executor.workers()] == ["up"]
             adapts = [adapt_job(steps=1 + n % 4, seed=n) for n in range(20)]
             predicts = [predict_job(samples=1 + n % 5, adapter=f"adp_{n % 4}") for n in range(20)]
-            done = await asyncio.gather(*map(executor.adapt, adapts), *map(executor.predict, predicts))
+            done = await asyncio.gather(
+                *map(executor.adapt, adapts), *(predict(executor, job) for job in predicts)
+            )
             assert [timed.value.digest for timed in done] == list(map(answer, [*adapts, *predicts]))
             assert all(timed.queue_seconds >= 0 and timed.run_seconds >= 0 for timed in done)
             assert sum(worker.jobs for worker in executor.workers()) == 0
@@ -64,9 +67,9 @@ def test_errors_keep_their_type_and_leave_the_worker_well(transport: str) -> Non
             with pytest.raises(SupportError, match="refused"):
                 await executor.adapt(adapt_job("refuse"))
             with pytest.raises(ValueError, match="this run fails"):
-                await executor.predict(predict_job("fail"))
+                await predict(executor, predict_job("fail"))
             with pytest.raises(Exception, match="1 and 2"):  # an error that does not pickle
-                await executor.predict(predict_job("odd"))
+                await predict(executor, predict_job("odd"))
             assert (await executor.adapt(adapt_job())).value.digest == answer(adapt_job())
 
     asyncio.run(scenario())
@@ -100,7 +103,7 @@ def test_a_job_is_not_awaited_beyond_its_deadline(transport: str) -> None:
         async with running(executor):
             with pytest.raises(DeadlineExceededError):
                 await executor.adapt(adapt_job(steps=10_000), deadline=0.1)
-            in_time = await executor.predict(predict_job(samples=2), deadline=10)
+            in_time = await predict(executor, predict_job(samples=2), deadline=10)
             assert in_time.value.digest == answer(predict_job(samples=2))
 
     asyncio.run(scenario())
@@ -114,7 +117,7 @@ def test_a_short_prediction_is_answered_during_a_long_adaptation(transport: str)
             long = asyncio.create_task(executor.adapt(adapt_job(steps=10_000)))
             await asyncio.sleep(0.1)
             async with asyncio.timeout(5):
-                await executor.predict(predict_job(samples=4))
+                await predict(executor, predict_job(samples=4))
             assert not long.done()
             long.cancel()
 
@@ -127,11 +130,11 @@ def test_a_light_tenant_is_answered_before_a_heavy_one_is_through(transport: str
         executor = make(transport, [slow_load])
         async with running(executor):
             heavy = [
-                asyncio.create_task(executor.predict(predict_job(samples=20, queries=4), tenant="heavy"))
+                asyncio.create_task(predict(executor, predict_job(samples=20, queries=4), tenant="heavy"))
                 for _ in range(10)
             ]
             await asyncio.sleep(0.05)
-            await executor.predict(predict_job(samples=4), tenant="light")
+            await predict(executor, predict_job(samples=4), tenant="light")
             assert not any(task.done() for task in heavy)
             for task in heavy:
                 task.cancel()
@@ -140,32 +143,30 @@ def test_a_light_tenant_is_answered_before_a_heavy_one_is_through(transport: str
 
 
 @transports
-def test_the_posterior_is_told_once_and_again_when_the_worker_has_dropped_it(transport: str) -> None:
+def test_an_adapter_goes_to_a_worker_once_and_again_when_the_worker_has_dropped_it(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [partial(load, 0.0, 1)])
         async with running(executor):
-            told = [
-                (await executor.predict(predict_job(adapter=adapter))).value.told_posterior
+            came = [
+                (await predict(executor, predict_job(adapter=adapter))).value.with_adapter
                 for adapter in ("adp_1", "adp_1", "adp_2", "adp_1")
             ]
-            assert told == [True, False, True, True]
+            assert came == [True, False, True, True]
             # Both believe in the slot; the one that comes second has lost it, and is told again.
             jobs = [predict_job(adapter="adp_1"), predict_job(adapter="adp_2"), predict_job(adapter="adp_1")]
-            done = await asyncio.gather(*map(executor.predict, jobs))
+            done = await asyncio.gather(*(predict(executor, job) for job in jobs))
             assert [timed.value.digest for timed in done] == list(map(answer, jobs))
 
     asyncio.run(scenario())
 
 
 @transports
-def test_a_posterior_that_nobody_has_is_told(transport: str) -> None:
-    from dataclasses import replace
-
+def test_an_adapter_that_nobody_has_is_an_error(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
         async with running(executor):
             with pytest.raises(AdapterNotHeldError) as refused:
-                await executor.predict(replace(predict_job(adapter="adp_9"), posterior=None))
+                await executor.predict(predict_job(adapter="adp_9"), None)  # type: ignore[arg-type]
             assert refused.value.adapter_id == "adp_9"
 
     asyncio.run(scenario())
@@ -178,7 +179,7 @@ def test_units_are_counted_with_their_occupancy(transport: str) -> None:
         executor = make(transport, [load], metrics)
         async with running(executor):
             await executor.adapt(adapt_job(steps=3))
-            await executor.predict(predict_job(samples=2, queries=4))
+            await predict(executor, predict_job(samples=2, queries=4))
             for line in (
                 'abmll_unit_seconds_count{lane="adapt"} 3.0',
                 'abmll_unit_runs_sum{lane="adapt"} 3.0',
@@ -212,7 +213,9 @@ def test_progress_tells_what_is_known_after_each_unit_but_the_last(transport: st
         async with running(executor):
             jobs = [adapt_job(steps=4), predict_job(samples=5), predict_job(samples=1)]
             told: list[list[Any]] = [[] for _ in jobs]
-            runs = [executor.adapt if isinstance(job, AdaptJob) else executor.predict for job in jobs]
+            runs = [
+                executor.adapt if isinstance(job, AdaptJob) else partial(predict, executor) for job in jobs
+            ]
             done = await asyncio.gather(
                 *(run(job, on_progress=to.append) for run, job, to in zip(runs, jobs, told, strict=True))
             )
@@ -247,9 +250,9 @@ def test_a_job_whose_progress_cannot_be_told_fails_alone(transport: str) -> None
         executor = make(transport)
         async with running(executor):
             job = predict_job("secretive", samples=3)
-            assert (await executor.predict(job)).value.digest == answer(job)
+            assert (await predict(executor, job)).value.digest == answer(job)
             with pytest.raises(ValueError, match="nothing is told"):
-                await executor.predict(job, on_progress=lambda _: None)
-            assert (await executor.predict(job)).value.digest == answer(job)
+                await predict(executor, job, on_progress=lambda _: None)
+            assert (await predict(executor, job)).value.digest == answer(job)
 
     asyncio.run(scenario())

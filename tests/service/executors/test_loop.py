@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -13,7 +12,7 @@ from service.errors import DeadlineExceededError
 from service.executors.contract import AdapterNotHeldError, Job, WorkerFatalError
 from service.executors.loop import WorkerLoop
 from service.executors.messages import Began, Done, Failed, LoopEvent, Progress, Submit, UnitRan
-from tests.service.executors.fake import FakeRun, FakeWorker, adapt_job, answer, predict_job
+from tests.service.executors.fake import FakeRun, FakeWorker, adapt_job, adapter_of, answer, predict_job
 
 
 class Bench:
@@ -34,10 +33,17 @@ class Bench:
         self.events: list[LoopEvent] = []
 
     def submit(
-        self, job: Job, tenant: str = "a", seconds_left: float | None = None, *, progress: bool = False
+        self,
+        job: Job,
+        tenant: str = "a",
+        seconds_left: float | None = None,
+        *,
+        progress: bool = False,
+        alone: bool = False,
     ) -> int:
         job_id = next(self.ids)
-        self.loop.submit(Submit(job_id, job, tenant, seconds_left, progress))
+        adapter = None if alone else adapter_of(job)
+        self.loop.submit(Submit(job_id, job, adapter, tenant, seconds_left, progress))
         return job_id
 
     def turn(self, times: int = 1) -> None:
@@ -172,7 +178,7 @@ def test_a_run_that_fails_does_not_fail_its_mates() -> None:
 def test_what_the_method_refuses_and_adapters_that_are_not_held_fail_before_any_unit() -> None:
     bench = Bench()
     refused = bench.submit(adapt_job("refuse"))
-    unknown = bench.submit(replace(predict_job(), posterior=None))
+    unknown = bench.submit(predict_job(adapter="adp_unknown"), alone=True)
     bench.finish()
     assert isinstance(bench.failed()[refused], SupportError)
     assert isinstance(bench.failed()[unknown], AdapterNotHeldError)

@@ -11,8 +11,10 @@ from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query
-from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel, StopRule
+from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel
 from service.executors.worker import ModelWorker
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -25,6 +27,9 @@ TEXTS = [
     "the actors were great",
     "0 1 2 3",
 ]
+
+
+ENCODER = PromptEncoder(tiny_tokenizer(), PromptTemplate(), 512)
 
 
 @pytest.fixture
@@ -48,17 +53,23 @@ def make_worker(model: FewShotModel, slots: int = 4, unit_tokens: int = 4096) ->
 
 def adapt_job(number: int = 0, steps: int = 3) -> AdaptJob:
     support = tuple(Example(t, OPTIONS[(i + number) % 3], OPTIONS) for i, t in enumerate(TEXTS))
-    return AdaptJob(support[: 6 - number], AdaptSettings(steps, 0.01, 3), seed=number, truncate=False)
+    examples = tuple(
+        LabelledPrompt(ENCODER.encode_example(e), OPTIONS.index(e.output)) for e in support[: 6 - number]
+    )
+    return AdaptJob(f"adp_{number}", examples, AdaptSettings(steps, 0.01, 3), seed=number)
 
 
-def predict_job(posterior: TaskPosterior | None, name: str, samples: Any = 6, **more: Any) -> PredictJob:
-    queries = tuple(Query(text, OPTIONS) for text in TEXTS)
-    return PredictJob(name, posterior, queries, samples, 3, 4, False, **more)
+Work = tuple[Job, TaskPosterior | None]
 
 
-def work(worker: ModelWorker, jobs: Sequence[Job]) -> list[Any]:
-    """All jobs side by side, one unit of each at a time."""
-    runs = [worker.begin(job) for job in jobs]
+def predict_job(posterior: TaskPosterior | None, name: str, samples: Any = 6, **more: Any) -> Work:
+    prompts = tuple(ENCODER.encode(Query(text, OPTIONS)) for text in TEXTS)
+    return PredictJob(name, prompts, PredictSettings(samples, seed=3, max_new_tokens=4, **more)), posterior
+
+
+def work(worker: ModelWorker, jobs: Sequence[Job | Work]) -> list[Any]:
+    """All jobs side by side, one unit of each at a time; a prediction comes with its adapter, or None."""
+    runs = [worker.begin(*(job if isinstance(job, tuple) else (job, None))) for job in jobs]
     while open_ := [run for run in runs if not run.done]:
         worker.advance(open_)
     for run in runs:
@@ -73,7 +84,7 @@ def test_jobs_side_by_side_give_what_they_give_alone(model: FewShotModel) -> Non
     for together in (work(worker, jobs), work(worker, jobs[::-1])[::-1]):
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one.posterior.values, other.posterior.values, atol=1e-3, rtol=1e-2)
-    predicting: list[Job] = [predict_job(a.posterior, f"adp_{i}") for i, a in enumerate(alone)]
+    predicting = [predict_job(a.posterior, f"adp_{i}") for i, a in enumerate(alone)]
     singles = [work(worker, [job])[0] for job in predicting]
     for one, other in zip(work(worker, predicting), singles, strict=True):
         for p, q in zip(one, other, strict=True):
@@ -102,7 +113,7 @@ def test_an_adapter_in_a_slot_needs_no_posterior_and_one_that_is_gone_is_asked_f
     assert held[0].predictive == given[0].predictive
     work(worker, [predict_job(posterior, "adp_b")])
     with pytest.raises(AdapterNotHeldError):
-        worker.begin(predict_job(None, "adp_a"))
+        worker.begin(*predict_job(None, "adp_a"))
 
 
 def test_more_adapters_at_a_time_than_slots_are_served_from_copies(model: FewShotModel) -> None:
@@ -115,8 +126,8 @@ def test_more_adapters_at_a_time_than_slots_are_served_from_copies(model: FewSho
 def test_auto_samples_until_the_gate_is_decided(model: FewShotModel) -> None:
     worker, posterior = make_worker(model), TaskPosterior.start(model.prior)
     easy, hard = (
-        work(worker, [predict_job(posterior, "adp_a", "auto", gate=rule)])[0]
-        for rule in (StopRule(min_confidence=0.0, tolerance=1e-9), StopRule(tolerance=1e-9))
+        work(worker, [predict_job(posterior, "adp_a", "auto", tolerance=1e-9, thresholds=thresholds)])[0]
+        for thresholds in (Thresholds(min_confidence=0.0), Thresholds())
     )
     counts = [[p.predictive.samples for p in predictions] for predictions in (easy, hard)]
     assert max(counts[1]) == 64

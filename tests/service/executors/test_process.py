@@ -31,6 +31,7 @@ from tests.service.executors.fake import (
     load_another_model,
     load_at_the_second_try,
     load_never,
+    predict,
     predict_job,
 )
 
@@ -51,7 +52,7 @@ def test_a_job_survives_the_loss_of_its_worker_with_the_same_answer(
         executor = make("process", [load] * workers, metrics)
         async with running(executor):
             job = predict_job(f"{fate} once {tmp_path / 'happened'}", samples=4)
-            assert (await executor.predict(job)).value.digest == answer(job)
+            assert (await predict(executor, job)).value.digest == answer(job)
             assert b"abmll_replays_total 1.0" in metrics.render()
             await until(lambda: states(executor) == ["up"] * workers)
             assert sum(worker.restarts for worker in executor.workers()) == 1
@@ -68,7 +69,7 @@ def test_progress_of_a_job_that_is_done_anew_begins_again_and_ends_in_the_same_a
         async with running(executor):
             told: list[Any] = []
             job = predict_job(f"crash once {tmp_path / 'happened'}", samples=4)
-            done = await executor.predict(job, on_progress=told.append)
+            done = await predict(executor, job, on_progress=told.append)
             # The first worker dies in the second unit, and may have told of the first one or not.
             assert [unit for unit, _ in told] in ([1, 1, 2, 3], [1, 2, 3])
             assert all(digest == answer(job, unit) for unit, digest in told)
@@ -82,7 +83,7 @@ def test_a_job_that_takes_two_workers_down_is_refused_and_the_rest_goes_on() -> 
         executor = make("process", [load] * 2)
         async with running(executor):
             fine = [predict_job(samples=3, adapter=f"adp_{n}") for n in range(8)]
-            others = [asyncio.create_task(executor.predict(job)) for job in fine]
+            others = [asyncio.create_task(predict(executor, job)) for job in fine]
             with pytest.raises(WorkerLostError):
                 await executor.adapt(adapt_job("crash", steps=3))
             done = await asyncio.gather(*others, return_exceptions=True)
@@ -90,7 +91,7 @@ def test_a_job_that_takes_two_workers_down_is_refused_and_the_rest_goes_on() -> 
                 # Who was in work beside it twice cannot be told from the culprit.
                 assert isinstance(outcome, WorkerLostError) or outcome.value.digest == answer(job)
             await until(lambda: states(executor) == ["up", "up"])
-            assert (await executor.predict(fine[0])).value.digest == answer(fine[0])
+            assert (await predict(executor, fine[0])).value.digest == answer(fine[0])
 
     asyncio.run(scenario())
 
@@ -100,9 +101,9 @@ def test_what_has_not_begun_is_no_suspect_and_moves_as_often_as_it_must() -> Non
         metrics = Metrics()
         executor = make("process", [partial(load, 0.5)], metrics)
         async with running(executor):
-            first = asyncio.create_task(executor.predict(predict_job(samples=2, queries=4)))
+            first = asyncio.create_task(predict(executor, predict_job(samples=2, queries=4)))
             job = predict_job(samples=1, queries=4)  # no room for both in one unit
-            behind = asyncio.create_task(executor.predict(job))
+            behind = asyncio.create_task(predict(executor, job))
             for restarts in range(2):
                 await until(lambda n=restarts: executor.workers()[0] == WorkerStatus("0", "up", n, 2))
                 await asyncio.sleep(0.2)
@@ -136,7 +137,7 @@ def test_twenty_kills_under_load_lose_nothing_and_change_no_answer() -> None:
                 )
                 while True:
                     try:
-                        run = executor.adapt if serial % 3 == 0 else executor.predict
+                        run = executor.adapt if serial % 3 == 0 else partial(predict, executor)
                         timed = await run(job)  # type: ignore[arg-type, operator]
                     except WorkerLostError:  # hit twice; retryable, and a client does
                         continue
@@ -170,7 +171,7 @@ def test_start_needs_one_worker_and_the_others_join_as_they_load(tmp_path: Path)
             (tmp_path / "go").touch()
             await until(lambda: states(executor) == ["up", "up"])
             jobs = [predict_job(adapter=f"adp_{n}") for n in range(20)]
-            done = await asyncio.gather(*map(executor.predict, jobs))
+            done = await asyncio.gather(*(predict(executor, job) for job in jobs))
             assert len({timed.value.pid for timed in done}) == 2
 
     asyncio.run(scenario())
@@ -191,11 +192,11 @@ def test_a_worker_that_began_early_is_the_one_that_serves() -> None:
         executor = process_executor([load], supervision=QUICK, early=True)
         (early,) = worker_processes()
         async with running(executor):
-            assert (await executor.predict(predict_job())).value.pid == early.pid
+            assert (await predict(executor, predict_job())).value.pid == early.pid
             early.kill()
             await until(lambda: states(executor) != ["up"])
             await until(lambda: states(executor) == ["up"])
-            assert (await executor.predict(predict_job())).value.pid != early.pid
+            assert (await predict(executor, predict_job())).value.pid != early.pid
 
     asyncio.run(scenario())
 
@@ -230,7 +231,7 @@ def test_without_any_worker_jobs_wait_for_one() -> None:
             worker_processes()[0].kill()
             await until(lambda: states(executor) != ["up"])
             job = predict_job()
-            assert (await executor.predict(job)).value.digest == answer(job)
+            assert (await predict(executor, job)).value.digest == answer(job)
 
     asyncio.run(scenario())
 
@@ -259,7 +260,7 @@ def test_predictions_with_one_adapter_go_to_one_worker() -> None:
         executor = make("process", [load] * 2)
         async with running(executor):
             await until(lambda: states(executor) == ["up", "up"])
-            pids = {(await executor.predict(predict_job(adapter="adp_7"))).value.pid for _ in range(5)}
+            pids = {(await predict(executor, predict_job(adapter="adp_7"))).value.pid for _ in range(5)}
             assert len(pids) == 1
 
     asyncio.run(scenario())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pickle
 import re
 import signal
 import subprocess
@@ -20,19 +19,20 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassi
 from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.calibrator import FEATURES, Calibrator
 from abmll.errors import PosteriorMismatchError, UnsupportedModelError
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query
 from model_store.adapters import AdapterStore
 from model_store.bases import load_base
 from model_store.errors import UnknownArtifactError
 from model_store.identity import BaseIdentity
-from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior
+from model_store.posteriors import PosteriorManifest, save_posterior
 from service.cli import main as cli
+from service.engine.fitting import encode_support
 from service.executors.build import build_executor
 from service.executors.contract import AdaptJob, Job, PredictJob, Worker
 from service.executors.worker import load_worker
@@ -104,22 +104,16 @@ def test_a_worker_serves_what_the_settings_name(arguments: dict[str, Any], poste
     assert served.defaults == AdaptSettings(steps=2)
     assert served.template["after_input"] == " ->"
     assert served.encoder.max_tokens == 256
-    assert served.calibrator is None
 
 
-def test_a_worker_serves_the_posteriors_calibrator(
-    arguments: dict[str, Any], prior_and_base: tuple[GlobalPosterior, BaseIdentity], tmp_path: Path
-) -> None:
-    folder = save(tmp_path, *prior_and_base)
-    loaded = load_posterior(folder)
-    calibrator = Calibrator(loaded.manifest.digest, 0.1, dict.fromkeys(FEATURES, 0.5), 8, {})
-    save_posterior(folder, loaded.prior, loaded.manifest, calibrator)
-    served = load_worker(Settings(**arguments, posterior=str(folder))).served
-    assert pickle.loads(pickle.dumps(served.calibrator)) == calibrator
+def adapt_job(worker: Worker, steps: int) -> AdaptJob:
+    support = [Example(row["input"], row["output"], OPTIONS) for row in ROWS]
+    examples = encode_support(support, worker.served, truncate=False)
+    return AdaptJob("adp_1", examples, AdaptSettings(steps=steps), seed=1)
 
 
-def work(worker: Worker, job: Job) -> Any:
-    run = worker.begin(job)
+def work(worker: Worker, job: Job, adapter: TaskPosterior | None = None) -> Any:
+    run = worker.begin(job, adapter)
     while not run.done:
         worker.advance([run])
     worker.finish(run)
@@ -128,22 +122,13 @@ def work(worker: Worker, job: Job) -> Any:
 
 def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any], posterior: Path) -> None:
     worker = load_worker(Settings(**arguments, posterior=str(posterior)))
-    support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
-    long = Query("word " * 300, OPTIONS)
-    adaptation = work(worker, AdaptJob(support, AdaptSettings(steps=3), seed=1, truncate=False))
+    adaptation = work(worker, adapt_job(worker, steps=3))
     assert len(adaptation.losses) == 3
-    predictions = work(
-        worker,
-        PredictJob(
-            "adp_1",
-            adaptation.posterior,
-            (support[0].query, long, Query("write")),
-            2,
-            seed=1,
-            max_new_tokens=4,
-            truncate=True,
-        ),
-    )
+    encode = worker.served.encoder.encode
+    queries = (Query(ROWS[0]["input"], OPTIONS), Query("word " * 300, OPTIONS), Query("write"))
+    prompts = tuple(encode(query, truncate=True, max_new_tokens=4) for query in queries)
+    job = PredictJob("adp_1", prompts, PredictSettings(2, seed=1, max_new_tokens=4))
+    predictions = work(worker, job, adaptation.posterior)
     assert [p.predictive.options for p in predictions[:2]] == [OPTIONS, OPTIONS]
     assert [p.predictive.samples for p in predictions] == [2, 2, 2]
     assert 1 <= predictions[2].completion_tokens <= 8
@@ -152,21 +137,25 @@ def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any
 def test_a_thread_and_processes_give_the_same_answers(arguments: dict[str, Any], posterior: Path) -> None:
     """To the bit, and to the model that they say they serve."""
     settings = Settings(**arguments, posterior=str(posterior), threads=1)
-    support = tuple(Example(row["input"], row["output"], OPTIONS) for row in ROWS)
-    queries = (support[0].query, Query("write"))
+    queries = (Query(ROWS[0]["input"], OPTIONS), Query("write"))
 
     async def work(usual: Literal["inline", "process"]) -> tuple[Any, ...]:
         executor = build_executor(settings, Metrics(), usual)
         try:
             served = await executor.start()
-            adapted = (await executor.adapt(AdaptJob(support, AdaptSettings(steps=2), 1, False))).value
+            support = [Example(row["input"], row["output"], OPTIONS) for row in ROWS]
+            examples = encode_support(support, served, truncate=False)
+            fit = AdaptJob("adp_1", examples, AdaptSettings(steps=2), seed=1)
+            adapted = (await executor.adapt(fit)).value
+            prompts = tuple(served.encoder.encode(query, max_new_tokens=4) for query in queries)
             jobs = [
-                PredictJob(f"adp_{n}", adapted.posterior, queries, samples, 1, 4, False)
+                PredictJob(f"adp_{n}", prompts, PredictSettings(samples, seed=1, max_new_tokens=4))
                 for n in range(2)
                 for samples in (3, "auto")
             ]
-            answers = [timed.value for timed in await asyncio.gather(*map(executor.predict, jobs))]
-            tokens = served.encoder.encode(support[0].query)
+            asking = (executor.predict(job, adapted.posterior) for job in jobs)
+            answers = [timed.value for timed in await asyncio.gather(*asking)]
+            tokens = prompts[0]
             return served.deciding, tokens, adapted.losses, adapted.posterior.values.tolist(), answers
         finally:
             await executor.close()
@@ -343,10 +332,11 @@ def test_an_nli_model_tells_which_texts_mean_the_same(
     prior, _ = prior_and_base
     values = torch.randn(prior.values.shape, generator=torch.Generator().manual_seed(1))
     wild = TaskPosterior(prior.config, prior.sites, prior.values + 0.3 * values)
-    job = PredictJob("adp_1", wild, (Query("write"),), 4, 1, 4, False)
     settings = {**arguments, "posterior": str(posterior)}
-    apart = work(load_worker(Settings(**settings)), job)[0].text
-    together = work(load_worker(Settings(**settings, nli_model=str(tmp_path))), job)[0].text
+    one, other = load_worker(Settings(**settings)), load_worker(Settings(**settings, nli_model=str(tmp_path)))
+    prompts = (one.served.encoder.encode(Query("write"), max_new_tokens=4),)
+    job = PredictJob("adp_1", prompts, PredictSettings(4, seed=1, max_new_tokens=4))
+    apart, together = work(one, job, wild)[0].text, work(other, job, wild)[0].text
     assert len(apart.clusters) > 1
     assert len(together.clusters) == 1
     with pytest.raises(UnsupportedModelError, match="entailment"):

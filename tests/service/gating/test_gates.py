@@ -13,9 +13,10 @@ import pytest
 
 from abmll.assurance.certificates import Certificate, certify_looks, threshold_for_coverage
 from abmll.assurance.conformal import conformal_quantile
-from service.api.native.rendering import thresholds
-from service.errors import CannotCertifyError, InvalidRequestError
-from service.schemas import Gate
+from service.api.native.requests import gate_request
+from service.errors import CannotCertifyError
+from service.gating.confidence import Confidence
+from service.schemas import PredictRequest
 from tests.service.conftest import Server
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
@@ -285,13 +286,12 @@ def test_what_decides_confidences_must_be_as_calibrated(
 
 
 def test_another_kind_of_confidence_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.gating import confidence
-
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
         calibration = await caller.calibrate(texts("a", 20))
         assert calibration["confidence_kind"] == "predictive"
-        monkeypatch.setattr(confidence, "confidence_of", lambda *_: confidence.Confidence(0.5, "calibrated"))
+        other = Confidence(0.5, "calibrated")
+        monkeypatch.setattr("service.engine.engine.confidence_of", lambda *_: other)
         refusal = error(await caller.ask(["x"], gate=TARGET))
         assert (refusal["code"], refusal["param"]) == ("calibration_mismatch", "confidence_kind")
 
@@ -536,15 +536,28 @@ def test_bad_gates_are_refused(server: Server, name: str) -> None:
 
 
 def test_a_calibrated_gate_needs_an_adapters_id(server: Server) -> None:
-    body = {"support": SUPPORT, "options": OPTIONS, "inputs": ["x"], "gate": TARGET}
-    assert "adapter_id" in error(server.post("/v1/predict", body))["message"]
-    unknown = {"adapter_id": "adp_00000000", "inputs": ["x"], "gate": TARGET}
-    assert error(server.post("/v1/predict", unknown), 404)["code"] == "unknown_adapter"
+    async def scenario(client: httpx.AsyncClient) -> None:
+        body = {"support": SUPPORT, "options": OPTIONS, "inputs": ["x"], "gate": TARGET}
+        assert "adapter_id" in error(await client.post("/v1/predict", json=body))["message"]
+        unknown = {"adapter_id": "adp_00000000", "inputs": ["x"], "gate": TARGET}
+        refused = await client.post("/v1/predict", json=unknown)
+        assert error(refused, 404)["code"] == "unknown_adapter"
+
+    server.run(scenario)
 
 
-def test_a_target_is_never_passed_over_by_what_knows_raw_thresholds_only() -> None:
-    with pytest.raises(InvalidRequestError, match="calibration"):
-        thresholds(Gate(target_error=0.1))
+def test_a_gate_with_a_target_always_needs_the_calibration() -> None:
+    for body in (
+        {"gate": {"target_error": 0.1}},
+        {"gate": {"target_coverage": 0.5}},
+        {"set": {"alpha": 0.1}},
+    ):
+        request = gate_request(PredictRequest.model_validate({"adapter_id": "a", "inputs": ["x"], **body}))
+        assert request.needs_calibration
+        assert request.promises
+    logged = PredictRequest(adapter_id="a", inputs=["x"], log=True)
+    assert gate_request(logged).needs_calibration
+    assert not gate_request(PredictRequest(adapter_id="a", inputs=["x"])).needs_calibration
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import pytest
 
+from abmll.prediction.run import Prediction
 from abmll.prediction.semantic import Cluster, SemanticEntropy, TextAnswer
+from abmll.prediction.settings import Thresholds
 from abmll.prediction.uncertainty import Predictive, Uncertainty
-from service.gating.confidence import confidence_of
-from service.gating.thresholds import (
+from service.gating.confidence import Confidence
+from service.gating.decisions import (
     CONFIDENCE,
     LOGPROB_PER_TOKEN,
     MARGIN,
     MUTUAL_INFORMATION,
     SEMANTIC_ENTROPY,
     TYPICALITY,
-    Thresholds,
     abstain_reason,
+    decide,
 )
 
 PREDICTIVE = Predictive(
@@ -25,6 +27,11 @@ PREDICTIVE = Predictive(
     ),
     samples=4,
 )
+CERTAINTY = Confidence(PREDICTIVE.confidence)
+
+
+def predicted(text: TextAnswer | None = None, typicality: float | None = None) -> Prediction:
+    return Prediction(PREDICTIVE, 5, 0, text=text, typicality=typicality)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +49,16 @@ PREDICTIVE = Predictive(
     ],
 )
 def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
-    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) == reason
+    assert abstain_reason(predicted(), CERTAINTY, gate) == reason
 
 
 @pytest.mark.parametrize(("typicality", "reason"), [(0.1, None), (0.09, TYPICALITY), (None, TYPICALITY)])
 def test_an_input_unlike_the_examples_or_not_known_to_be_like_them_abstains(
     typicality: float | None, reason: str | None
 ) -> None:
-    confidence, gate = confidence_of(PREDICTIVE), Thresholds(min_typicality=0.1)
-    assert abstain_reason(PREDICTIVE, confidence, gate, typicality=typicality) == reason
-    assert abstain_reason(PREDICTIVE, confidence, Thresholds(), typicality=typicality) is None
+    prediction, gate = predicted(typicality=typicality), Thresholds(min_typicality=0.1)
+    assert abstain_reason(prediction, CERTAINTY, gate) == reason
+    assert abstain_reason(prediction, CERTAINTY, Thresholds()) is None
 
 
 def text(information: float = 0.1) -> TextAnswer:
@@ -73,17 +80,24 @@ def text(information: float = 0.1) -> TextAnswer:
     ],
 )
 def test_conditions_on_free_text_come_after_the_others(gate: Thresholds, reason: str | None) -> None:
-    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate, text()) == reason
+    assert abstain_reason(predicted(text()), CERTAINTY, gate) == reason
 
 
 def test_of_two_informations_the_larger_counts() -> None:
-    gate, confidence = Thresholds(max_mutual_information=0.25), confidence_of(PREDICTIVE)
-    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.1)) is None
-    assert abstain_reason(PREDICTIVE, confidence, gate, text(0.3)) == MUTUAL_INFORMATION
+    gate = Thresholds(max_mutual_information=0.25)
+    assert abstain_reason(predicted(text(0.1)), CERTAINTY, gate) is None
+    assert abstain_reason(predicted(text(0.3)), CERTAINTY, gate) == MUTUAL_INFORMATION
     strict = Thresholds(max_mutual_information=0.15)
-    assert abstain_reason(PREDICTIVE, confidence, strict, text(0.1)) == MUTUAL_INFORMATION
+    assert abstain_reason(predicted(text(0.1)), CERTAINTY, strict) == MUTUAL_INFORMATION
 
 
 def test_conditions_on_free_text_ask_nothing_of_options() -> None:
     gate = Thresholds(max_semantic_entropy=0.0, min_logprob_per_token=0.0)
-    assert abstain_reason(PREDICTIVE, confidence_of(PREDICTIVE), gate) is None
+    assert abstain_reason(predicted(), CERTAINTY, gate) is None
+
+
+def test_the_decision_follows_the_reason() -> None:
+    answered = decide(predicted(), CERTAINTY, Thresholds())
+    assert (answered.decision, answered.abstain_reason) == ("answer", None)
+    abstained = decide(predicted(), CERTAINTY, Thresholds(min_confidence=0.9))
+    assert (abstained.decision, abstained.abstain_reason) == ("abstain", CONFIDENCE)

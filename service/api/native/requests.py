@@ -1,0 +1,73 @@
+"""Request records from the native wire."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.tasks import Example, Query
+from service import schemas
+from service.engine.requests import AdaptOverrides, AdaptRequest, PredictRequest
+from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest
+
+
+def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
+    """What the body asks to adapt to."""
+    asked = body.adapt.model_dump() if body.adapt else {}
+    folds = asked.pop("calibration_folds", None)
+    support = examples(body.support or [], body.options)
+    return AdaptRequest(support, AdaptOverrides(**asked), body.seed, body.truncate, body.model, folds)
+
+
+def predict_request(body: schemas.PredictRequest) -> PredictRequest:
+    """What the body asks to predict."""
+    rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
+    return PredictRequest(
+        adapter=body.adapter_id if body.adapter_id is not None else adapt_request(body),
+        queries=tuple(Query(row.input, _options(row.options, body.options)) for row in rows),
+        settings=predict_settings(body),
+        gate=gate_request(body),
+        confidence=body.confidence,
+        truncate=body.truncate,
+        model=body.model,
+    )
+
+
+def calibrate_request(adapter_id: str, body: schemas.CalibrateRequest) -> CalibrateRequest:
+    """What the body asks to calibrate the adapter with."""
+    return CalibrateRequest(
+        adapter_id=adapter_id,
+        examples=examples(body.examples, body.options),
+        settings=predict_settings(body),
+        truncate=body.truncate,
+        replace=body.replace,
+        more_follow=body.more_follow,
+    )
+
+
+def predict_settings(body: schemas.PredictRequest | schemas.CalibrateRequest) -> PredictSettings:
+    """The fields of `body` that `PredictSettings` has, by their names."""
+    names = {field.name for field in fields(PredictSettings)} & set(type(body).model_fields)
+    return PredictSettings(**{name: getattr(body, name) for name in names})
+
+
+def gate_request(body: schemas.PredictRequest) -> GateRequest:
+    """The gate that the body asks for."""
+    gate = body.gate or schemas.Gate()
+    return GateRequest(
+        thresholds=Thresholds(**{field.name: getattr(gate, field.name) for field in fields(Thresholds)}),
+        target_error=gate.target_error,
+        delta=USUAL_DELTA if gate.delta is None else gate.delta,
+        target_coverage=gate.target_coverage,
+        alpha=body.set.alpha if body.set else None,
+        log=body.log,
+    )
+
+
+def examples(rows: list[schemas.SupportRow], shared: list[str] | None) -> tuple[Example, ...]:
+    """Labelled rows, those without options of their own with the `shared` ones."""
+    return tuple(Example(row.input, row.output, _options(row.options, shared)) for row in rows)
+
+
+def _options(own: list[str] | None, shared: list[str] | None) -> tuple[str, ...]:
+    return tuple(own or shared or ())
