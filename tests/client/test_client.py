@@ -20,6 +20,9 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from abmll_client import (
     AsyncClient,
     BusyError,
@@ -33,13 +36,10 @@ from abmll_client import (
     TookTooLongError,
     UnavailableError,
     UnreadableAnswerError,
+    models,
 )
 from abmll_client.errors import retry_after_seconds
 from abmll_client.plans import batches
-from hypothesis import given
-from hypothesis import strategies as st
-
-from service import schemas
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 from tests.service.conftest import Server
@@ -61,10 +61,6 @@ async def connected(server: Server) -> AsyncIterator[AsyncClient]:
         AsyncClient("http://server", transport=httpx.ASGITransport(server.app)) as client,
     ):
         yield client
-
-
-def plain(prediction: schemas.Prediction) -> dict[str, Any]:
-    return prediction.model_dump(exclude={"index"})
 
 
 # ---- the native surface ------------------------------------------------------------------------------------
@@ -454,8 +450,7 @@ def test_importing_the_client_is_light() -> None:
         "transformers",
         "abmll",
         "model_store",
-        "service.engine",
-        "service.api",
+        "service",
         "fastapi",
         "pandas",
         "sklearn",
@@ -482,8 +477,8 @@ def test_an_adapter_is_diagnosed(client: Client) -> None:
     adapter = client.create_adapter(SUPPORT, options=OPTIONS)
     found = client.diagnose(adapter.id, folds=2, samples=4)
     assert (found.adapter_id, found.asked_folds, found.samples, found.held_out.n) == (adapter.id, 2, 4, 4)
-    assert client.adapter(adapter.id).diagnosis == schemas.Diagnosis(
-        **{name: getattr(found, name) for name in schemas.Diagnosis.model_fields}
+    assert client.adapter(adapter.id).diagnosis == models.Diagnosis(
+        **{name: getattr(found, name) for name in models.Diagnosis.model_fields}
     )
 
 
@@ -518,13 +513,14 @@ def test_a_calibration_of_several_requests_is_one_look_and_its_gate_takes_feedba
 
 
 def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
-    def methods(client: type) -> dict[str, list[str]]:
+    def methods(client: type) -> dict[str, list[inspect.Parameter]]:
         found = {
             n: m for n, m in vars(client).items() if not n.startswith("_") and n not in ("close", "aclose")
         }
-        return {name: list(inspect.signature(method).parameters) for name, method in found.items()}
+        return {name: list(inspect.signature(method).parameters.values()) for name, method in found.items()}
 
     assert methods(Client) == methods(AsyncClient)
+    assert len(methods(Client)) == 18
 
 
 def test_the_asynchronous_client_diagnoses_and_calibrates(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import sys
 
 import pandas as pd
 import pytest
+
 from abmll_client import support_from_frame
 from abmll_client.frames import COLUMNS, predictions_frame
-
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 
@@ -72,4 +72,4 @@ def test_without_pandas_the_message_says_what_to_install() -> None:
         "except ImportError as error: print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "frames need pandas: pip install 'abmll-serve[pandas]'"
+    assert told.stdout.strip() == "frames need pandas: pip install 'abmll-client[pandas]'"

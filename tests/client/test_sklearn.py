@@ -8,14 +8,13 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from abmll_client import Client, InvalidRequestError, NotFoundError
-from abmll_client.sklearn import FewShotClassifier
 from mapie.classification import SplitConformalClassifier
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -26,6 +25,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from abmll_client import Client, InvalidRequestError, NotFoundError
+from abmll_client.local import GROUP
+from abmll_client.sklearn import FewShotClassifier
 from service import embedded
 from service.embedded import Embedded
 from tests.service.conftest import Server
@@ -187,6 +189,17 @@ def test_a_pickled_classifier_answers_at_its_address(tmp_path: Path) -> None:
         fitted = FewShotClassifier(base_url=running.url, samples=0).fit(X, Y)
         copied = pickle.loads(pickle.dumps(fitted))
         np.testing.assert_array_equal(copied.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_without_a_server_and_an_engine_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abmll_client.local.entry_points", lambda group: [])
+    with pytest.raises(ImportError, match="needs abmll-serve, which is not installed: install it, or name"):
+        FewShotClassifier().fit(X, Y)
+
+
+def test_an_engine_in_this_process_is_the_one_that_is_registered() -> None:
+    (entry,) = entry_points(group=GROUP)
+    assert entry.load() is embedded.connect
 
 
 # ---- in scikit-learn's and MAPIE's tools -------------------------------------------------------------------

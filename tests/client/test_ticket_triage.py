@@ -16,10 +16,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from abmll_client import Client
 from transformers import AutoModelForCausalLM
 
-from service import schemas
+from abmll_client import Client, models
 from service.executors.build import load_model_worker
 from service.schemas import demo
 from service.settings import Settings
@@ -56,7 +55,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def predictions(url: str) -> list[schemas.Prediction]:
+def predictions(url: str) -> list[models.Prediction]:
     """What the server answers for each ticket."""
     with Client(url) as client:
         texts = [text for text, _ in TICKETS]
@@ -64,7 +63,7 @@ def predictions(url: str) -> list[schemas.Prediction]:
 
 
 @pytest.fixture(scope="module")
-def threshold(predictions: list[schemas.Prediction]) -> float:
+def threshold(predictions: list[models.Prediction]) -> float:
     """In the middle of the widest gap among the middle half of the confidences, so that rounding decides nothing."""
     middle = sorted(prediction.confidence for prediction in predictions)[12:38]
     low, high = max(itertools.pairwise(middle), key=lambda pair: pair[1] - pair[0])
@@ -72,19 +71,19 @@ def threshold(predictions: list[schemas.Prediction]) -> float:
 
 
 def test_every_ticket_goes_where_its_confidence_and_the_rule_send_it(
-    example: ModuleType, url: str, predictions: list[schemas.Prediction], threshold: float
+    example: ModuleType, url: str, predictions: list[models.Prediction], threshold: float
 ) -> None:
     with Client(url) as client:
-        outcomes, statistics = example.triage(client, TICKETS, min_confidence=threshold, samples=2)
+        results, statistics = example.triage(client, TICKETS, min_confidence=threshold, samples=2)
     right = 0
-    for outcome, prediction, (text, label) in zip(outcomes, predictions, TICKETS, strict=True):
+    for result, prediction, (text, label) in zip(results, predictions, TICKETS, strict=True):
         if prediction.confidence >= threshold:
-            assert (outcome.source, outcome.answer) == ("model", prediction.answer)
+            assert (result.source, result.answer) == ("model", prediction.answer)
             right += prediction.answer == label
         else:
             by_rule = example.by_keyword(text)
-            assert (outcome.source, outcome.answer) == ("fallback" if by_rule else "human", by_rule)
-    counts = Counter(outcome.source for outcome in outcomes)
+            assert (result.source, result.answer) == ("fallback" if by_rule else "human", by_rule)
+    counts = Counter(result.source for result in results)
     assert set(counts) == {"model", "fallback", "human"}
     assert (statistics.accepted, statistics.fallen_back, statistics.queued) == tuple(
         counts[source] for source in ("model", "fallback", "human")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from abmll_client.sklearn import FewShotClassifier
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from abmll_client.sklearn import FewShotClassifier
 from model_store.errors import StoreError
 from service import embedded
 from service.cli import main as cli
@@ -108,3 +108,13 @@ def test_the_engine_starts_by_itself_and_does_not_keep_the_program_alive(setting
         env={**os.environ, **environment},
     )
     assert told.stdout.strip() == "(4, 2)"
+
+
+def test_without_the_client_the_message_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['abmll_client'] = None\n"
+        "try: import service.embedded\n"
+        "except ImportError as error: print(error)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "service.embedded needs the client: install the distribution abmll-client"
