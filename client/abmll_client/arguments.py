@@ -55,7 +55,7 @@ def labelled_rows(examples: SupportLike) -> list[Mapping[str, Any]]:
 
 
 def input_rows(inputs: InputsLike) -> list[str | Mapping[str, Any]]:
-    """List the inputs. Raises `TypeError` for a single text, which would be sent letter by letter."""
+    """List the inputs. Raises `TypeError` for a single text, which would go letter by letter."""
     if isinstance(inputs, str):
         raise TypeError("inputs are a list of texts, not one text")
     return list(inputs)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class AsyncClient(Connection):
-    """As `Client`, with methods to await. Use it in an `async with` statement, or await `aclose`."""
+    """As `Client`, with methods to await. Use it in an `async with` statement or await `aclose`."""
 
     def __init__(
         self,

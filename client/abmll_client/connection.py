@@ -12,7 +12,7 @@ from abmll_client.retries import Retries
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-# The server answers within its `deadline_seconds`, by default 300, and then says what a retry finds.
+# The server answers within its `deadline_seconds`, by default 300, and says what a retry finds.
 DEFAULT_TIMEOUT = httpx.Timeout(310.0, connect=5.0)
 
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)

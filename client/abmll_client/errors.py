@@ -1,4 +1,4 @@
-"""What can go wrong for a client: no answer, an answer it cannot read, or the server's error object."""
+"""What can go wrong: no answer, an answer that cannot be read, or the server's error object."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StatusError(ClientError):
     """
 
     def __init__(self, error: ErrorBody, status: int, retry_after_seconds: float | None = None) -> None:
-        super().__init__(error, status, retry_after_seconds)  # all arguments, so that instances pickle
+        super().__init__(error, status, retry_after_seconds)  # all of them, so that it pickles
         self.code, self.message, self.param = error.code, error.message, error.param
         self.request_id, self.adapter_id = error.request_id, error.adapter_id
         self.status, self.retry_after_seconds = status, retry_after_seconds

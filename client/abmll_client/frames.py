@@ -26,7 +26,7 @@ def support_from_frame(
 
 
 def predict_frame(frame: pd.DataFrame, text: str, **fields: Any) -> Plan[pd.DataFrame]:
-    """Answer the column `text`; the result is that of `predictions_frame`, with the frame's index."""
+    """Answer the column `text`; returns `predictions_frame` with the index of `frame`."""
     predictions = yield from predict_all(_texts(frame, text), **fields)
     return predictions_frame(predictions, frame.index)
 

@@ -46,7 +46,7 @@ def predict_all(inputs: InputsLike, **fields: Any) -> Plan[list[models.Predictio
 def calibrate(
     adapter_id: str, examples: SupportLike, *, replace: bool = False, **fields: Any
 ) -> Plan[models.Calibration]:
-    """Calibrate on any number of `examples`; however many requests, they are one look at the labels.
+    """Calibrate on any number of `examples`, which are one look at the labels in several requests.
 
     `fields` are `CalibrateFields`; `replace` forgets the calibration that is there.
     """

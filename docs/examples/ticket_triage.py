@@ -31,7 +31,7 @@ KEYWORDS = {
 
 
 def by_keyword(text: str) -> str | None:
-    """Return the one category whose words appear, or None to pass. A larger model can stand here."""
+    """Return the one category whose words appear, or None. A larger model can stand here."""
     found = {label for label, words in KEYWORDS.items() if any(word in text.lower() for word in words)}
     return found.pop() if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""The clients against the real application; what a server cannot be made to do is played by a transport."""
+"""The clients against the real application, and against transports that play a failing server."""
 
 from __future__ import annotations
 
@@ -250,10 +250,10 @@ def widened(value: Any) -> Any:
 def test_fields_of_a_newer_server_are_left_out_at_every_depth(client: Client) -> None:
     answer = client.predict(["x"], support=SUPPORT, options=OPTIONS)
     adapter = client.adapter(answer.adapter_id)
-    for known, ask in ((answer, lambda c: c.predict(["x"])), (adapter, lambda c: c.adapter("adp_0"))):
+    for known, call in ((answer, lambda c: c.predict(["x"])), (adapter, lambda c: c.adapter("adp_0"))):
         newer = widened(known.model_dump(mode="json", exclude_none=True))
         with Client(transport=transport(httpx.Response(200, json=newer))) as old:
-            assert ask(old) == known
+            assert call(old) == known
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"{}", b'{"status": 1}', b"[]"])
@@ -430,13 +430,13 @@ def test_headers_are_sent_and_appear_nowhere_else(
     with Client(url, transport=sent, headers={"x-api-key": "hush"}) as client:
         with pytest.raises(UnavailableError) as caught:
             client.create_adapter([("private text", "a")])
-        told = [repr(client), str(caught.value), repr(caught.value), caplog.text]
+        shown = [repr(client), str(caught.value), repr(caught.value), caplog.text]
     assert len([record for record in caplog.records if record.name.startswith("abmll_client")]) == 3
     assert "starting" in caplog.text
     assert sent.requests[0].headers["x-api-key"] == "hush"
     assert sent.requests[0].headers["authorization"].startswith("Basic ")
     for secret in ("hush", "password", "private text"):
-        assert not any(secret in text for text in told)
+        assert not any(secret in text for text in shown)
 
 
 def test_a_copy_is_the_same_client() -> None:
@@ -457,8 +457,8 @@ def test_importing_the_client_is_light() -> None:
         "numpy",
     ]
     code = f"import abmll_client, sys; print([name for name in {heavy!r} if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "[]"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]"
 
 
 def test_a_server_that_listens_is_reached(tmp_path: Path) -> None:
@@ -504,8 +504,8 @@ def test_a_calibration_of_several_requests_is_one_look_and_its_gate_takes_feedba
         (prediction,) = answer.predictions
         assert answer.gate and answer.gate.target_error == 0.2
         assert prediction.prediction_id and prediction.prediction_set
-        told = client.feedback(adapter.id, {prediction.prediction_id: prediction.answer})
-        assert (told.stored, told.asked, told.calibration.n) == (1, 1, 31)
+        stored = client.feedback(adapter.id, {prediction.prediction_id: prediction.answer})
+        assert (stored.stored, stored.asked, stored.calibration.n) == (1, 1, 31)
         assert client.delete_calibration(adapter.id).deleted
         with pytest.raises(InvalidRequestError, match="not calibrated"):
             client.calibration(adapter.id)

@@ -1,4 +1,4 @@
-"""The client's own records and words are the server's: they are written twice, and held equal here."""
+"""The client writes the server's records and words a second time; they are held equal here."""
 
 from __future__ import annotations
 

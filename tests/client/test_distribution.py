@@ -31,7 +31,7 @@ USED_BY_OTHERS = {"accelerate", "gguf", "pip"}  # by transformers, and as a comm
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names that a module imports, wherever in the module, except the standard library's."""
+    """Top-level names that a module imports anywhere in it, except the standard library's."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -58,7 +58,7 @@ def test_the_checks_for_estimators_of_texts_pass(classifier: FewShotClassifier) 
 
 
 class OfNumbers(FewShotClassifier):
-    """The classifier with its eyes closed: rows of numbers are read as texts, so that all checks can run."""
+    """The classifier on rows of numbers, which it reads as texts, so that all checks can run."""
 
     def fit(self, X: Any, y: Any) -> OfNumbers:  # noqa: N803
         super().fit(self._read(X, reset=True), y)
@@ -150,7 +150,7 @@ def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "labels", "told"),
+    ("texts", "labels", "message"),
     [
         ([["a", "b"], ["c", "d"]], ["x", "y"], "one column"),
         (["a", 3], ["x", "y"], r"X\[1\] is no text but of type int"),
@@ -162,13 +162,13 @@ def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
     ],
 )
 def test_what_is_no_set_of_labelled_texts_is_refused(
-    classifier: FewShotClassifier, texts: Any, labels: Any, told: str
+    classifier: FewShotClassifier, texts: Any, labels: Any, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         classifier.fit(texts, labels)
 
 
-def test_the_servers_refusals_and_being_unfitted_are_told(classifier: FewShotClassifier) -> None:
+def test_the_servers_refusals_and_being_unfitted_are_raised(classifier: FewShotClassifier) -> None:
     with pytest.raises(NotFittedError):
         classifier.predict(X)
     with pytest.raises(NotFoundError, match="unknown_model"):
@@ -238,7 +238,7 @@ def test_it_is_calibrated(classifier: FewShotClassifier, method: str) -> None:
 
 
 def test_mapie_makes_prediction_sets_of_it(classifier: FewShotClassifier) -> None:
-    """The sets are those of split conformal prediction with the score 1 - p(label), computed here."""
+    """The sets are those of split conformal prediction with the score 1 - p(label)."""
     held_out, labels = np.array([f"held out {i}" for i in range(99)]), np.array(["yes", "no", "no"] * 33)
     fitted = classifier.fit(np.array(X), Y)
     conformal = SplitConformalClassifier(fitted, confidence_level=0.8, prefit=True)

@@ -64,7 +64,7 @@ def predictions(url: str) -> list[models.Prediction]:
 
 @pytest.fixture(scope="module")
 def threshold(predictions: list[models.Prediction]) -> float:
-    """In the middle of the widest gap among the middle half of the confidences, so that rounding decides nothing."""
+    """The middle of the widest gap among the confidences: rounding decides nothing."""
     middle = sorted(prediction.confidence for prediction in predictions)[12:38]
     low, high = max(itertools.pairwise(middle), key=lambda pair: pair[1] - pair[0])
     return (low + high) / 2
@@ -103,11 +103,11 @@ def test_the_command_prints_its_table(url: str, threshold: float, tmp_path: Path
     )
     command = [sys.executable, str(SCRIPT), "--url", url, "--tickets", str(tickets)]
     command += ["--min-confidence", str(threshold), "--samples", "2"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", told)}
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", printed)}
     assert sum(counts.values()) == 12
     lines = Counter(
-        line.split()[0] for line in told.splitlines() if line.startswith(("model", "fallback", "human"))
+        line.split()[0] for line in printed.splitlines() if line.startswith(("model", "fallback", "human"))
     )
     assert counts == {source: lines[source] for source in counts}
-    assert re.search(r"right among the accepted +│ +\d+ of \d+", told) or counts["model"] == 0
+    assert re.search(r"right among the accepted +│ +\d+ of \d+", printed) or counts["model"] == 0

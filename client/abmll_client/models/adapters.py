@@ -37,7 +37,7 @@ class HeldOutAnswers(Answer):
 
     n: int  # examples
     correct: int
-    nll: float  # mean negative log-likelihood of the labels, in nats, before the temperature changed
+    nll: float  # mean over the labels, in nats, before the temperature changed
     temperature_factor: float  # over the posterior's temperature after as many examples
 
 
@@ -50,7 +50,7 @@ class Adapter(Answer):
     base: BaseInfo
     posterior: str
     support: SupportSummary
-    options: list[str]  # that inputs without options of their own take; empty: none, or free text
+    options: list[str]  # of all examples, taken by inputs without their own; or empty
     created: str  # ISO 8601, UTC
     diagnostics: Diagnostics
     temperature: float  # T: the averaged distribution over options is taken to the power 1/T

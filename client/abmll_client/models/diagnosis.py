@@ -23,7 +23,7 @@ class AccuracyEstimate(Answer):
 class AdapterComparison(Answer):
     """The adapter against something else, on the same held-out examples."""
 
-    helped: Literal["yes", "no", "unclear"]  # the gain's interval: above zero, below, or on both sides
+    helped: Literal["yes", "no", "unclear"]  # the gain's interval: above 0, below, on both sides
     log_likelihood_gain: float  # mean over examples, in nats
     standard_error: float
     gained: int  # examples that only the adapter answers right
@@ -38,7 +38,7 @@ class PosteriorMovement(Answer):
     kl_nats: float | None = None
     kl_nats_per_parameter: float | None = None
     kl_nats_floored: float | None = None  # no standard deviation below an untrained posterior's
-    relative_mean_change: float | None = None  # norm of the mean's change over the global mean's norm
+    relative_mean_change: float | None = None  # norm of the mean's change over the global mean's
 
 
 class SuspectExample(Answer):

@@ -78,6 +78,6 @@ class FeedbackResponse(Answer):
     """What became of labels that were sent as feedback."""
 
     stored: int  # labels that are new
-    asked: int  # of these, labels of the random sample: they recalibrate the gate and feed the alarms
+    asked: int  # of these, labels of the random sample: they move the gate and feed the alarms
     known: int  # labels of predictions that had one already; the first counts
     calibration: Calibration

@@ -9,7 +9,7 @@ from abmll_client.models.answer import Answer
 
 
 class ModelCard(Answer):
-    """What requests may name as `model`: the base model with its global posterior, or an adapter."""
+    """What requests may name as `model`: the base model with its posterior, or an adapter."""
 
     id: str
     object: Literal["model"] = "model"

@@ -25,7 +25,7 @@ class UncertaintyReport(Answer):
     expected_entropy: float  # mean over the samples' distributions
     mutual_information: float  # the first less the second, corrected for the number of samples
     mc_standard_error: float  # of the confidence, from sampling
-    typicality: float | None = None  # p-value: how like the support the input is; fixed classes only
+    typicality: float | None = None  # p-value: how like the support the input is; fixed classes
 
 
 class AnswerCluster(Answer):
@@ -76,7 +76,7 @@ class Prediction(Answer):
     samples: int  # posterior samples used
     text: TextReport | None = None  # of free text only
     prediction_id: str | None = None  # to send its label by, as feedback
-    explored: bool | None = None  # whether it is one of the random inputs whose labels are asked for
+    explored: bool | None = None  # whether it is in the random sample to be labelled
     prediction_set: PredictionSet | None = None
 
 
