@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from abmll.calibrator import Calibrator, Shown, features
 from numpy.typing import NDArray
 
 from abmll.assurance.folds import Scored
 from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
-from abmll.calibrator import Calibrator, Shown, features
 from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives

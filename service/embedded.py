@@ -1,6 +1,7 @@
-"""The whole server inside this process, without a port: for programs that want answers, not a service.
+"""The whole server inside this process, without a port, answered through the client's `Client`.
 
-Unlike the rest of the package this imports the server, and with it torch.
+This module needs the distribution `abmll-client`; nothing else of the server does. `connect` is
+registered in the entry point group `abmll_client.local`, where the client finds it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from abmll_client.client import Client
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
+
+try:
+    from abmll_client import Client
+except ImportError as error:
+    raise ImportError("service.embedded needs the client: install the distribution abmll-client") from error
 
 from service.api.app import create_app
 from service.engine.build import build_engine
@@ -28,7 +33,10 @@ UNBOUNDED_SECONDS = 7 * 24 * 3600.0
 
 
 class Embedded:
-    """An application that runs on an event loop of its own, in a thread. Raises what loading its model raises."""
+    """An application that runs on an event loop of its own, in a thread.
+
+    Making one raises what loading its model raises.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         with ExitStack() as starting:
@@ -39,11 +47,11 @@ class Embedded:
         self._transport = _InProcess(app, portal)
 
     def client(self) -> Client:
-        """A client of this application; any number of them, from any thread."""
+        """Make a client of this application; there may be any number, in any thread."""
         return Client("http://embedded", transport=self._transport, timeout=UNBOUNDED_SECONDS)
 
     def close(self) -> None:
-        """Let go of the model and end the thread."""
+        """Release the model and end the thread."""
         self._running.close()
 
 
@@ -76,10 +84,11 @@ _shared = _Shared()
 
 
 def start(**settings: Any) -> Embedded:
-    """Start the process's engine, with settings as in `service.settings`; those left out come from the environment.
+    """Start the process's engine, with settings as in `service.settings`.
 
-    Adapters are kept in a temporary folder, so that a server or another process can have the usual one. Raises
-    `RuntimeError` if it runs already, `SettingsError`, and whatever loading the model raises.
+    Settings left out come from the environment. Adapters are kept in a temporary folder, so that a
+    server or another process can have the usual one. Raises `RuntimeError` if the engine runs
+    already, `SettingsError`, and whatever loading the model raises.
     """
     with _shared.lock:
         if _shared.running is not None:
@@ -88,9 +97,14 @@ def start(**settings: Any) -> Embedded:
 
 
 def shared() -> Embedded:
-    """The process's engine, started now if it does not run."""
+    """Return the process's engine, started now if it does not run."""
     with _shared.lock:
         return _shared.running or _start({})
+
+
+def connect() -> Client:
+    """Make a client of the process's engine, started now if it does not run."""
+    return shared().client()
 
 
 def stop() -> None:

@@ -1,9 +1,11 @@
-"""A client for the server: typed answers, typed errors, retries; frames, a gate for apps, and a scikit-learn classifier.
+"""A client of the server: typed answers, typed errors, retries, frames, a gate for apps.
 
-Imports neither torch nor the server. `abmll_client.sklearn` needs the extra `sklearn`; frames need the extra `pandas`.
+It imports neither torch nor the server. `abmll_client.sklearn` has a scikit-learn classifier and
+needs the extra `sklearn`; frames need the extra `pandas`.
 """
 
-from abmll_client.client import AsyncClient, Client
+from abmll_client.async_client import AsyncClient
+from abmll_client.client import Client
 from abmll_client.errors import (
     BusyError,
     ClientError,
@@ -17,8 +19,9 @@ from abmll_client.errors import (
     UnreadableAnswerError,
 )
 from abmll_client.frames import support_from_frame
-from abmll_client.gate import AsyncConfidenceGate, ConfidenceGate, GateStatistics, Outcome
-from abmll_client.predictors import Scored, from_async_client, from_client, from_estimator
+from abmll_client.gate import AsyncConfidenceGate, ConfidenceGate
+from abmll_client.gate_results import GateResult, GateStatistics
+from abmll_client.predictors import ModelAnswer, from_async_client, from_client, from_estimator
 
 __all__ = [
     "AsyncClient",
@@ -28,11 +31,11 @@ __all__ = [
     "ClientError",
     "ConfidenceGate",
     "ConnectionFailedError",
+    "GateResult",
     "GateStatistics",
     "InvalidRequestError",
+    "ModelAnswer",
     "NotFoundError",
-    "Outcome",
-    "Scored",
     "ServerError",
     "StatusError",
     "TookTooLongError",

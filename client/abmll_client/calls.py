@@ -1,65 +1,28 @@
-"""The requests of the native surface: for each, what is sent and what its answer is read as. Nothing is sent from here."""
+"""The requests of the native surface: for each, what is sent and how its answer is read.
+
+Nothing is sent from here: the clients send a `Call`, and `plans` put several together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
+from abmll_client import models
+from abmll_client.arguments import InputsLike, SupportLike, input_rows, labelled_rows
 from abmll_client.errors import UnreadableAnswerError, error_of
-from service import schemas
 
-AnswerT = TypeVar("AnswerT", bound=schemas.WireModel)
-
-SupportLike: TypeAlias = Iterable[tuple[str, str] | Mapping[str, Any]]
-"""Labelled examples: (text, label) pairs, or rows with `input`, `output` and perhaps `options`."""
-InputsLike: TypeAlias = Iterable[str | Mapping[str, Any]]
-"""Texts to answer, or rows with `input` and perhaps `options`."""
-
-MAX_PAGE = 1000
-
-
-class AdaptFields(TypedDict, total=False):
-    """What adapting takes besides the support: see `service.schemas.CreateAdapterRequest`."""
-
-    model: str | None
-    options: Sequence[str] | None
-    adapt: Mapping[str, Any] | None
-    seed: int
-    truncate: bool
-
-
-class PredictFields(AdaptFields, total=False):
-    """What predicting takes besides the inputs: see `service.schemas.PredictRequest`. `gate` goes to the server as it is."""
-
-    adapter_id: str | None
-    support: SupportLike | None
-    samples: int | Literal["auto"]
-    confidence: Literal["predictive", "calibrated"] | None
-    gate: Mapping[str, Any] | None
-    set: Mapping[str, Any] | None
-    log: bool
-    max_new_tokens: int
-    answers_per_sample: int
-
-
-class CalibrateFields(TypedDict, total=False):
-    """What calibrating takes besides the examples: see `service.schemas.CalibrateRequest`."""
-
-    options: Sequence[str] | None
-    samples: int | Literal["auto"]
-    seed: int
-    truncate: bool
-    max_new_tokens: int
+AnswerT = TypeVar("AnswerT", bound=models.Answer)
 
 
 @dataclass(frozen=True)
 class Call(Generic[AnswerT]):
-    """One request and how to read its answer. `timeout_seconds` None is the client's."""
+    """One request and how to read its answer. `timeout_seconds` None takes the client's timeout."""
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -69,123 +32,123 @@ class Call(Generic[AnswerT]):
     timeout_seconds: float | None = None
 
     def read(self, response: httpx.Response) -> AnswerT:
-        """The answer; fields that this client does not know are left out.
+        """Read the answer; fields that this client does not know are left out.
 
-        Raises `StatusError` for what is not 2xx, and `UnreadableAnswerError`.
+        Raises `StatusError` for a status that is not 2xx, and `UnreadableAnswerError`.
         """
         if not response.is_success:
             raise error_of(response)
         try:
-            return self.answer.model_validate_json(response.content, extra="ignore")
+            return self.answer.model_validate_json(response.content)
         except ValidationError as error:
             where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "the body"
             message = f"{self.method} {self.path}: {where} is not as a {self.answer.__name__} has it"
             raise UnreadableAnswerError(message) from error
 
 
-def create_adapter(support: SupportLike, **fields: Any) -> Call[schemas.CreateAdapterResponse]:
+# ---- adapters ----------------------------------------------------------------------------------------------
+
+
+def create_adapter(support: SupportLike, **fields: Any) -> Call[models.CreateAdapterResponse]:
     """Adapt to `support`, with `AdaptFields`."""
-    body = _given({"support": labelled(support), **fields})
-    return Call("POST", "/v1/adapters", schemas.CreateAdapterResponse, body)
+    body = _given({"support": labelled_rows(support), **fields})
+    return Call("POST", "/v1/adapters", models.CreateAdapterResponse, body)
 
 
-def adapters(page_size: int, after: str | None = None) -> Call[schemas.AdapterList]:
-    """A page of adapters."""
-    return Call(
-        "GET", "/v1/adapters", schemas.AdapterList, query=_given({"limit": page_size, "after": after})
-    )
+def adapters(page_size: int, after: str | None = None) -> Call[models.AdapterList]:
+    """List a page of adapters, from the one behind the id `after`."""
+    query = _given({"limit": page_size, "after": after})
+    return Call("GET", "/v1/adapters", models.AdapterList, query=query)
 
 
-def adapters_after(page: schemas.AdapterList, page_size: int) -> Call[schemas.AdapterList] | None:
-    """The page behind `page`, if there is one."""
+def adapters_after(page: models.AdapterList, page_size: int) -> Call[models.AdapterList] | None:
+    """List the page behind `page`, if there is one."""
     return adapters(page_size, page.data[-1].id) if page.has_more and page.data else None
 
 
-def adapter(adapter_id: str) -> Call[schemas.Adapter]:
-    """One adapter."""
-    return Call("GET", _adapter_path(adapter_id), schemas.Adapter)
+def adapter(adapter_id: str) -> Call[models.Adapter]:
+    """Get one adapter."""
+    return Call("GET", _adapter_path(adapter_id), models.Adapter)
 
 
-def delete(adapter_id: str) -> Call[schemas.DeletedAdapter]:
-    """Forget an adapter."""
-    return Call("DELETE", _adapter_path(adapter_id), schemas.DeletedAdapter)
+def delete(adapter_id: str) -> Call[models.DeletedAdapter]:
+    """Delete an adapter."""
+    return Call("DELETE", _adapter_path(adapter_id), models.DeletedAdapter)
 
 
-def pin(adapter_id: str) -> Call[schemas.PinnedAdapter]:
+def pin(adapter_id: str) -> Call[models.PinnedAdapter]:
     """Keep an adapter in memory."""
-    return Call("POST", f"{_adapter_path(adapter_id)}/pin", schemas.PinnedAdapter)
+    return Call("POST", f"{_adapter_path(adapter_id)}/pin", models.PinnedAdapter)
 
 
-def unpin(adapter_id: str) -> Call[schemas.PinnedAdapter]:
+def unpin(adapter_id: str) -> Call[models.PinnedAdapter]:
     """Let an adapter leave memory."""
-    return Call("POST", f"{_adapter_path(adapter_id)}/unpin", schemas.PinnedAdapter)
+    return Call("POST", f"{_adapter_path(adapter_id)}/unpin", models.PinnedAdapter)
 
 
-def predict(inputs: InputsLike, **fields: Any) -> Call[schemas.PredictResponse]:
+def diagnose(adapter_id: str, **fields: int | None) -> Call[models.DiagnoseResponse]:
+    """Estimate an adapter on its own support, with `folds` and `samples`."""
+    path = f"{_adapter_path(adapter_id)}/diagnose"
+    return Call("POST", path, models.DiagnoseResponse, _given(fields))
+
+
+# ---- predictions -------------------------------------------------------------------------------------------
+
+
+def predict(inputs: InputsLike, **fields: Any) -> Call[models.PredictResponse]:
     """Answer `inputs`, with `PredictFields`."""
     if fields.get("support") is not None:
-        fields["support"] = labelled(fields["support"])
-    return Call("POST", "/v1/predict", schemas.PredictResponse, _given({"inputs": listed(inputs), **fields}))
+        fields["support"] = labelled_rows(fields["support"])
+    body = _given({"inputs": input_rows(inputs), **fields})
+    return Call("POST", "/v1/predict", models.PredictResponse, body)
 
 
-def diagnose(adapter_id: str, **fields: int | None) -> Call[schemas.DiagnoseResponse]:
-    """Estimate an adapter on its own support; `folds` and `samples`."""
-    return Call("POST", f"{_adapter_path(adapter_id)}/diagnose", schemas.DiagnoseResponse, _given(fields))
+# ---- calibrated gates --------------------------------------------------------------------------------------
 
 
-def calibrate(adapter_id: str, examples: SupportLike, **fields: Any) -> Call[schemas.Calibration]:
-    """Take in labelled examples for calibrated gates, with `CalibrateFields`."""
-    body = _given({"examples": labelled(examples), **fields})
-    return Call("POST", f"{_adapter_path(adapter_id)}/calibrate", schemas.Calibration, body)
+def calibrate(adapter_id: str, examples: SupportLike, **fields: Any) -> Call[models.Calibration]:
+    """Calibrate an adapter on labelled examples, with `CalibrateFields`."""
+    body = _given({"examples": labelled_rows(examples), **fields})
+    return Call("POST", f"{_adapter_path(adapter_id)}/calibrate", models.Calibration, body)
 
 
-def calibration(adapter_id: str) -> Call[schemas.Calibration]:
-    """The adapter's calibration."""
-    return Call("GET", f"{_adapter_path(adapter_id)}/calibration", schemas.Calibration)
+def calibration(adapter_id: str) -> Call[models.Calibration]:
+    """Get the adapter's calibration."""
+    return Call("GET", f"{_adapter_path(adapter_id)}/calibration", models.Calibration)
 
 
-def delete_calibration(adapter_id: str) -> Call[schemas.DeletedCalibration]:
-    """Forget the adapter's calibration."""
-    return Call("DELETE", f"{_adapter_path(adapter_id)}/calibration", schemas.DeletedCalibration)
+def delete_calibration(adapter_id: str) -> Call[models.DeletedCalibration]:
+    """Delete the adapter's calibration."""
+    return Call("DELETE", f"{_adapter_path(adapter_id)}/calibration", models.DeletedCalibration)
 
 
-def feedback(adapter_id: str, labels: Mapping[str, str]) -> Call[schemas.FeedbackResponse]:
-    """Right answers by prediction id."""
+def feedback(adapter_id: str, labels: Mapping[str, str]) -> Call[models.FeedbackResponse]:
+    """Send the right answers of predictions, by prediction id."""
     rows = [{"prediction_id": id, "label": label} for id, label in labels.items()]
-    return Call("POST", f"{_adapter_path(adapter_id)}/feedback", schemas.FeedbackResponse, {"feedback": rows})
+    path = f"{_adapter_path(adapter_id)}/feedback"
+    return Call("POST", path, models.FeedbackResponse, {"feedback": rows})
 
 
-def models() -> Call[schemas.ModelList]:
-    """What is served."""
-    return Call("GET", "/v1/models", schemas.ModelList)
+# ---- the server --------------------------------------------------------------------------------------------
 
 
-def limits() -> Call[schemas.LimitsReport]:
-    """What is accepted."""
-    return Call("GET", "/v1/limits", schemas.LimitsReport)
+def served() -> Call[models.ModelList]:
+    """List the models that are served."""
+    return Call("GET", "/v1/models", models.ModelList)
 
 
-def ready() -> Call[schemas.Health]:
-    """Whether work is taken; a probe, so it is not waited for as long as work is."""
-    return Call("GET", "/readyz", schemas.Health, timeout_seconds=5)
+def limits() -> Call[models.LimitsReport]:
+    """Get what the server accepts."""
+    return Call("GET", "/v1/limits", models.LimitsReport)
+
+
+def ready() -> Call[models.Health]:
+    """Ask whether work is taken. A probe does not wait as long as work may take."""
+    return Call("GET", "/readyz", models.Health, timeout_seconds=5)
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def labelled(rows: SupportLike) -> list[Mapping[str, Any]]:
-    """Labelled examples as rows."""
-    return [
-        row if isinstance(row, Mapping) else dict(zip(("input", "output"), row, strict=True)) for row in rows
-    ]
-
-
-def listed(inputs: InputsLike) -> list[str | Mapping[str, Any]]:
-    """`inputs` as a list. Raises `TypeError` for a single text, whose letters nobody means to send."""
-    if isinstance(inputs, str):
-        raise TypeError("inputs are a list of texts, not one text")
-    return list(inputs)
 
 
 def _adapter_path(adapter_id: str) -> str:

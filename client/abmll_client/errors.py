@@ -1,4 +1,4 @@
-"""What can go wrong for a client: no answer, an answer it cannot read, or the server's error object."""
+"""What can go wrong: no answer, an answer that cannot be read, or the server's error object."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ from email.utils import parsedate_to_datetime
 import httpx
 from pydantic import ValidationError
 
-from service.schemas import ErrorBody, ErrorResponse
+from abmll_client.models import ErrorBody, ErrorResponse
 
 _RETRYABLE = frozenset({408, 429, 502, 503, 504})
 _WILL_NOT_RECOVER = frozenset({"load_failed"})
 
 
 class ClientError(Exception):
-    """Base of all. `retryable`: the same request may succeed later; `retry_after_seconds`: when, if the server said so."""
+    """Base of all errors of this client.
+
+    `retryable` says that the same request may succeed later, `retry_after_seconds` when, if the
+    server said so.
+    """
 
     retryable: bool = False
     retry_after_seconds: float | None = None
 
 
 class ConnectionFailedError(ClientError):
-    """The server could not be reached, or the connection broke or timed out before an answer was there."""
+    """The server could not be reached, or the connection broke or timed out before an answer."""
 
     retryable = True
 
 
 class UnreadableAnswerError(ClientError):
-    """The server said that all went well, in a form that this client does not know."""
+    """The server answered with success, in a form that this client does not know."""
 
 
 class StatusError(ClientError):
     """The server refused or failed. The fields are those of its error object.
 
-    `code` is stable, `param` is the path of the field at fault, `adapter_id` names what a retry will join or find.
+    `code` is stable, `param` is the path of the field at fault, `adapter_id` names the adapter that
+    a retry will join or find.
     """
 
     def __init__(self, error: ErrorBody, status: int, retry_after_seconds: float | None = None) -> None:
-        super().__init__(error, status, retry_after_seconds)  # all of it, so that instances pickle
+        super().__init__(error, status, retry_after_seconds)  # all of them, so that it pickles
         self.code, self.message, self.param = error.code, error.message, error.param
         self.request_id, self.adapter_id = error.request_id, error.adapter_id
         self.status, self.retry_after_seconds = status, retry_after_seconds
@@ -67,7 +72,7 @@ class ServerError(StatusError):
 
 
 class UnavailableError(ServerError):
-    """502, 503: the server is starting, shutting down, or has no worker; or what stands before it cannot reach it."""
+    """502, 503: the server starts, shuts down or has no worker, or a proxy cannot reach it."""
 
 
 class TookTooLongError(ServerError):
@@ -85,10 +90,10 @@ _BY_STATUS: dict[int, type[StatusError]] = {
 
 
 def error_of(response: httpx.Response) -> StatusError:
-    """The error that a response which is not 2xx tells; its body may be anybody's, such as a proxy's."""
+    """Read the error from a response that is not 2xx. The body may be a proxy's, of any form."""
     status = response.status_code
     try:
-        body = ErrorResponse.model_validate_json(response.content, extra="ignore").error
+        body = ErrorResponse.model_validate_json(response.content).error
     except ValidationError:
         body = ErrorBody(
             code=f"http_{status}",
@@ -101,7 +106,10 @@ def error_of(response: httpx.Response) -> StatusError:
 
 
 def retry_after_seconds(header: str) -> float | None:
-    """Seconds from now that `Retry-After` asks to wait, at least 0: a number or an HTTP date; None for anything else."""
+    """Seconds from now that `Retry-After` asks to wait, at least 0.
+
+    The header holds a number or an HTTP date (RFC 9110); anything else gives None.
+    """
     text = header.strip()
     try:
         seconds = float(text) if text[:1].isdigit() else _seconds_until(text)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from abmll_client.models import Prediction
 from abmll_client.plans import Plan, predict_all
-from service import schemas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,27 +18,31 @@ PROBABILITY = "probability_"
 def support_from_frame(
     frame: pd.DataFrame, *, text: str = "text", label: str = "label"
 ) -> list[tuple[str, str]]:
-    """Labelled examples from two columns of text. Raises `KeyError` for a missing column, `ValueError` for a missing value."""
+    """Take labelled examples from two columns of texts.
+
+    Raises `KeyError` for a missing column, `ValueError` for a missing value.
+    """
     return list(zip(_texts(frame, text), _texts(frame, label), strict=True))
 
 
 def predict_frame(frame: pd.DataFrame, text: str, **fields: Any) -> Plan[pd.DataFrame]:
-    """The predictions of the column `text`, as `predictions_frame` has them, with the index of `frame`."""
+    """Answer the column `text`; returns `predictions_frame` with the index of `frame`."""
     predictions = yield from predict_all(_texts(frame, text), **fields)
     return predictions_frame(predictions, frame.index)
 
 
-def predictions_frame(predictions: Sequence[schemas.Prediction], index: Any = None) -> pd.DataFrame:
-    """A row a prediction, in the columns `COLUMNS` (mutual information in nats) and `probability_<option>` for each option.
+def predictions_frame(predictions: Sequence[Prediction], index: Any = None) -> pd.DataFrame:
+    """Make a frame with a row a prediction: `COLUMNS` (mutual information in nats), probabilities.
 
-    The probabilities are left out where rows differ in their options, as free text does. Raises `ImportError` without pandas.
+    Each option has a column `probability_<option>`, unless rows differ in their options, as free
+    text does. Raises `ImportError` without pandas.
     """
     try:
         import pandas as pd  # noqa: PLC0415 - optional
     except ImportError as error:
-        raise ImportError("frames need pandas: pip install 'abmll-serve[pandas]'") from error
-    options = {tuple(row.option for row in prediction.distribution) for prediction in predictions}
-    told = next(iter(options)) if len(options) == 1 else ()
+        raise ImportError("frames need pandas: pip install 'abmll-client[pandas]'") from error
+    found = {tuple(row.option for row in prediction.distribution) for prediction in predictions}
+    options = next(iter(found)) if len(found) == 1 else ()
     rows = [
         (
             prediction.answer,
@@ -46,11 +50,12 @@ def predictions_frame(predictions: Sequence[schemas.Prediction], index: Any = No
             prediction.decision,
             prediction.margin,
             prediction.uncertainty.mutual_information,
-            *(row.probability for row in prediction.distribution if told),
+            *(row.probability for row in prediction.distribution if options),
         )
         for prediction in predictions
     ]
-    return pd.DataFrame(rows, index=index, columns=[*COLUMNS, *(f"{PROBABILITY}{option}" for option in told)])
+    columns = [*COLUMNS, *(f"{PROBABILITY}{option}" for option in options)]
+    return pd.DataFrame(rows, index=index, columns=columns)
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Whatever answers texts, as one kind of function for the gates: a client with an adapter, or a scikit-learn classifier."""
+"""Whatever answers texts, as one kind of function for the gates.
+
+That is a client with an adapter, or a scikit-learn classifier.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
-from service import schemas
+from abmll_client.models import Prediction
 
 if TYPE_CHECKING:
-    from abmll_client.calls import PredictFields
-    from abmll_client.client import AsyncClient, Client
+    from abmll_client.arguments import PredictFields
+    from abmll_client.async_client import AsyncClient
+    from abmll_client.client import Client
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A model's answer and how sure it is. `mutual_information` in nats, None where the model has none.
+class ModelAnswer:
+    """A model's answer to one text, and how sure the model is of it.
 
-    `abstain_reason` is the server's where it abstained, and None where it answered.
+    `mutual_information` is in nats, and None where the model has none. `abstain_reason` is the
+    server's where it abstained, and None where it answered.
     """
 
     answer: Any
@@ -27,8 +32,8 @@ class Scored:
     abstain_reason: str | None = None
 
     @classmethod
-    def of(cls, prediction: schemas.Prediction) -> Self:
-        """As the server answered, with its decision."""
+    def of(cls, prediction: Prediction) -> Self:
+        """Take over the server's answer, with its decision."""
         reason = prediction.abstain_reason or "abstained"
         return cls(
             prediction.answer,
@@ -39,15 +44,18 @@ class Scored:
         )
 
 
-Predictor: TypeAlias = Callable[[Sequence[str]], Sequence[Scored]]
-AsyncPredictor: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Scored]]]
+Predictor: TypeAlias = Callable[[Sequence[str]], Sequence[ModelAnswer]]
+AsyncPredictor: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[ModelAnswer]]]
 
 
 def from_client(client: Client, **fields: Unpack[PredictFields]) -> Predictor:
-    """The server's answers; `fields` as for `Client.predict`, such as `adapter_id` and the `gate` by which it decides."""
+    """Make a predictor of a server's answers.
 
-    def predict(texts: Sequence[str]) -> list[Scored]:
-        return [Scored.of(prediction) for prediction in client.predict_all(texts, **fields)]
+    `fields` are those of `Client.predict`, such as `adapter_id` and the server's own `gate`.
+    """
+
+    def predict(texts: Sequence[str]) -> list[ModelAnswer]:
+        return [ModelAnswer.of(prediction) for prediction in client.predict_all(texts, **fields)]
 
     return predict
 
@@ -55,21 +63,24 @@ def from_client(client: Client, **fields: Unpack[PredictFields]) -> Predictor:
 def from_async_client(client: AsyncClient, **fields: Unpack[PredictFields]) -> AsyncPredictor:
     """As `from_client`, for an `AsyncConfidenceGate`."""
 
-    async def predict(texts: Sequence[str]) -> list[Scored]:
-        return [Scored.of(prediction) for prediction in await client.predict_all(texts, **fields)]
+    async def predict(texts: Sequence[str]) -> list[ModelAnswer]:
+        return [ModelAnswer.of(prediction) for prediction in await client.predict_all(texts, **fields)]
 
     return predict
 
 
 def from_estimator(estimator: Any) -> Predictor:
-    """A fitted classifier's most probable class, with its probability; any that has `predict_proba` and `classes_`."""
+    """Make a predictor of a fitted classifier's most probable class, with its probability.
 
-    def predict(texts: Sequence[str]) -> list[Scored]:
+    The classifier is any that has `predict_proba` and `classes_`.
+    """
+
+    def predict(texts: Sequence[str]) -> list[ModelAnswer]:
         return [_most_probable(row, estimator.classes_) for row in estimator.predict_proba(texts).tolist()]
 
     return predict
 
 
-def _most_probable(probabilities: Sequence[float], classes: Sequence[Any]) -> Scored:
+def _most_probable(probabilities: Sequence[float], classes: Sequence[Any]) -> ModelAnswer:
     *_, second, first = sorted([0.0, *probabilities])
-    return Scored(classes[probabilities.index(first)], first, first - second)
+    return ModelAnswer(classes[probabilities.index(first)], first, first - second)

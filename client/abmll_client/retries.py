@@ -1,4 +1,7 @@
-"""When a request is sent again. It always may be: adapters are named by their content, so a repeated request joins the first."""
+"""When a request is sent again.
+
+Repeating is safe: adapters are named by their content, so a repeated request joins the first.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ _backoff = wait_random_exponential(multiplier=0.5)
 
 @dataclass(frozen=True)
 class Retries:
-    """At most `max_retries`, each after `Retry-After` or else exponential back-off with full jitter, up to a longest wait."""
+    """At most `max_retries`, each after a wait of at most `longest_wait_seconds`.
+
+    The wait is `Retry-After`, or else exponential back-off with full jitter.
+    """
 
     max_retries: int
     longest_wait_seconds: float = 60.0
@@ -32,16 +38,19 @@ class Retries:
     def wait_seconds(self, state: RetryCallState) -> float:
         """How long to wait after the attempt that `state` is about."""
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after_seconds if isinstance(error, ClientError) else None
-        return min(self.longest_wait_seconds, _backoff(state) if asked is None else asked)
+        retry_after = error.retry_after_seconds if isinstance(error, ClientError) else None
+        return min(self.longest_wait_seconds, _backoff(state) if retry_after is None else retry_after)
 
     def arguments(self) -> dict[str, Any]:
-        """For tenacity's `Retrying` and `AsyncRetrying`; both keep state, so each request makes its own."""
+        """Arguments for tenacity's `Retrying` and `AsyncRetrying`.
+
+        Both keep state, so each request makes its own.
+        """
         return {
             "stop": stop_after_attempt(self.max_retries + 1),
             "wait": self.wait_seconds,
             "retry": retry_if_exception(_retryable),
-            "before_sleep": _tell,
+            "before_sleep": _log_failure,
             "reraise": True,
         }
 
@@ -60,8 +69,8 @@ def _retryable(error: BaseException) -> bool:
     return isinstance(error, ClientError) and error.retryable
 
 
-def _tell(state: RetryCallState) -> None:
-    # Of the error only its code: messages can repeat what was sent.
+def _log_failure(state: RetryCallState) -> None:
+    # Only the error's code is logged: its message can repeat what was sent.
     error = state.outcome.exception() if state.outcome else None
     what = error.code if isinstance(error, StatusError) else type(error).__name__
     log.info("attempt %d failed (%s); again in %.1f s", state.attempt_number, what, state.upcoming_sleep)

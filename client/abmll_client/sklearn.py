@@ -13,27 +13,30 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from abmll_client.calls import AdaptFields
+from abmll_client.arguments import AdaptFields
 from abmll_client.client import Client
 from abmll_client.errors import NotFoundError
-from service import schemas
+from abmll_client.local import local_client
+from abmll_client.models import Prediction
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Adapts to labelled texts and answers new ones, on a server or in this process.
 
-    `X` is a list, an array or a Series of texts, or one column of them; `y` are labels, which the model reads as text. There is
-    no `n_features_in_`, as in scikit-learn's own estimators of texts.
+    `X` is a list, an array or a Series of texts, or one column of them. `y` are labels, which the
+    model reads as text. There is no `n_features_in_`, as in scikit-learn's own estimators of texts.
 
-    With `client` or `base_url` a server does the work. With neither, an engine in this process does, which all classifiers
-    share (`service.embedded`). A client cannot be pickled, so use `base_url` with `n_jobs`.
+    With `client` or `base_url` a server does the work. With neither, an engine in this process does
+    (`abmll_client.local`), which all classifiers share. A client cannot be pickled, so use `base_url`
+    with `n_jobs`.
 
-    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `steps` and `learning_rate` (None: those that
-    the posterior was trained for), `calibration_folds` (parts of the support held out in turn to calibrate the adapter), `seed`,
-    `gate` (how the server decides; see `predictions`), `truncate` (cut long texts), `model`.
+    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `steps` and
+    `learning_rate` (None: those that the posterior was trained for), `calibration_folds` (parts of
+    the support held out in turn to calibrate the adapter), `seed`, `gate` (how the server decides;
+    see `predictions`), `truncate` (cut long texts), `model`.
 
-    After `fit`: `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which an adapter that the server has
-    lost is made again.
+    After `fit` there are `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which
+    an adapter that the server has lost is made again.
 
     Raises `ValueError` for an `X` or `y` that is no set of labelled texts, and the client's errors.
     """
@@ -82,31 +85,31 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """The most probable class of each text, of shape (n,); also where the gate would abstain."""
+        """Return the most probable class of each text, shape (n,), also where the gate abstains."""
         most_probable = self.predict_proba(X).argmax(axis=1)
         answers: NDArray[Any] = self.classes_[most_probable]
         return answers
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Probabilities of shape (n, n_classes), in the order of `classes_`: the posterior predictive's."""
+        """Return the posterior predictive, shape (n, n_classes), in the order of `classes_`."""
         predictions = self.predictions(X)
         options = self._options()
-        shares = [{row.option: row.probability for row in p.distribution} for p in predictions]
-        return np.array([[share[option] for option in options] for share in shares], dtype=np.float64)
+        rows = [{row.option: row.probability for row in p.distribution} for p in predictions]
+        return np.array([[row[option] for option in options] for row in rows], dtype=np.float64)
 
-    def predictions(self, X: ArrayLike) -> list[schemas.Prediction]:  # noqa: N803
-        """The server's answers in full: with decision, margin and uncertainty."""
+    def predictions(self, X: ArrayLike) -> list[Prediction]:  # noqa: N803
+        """Return the server's answers in full: with decision, margin and uncertainty."""
         check_is_fitted(self)
         texts = _texts(X)
         with self._connected() as client:
             try:
-                return self._ask(client, texts)
+                return self._answers(client, texts)
             except NotFoundError:
-                # The server has forgotten it, or this process is not the one that fitted. Same support, same id.
+                # The server has lost it, or another process fitted. The same support gives the same id.
                 client.create_adapter(self.support_, **self._fields())
-                return self._ask(client, texts)
+                return self._answers(client, texts)
 
-    def _ask(self, client: Client, texts: list[str]) -> list[schemas.Prediction]:
+    def _answers(self, client: Client, texts: list[str]) -> list[Prediction]:
         return client.predict_all(
             texts,
             adapter_id=self.adapter_id_,
@@ -143,9 +146,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             with Client(self.base_url) as client:
                 yield client
         else:
-            from service import embedded  # noqa: PLC0415 - the server, and torch
-
-            with embedded.shared().client() as client:
+            with local_client() as client:
                 yield client
 
     def __sklearn_tags__(self) -> Any:

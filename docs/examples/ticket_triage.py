@@ -1,4 +1,4 @@
-"""Ticket triage: a small model answers where it is sure; a fallback answers what it can of the rest; humans get what is left.
+"""Ticket triage: a small model answers where it is sure, a fallback the rest, humans what is left.
 
     abmll serve &
     python docs/examples/ticket_triage.py --url http://127.0.0.1:8000
@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from abmll_client import Client, ConfidenceGate, GateStatistics, Outcome, from_client
 from rich.console import Console
 from rich.table import Table
 
+from abmll_client import Client, ConfidenceGate, GateResult, GateStatistics, from_client
 from service.schemas import demo
 
 KEYWORDS = {
@@ -31,21 +31,24 @@ KEYWORDS = {
 
 
 def by_keyword(text: str) -> str | None:
-    """A rule as the fallback: the one category whose words appear, or None to pass. A larger model can stand here."""
+    """Return the one category whose words appear, or None. A larger model can stand here."""
     found = {label for label, words in KEYWORDS.items() if any(word in text.lower() for word in words)}
     return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one answer costs by its source, in whatever unit one counts in. The model is asked for every ticket."""
+    """What one answer of each source costs, in any unit. The model is asked for every ticket."""
 
     model: float
     fallback: float
     human: float
 
     def of(self, statistics: GateStatistics) -> dict[str, float]:
-        """By source. A fallback that passed or failed was asked, too, so every ticket that was not accepted counts."""
+        """Costs by source.
+
+        A fallback that passed or failed was asked too, so every ticket that was not accepted counts.
+        """
         refused = statistics.fallen_back + statistics.queued
         return {
             "model": statistics.seen * self.model,
@@ -61,24 +64,24 @@ def triage(
     min_confidence: float,
     fallback: Callable[[str], str | None] = by_keyword,
     samples: int = 16,
-) -> tuple[list[Outcome], GateStatistics]:
-    """Adapt to the demo's sixteen labelled tickets, decide on each ticket, and tell the gate the labels that are known."""
+) -> tuple[list[GateResult], GateStatistics]:
+    """Adapt to the demo's sixteen labelled tickets, decide on each ticket, record known labels."""
     adapter = client.create_adapter(demo.SUPPORT, options=demo.OPTIONS)
     gate = ConfidenceGate(
         from_client(client, adapter_id=adapter.id, samples=samples, gate={"min_confidence": min_confidence}),
         fallback=fallback,
     )
-    outcomes = gate.decide([text for text, _ in tickets])
-    for outcome, (_, label) in zip(outcomes, tickets, strict=True):
+    results = gate.decide([text for text, _ in tickets])
+    for result, (_, label) in zip(results, tickets, strict=True):
         if label is not None:
-            gate.record(outcome, label)
-    return outcomes, gate.statistics
+            gate.record(result, label)
+    return results, gate.statistics
 
 
 def report(statistics: GateStatistics, costs: Costs, seconds: float) -> Table:
-    """How many tickets each source answered, how well, and at what cost."""
+    """Make a table of how many tickets each source answered, how well, and at what cost."""
     table = Table(title=f"{statistics.seen} tickets in {seconds:.1f} s")
-    for column in ("", "tickets", "share", "cost"):
+    for column in ("", "tickets", "fraction", "cost"):
         table.add_column(column, justify="left" if not column else "right")
     counts = {"model": statistics.accepted, "fallback": statistics.fallen_back, "human": statistics.queued}
     spent = costs.of(statistics)
@@ -95,7 +98,7 @@ def report(statistics: GateStatistics, costs: Costs, seconds: float) -> Table:
 
 
 def read_tickets(path: Path | None) -> list[tuple[str, str | None]]:
-    """(text, label or None) of each line; the demo's where there is no file."""
+    """Read (text, label or None) of each line; without a file, the demo's texts."""
     if path is None:
         return [(text, None) for text in demo.INPUTS]
     rows = map(json.loads, path.read_text("utf-8").splitlines())
@@ -103,7 +106,7 @@ def read_tickets(path: Path | None) -> list[tuple[str, str | None]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -119,15 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Client(given.url) as client:
         client.wait_until_ready()
         started = time.monotonic()
-        outcomes, statistics = triage(
+        results, statistics = triage(
             client, tickets, min_confidence=given.min_confidence, samples=given.samples
         )
         seconds = time.monotonic() - started
     console = Console()
-    for outcome in outcomes:
-        answer = outcome.answer or f"to a human ({outcome.reason})"
+    for result in results:
+        answer = result.answer or f"to a human ({result.reason})"
         console.print(
-            f"{outcome.source:8} {outcome.scored.confidence:.2f}  {answer:18}  {outcome.text}", markup=False
+            f"{result.source:8} {result.model_answer.confidence:.2f}  {answer:18}  {result.text}",
+            markup=False,
         )
     console.print(report(statistics, Costs(given.cost_model, given.cost_fallback, given.cost_human), seconds))
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from abmll.calibrator import FEATURES, Calibrator
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from abmll.calibrator import FEATURES, Calibrator
 from abmll.errors import AbmllError
 from lab.evaluation.records import Floats
 

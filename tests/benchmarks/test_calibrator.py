@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from abmll.calibrator import FEATURES, Calibrator
 
 from abmll.assurance.folds import Scored
-from abmll.calibrator import FEATURES, Calibrator
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
 from benchmarks.kept import Kept, confidences, predictives

@@ -1,4 +1,4 @@
-"""The clients against the real application; what a server cannot be made to do is played by a transport."""
+"""The clients against the real application, and against transports that play a failing server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from abmll_client import (
     AsyncClient,
     BusyError,
@@ -33,13 +36,10 @@ from abmll_client import (
     TookTooLongError,
     UnavailableError,
     UnreadableAnswerError,
+    models,
 )
 from abmll_client.errors import retry_after_seconds
 from abmll_client.plans import batches
-from hypothesis import given
-from hypothesis import strategies as st
-
-from service import schemas
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 from tests.service.conftest import Server
@@ -61,10 +61,6 @@ async def connected(server: Server) -> AsyncIterator[AsyncClient]:
         AsyncClient("http://server", transport=httpx.ASGITransport(server.app)) as client,
     ):
         yield client
-
-
-def plain(prediction: schemas.Prediction) -> dict[str, Any]:
-    return prediction.model_dump(exclude={"index"})
 
 
 # ---- the native surface ------------------------------------------------------------------------------------
@@ -254,10 +250,10 @@ def widened(value: Any) -> Any:
 def test_fields_of_a_newer_server_are_left_out_at_every_depth(client: Client) -> None:
     answer = client.predict(["x"], support=SUPPORT, options=OPTIONS)
     adapter = client.adapter(answer.adapter_id)
-    for known, ask in ((answer, lambda c: c.predict(["x"])), (adapter, lambda c: c.adapter("adp_0"))):
+    for known, call in ((answer, lambda c: c.predict(["x"])), (adapter, lambda c: c.adapter("adp_0"))):
         newer = widened(known.model_dump(mode="json", exclude_none=True))
         with Client(transport=transport(httpx.Response(200, json=newer))) as old:
-            assert ask(old) == known
+            assert call(old) == known
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"{}", b'{"status": 1}', b"[]"])
@@ -434,13 +430,13 @@ def test_headers_are_sent_and_appear_nowhere_else(
     with Client(url, transport=sent, headers={"x-api-key": "hush"}) as client:
         with pytest.raises(UnavailableError) as caught:
             client.create_adapter([("private text", "a")])
-        told = [repr(client), str(caught.value), repr(caught.value), caplog.text]
+        shown = [repr(client), str(caught.value), repr(caught.value), caplog.text]
     assert len([record for record in caplog.records if record.name.startswith("abmll_client")]) == 3
     assert "starting" in caplog.text
     assert sent.requests[0].headers["x-api-key"] == "hush"
     assert sent.requests[0].headers["authorization"].startswith("Basic ")
     for secret in ("hush", "password", "private text"):
-        assert not any(secret in text for text in told)
+        assert not any(secret in text for text in shown)
 
 
 def test_a_copy_is_the_same_client() -> None:
@@ -454,16 +450,15 @@ def test_importing_the_client_is_light() -> None:
         "transformers",
         "abmll",
         "model_store",
-        "service.engine",
-        "service.api",
+        "service",
         "fastapi",
         "pandas",
         "sklearn",
         "numpy",
     ]
     code = f"import abmll_client, sys; print([name for name in {heavy!r} if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "[]"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]"
 
 
 def test_a_server_that_listens_is_reached(tmp_path: Path) -> None:
@@ -482,8 +477,8 @@ def test_an_adapter_is_diagnosed(client: Client) -> None:
     adapter = client.create_adapter(SUPPORT, options=OPTIONS)
     found = client.diagnose(adapter.id, folds=2, samples=4)
     assert (found.adapter_id, found.asked_folds, found.samples, found.held_out.n) == (adapter.id, 2, 4, 4)
-    assert client.adapter(adapter.id).diagnosis == schemas.Diagnosis(
-        **{name: getattr(found, name) for name in schemas.Diagnosis.model_fields}
+    assert client.adapter(adapter.id).diagnosis == models.Diagnosis(
+        **{name: getattr(found, name) for name in models.Diagnosis.model_fields}
     )
 
 
@@ -509,8 +504,8 @@ def test_a_calibration_of_several_requests_is_one_look_and_its_gate_takes_feedba
         (prediction,) = answer.predictions
         assert answer.gate and answer.gate.target_error == 0.2
         assert prediction.prediction_id and prediction.prediction_set
-        told = client.feedback(adapter.id, {prediction.prediction_id: prediction.answer})
-        assert (told.stored, told.asked, told.calibration.n) == (1, 1, 31)
+        stored = client.feedback(adapter.id, {prediction.prediction_id: prediction.answer})
+        assert (stored.stored, stored.asked, stored.calibration.n) == (1, 1, 31)
         assert client.delete_calibration(adapter.id).deleted
         with pytest.raises(InvalidRequestError, match="not calibrated"):
             client.calibration(adapter.id)
@@ -518,13 +513,14 @@ def test_a_calibration_of_several_requests_is_one_look_and_its_gate_takes_feedba
 
 
 def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
-    def methods(client: type) -> dict[str, list[str]]:
+    def methods(client: type) -> dict[str, list[inspect.Parameter]]:
         found = {
             n: m for n, m in vars(client).items() if not n.startswith("_") and n not in ("close", "aclose")
         }
-        return {name: list(inspect.signature(method).parameters) for name, method in found.items()}
+        return {name: list(inspect.signature(method).parameters.values()) for name, method in found.items()}
 
     assert methods(Client) == methods(AsyncClient)
+    assert len(methods(Client)) == 18
 
 
 def test_the_asynchronous_client_diagnoses_and_calibrates(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pages on the client show what runs: every Python block, against a server with the fake model."""
+"""The pages on the client show what runs: every Python block, on a server with the fake model."""
 
 import re
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ def test_each_example_of_the_page_runs(number: int, url: str) -> None:
         assert {"body", "answer", "probability_billing", "probability_delivery"} <= set(
             names["table"].columns
         )
-    if "outcomes" in names:
-        assert {outcome.source for outcome in names["outcomes"]} <= {"model", "fallback", "human"}
+    if "results" in names:
+        assert {result.source for result in names["results"]} <= {"model", "fallback", "human"}
         assert names["gate"].statistics.seen == 2
     if "scores" in names:
         assert names["probabilities"].shape == (1, 2)

@@ -7,9 +7,9 @@ import sys
 
 import pandas as pd
 import pytest
+
 from abmll_client import support_from_frame
 from abmll_client.frames import COLUMNS, predictions_frame
-
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 
@@ -34,7 +34,7 @@ def test_a_frame_is_answered_row_by_row_with_its_own_index(shared_embedded: Embe
         )
         assert row.mutual_information == prediction.uncertainty.mutual_information
         assert {"yes": row.probability_yes, "no": row.probability_no} == {
-            share.option: share.probability for share in prediction.distribution
+            row.option: row.probability for row in prediction.distribution
         }
     pd.testing.assert_series_equal(
         answered[["probability_yes", "probability_no"]].max(axis=1), answered["confidence"], check_names=False
@@ -71,5 +71,5 @@ def test_without_pandas_the_message_says_what_to_install() -> None:
         "try: predictions_frame([])\n"
         "except ImportError as error: print(error)"
     )
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "frames need pandas: pip install 'abmll-serve[pandas]'"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "frames need pandas: pip install 'abmll-client[pandas]'"

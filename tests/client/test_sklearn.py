@@ -8,14 +8,13 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from abmll_client import Client, InvalidRequestError, NotFoundError
-from abmll_client.sklearn import FewShotClassifier
 from mapie.classification import SplitConformalClassifier
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -26,6 +25,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from abmll_client import Client, InvalidRequestError, NotFoundError
+from abmll_client.local import GROUP
+from abmll_client.sklearn import FewShotClassifier
 from service import embedded
 from service.embedded import Embedded
 from tests.service.conftest import Server
@@ -56,7 +58,7 @@ def test_the_checks_for_estimators_of_texts_pass(classifier: FewShotClassifier) 
 
 
 class OfNumbers(FewShotClassifier):
-    """The classifier with its eyes closed: rows of numbers are read as texts, so that all checks can run."""
+    """The classifier on rows of numbers, which it reads as texts, so that all checks can run."""
 
     def fit(self, X: Any, y: Any) -> OfNumbers:  # noqa: N803
         super().fit(self._read(X, reset=True), y)
@@ -148,7 +150,7 @@ def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "labels", "told"),
+    ("texts", "labels", "message"),
     [
         ([["a", "b"], ["c", "d"]], ["x", "y"], "one column"),
         (["a", 3], ["x", "y"], r"X\[1\] is no text but of type int"),
@@ -160,13 +162,13 @@ def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
     ],
 )
 def test_what_is_no_set_of_labelled_texts_is_refused(
-    classifier: FewShotClassifier, texts: Any, labels: Any, told: str
+    classifier: FewShotClassifier, texts: Any, labels: Any, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         classifier.fit(texts, labels)
 
 
-def test_the_servers_refusals_and_being_unfitted_are_told(classifier: FewShotClassifier) -> None:
+def test_the_servers_refusals_and_being_unfitted_are_raised(classifier: FewShotClassifier) -> None:
     with pytest.raises(NotFittedError):
         classifier.predict(X)
     with pytest.raises(NotFoundError, match="unknown_model"):
@@ -187,6 +189,17 @@ def test_a_pickled_classifier_answers_at_its_address(tmp_path: Path) -> None:
         fitted = FewShotClassifier(base_url=running.url, samples=0).fit(X, Y)
         copied = pickle.loads(pickle.dumps(fitted))
         np.testing.assert_array_equal(copied.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_without_a_server_and_an_engine_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abmll_client.local.entry_points", lambda group: [])
+    with pytest.raises(ImportError, match="needs abmll-serve, which is not installed: install it, or name"):
+        FewShotClassifier().fit(X, Y)
+
+
+def test_an_engine_in_this_process_is_the_one_that_is_registered() -> None:
+    (entry,) = entry_points(group=GROUP)
+    assert entry.load() is embedded.connect
 
 
 # ---- in scikit-learn's and MAPIE's tools -------------------------------------------------------------------
@@ -225,7 +238,7 @@ def test_it_is_calibrated(classifier: FewShotClassifier, method: str) -> None:
 
 
 def test_mapie_makes_prediction_sets_of_it(classifier: FewShotClassifier) -> None:
-    """The sets are those of split conformal prediction with the score 1 - p(label), computed here."""
+    """The sets are those of split conformal prediction with the score 1 - p(label)."""
     held_out, labels = np.array([f"held out {i}" for i in range(99)]), np.array(["yes", "no", "no"] * 33)
     fitted = classifier.fit(np.array(X), Y)
     conformal = SplitConformalClassifier(fitted, confidence_level=0.8, prefit=True)

@@ -16,10 +16,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from abmll_client import Client
 from transformers import AutoModelForCausalLM
 
-from service import schemas
+from abmll_client import Client, models
 from service.executors.build import load_model_worker
 from service.schemas import demo
 from service.settings import Settings
@@ -56,7 +55,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def predictions(url: str) -> list[schemas.Prediction]:
+def predictions(url: str) -> list[models.Prediction]:
     """What the server answers for each ticket."""
     with Client(url) as client:
         texts = [text for text, _ in TICKETS]
@@ -64,27 +63,27 @@ def predictions(url: str) -> list[schemas.Prediction]:
 
 
 @pytest.fixture(scope="module")
-def threshold(predictions: list[schemas.Prediction]) -> float:
-    """In the middle of the widest gap among the middle half of the confidences, so that rounding decides nothing."""
+def threshold(predictions: list[models.Prediction]) -> float:
+    """The middle of the widest gap among the confidences: rounding decides nothing."""
     middle = sorted(prediction.confidence for prediction in predictions)[12:38]
     low, high = max(itertools.pairwise(middle), key=lambda pair: pair[1] - pair[0])
     return (low + high) / 2
 
 
 def test_every_ticket_goes_where_its_confidence_and_the_rule_send_it(
-    example: ModuleType, url: str, predictions: list[schemas.Prediction], threshold: float
+    example: ModuleType, url: str, predictions: list[models.Prediction], threshold: float
 ) -> None:
     with Client(url) as client:
-        outcomes, statistics = example.triage(client, TICKETS, min_confidence=threshold, samples=2)
+        results, statistics = example.triage(client, TICKETS, min_confidence=threshold, samples=2)
     right = 0
-    for outcome, prediction, (text, label) in zip(outcomes, predictions, TICKETS, strict=True):
+    for result, prediction, (text, label) in zip(results, predictions, TICKETS, strict=True):
         if prediction.confidence >= threshold:
-            assert (outcome.source, outcome.answer) == ("model", prediction.answer)
+            assert (result.source, result.answer) == ("model", prediction.answer)
             right += prediction.answer == label
         else:
             by_rule = example.by_keyword(text)
-            assert (outcome.source, outcome.answer) == ("fallback" if by_rule else "human", by_rule)
-    counts = Counter(outcome.source for outcome in outcomes)
+            assert (result.source, result.answer) == ("fallback" if by_rule else "human", by_rule)
+    counts = Counter(result.source for result in results)
     assert set(counts) == {"model", "fallback", "human"}
     assert (statistics.accepted, statistics.fallen_back, statistics.queued) == tuple(
         counts[source] for source in ("model", "fallback", "human")
@@ -104,11 +103,11 @@ def test_the_command_prints_its_table(url: str, threshold: float, tmp_path: Path
     )
     command = [sys.executable, str(SCRIPT), "--url", url, "--tickets", str(tickets)]
     command += ["--min-confidence", str(threshold), "--samples", "2"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", told)}
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", printed)}
     assert sum(counts.values()) == 12
     lines = Counter(
-        line.split()[0] for line in told.splitlines() if line.startswith(("model", "fallback", "human"))
+        line.split()[0] for line in printed.splitlines() if line.startswith(("model", "fallback", "human"))
     )
     assert counts == {source: lines[source] for source in counts}
-    assert re.search(r"right among the accepted +│ +\d+ of \d+", told) or counts["model"] == 0
+    assert re.search(r"right among the accepted +│ +\d+ of \d+", printed) or counts["model"] == 0

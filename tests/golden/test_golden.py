@@ -1,6 +1,7 @@
 """The answers of every surface are those of the code before the house was rebuilt (commit e377baa).
 
-One message was changed on purpose: why there is no calibrated confidence, which named the calibrators that no posterior has.
+Two things were changed on purpose, when the calibrators that no posterior has were removed: the message that says why there is no
+calibrated confidence, and the field `calibrator` of models, which was always null.
 """
 
 import json

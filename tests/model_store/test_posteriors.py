@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from abmll.calibrator import FEATURES, Calibrator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from abmll.calibrator import FEATURES, Calibrator
 from abmll.decoder.layout import Site, flat_size
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from abmll_client.sklearn import FewShotClassifier
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from abmll_client.sklearn import FewShotClassifier
 from model_store.errors import StoreError
 from service import embedded
 from service.cli import main as cli
@@ -60,11 +60,11 @@ def test_a_classifier_answers_as_the_command_line_does(settings: dict[str, Any],
     ]
     command = ["predict", str(tmp_path / "inputs.csv"), "--support", str(tmp_path / "support.csv"), "--json",
                "--samples", "4", "--steps", "2", "--data-dir", str(tmp_path / "data"), *options]  # fmt: skip
-    told = CliRunner().invoke(cli.app, command)
-    assert told.exit_code == 0, told.output
-    answer = json.loads(told.stdout.splitlines()[-1])
+    shown = CliRunner().invoke(cli.app, command)
+    assert shown.exit_code == 0, shown.output
+    answer = json.loads(shown.stdout.splitlines()[-1])
     assert answer["adapter_id"] == fitted.adapter_id_
-    rows = [[share["probability"] for share in p["distribution"]] for p in answer["predictions"]]
+    rows = [[row["probability"] for row in p["distribution"]] for p in answer["predictions"]]
     np.testing.assert_allclose(probabilities, rows, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_one_engine_is_shared_and_its_files_go_with_it(settings: dict[str, Any])
     np.testing.assert_allclose(first.predict_proba(X).sum(axis=1), 1)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported_and_leaves_nothing_running(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no base model"):
         embedded.start(model="no/such model", posterior="untrained", cache_dir=tmp_path)
     assert embedded._shared.running is None
@@ -99,7 +99,7 @@ def test_the_engine_starts_by_itself_and_does_not_keep_the_program_alive(setting
         f"print(FewShotClassifier(samples=0, steps=1).fit({X!r}, {Y!r}).predict_proba({X!r}).shape)"
     )
     environment = {f"ABMLL_{name.upper()}": str(value) for name, value in settings.items()}
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         capture_output=True,
@@ -107,4 +107,14 @@ def test_the_engine_starts_by_itself_and_does_not_keep_the_program_alive(setting
         timeout=240,
         env={**os.environ, **environment},
     )
-    assert told.stdout.strip() == "(4, 2)"
+    assert printed.stdout.strip() == "(4, 2)"
+
+
+def test_without_the_client_the_message_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['abmll_client'] = None\n"
+        "try: import service.embedded\n"
+        "except ImportError as error: print(error)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "service.embedded needs the client: install the distribution abmll-client"

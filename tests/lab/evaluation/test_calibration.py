@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from abmll.calibrator import FEATURES, Calibrator
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from abmll.calibrator import FEATURES, Calibrator
 from abmll.errors import AbmllError
 from lab.evaluation.calibration import (
     STRENGTHS,

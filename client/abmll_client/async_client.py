@@ -1,0 +1,184 @@
+"""The asynchronous client: method by method the blocking one. A test holds the two in step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Self, Unpack
+
+import httpx
+from tenacity import AsyncRetrying
+
+from abmll_client import calls, frames, plans
+from abmll_client.arguments import AdaptFields, CalibrateFields, InputsLike, PredictFields, SupportLike
+from abmll_client.calls import AnswerT, Call
+from abmll_client.connection import (
+    BROKEN,
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    Connection,
+    connection_failed,
+    request_arguments,
+)
+from abmll_client.errors import ConnectionFailedError, UnavailableError
+from abmll_client.models import (
+    Adapter,
+    AdapterList,
+    Calibration,
+    CreateAdapterResponse,
+    DeletedAdapter,
+    DeletedCalibration,
+    DiagnoseResponse,
+    FeedbackResponse,
+    LimitsReport,
+    ModelCard,
+    PinnedAdapter,
+    Prediction,
+    PredictResponse,
+)
+from abmll_client.plans import Plan, ResultT
+from abmll_client.retries import polling
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class AsyncClient(Connection):
+    """As `Client`, with methods to await. Use it in an `async with` statement or await `aclose`."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout: float | httpx.Timeout = DEFAULT_TIMEOUT,
+        max_retries: int = 3,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(base_url, max_retries)
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def create_adapter(
+        self, support: SupportLike, **fields: Unpack[AdaptFields]
+    ) -> CreateAdapterResponse:
+        """As `Client.create_adapter`."""
+        return await self._send(calls.create_adapter(support, **fields))
+
+    async def adapters(self, page_size: int = 100) -> AsyncIterator[Adapter]:
+        """As `Client.adapters`."""
+        call: Call[AdapterList] | None = calls.adapters(page_size)
+        while call is not None:
+            page = await self._send(call)
+            for adapter in page.data:
+                yield adapter
+            call = calls.adapters_after(page, page_size)
+
+    async def adapter(self, adapter_id: str) -> Adapter:
+        """As `Client.adapter`."""
+        return await self._send(calls.adapter(adapter_id))
+
+    async def delete(self, adapter_id: str) -> DeletedAdapter:
+        """As `Client.delete`."""
+        return await self._send(calls.delete(adapter_id))
+
+    async def pin(self, adapter_id: str) -> PinnedAdapter:
+        """As `Client.pin`."""
+        return await self._send(calls.pin(adapter_id))
+
+    async def unpin(self, adapter_id: str) -> PinnedAdapter:
+        """As `Client.unpin`."""
+        return await self._send(calls.unpin(adapter_id))
+
+    async def predict(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> PredictResponse:
+        """As `Client.predict`."""
+        return await self._send(calls.predict(inputs, **fields))
+
+    async def predict_all(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> list[Prediction]:
+        """As `Client.predict_all`."""
+        return await self._run(plans.predict_all(inputs, **fields))
+
+    async def predict_frame(
+        self, frame: pd.DataFrame, *, text: str = "text", **fields: Unpack[PredictFields]
+    ) -> pd.DataFrame:
+        """As `Client.predict_frame`."""
+        return await self._run(frames.predict_frame(frame, text, **fields))
+
+    async def diagnose(
+        self, adapter_id: str, *, folds: int | None = None, samples: int | None = None
+    ) -> DiagnoseResponse:
+        """As `Client.diagnose`."""
+        return await self._send(calls.diagnose(adapter_id, folds=folds, samples=samples))
+
+    async def calibrate(
+        self,
+        adapter_id: str,
+        examples: SupportLike,
+        *,
+        replace: bool = False,
+        **fields: Unpack[CalibrateFields],
+    ) -> Calibration:
+        """As `Client.calibrate`."""
+        return await self._run(plans.calibrate(adapter_id, examples, replace=replace, **fields))
+
+    async def calibration(self, adapter_id: str) -> Calibration:
+        """As `Client.calibration`."""
+        return await self._send(calls.calibration(adapter_id))
+
+    async def delete_calibration(self, adapter_id: str) -> DeletedCalibration:
+        """As `Client.delete_calibration`."""
+        return await self._send(calls.delete_calibration(adapter_id))
+
+    async def feedback(self, adapter_id: str, labels: Mapping[str, str]) -> FeedbackResponse:
+        """As `Client.feedback`."""
+        return await self._send(calls.feedback(adapter_id, labels))
+
+    async def models(self) -> list[ModelCard]:
+        """As `Client.models`."""
+        return (await self._send(calls.served())).data
+
+    async def limits(self) -> LimitsReport:
+        """As `Client.limits`."""
+        return await self._send(calls.limits())
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        try:
+            await self._once(calls.ready())
+        except (UnavailableError, ConnectionFailedError):
+            return False
+        return True
+
+    async def wait_until_ready(self, seconds: float = 300.0) -> None:
+        """As `Client.wait_until_ready`."""
+        await AsyncRetrying(**polling(seconds))(self._once, calls.ready())
+
+    async def _run(self, plan: Plan[ResultT]) -> ResultT:
+        try:
+            call = next(plan)
+            while True:
+                call = plan.send(await self._send(call))
+        except StopIteration as done:
+            result: ResultT = done.value
+            return result
+
+    async def _send(self, call: Call[AnswerT]) -> AnswerT:
+        answer: AnswerT = await AsyncRetrying(**self._retries.arguments())(self._once, call)
+        return answer
+
+    async def _once(self, call: Call[AnswerT]) -> AnswerT:
+        try:
+            response = await self._http.request(**request_arguments(call))
+        except BROKEN as error:
+            raise connection_failed(call, error) from error
+        return call.read(response)

@@ -1,0 +1,48 @@
+"""What the blocking and the asynchronous client have in common: address, timeouts, retries."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import httpx
+
+from abmll_client.calls import Call
+from abmll_client.errors import ConnectionFailedError
+from abmll_client.retries import Retries
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+# The server answers within its `deadline_seconds`, by default 300, and says what a retry finds.
+DEFAULT_TIMEOUT = httpx.Timeout(310.0, connect=5.0)
+
+BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+"""Errors of httpx for which there is no answer, and for which a request is sent again."""
+
+
+class Connection:
+    """The server's address and when requests are sent again; base of both clients."""
+
+    def __init__(self, base_url: str, max_retries: int) -> None:
+        url = httpx.URL(base_url)
+        # Name and password do not stay in the address: httpx logs it.
+        self._auth = (url.username, url.password) if url.userinfo else None
+        self.base_url = str(url.copy_with(userinfo=b""))
+        self._retries = Retries(max_retries)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r})"
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return this client: connections are shared. `sklearn.clone` copies parameters."""
+        return self
+
+
+def request_arguments(call: Call[Any]) -> dict[str, Any]:
+    """Arguments of `call` for `request` of httpx's clients."""
+    given: dict[str, Any] = {"method": call.method, "url": call.path, "json": call.body, "params": call.query}
+    return given if call.timeout_seconds is None else {**given, "timeout": call.timeout_seconds}
+
+
+def connection_failed(call: Call[Any], error: httpx.TransportError) -> ConnectionFailedError:
+    """The client's error for one of `BROKEN`."""
+    return ConnectionFailedError(f"{call.method} {call.path}: {type(error).__name__}: {error}")

@@ -1,0 +1,91 @@
+"""Adapters, and what became of requests that make, list, pin or delete them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from abmll_client.models.answer import Answer
+from abmll_client.models.diagnosis import Diagnosis
+from abmll_client.models.predictions import Cache, Timings
+
+
+class SupportSummary(Answer):
+    """What an adapter was made from."""
+
+    n: int  # labelled examples
+    tokens: int
+    per_label: dict[str, int]  # examples by label; empty for free text
+
+
+class BaseInfo(Answer):
+    """The base model, exactly."""
+
+    id: str
+    revision: str
+    quantisation: str
+
+
+class Diagnostics(Answer):
+    """How the fit went: the mean loss of each step, in nats an example."""
+
+    losses: list[float]
+    steps: int
+
+
+class HeldOutAnswers(Answer):
+    """Answers to held-out folds of the support, and the temperature that they chose."""
+
+    n: int  # examples
+    correct: int
+    nll: float  # mean over the labels, in nats, before the temperature changed
+    temperature_factor: float  # over the posterior's temperature after as many examples
+
+
+class Adapter(Answer):
+    """A task posterior that the server keeps."""
+
+    id: str
+    object: Literal["adapter"] = "adapter"
+    status: Literal["ready"] = "ready"
+    base: BaseInfo
+    posterior: str
+    support: SupportSummary
+    options: list[str]  # of all examples, taken by inputs without their own; or empty
+    created: str  # ISO 8601, UTC
+    diagnostics: Diagnostics
+    temperature: float  # T: the averaged distribution over options is taken to the power 1/T
+    held_out: HeldOutAnswers | None = None  # if `adapt.calibration_folds` was given
+    diagnosis: Diagnosis | None = None  # the latest
+    warnings: list[str]
+
+
+class CreateAdapterResponse(Adapter):
+    """An adapter, and how this request came by it."""
+
+    cache: Cache
+    timings: Timings
+    request_id: str
+
+
+class AdapterList(Answer):
+    """A page of adapters, ordered by id."""
+
+    object: Literal["list"] = "list"
+    data: list[Adapter]
+    has_more: bool
+
+
+class PinnedAdapter(Answer):
+    """Whether an adapter stays in the server's memory."""
+
+    id: str
+    object: Literal["adapter"] = "adapter"
+    pinned: bool
+
+
+class DeletedAdapter(Answer):
+    """Says that an adapter was deleted."""
+
+    id: str
+    object: Literal["adapter"] = "adapter"
+    deleted: Literal[True] = True

@@ -1,0 +1,72 @@
+"""The server itself: models, limits, health, errors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from abmll_client.models.adapters import BaseInfo
+from abmll_client.models.answer import Answer
+
+
+class ModelCard(Answer):
+    """What requests may name as `model`: the base model with its posterior, or an adapter."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int  # Unix seconds; of the base model, when the server started
+    owned_by: Literal["abmll-serve"] = "abmll-serve"
+    parent: str | None  # base model of an adapter; None for the base model itself
+    base: BaseInfo
+    posterior: str
+    max_model_len: int  # context, in tokens
+
+
+class ModelList(Answer):
+    """A page of models: the base model first, then adapters ordered by id."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+    has_more: bool = False
+    last_id: str | None = None  # `after` of the next page
+
+
+class LimitsReport(Answer):
+    """What the server accepts."""
+
+    max_body_bytes: int
+    max_support: int
+    max_inputs: int
+    max_options: int
+    max_text_chars: int
+    max_prompt_tokens: int
+    max_samples: int
+    max_folds: int
+    max_steps: int
+    max_new_tokens: int
+    max_calibration: int
+    max_logged: int
+    queue_limit: int
+    deadline_seconds: float
+
+
+class Health(Answer):
+    """State of the server."""
+
+    status: Literal["alive", "ready"]
+
+
+class ErrorBody(Answer):
+    """What went wrong; `code` is the error's stable name."""
+
+    code: str
+    message: str
+    param: str | None  # the field at fault
+    request_id: str
+    adapter_id: str | None = None  # the adapter that a retry will join or find
+    about_n_more_labels: int | None = None  # with `cannot_certify`: labels that might do
+
+
+class ErrorResponse(Answer):
+    """Every answer that is not 2xx."""
+
+    error: ErrorBody
