@@ -1,0 +1,302 @@
+"""Imports run one way: between packages, inside `abmll`, inside `service`; and no files import in a circle."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import (
+    PACKAGES,
+    ROOT,
+    Import,
+    When,
+    circles,
+    import_statements,
+    measure,
+    read_imports,
+    source_files,
+)
+
+FILES = source_files()
+IMPORTS = read_imports(FILES)
+
+# Below, each place may import the places in the rows above its own, and itself. Places in one row do not know each other.
+METHOD = (
+    ("abmll.errors", "abmll.seeds"),
+    ("abmll.text",),
+    ("abmll.decoder", "abmll.similarity"),
+    ("abmll.posterior",),
+    ("abmll.adaptation",),
+    ("abmll.prediction",),
+    ("abmll.assurance",),
+    ("abmll.model", "abmll.memory_plan"),
+    ("abmll.cross_fitting", "abmll.meta"),
+)
+SERVICE = (
+    ("service.errors", "service.settings", "service.metrics"),
+    ("service.schemas", "service.executors"),
+    ("service.gating",),
+    ("service.engine",),
+    ("service.api",),
+    ("service.server", "service.embedded"),
+    ("service.cli",),
+)
+# Which of our packages each package may import. One file of `service`, the embedded server, may import the client as well.
+MAY_IMPORT = {
+    "abmll": set(),
+    "model_store": {"abmll"},
+    "lab": {"abmll", "model_store"},
+    "service": {"abmll", "model_store"},
+    "abmll_client": set(),
+}
+EMBEDDED = "service.embedded"
+# The engine decides; what it decides is put into the words of the wire by the surfaces.
+NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine")
+NATIVE = "service.api.native"
+
+
+def place(name: str, rows: Sequence[Sequence[str]]) -> str | None:
+    """The place of `rows` that the file lies in."""
+    return next((p for row in rows for p in row if name == p or name.startswith(f"{p}.")), None)
+
+
+def upward(source: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Imports by the place `source` of places that are neither itself nor in a row above its own."""
+    above = {source}
+    for row in rows:
+        if source in row:
+            break
+        above |= set(row)
+    return [
+        f"{edge}"
+        for edge in IMPORTS
+        if place(edge.source, rows) == source and place(edge.target, rows) not in {*above, None}
+    ]
+
+
+def of(name: str, folder: str) -> bool:
+    """Whether the file `name` is `folder` or lies in it."""
+    return name == folder or name.startswith(f"{folder}.")
+
+
+def fails_now(*values: object, imports: str) -> object:
+    """A case that other work in progress still has to make pass, and the imports that it is about."""
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=imports))
+
+
+# ---- circles -----------------------------------------------------------------------------------------------
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(edge for edge in IMPORTS if edge.when is When.AT_IMPORT) == []
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="engine.engine <-> engine.progress; gating.confidence <-> gating.thresholds, for the type checker only",
+)
+def test_nor_in_one_that_is_hidden_in_a_function_or_from_the_interpreter() -> None:
+    assert circles(IMPORTS) == []
+
+
+# ---- between the packages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "abmll",
+        "model_store",
+        fails_now("lab", imports="lab.commands -> service.cli.progress"),
+        fails_now("service", imports="service.cli.main -> lab.commands"),
+        fails_now("abmll_client", imports="gate, client and others -> service.schemas, service.gating"),
+    ],
+)
+def test_packages_import_one_way(package: str) -> None:
+    allowed = {package, *MAY_IMPORT[package]}
+    found = [
+        f"{edge}"
+        for edge in IMPORTS
+        if of(edge.source, package)
+        and edge.target.partition(".")[0] not in allowed
+        and not (edge.source == EMBEDDED and of(edge.target, "abmll_client"))
+    ]
+    assert found == []
+
+
+def third_party(package: str) -> Iterator[tuple[str, str]]:
+    """Each file of `package` with the name of each package, neither ours nor Python's, that it imports when it is imported."""
+    for name, path in FILES.items():
+        if of(name, package):
+            for statement, when in import_statements(ast.parse(path.read_text("utf-8"))):
+                modules = (
+                    [statement.module or ""]
+                    if isinstance(statement, ast.ImportFrom)
+                    else [alias.name for alias in statement.names]
+                )
+                for module in {module.partition(".")[0] for module in modules}:
+                    if when is When.AT_IMPORT and module not in {*sys.stdlib_module_names, *PACKAGES, ""}:
+                        yield name, module
+
+
+# What a declared distribution brings along and lets its users import.
+BROUGHT_BY = {"starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "scikit-learn"}
+
+
+@pytest.mark.parametrize(
+    ("package", "project", "extras"),
+    [
+        ("abmll", ".", []),
+        fails_now("model_store", ".", [], imports="sources -> huggingface_hub, which is not declared yet"),
+        ("service", ".", []),
+        ("lab", ".", ["eval"]),
+        ("abmll_client", "client", []),
+    ],
+)  # fmt: skip
+def test_a_package_imports_what_its_distribution_declares(
+    package: str, project: str, extras: Sequence[str]
+) -> None:
+    """`pip install .` brings all that serving imports. A file with the name of an extra may need that extra."""
+    table = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["project"]
+    optional = table["optional-dependencies"]
+    known = packages_distributions()
+    undeclared = []
+    for name, module in third_party(package):
+        own = [extra for extra in optional if extra == name.rpartition(".")[2]]
+        needed = table["dependencies"] + [line for extra in (*extras, *own) for line in optional[extra]]
+        declared = {_distribution(requirement) for requirement in needed}
+        found = {_distribution(distribution) for distribution in known.get(module, [module])}
+        declared |= {brought for brought, by in BROUGHT_BY.items() if by in declared}
+        if not declared & found:
+            undeclared.append(f"{name} imports {module}")
+    assert undeclared == []
+
+
+def _distribution(requirement: str) -> str:
+    name = requirement
+    for end in "[<>=!~; ":
+        name = name.partition(end)[0]
+    return name.lower().replace("_", "-")
+
+
+# ---- inside abmll ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "abmll.errors",
+        "abmll.seeds",
+        "abmll.text",
+        fails_now("abmll.decoder", imports="decoder.backbone -> posterior.config"),
+        "abmll.similarity",
+        fails_now("abmll.posterior", imports="config -> prediction.uncertainty; movement -> assurance.diagnostics"),
+        fails_now("abmll.adaptation", imports="loss, support -> prediction.references"),
+        "abmll.prediction",
+        fails_now("abmll.assurance", imports="cross_fitting -> model"),
+        "abmll.model",
+        "abmll.memory_plan",
+        "abmll.meta",
+    ],
+)  # fmt: skip
+def test_the_method_imports_one_way(folder: str) -> None:
+    assert upward(folder, METHOD) == []
+
+
+# ---- inside service ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "service.errors",
+        "service.settings",
+        fails_now("service.metrics", imports="metrics -> schemas, for the type checker only"),
+        "service.schemas",
+        "service.executors",
+        fails_now("service.gating", imports="keeper, rules -> engine.engine, engine.requests, engine.admission"),
+        "service.engine",
+        "service.api",
+        "service.server",
+        "service.embedded",
+        "service.cli",
+    ],
+)  # fmt: skip
+def test_the_service_imports_one_way(folder: str) -> None:
+    assert upward(folder, SERVICE) == []
+
+
+@pytest.mark.parametrize("folder", NOT_OF_THE_WIRE)
+def test_only_surfaces_know_the_wire(folder: str) -> None:
+    assert [
+        f"{edge}" for edge in IMPORTS if of(edge.source, folder) and of(edge.target, "service.schemas")
+    ] == []
+
+
+def surface(name: str) -> str | None:
+    """The surface, a folder of `service.api`, that the file belongs to; None for what surfaces share."""
+    parts = name.split(".")
+    folder = ".".join(parts[:3])
+    return folder if of(name, "service.api") and f"{folder}.routes" in FILES else None
+
+
+def test_surfaces_import_no_other_surface_but_the_native_one() -> None:
+    found = [
+        f"{edge}"
+        for edge in IMPORTS
+        if surface(edge.source) and surface(edge.target) not in {None, NATIVE, surface(edge.source)}
+    ]
+    assert found == []
+    assert len({surface(name) for name in FILES} - {None}) >= 4
+
+
+# ---- the rules themselves ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "rows"),
+    [
+        fails_now("abmll", METHOD, imports="abmll.calibrator has no place"),
+        ("service", SERVICE),
+    ],
+)
+def test_every_file_has_a_place_in_the_rows(package: str, rows: Sequence[Sequence[str]]) -> None:
+    assert [name for name in FILES if of(name, package) and name != package and not place(name, rows)] == []
+    assert [p for row in rows for p in row if not any(of(name, p) for name in FILES)] == []
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    texts = {
+        "abmll/__init__.py": "",
+        "abmll/a.py": "from abmll import b\nimport abmll.deep.c as c, os\nclass K:\n  from abmll.missing import x\n",
+        "abmll/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  from abmll.a import x\nelse:\n  import abmll.deep",
+        "abmll/deep/__init__.py": "def f():\n  try:\n    from ..b import y\n  finally:\n    pass\n",
+        "abmll/deep/c.py": "from . import f\nfrom .. import b as d\nasync def g():\n  import lab\n",
+        "lab/__init__.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    files = source_files(tmp_path)
+    found = read_imports(files)
+    assert found == [
+        Import("abmll.a", "abmll.b"),
+        Import("abmll.a", "abmll.deep.c"),
+        Import("abmll.b", "abmll.a", When.NEVER),
+        Import("abmll.b", "abmll.deep"),
+        Import("abmll.deep", "abmll.b", When.ON_CALL),
+        Import("abmll.deep.c", "abmll.b"),
+        Import("abmll.deep.c", "abmll.deep"),
+        Import("abmll.deep.c", "lab", When.ON_CALL),
+    ]
+    assert circles(found) == [["abmll.a", "abmll.b", "abmll.deep", "abmll.deep.c"]]
+    assert circles(edge for edge in found if edge.when is When.AT_IMPORT) == []
+    size = measure(tmp_path)
+    assert (size.lines, size.files, size.rooms, size.imports, size.arrows) == (18, 6, 3, 8, 3)
+    assert size.needed_files == pytest.approx((4 * 4 + 4) / 6)
