@@ -30,7 +30,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, betaincinv
+from scipy.stats import beta, binom, nbinom
 
 Floats: TypeAlias = NDArray[np.float64]
 LOOK_GROWTH = 1.5
@@ -86,15 +86,8 @@ def fewest_accepted(target_error: float, delta: float, errors: int = 0) -> int:
     """Fewest accepted items, `errors` of them wrong, that certify: for none ln(delta) / ln(1 - target), rounded up."""
     check_level("target_error", target_error)
     check_level("delta", delta)
-    if errors == 0:
-        return math.ceil(math.log(delta) / math.log1p(-target_error))
-    low, high = errors, max(2, 2 * errors)  # the p-value at `low` is 1, and it falls as the items increase
-    while bdtr(errors, high, target_error) > delta:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if bdtr(errors, middle, target_error) <= delta else (middle, high)
-    return high
+    # The errors among n items are at most e exactly where the (e + 1)-th error comes after them.
+    return errors + 1 + int(nbinom.isf(delta, errors + 1, target_error))
 
 
 def coverage_cuts(confidences: Sequence[float] | Floats, target_error: float, delta: float) -> list[float]:
@@ -157,7 +150,7 @@ def certify(
     errors_of_top = np.concatenate([[0], np.cumsum(wrong[order])])
     accepted = len(values) - np.searchsorted(values[order][::-1], levels)
     errors = errors_of_top[accepted]
-    passed = np.cumprod(bdtr(errors, accepted, target_error) <= delta)
+    passed = np.cumprod(binom.cdf(errors, accepted, target_error) <= delta)
     if not passed[0]:
         return NotYet(_about_more(len(values), int(accepted[0]), int(errors[0]), target_error, delta))
     last = int(passed.sum()) - 1
@@ -186,12 +179,12 @@ def _about_more(n: int, accepted: int, errors: int, target_error: float, delta: 
 
 
 def _would_pass(accepted: int, error: float, target_error: float, delta: float) -> bool:
-    return bool(bdtr(math.floor(error * accepted), accepted, target_error) <= delta)
+    return bool(binom.cdf(math.floor(error * accepted), accepted, target_error) <= delta)
 
 
 def error_upper_bound(accepted: int, errors: int, delta: float) -> float:
     """Clopper-Pearson: the error rate at which so few errors have probability `delta`; 1 where all are wrong."""
-    return 1.0 if errors >= accepted else float(betaincinv(errors + 1, accepted - errors, 1 - delta))
+    return 1.0 if errors >= accepted else float(beta.ppf(1 - delta, errors + 1, accepted - errors))
 
 
 def look_sizes(first: int, n: int, target_error: float, delta: float) -> list[int]:
@@ -281,5 +274,5 @@ def threshold_for_coverage(
     k = math.ceil((n + 1) * target_coverage - 1e-12)
     if k > n:
         return CoverageThreshold(0.0, target_coverage, n, 1.0, 1.0, 1.0)
-    low, high = (float(betaincinv(k, n + 1 - k, level)) for level in (0.05, 0.95))
+    low, high = map(float, beta.ppf((0.05, 0.95), k, n + 1 - k))
     return CoverageThreshold(float(ordered[k - 1]), target_coverage, n, k / (n + 1), low, high)
