@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from abmll.adaptation.run import Adaptation
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.folds import Fold, Scored, scored
-from abmll.assurance.held_out import SAMPLES, HeldOut
+from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary
 from abmll.model import FewShotModel
 from abmll.prediction.option_scores import TOKENS_PER_CHUNK
 from abmll.text.tasks import Example
@@ -23,7 +23,7 @@ def cross_predict(
     *,
     samples: int = 8,
     truncate: bool = False,
-) -> list[Scored]:
+) -> list[HeldOutAnswer]:
     """Every held-out example as the adapter of the other folds answers it, in the order of the support.
 
     The folds adapt side by side, and predict side by side. Errors as `FewShotModel.adapt` and `predict`.
@@ -41,7 +41,7 @@ def adapt_calibrated(
     *,
     samples: int = SAMPLES,
     truncate: bool = False,
-) -> tuple[Adaptation, HeldOut]:
+) -> tuple[Adaptation, HeldOutSummary]:
     """The adaptation to all of `support` at a temperature that its held-out examples chose; all adapt side by side.
 
     `folds` are at least one. Errors as `FewShotModel.adapt` and `predict`.
@@ -49,7 +49,7 @@ def adapt_calibrated(
     parts = [support, *(fold.support(support) for fold in folds)]
     whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
     answers = _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
-    found = HeldOut.of(answers, multiple_choice=whole.multiple_choice)
+    found = HeldOutSummary.of(answers, multiple_choice=whole.multiple_choice)
     return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
 
 
@@ -62,7 +62,7 @@ def _held_out(
     *,
     samples: int,
     truncate: bool,
-) -> list[Scored]:
+) -> list[HeldOutAnswer]:
     asking = [
         model.begin_predict(
             adaptation.posterior,
@@ -79,6 +79,6 @@ def _held_out(
     found = [
         row
         for run, fold in zip(asking, folds, strict=True)
-        for row in scored(support, fold.held_out, run.predictions())
+        for row in held_out_answers(support, fold.held_out, run.predictions())
     ]
     return sorted(found, key=lambda row: row.index)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from abmll.assurance.folds import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
 from abmll.calibrator import Calibrator, Shown, features
 from abmll.posterior.posteriors import GlobalPosterior
@@ -38,7 +38,7 @@ from model_store.tensors import posterior_digest
 RAW, TEMPERED = "raw", "at the temperature"
 CALIBRATED, KNOWN = "calibrated", "calibrated, folds known"
 OWN = "at its own temperature"
-HeldOutAnswers = Mapping[Key, Sequence[Scored]]
+HeldOutAnswers = Mapping[Key, Sequence[HeldOutAnswer]]
 
 
 def main() -> None:

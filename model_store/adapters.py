@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 from filelock import FileLock, Timeout
 
 from abmll.assurance.diagnostics import Diagnosis
-from abmll.assurance.held_out import HeldOut
+from abmll.assurance.held_out import HeldOutSummary
 from abmll.decoder.layout import Site
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
@@ -102,7 +102,7 @@ class AdapterManifest:
     warnings: tuple[str, ...]
     config: AdapterConfig
     sites: tuple[Site, ...]
-    held_out: HeldOut | None = None
+    held_out: HeldOutSummary | None = None
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class AdapterManifest:
                 "warnings": tuple(values["warnings"]),
                 "config": AdapterConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
-                "held_out": HeldOut(**values["held_out"]) if "held_out" in values else None,
+                "held_out": HeldOutSummary(**values["held_out"]) if "held_out" in values else None,
             }
         )
 

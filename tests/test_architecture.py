@@ -199,9 +199,10 @@ def _distribution(requirement: str) -> str:
         fails_now("abmll.posterior", imports="config -> prediction.uncertainty; movement -> assurance.diagnostics"),
         fails_now("abmll.adaptation", imports="loss, support -> prediction.references"),
         "abmll.prediction",
-        fails_now("abmll.assurance", imports="cross_fitting -> model"),
+        "abmll.assurance",
         "abmll.model",
         "abmll.memory_plan",
+        "abmll.cross_fitting",
         "abmll.meta",
     ],
 )  # fmt: skip

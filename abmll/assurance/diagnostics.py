@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Literal
 
-from abmll.assurance.folds import Scored
+from scipy.stats import binomtest
+
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.calibrator import Shown
 from abmll.text.tasks import Example
 
@@ -75,7 +77,7 @@ class Estimate:
     nll_standard_error: float
 
     @classmethod
-    def of(cls, rows: Sequence[Scored], folds: int = 1) -> Estimate:
+    def of(cls, rows: Sequence[HeldOutAnswer], folds: int = 1) -> Estimate:
         """From at least one scored example; `folds` is by how many adapters they were answered."""
         n, correct = len(rows), sum(row.correct for row in rows)
         interval = wilson(correct, n, folds=folds)
@@ -100,7 +102,7 @@ class Comparison:
     p_value: float
 
     @classmethod
-    def of(cls, own: Sequence[Scored], other: Sequence[Scored], folds: int = 1) -> Comparison:
+    def of(cls, own: Sequence[HeldOutAnswer], other: Sequence[HeldOutAnswer], folds: int = 1) -> Comparison:
         """`own`, by as many adapters as there are `folds`, less `other`, example by example."""
         pairs = list(zip(own, other, strict=True))
         gain, error = _mean_and_error([b.nll - a.nll for a, b in pairs], folds)
@@ -113,9 +115,7 @@ class Comparison:
 
 def sign_test(one: int, other: int) -> float:
     """Two-sided p-value of `one` against `other` under a fair coin (McNemar's exact test); 1 without any."""
-    n = one + other
-    tail = sum(math.comb(n, i) for i in range(min(one, other) + 1))
-    return min(1.0, 2 * tail / float(2**n))
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,9 @@ class Diagnosis:
 
 def diagnose(
     support: Sequence[Example],
-    held_out: Sequence[Scored],
-    prior: Sequence[Scored],
-    in_context: Sequence[Scored],
+    held_out: Sequence[HeldOutAnswer],
+    prior: Sequence[HeldOutAnswer],
+    in_context: Sequence[HeldOutAnswer],
     movement: Movement,
     *,
     asked_folds: int | None,
@@ -280,7 +280,7 @@ def best_guess(support: Sequence[Example]) -> Guess:
     return Guess(max(shares), -math.fsum(share * math.log(share) for share in shares))
 
 
-def suspects(support: Sequence[Example], held_out: Sequence[Scored]) -> tuple[Suspect, ...]:
+def suspects(support: Sequence[Example], held_out: Sequence[HeldOutAnswer]) -> tuple[Suspect, ...]:
     """Examples whose held-out answer contradicts the label with a probability of at least `SURE`, the surest first."""
     found = [
         Suspect(

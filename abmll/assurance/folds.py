@@ -36,7 +36,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Scored:
+class HeldOutAnswer:
     """A labelled example and the distribution that somebody gave over its options; `label` is the right option's index."""
 
     index: int
@@ -86,11 +86,11 @@ def _without(support: Sequence[Example], held_out: Sequence[int]) -> list[Exampl
     return [example for i, example in enumerate(support) if i not in held_out]
 
 
-def scored(
+def held_out_answers(
     support: Sequence[Example], indices: Sequence[int], predictions: Sequence[Prediction]
-) -> list[Scored]:
+) -> list[HeldOutAnswer]:
     """The predictions of the examples at `indices`, which have options, beside their labels."""
     return [
-        Scored(i, found.predictive.probabilities, support[i].options.index(support[i].output))
+        HeldOutAnswer(i, found.predictive.probabilities, support[i].options.index(support[i].output))
         for i, found in zip(indices, predictions, strict=True)
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from abmll.assurance.folds import SMALLEST_PROBABILITY, Scored
+from abmll.assurance.folds import SMALLEST_PROBABILITY, HeldOutAnswer
 
 # Standard deviation between tasks of log(T of the task / T of the rule), with fixed classes and for multiple choice, where a few
 # answers say little of the next. benchmarks/results/fold_spread.md has the NLL on validation tasks by it.
@@ -23,7 +23,7 @@ _TRIED = [step / 40 for step in range(-120, 121)]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutSummary:
     """Answers to support examples of adapters fitted without them: `n`, how many were right, their mean NLL in nats at the
     temperature of the rule, and by what the adapter's own temperature is more than that.
     """
@@ -34,7 +34,7 @@ class HeldOut:
     temperature_factor: float
 
     @classmethod
-    def of(cls, answers: Sequence[Scored], *, multiple_choice: bool = False) -> Self:
+    def of(cls, answers: Sequence[HeldOutAnswer], *, multiple_choice: bool = False) -> Self:
         """From at least one answer."""
         return cls(
             len(answers),
@@ -44,7 +44,7 @@ class HeldOut:
         )
 
 
-def temperature_factor(answers: Sequence[Scored], spread: float = SPREAD) -> float:
+def temperature_factor(answers: Sequence[HeldOutAnswer], spread: float = SPREAD) -> float:
     """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, spread^2) a priori.
 
     A label counts as (n + 1) / (n + 2) of an observation, and the other options share the rest, as one that could come next
@@ -68,7 +68,7 @@ class _Row:
     expected: float
 
     @classmethod
-    def of(cls, answer: Scored, share: float) -> Self:
+    def of(cls, answer: HeldOutAnswer, share: float) -> Self:
         """`share` of the target is on the options that are not the label."""
         logs = [math.log(max(p, SMALLEST_PROBABILITY)) for p in answer.probabilities]
         below = tuple(value - max(logs) for value in logs)

@@ -14,7 +14,7 @@ from service.executors.contract import AdaptJob, ServedModel
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
-    from abmll.assurance.held_out import HeldOut
+    from abmll.assurance.held_out import HeldOutSummary
 
 
 def adapter_of(
@@ -23,7 +23,7 @@ def adapter_of(
     served: ServedModel,
     adaptation: Adaptation,
     folds: int = 0,
-    held_out: HeldOut | None = None,
+    held_out: HeldOutSummary | None = None,
 ) -> StoredAdapter:
     """The adapter to store for a finished job; `held_out` is what so many folds told of its temperature."""
     own = {"calibration_folds": folds} if folds else {}

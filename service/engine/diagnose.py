@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from abmll.assurance import diagnostics
-from abmll.assurance.folds import Fold, Scored
+from abmll.assurance.folds import Fold, HeldOutAnswer
 from abmll.text.demonstrations import fitting
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Query
@@ -41,7 +41,9 @@ async def diagnose(
     return await asyncio.to_thread(_conclude, adapter, request, theta, by_fold, prior, in_context), jobs.spent
 
 
-async def _unadapted(jobs: Jobs, folds: Sequence[Fold]) -> tuple[TaskPosterior, list[Scored], list[Scored]]:
+async def _unadapted(
+    jobs: Jobs, folds: Sequence[Fold]
+) -> tuple[TaskPosterior, list[HeldOutAnswer], list[HeldOutAnswer]]:
     """The posterior before any step; what its mean answers for all held-out examples, as they are and behind demonstrations."""
     job = jobs.part(replace(folds[0], kept=folds[0].kept[:1]))
     job = replace(job, settings=replace(job.settings, steps=0))
@@ -69,9 +71,9 @@ def _conclude(
     adapter: StoredAdapter,
     request: DiagnoseRequest,
     theta: TaskPosterior,
-    by_fold: Sequence[list[Scored]],
-    prior: Sequence[Scored],
-    in_context: Sequence[Scored],
+    by_fold: Sequence[list[HeldOutAnswer]],
+    prior: Sequence[HeldOutAnswer],
+    in_context: Sequence[HeldOutAnswer],
 ) -> diagnostics.Diagnosis:
     from abmll.posterior.movement import movement  # noqa: PLC0415 - with torch, which the command line can do without
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from abmll.assurance.folds import Fold, Scored, scored
-from abmll.assurance.held_out import SAMPLES, HeldOut
+from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary
 from abmll.text.tasks import Query
 from service.engine.identity import adapter_id
 from service.executors.contract import AdaptJob, Executor, Losses, PredictJob, ServedModel, Timed
@@ -60,16 +60,16 @@ class Jobs:
         queries: tuple[Query, ...],
         indices: Sequence[int],
         samples: int,
-    ) -> list[Scored]:
+    ) -> list[HeldOutAnswer]:
         """The answers to `queries`, which are those of the support examples at `indices`, of the posterior that `job` made."""
         work = PredictJob(
             adapter_id(job, self.served), posterior, queries, samples, self.whole.seed, 1, truncate=True
         )
         done = await self.executor.predict(work, tenant=self.tenant)
         self.spent.predict_seconds += done.run_seconds
-        return scored(self.whole.support, indices, done.value)
+        return held_out_answers(self.whole.support, indices, done.value)
 
-    async def held_out(self, fold: Fold, samples: int) -> list[Scored]:
+    async def held_out(self, fold: Fold, samples: int) -> list[HeldOutAnswer]:
         """The examples that `fold` holds out, as the adapter of the others answers them."""
         job = self.part(fold)
         done = await self.adapt(job)
@@ -79,14 +79,14 @@ class Jobs:
 
     async def calibrated(
         self, folds: Sequence[Fold], on_progress: Callable[[Losses], None] | None
-    ) -> tuple[Timed[Adaptation], HeldOut]:
+    ) -> tuple[Timed[Adaptation], HeldOutSummary]:
         """The whole adaptation at the temperature that its held-out examples choose (see `held_out`); at least one fold."""
         done, *by_fold = await together(
             self.adapt(self.whole, on_progress), *(self.held_out(fold, SAMPLES) for fold in folds)
         )
         answers = [row for rows in by_fold for row in rows]
         choice = done.value.multiple_choice
-        found = await asyncio.to_thread(HeldOut.of, answers, multiple_choice=choice)
+        found = await asyncio.to_thread(HeldOutSummary.of, answers, multiple_choice=choice)
         posterior = done.value.posterior.with_temperature_times(found.temperature_factor)
         return replace(done, value=replace(done.value, posterior=posterior)), found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from abmll.assurance.folds import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.calibrator import FEATURES, Calibrator
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
@@ -39,9 +39,9 @@ def result(task: str, confidence: list[float], correct: list[int], shots: str = 
     )
 
 
-def answers(correct: list[int]) -> list[Scored]:
+def answers(correct: list[int]) -> list[HeldOutAnswer]:
     """Held-out answers of a probability of .9 each."""
-    return [Scored(i, (0.9, 0.1), 1 - right) for i, right in enumerate(correct)]
+    return [HeldOutAnswer(i, (0.9, 0.1), 1 - right) for i, right in enumerate(correct)]
 
 
 def estimate(task: str, correct: int, n: int) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import Fold, make_folds
 from abmll.assurance.held_out import SAMPLES
+from abmll.cross_fitting import adapt_calibrated
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query

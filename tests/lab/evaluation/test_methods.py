@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import make_folds
+from abmll.cross_fitting import adapt_calibrated
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig

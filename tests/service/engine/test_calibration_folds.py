@@ -10,8 +10,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import make_folds
+from abmll.cross_fitting import adapt_calibrated
 from abmll.text.tasks import Example
 from service.cli.main import app
 from service.engine.requests import AdaptRequest
