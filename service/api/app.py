@@ -14,8 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from abmll.errors import AbmllError
+from model_store.adapters.gate_journals import GateJournals
 from model_store.errors import StoreError
-from model_store.gate_journals import CalibrationStore
 from service.api import classify, oip, openai, operations
 from service.api.http import ErrorShape, Observed, answer_error
 from service.api.native import diagnosis as diagnose
@@ -71,7 +71,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.gates = GateKeeper(settings, engine, CalibrationStore(settings.calibrations_dir), metrics)
+    app.state.gates = GateKeeper(settings, engine, GateJournals(settings.calibrations_dir), metrics)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
     for surface in (*OWN, *OTHERS):

@@ -6,7 +6,8 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from model_store.adapters import AdapterManifest, StoredAdapter, SupportRecord
+from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.store import StoredAdapter
 from service.engine.admission import shared_options, support_warnings
 from service.engine.identity import support_digest
 from service.errors import AdapterMismatchError

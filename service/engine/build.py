@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model_store.adapters import AdapterStore
+from model_store.adapters.store import AdapterStore
 from service.engine.engine import Engine
 from service.executors.contract import Executor
 from service.metrics import Metrics

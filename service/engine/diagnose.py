@@ -19,7 +19,7 @@ from service.executors.contract import Executor, ServedModel
 
 if TYPE_CHECKING:
     from abmll.posterior.posteriors import TaskPosterior
-    from model_store.adapters import StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 # Of a prompt with demonstrations, as in the evaluation of in-context learning.
 IN_CONTEXT_TOKENS = 2048

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from abmll.assurance.folds import Fold
     from abmll.prediction.run import Prediction
     from abmll.text.tasks import Example, Query
-    from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+    from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.store import AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
 

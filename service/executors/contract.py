@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
     from abmll.text.prompting import EncodedPrompt
     from abmll.text.tasks import Example, Query
-    from model_store.identity import BaseIdentity
+    from model_store.pretrained.identity import BaseIdentity
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
     from abmll.prediction.uncertainty import Predictive
     from abmll.text.tasks import Query
-    from model_store.adapters import StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 PREDICTIVE, CALIBRATED = "predictive", "calibrated"
 Asked: TypeAlias = Literal["predictive", "calibrated"] | None

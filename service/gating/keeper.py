@@ -57,7 +57,7 @@ from service.gating.state import (
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
-    from model_store.gate_journals import CalibrationStore, Record
+    from model_store.adapters.gate_journals import GateJournals, Record
     from service.metrics import Metrics
     from service.settings import Settings
 
@@ -69,7 +69,7 @@ _MOST_STATES = 256
 class GateKeeper:
     """Used from one event loop. The disk is written in threads, one write at a time, and always before memory."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: CalibrationStore, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: GateJournals, metrics: Metrics) -> None:
         self._settings, self._engine, self._store, self._metrics = settings, engine, store, metrics
         self._states: OrderedDict[str, GateState] = OrderedDict()
         self._lock = asyncio.Lock()  # held while journal and memory change together

@@ -14,7 +14,7 @@ from service.gating.state import Conditions, Counts
 from service.gating.thresholds import Thresholds
 
 if TYPE_CHECKING:
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
 
 USUAL_DELTA = 0.1
 USUAL_TARGETS = (0.02, 0.05, 0.1, 0.2)

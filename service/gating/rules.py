@@ -33,7 +33,7 @@ from service.gating.state import Conditions, GateState, Item, input_key, text_di
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.settings import Settings
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from abmll.assurance.certificates import Certificate, NotYet, certify_looks
 from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
+from model_store.adapters.gate_journals import Record
 from model_store.errors import UnsupportedFormatError
-from model_store.gate_journals import Record
 from model_store.tensors import canonical_json
 from service.executors.contract import Samples
 

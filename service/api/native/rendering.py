@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
     from abmll.prediction.semantic import TextAnswer
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.gating.confidence import Confidence
 
 

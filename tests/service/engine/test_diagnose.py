@@ -23,7 +23,7 @@ from abmll.posterior.movement import movement
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.demonstrations import fitting
 from abmll.text.tasks import Example
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
 from service.cli.main import app
 from service.engine.requests import AdaptRequest, DiagnoseRequest

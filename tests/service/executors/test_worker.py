@@ -27,11 +27,11 @@ from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query
-from model_store.adapters import AdapterStore
-from model_store.bases import load_base
+from model_store.adapters.store import AdapterStore
 from model_store.errors import UnknownArtifactError
-from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior
+from model_store.pretrained.bases import load_base
+from model_store.pretrained.identity import BaseIdentity
 from service.cli import main as cli
 from service.executors.build import build_executor
 from service.executors.contract import AdaptJob, Job, PredictJob, Worker

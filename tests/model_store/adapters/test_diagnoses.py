@@ -11,7 +11,7 @@ from abmll.assurance.diagnostics import Diagnosis, Movement, diagnose
 from abmll.assurance.folds import HeldOutAnswer
 from abmll.text.tasks import Example
 from model_store import storage
-from model_store.adapters import AdapterStore
+from model_store.adapters.store import AdapterStore
 from model_store.errors import StorageFullError
 from tests.model_store.processes import adapter
 

@@ -23,12 +23,12 @@ from abmll.posterior.plain_lora import (
 )
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.text.prompting import PromptTemplate
-from model_store.bases import BaseSkeleton
 from model_store.card import card
 from model_store.errors import FolderNotEmptyError, UnsupportedPeftError
-from model_store.identity import BaseIdentity
-from model_store.peft_format import PeftAdapter, public_name, write_peft
+from model_store.peft.format import PeftAdapter, public_name, write_peft
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
+from model_store.pretrained.bases import BaseSkeleton
+from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import staged
 
 # Every module that the rule knows, in every layer.

@@ -10,140 +10,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
 from abmll.assurance.diagnostics import Diagnosis
-from abmll.assurance.held_out import HeldOutSummary
-from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
-from abmll.text.tasks import Example
-from model_store.diagnoses import read_diagnosis, write_diagnosis
+from model_store.adapters.diagnoses import read_diagnosis, write_diagnosis
+from model_store.adapters.manifest import ADAPTER_ID, AdapterManifest
 from model_store.errors import (
     CorruptArtifactError,
     StoreInUseError,
     UnknownArtifactError,
     UnsupportedFormatError,
 )
-from model_store.identity import BaseIdentity
 from model_store.storage import check_seal, folder_bytes, remove, require_free_space, seal, staged, sweep
-from model_store.tensors import canonical_json, read_tensors, sites_from_json, sites_to_json, write_tensors
+from model_store.tensors import read_tensors, write_tensors
 
-FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _DAMAGED = ".damaged"
-ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class SupportRecord:
-    """The examples an adapter was made from. `options` are those that all examples share, else empty."""
-
-    examples: tuple[Example, ...]
-    tokens: int
-    options: tuple[str, ...]
-    digest: str
-
-    @classmethod
-    def of(cls, examples: Sequence[Example], tokens: int) -> Self:
-        """The record of `examples` with `tokens` tokens; the digest is of their texts in this order."""
-        shared = {example.options for example in examples}
-        options = examples[0].options if len(shared) == 1 else ()
-        digest = hashlib.sha256(canonical_json([asdict(example) for example in examples])).hexdigest()
-        return cls(tuple(examples), tokens, options, digest)
-
-    @property
-    def n(self) -> int:
-        """How many examples."""
-        return len(self.examples)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return {"n": self.n, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
-        examples = (Example(row["input"], row["output"], tuple(row["options"])) for row in values["examples"])
-        return cls(tuple(examples), values["tokens"], tuple(values["options"]), values["digest"])
-
-
-@dataclass(frozen=True)
-class AdapterManifest:
-    """What an adapter is and everything that determined it; `losses` are in nats per example, by step.
-
-    `created` is a UTC time in ISO 8601; `settings` are plain values, `AdaptSettings` and what else counts. `held_out` is what
-    chose the temperature in `config`, where that is the adapter's own.
-    """
-
-    id: str
-    created: str
-    base: BaseIdentity
-    posterior_id: str
-    posterior_digest: str
-    settings: Mapping[str, Any]
-    seed: int
-    support: SupportRecord
-    losses: tuple[float, ...]
-    warnings: tuple[str, ...]
-    config: AdapterConfig
-    sites: tuple[Site, ...]
-    held_out: HeldOutSummary | None = None
-    format_version: int = FORMAT_VERSION
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `manifest.json`."""
-        return {
-            "format_version": self.format_version,
-            "id": self.id,
-            "created": self.created,
-            "base": self.base.to_json(),
-            "posterior_id": self.posterior_id,
-            "posterior_digest": self.posterior_digest,
-            "settings": dict(self.settings),
-            "seed": self.seed,
-            "support": self.support.to_json(),
-            "losses": list(self.losses),
-            "warnings": list(self.warnings),
-            "config": self.config.to_json(),
-            "sites": sites_to_json(self.sites),
-            **({"held_out": asdict(self.held_out)} if self.held_out else {}),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
-        if values["format_version"] != FORMAT_VERSION:
-            found = values["format_version"]
-            raise UnsupportedFormatError(
-                f"adapter format {found!r} is not the one read here, {FORMAT_VERSION}"
-            )
-        return cls(
-            **{
-                **values,
-                "base": BaseIdentity.from_json(values["base"]),
-                "support": SupportRecord.from_json(values["support"]),
-                "losses": tuple(values["losses"]),
-                "warnings": tuple(values["warnings"]),
-                "config": AdapterConfig.from_json(values["config"]),
-                "sites": sites_from_json(values["sites"]),
-                "held_out": HeldOutSummary(**values["held_out"]) if "held_out" in values else None,
-            }
-        )
 
 
 @dataclass(frozen=True)

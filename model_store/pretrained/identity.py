@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from model_store.catalogue import Quantisation
+from model_store.pretrained.catalogue import Quantisation
 
 
 @dataclass(frozen=True)

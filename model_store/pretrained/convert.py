@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
 from abmll.decoder.quantised import dense_weight
-from model_store.catalogue import Quantisation
 from model_store.errors import UnusableBaseError
+from model_store.pretrained.catalogue import Quantisation
 
 _BNB_LINEARS = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
 _NF4_BLOCK = 64  # weights that share one scale

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from model_store.adapters import ADAPTER_ID
+from model_store.adapters.manifest import ADAPTER_ID
 from model_store.storage import full_disk_is_an_error, remove, staged, sweep
 from model_store.tensors import canonical_json
 
@@ -30,7 +30,7 @@ _DIGEST_CHARS = 16
 _log = logging.getLogger(__name__)
 
 
-class CalibrationStore:
+class GateJournals:
     """Journals below `root`, which belongs to the process that owns the adapter store beside it; its threads may share this.
 
     A writer that was killed, or ran out of disk, may leave the beginning of a record behind the last that was acknowledged: it

@@ -22,9 +22,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from abmll.posterior.plain_lora import PlainLora
-from model_store.catalogue import CATALOGUE, HubSource
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedPeftError
-from model_store.identity import BaseIdentity
+from model_store.pretrained.catalogue import CATALOGUE, HubSource
+from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import file_sha256
 
 CONFIG_FILE = "adapter_config.json"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from model_store.encoders import load_sentence_encoder
 from model_store.errors import UnknownBaseError, UnusableBaseError
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
 from tests.tiny import tiny_sentence_encoder
 
 TEXTS = ["the film was wonderful and the actors were great", "Paris"]

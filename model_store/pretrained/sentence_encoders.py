@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from model_store.bases import cache_folder, default_cache_dir, quiet_transformers
-from model_store.catalogue import resolve_sentence_encoder
 from model_store.errors import UnusableBaseError
+from model_store.pretrained.bases import cache_folder, default_cache_dir, quiet_transformers
+from model_store.pretrained.catalogue import resolve_sentence_encoder
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.progress import no_report, progress_bar
-from model_store.sources import fetch_checkpoint, source_revision
 
 _LAYOUT = "encoders-v1"
 

@@ -14,8 +14,8 @@ import platformdirs
 import torch
 from transformers.utils import logging as transformers_logging
 
-from model_store.catalogue import BaseModel, Dtype, Quantisation, resolve_base
-from model_store.convert import (
+from model_store.pretrained.catalogue import BaseModel, Dtype, Quantisation, resolve_base
+from model_store.pretrained.convert import (
     cast_dense,
     compute_dtype,
     dequantise,
@@ -25,10 +25,10 @@ from model_store.convert import (
     load_tokenizer,
     quantise,
 )
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.process_memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
-from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import cached_folder, require_free_space
 
 _LAYOUT = "bases-v1"  # changes when an older cache must not be read any more

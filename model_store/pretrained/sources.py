@@ -17,9 +17,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from model_store.catalogue import FolderSource, HubSource, Source, WheelSource
-from model_store.convert import convert_gguf
 from model_store.errors import ChecksumError, FetchError, StorageFullError, UnusableBaseError
+from model_store.pretrained.catalogue import FolderSource, HubSource, Source, WheelSource
+from model_store.pretrained.convert import convert_gguf
 from model_store.progress import Report
 from model_store.storage import cached_folder, file_sha256, full_disk_is_an_error, require_free_space
 

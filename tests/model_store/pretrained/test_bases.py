@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from model_store import bases, convert
-from model_store.bases import LoadedBase, default_cache_dir, load_base
-from model_store.catalogue import Quantisation
 from model_store.errors import FetchError, StorageFullError, UnusableBaseError
+from model_store.pretrained import bases, convert
+from model_store.pretrained.bases import LoadedBase, default_cache_dir, load_base
+from model_store.pretrained.catalogue import Quantisation
 from tests.model_store.processes import load_and_digest
 from tests.tiny import CORPUS, tiny_model, tiny_tokenizer
 

@@ -1,0 +1,1 @@
+"""Adapters on disk: their manifests and tensors, their diagnoses, and the journals of their gates."""
