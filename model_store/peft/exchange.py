@@ -84,8 +84,8 @@ def export_samples(
             loras = sample_loras(subject.posterior, sequence_seed, number)
             target = folder / f"sample-{number}"
             target.mkdir()
-            told = {"number": number, "of": count, "seed": seed}
-            rank = _write(target, subject, paths, loras, f"sample {number}", told)
+            record = {"number": number, "of": count, "seed": seed}
+            rank = _write(target, subject, paths, loras, f"sample {number}", record)
             on_sample(number + 1)
     return rank
 
