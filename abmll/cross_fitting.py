@@ -32,7 +32,7 @@ def cross_predict(
     return _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
 
 
-def adapt_calibrated(
+def adapt_at_own_temperature(
     model: FewShotModel,
     support: Sequence[Example],
     folds: Sequence[Fold],

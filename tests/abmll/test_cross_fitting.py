@@ -9,7 +9,7 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.assurance.folds import make_folds
 from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
-from abmll.cross_fitting import adapt_calibrated, cross_predict
+from abmll.cross_fitting import adapt_at_own_temperature, cross_predict
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example
 
@@ -39,7 +39,7 @@ def test_a_calibrated_adaptation_is_the_plain_one_at_the_temperature_of_its_held
         support = [replace(row, options=(*row.options, f"the {i}th")) for i, row in enumerate(support)]
     model, settings = make_model(), AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
     folds = make_folds(support, 3)
-    adaptation, found = adapt_calibrated(model, support, folds, settings, seed=5, samples=4)
+    adaptation, found = adapt_at_own_temperature(model, support, folds, settings, seed=5, samples=4)
     plain = model.adapt(support, settings, seed=5)
     assert adaptation.losses == pytest.approx(plain.losses, abs=1e-3)
     assert torch.allclose(adaptation.posterior.values, plain.posterior.values, atol=1e-2)
