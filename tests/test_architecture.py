@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -255,6 +256,30 @@ def test_surfaces_import_no_other_surface_but_the_native_one() -> None:
     ]
     assert found == []
     assert len({surface(name) for name in FILES} - {None}) >= 4
+
+
+# ---- the map -----------------------------------------------------------------------------------------------
+
+MAP = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def first_cells(heading: str) -> list[str]:
+    """First cells, without quotes, of the rows of all tables below a heading of CONTRIBUTING.md."""
+    section = MAP.split(f"## {heading}")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+
+
+@pytest.mark.xfail(strict=True, reason="lab.training and abmll_client.models are not there yet")
+def test_the_map_has_one_line_for_each_room() -> None:
+    named = [name for name in first_cells("The map") if "/" in name or name in PACKAGES]
+    assert sorted(named) == sorted({str(path.parent.relative_to(ROOT)) for path in FILES.values()})
+
+
+@pytest.mark.xfail(strict=True, reason="service/gating/decisions.py is not there yet")
+def test_what_the_map_answers_is_there() -> None:
+    answers = re.findall(r"\| `([^`]+\.py)` \|$", MAP.split("## Where would I change")[1], re.MULTILINE)
+    assert len(answers) >= 20
+    assert [place for place in answers if not (ROOT / place).is_file()] == []
 
 
 # ---- the rules themselves ----------------------------------------------------------------------------------
