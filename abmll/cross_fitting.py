@@ -1,4 +1,7 @@
-"""Adapters fitted to parts of a support set and asked for the rest: an estimate of, and a temperature for, the whole one's."""
+"""Cross-fitting: adapters of parts of a support answer the rest of it.
+
+Their answers estimate how good the adapter of the whole support is, and choose its temperature.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,10 @@ def cross_predict(
     samples: int = 8,
     truncate: bool = False,
 ) -> list[HeldOutAnswer]:
-    """Every held-out example as the adapter of the other folds answers it, in the order of the support.
+    """Return the answer to every held-out example by the adapter of the other folds.
 
-    The folds adapt side by side, and predict side by side. Errors as `FewShotModel.adapt` and `predict`.
+    The order is that of the support. The folds adapt in one batch, and predict in one batch. Raises
+    as `FewShotModel.adapt` and `FewShotModel.predict`.
     """
     fitted = model.adapt_many([fold.support(support) for fold in folds], settings, seed, truncate=truncate)
     return _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
@@ -42,9 +46,10 @@ def adapt_at_own_temperature(
     samples: int = SAMPLES,
     truncate: bool = False,
 ) -> tuple[Adaptation, HeldOutSummary]:
-    """The adaptation to all of `support` at a temperature that its held-out examples chose; all adapt side by side.
+    """Adapt to all of `support`, at the temperature that its held-out answers choose.
 
-    `folds` are at least one. Errors as `FewShotModel.adapt` and `predict`.
+    The support and its parts adapt in one batch. `folds` has at least one fold. Raises as
+    `FewShotModel.adapt` and `FewShotModel.predict`.
     """
     parts = [support, *(fold.support(support) for fold in folds)]
     whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
