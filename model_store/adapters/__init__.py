@@ -1,1 +1,1 @@
-"""Adapters on disk: their manifests and tensors, their diagnoses, and the journals of their gates."""
+"""Adapters on disk: manifests and tensors, diagnoses, and the journals of their gates."""

@@ -1,4 +1,4 @@
-"""What is recorded of an adapter: what it was made from, how, on which base (`manifest.json`)."""
+"""The manifest of an adapter: what it was made from, how, and on which base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
 
 @dataclass(frozen=True)
 class SupportRecord:
-    """The examples an adapter was made from. `options` are those that all examples share, else empty."""
+    """The examples that an adapter was made from.
+
+    `tokens` is their number of tokens. `options` are those that all examples share, else empty.
+    `digest` names the texts in their order.
+    """
 
     examples: tuple[Example, ...]
     tokens: int
@@ -30,26 +34,27 @@ class SupportRecord:
 
     @property
     def n(self) -> int:
-        """How many examples."""
+        """Return the number of examples."""
         return len(self.examples)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Return plain values for a manifest."""
         return {"n": self.n, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
+        """Invert `to_json`."""
         examples = (Example(row["input"], row["output"], tuple(row["options"])) for row in values["examples"])
         return cls(tuple(examples), values["tokens"], tuple(values["options"]), values["digest"])
 
 
 @dataclass(frozen=True)
 class AdapterManifest:
-    """What an adapter is and everything that determined it; `losses` are in nats per example, by step.
+    """What an adapter is, and everything that determined it.
 
-    `created` is a UTC time in ISO 8601; `settings` are plain values, `AdaptSettings` and what else counts. `held_out` is what
-    chose the temperature in `config`, where that is the adapter's own.
+    `created` is a UTC time in ISO 8601. `settings` are plain values: those of `AdaptSettings`, and
+    what else determines the result. `losses` are in nats per example, one for each step. `held_out`
+    is what chose the temperature in `config`, where that is the adapter's own.
     """
 
     id: str
@@ -68,7 +73,7 @@ class AdapterManifest:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `manifest.json`."""
+        """Return plain values for `manifest.json`."""
         return {
             "format_version": self.format_version,
             "id": self.id,
@@ -88,7 +93,7 @@ class AdapterManifest:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
+        """Invert `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
         if values["format_version"] != FORMAT_VERSION:
             found = values["format_version"]
             raise UnsupportedFormatError(

@@ -1,11 +1,13 @@
-"""The durable store of adapted task posteriors: one folder for each adapter id.
+"""The durable store of adapters: one folder for each adapter id.
 
-<root>/.lock                       held by the process that owns the store
-<root>/adp_<hex>/manifest.json     `AdapterManifest`
-                 posterior.safetensors
-                 seal.json         digests of the two
-                 diagnosis.json    `Diagnosis` with its own digest; only once there is one
-<root>/.damaged/                   entries that did not match their seal, kept for whoever investigates
+    <root>/.lock                       held by the process that owns the store
+    <root>/adp_<hex>/manifest.json     `AdapterManifest`
+                     posterior.safetensors
+                     seal.json         digests of the two
+                     diagnosis.json    `Diagnosis` with its own digest, once there is one
+    <root>/.damaged/                   entries that did not match their seal
+
+Damaged entries are kept for whoever investigates.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapted task posterior with its manifest, and its diagnosis once it has one."""
+    """A task posterior with its manifest, and its diagnosis once it has one."""
 
     manifest: AdapterManifest
     posterior: TaskPosterior
@@ -51,13 +53,15 @@ class StoredAdapter:
 
 
 class AdapterStore:
-    """Adapted posteriors on disk, below `root`. One process owns a root; its threads may share the store.
+    """Owns the adapters on disk below `root`.
 
-    When `put` has returned, the adapter survives a crash; when it has not, nothing of it is visible. An entry
-    that does not match its seal is never returned but moved aside and logged, as if it had never been there.
+    One process owns a root; its threads may share the store. When `put` has returned, the adapter
+    survives a crash. When it has not, nothing of it is visible. An entry that does not match its
+    seal is never returned: it is moved aside and logged, as if it had never been there.
 
-    One mutex covers every operation, so that no folder is removed while another thread reads it. An operation
-    takes tens of milliseconds (adapters of the embedded default have 9 MB); callers cache what they use.
+    One mutex covers every operation, so that no folder is removed while another thread reads it. An
+    operation takes tens of milliseconds (adapters of the embedded default have 9 MB). Callers cache
+    what they use.
     """
 
     def __init__(self, root: Path) -> None:
@@ -89,14 +93,14 @@ class AdapterStore:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all adapters on disk."""
+        """Return the bytes of all adapters on disk."""
         return self._total_bytes
 
     def put(self, adapter: StoredAdapter) -> None:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 
-        Raises `StorageFullError`, with nothing stored, and `ValueError` for an id that is not `adp_` and
-        hexadecimal digits, or a manifest that does not describe the posterior.
+        Raises `StorageFullError`, with nothing stored. Raises `ValueError` for an id that is not
+        `adp_` and hexadecimal digits, or for a manifest that does not describe the posterior.
         """
         manifest, posterior = adapter.manifest, adapter.posterior
         if not ADAPTER_ID.fullmatch(manifest.id):
@@ -116,9 +120,9 @@ class AdapterStore:
             self._account(manifest.id, folder_bytes(folder))
 
     def put_diagnosis(self, id: str, diagnosis: Diagnosis) -> bool:
-        """Keep the diagnosis of an adapter durably, in place of an earlier one; whether there is such an adapter.
+        """Keep the diagnosis of an adapter durably, and return whether there is such an adapter.
 
-        Raises `StorageFullError`, with what was there kept.
+        An earlier diagnosis is replaced. Raises `StorageFullError`, with the earlier one kept.
         """
         folder = self._root / id
         with self._mutex:
@@ -129,14 +133,17 @@ class AdapterStore:
         return True
 
     def get(self, id: str) -> StoredAdapter | None:
-        """The adapter, or None where there is none (or no intact one) under `id`, whatever text that is."""
+        """Return the adapter, or None where there is no intact one. `id` may be any text."""
         if not ADAPTER_ID.fullmatch(id):
             return None
         with self._mutex:
             return self._read(id, _read_adapter)
 
     def list(self, after: str | None, limit: int) -> list[AdapterManifest]:
-        """Manifests of at most `limit` adapters in the order of their ids, of those behind `after`."""
+        """Return the manifests of at most `limit` adapters, in the order of their ids.
+
+        With `after`, only ids behind it count.
+        """
         page: list[AdapterManifest] = []
         with self._mutex:
             for id in self._ids():
@@ -148,7 +155,7 @@ class AdapterStore:
         return page
 
     def delete(self, id: str) -> bool:
-        """Remove the adapter durably; whether there was one."""
+        """Remove the adapter durably, and return whether there was one."""
         if not ADAPTER_ID.fullmatch(id):
             return False
         with self._mutex:
@@ -182,9 +189,10 @@ class AdapterStore:
 
 
 def read_adapter(root: Path, id: str) -> StoredAdapter:
-    """The adapter `id` in the store at `root`, whoever owns that store: a server may go on using it.
+    """Read the adapter `id` in the store at `root`, whichever process owns that store.
 
-    Raises `UnknownArtifactError` where there is none, `CorruptArtifactError` or `UnsupportedFormatError`.
+    A server may go on using it. Raises `UnknownArtifactError` where there is no such adapter,
+    `CorruptArtifactError` or `UnsupportedFormatError`.
     """
     folder = root / id
     if not ADAPTER_ID.fullmatch(id) or not folder.is_dir():

@@ -1,1 +1,1 @@
-"""Exchange with the PEFT library: posteriors as LoRA adapters, and LoRA adapters as posteriors."""
+"""Exchange with the PEFT library: posteriors to LoRA adapters, LoRA adapters to posteriors."""

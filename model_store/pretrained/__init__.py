@@ -1,1 +1,1 @@
-"""Pretrained models: base models, sentence encoders and entailment models, by name; fetched, checked, quantised, cached."""
+"""Pretrained models by name: base models, sentence encoders, entailment models."""
