@@ -1,6 +1,6 @@
 """The import graph of our source files, and the size of the house.
 
-`python -m tests.architecture [root]` prints the size of the checkout at `root`, by default this one.
+`python -m tests.architecture [root]` prints the size of the checkout at `root`, else of this one.
 
 The graph is read from the syntax trees of the files; no file is imported. It has one arrow for each
 import statement that names a file of ours, wherever in a file the statement stands.
@@ -33,7 +33,10 @@ class When(Enum):
 
 @dataclass(frozen=True, order=True)
 class Import:
-    """File `source` imports file `target`. Both are dotted names; a package's is that of its `__init__.py`."""
+    """File `source` imports file `target`.
+
+    Both are dotted names; a package's is that of its `__init__.py`.
+    """
 
     source: str
     target: str
@@ -96,7 +99,7 @@ def room(name: str, files: Mapping[str, Path]) -> str:
 
 
 def reached(imports: Iterable[Import]) -> dict[str, set[str]]:
-    """Map every file that imports others to all files that it needs, at first or at further hand."""
+    """Map every file that imports others to all files that it needs, directly or through others."""
     targets: dict[str, set[str]] = {}
     for edge in imports:
         targets.setdefault(edge.source, set()).add(edge.target)
@@ -114,7 +117,10 @@ def _reached(start: str, targets: Mapping[str, set[str]]) -> set[str]:
 
 
 def circles(imports: Iterable[Import]) -> list[list[str]]:
-    """Return the groups of two or more files each of which reaches all others of its group by imports."""
+    """Return the groups of files that import each other in a circle.
+
+    A group has two or more files, each of which reaches all others of the group.
+    """
     needs = reached(imports)
     groups = {
         frozenset(other for other in found if name in needs.get(other, ()))
@@ -128,10 +134,10 @@ def circles(imports: Iterable[Import]) -> list[list[str]]:
 class Size:
     """What is counted of a checkout.
 
-    `lines` are those that are not empty; `rooms` are folders that hold Python files; `imports` are pairs
-    of files, `arrows` pairs of rooms, of which the first imports the second; `needed_files` is the mean, over
-    files, of how many others a file needs, at first or at further hand; `circles` are as in `circles`. All
-    imports count, whenever they run.
+    `lines` are those that are not empty. `rooms` are folders that hold Python files. `imports` are
+    pairs of files of which the first imports the second, `arrows` are such pairs of rooms.
+    `needed_files` is the mean, over files, of how many others a file needs, directly or through
+    others. `circles` are as in `circles`. All imports count, whenever they run.
     """
 
     lines: int

@@ -1,4 +1,4 @@
-"""Imports run one way: between packages, inside `abmll`, inside `service`; and no files import in a circle."""
+"""Imports run one way, between and inside packages, and no files import in a circle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from tests.architecture import (
 FILES = source_files()
 IMPORTS = read_imports(FILES)
 
-# Below, each place may import the places in the rows above its own, and itself. Places in one row do not know each other.
+# A place may import itself and the places in the rows above its own. Places in one row do not
+# import each other.
 METHOD = (
     ("abmll.errors", "abmll.seeds"),
     ("abmll.text",),
@@ -48,7 +49,8 @@ SERVICE = (
     ("service.server", "service.embedded"),
     ("service.cli",),
 )
-# Which of our packages each package may import. One file of `service`, the embedded server, may import the client as well.
+# Which of our packages each package may import. One file of `service`, the embedded server, may
+# import the client as well.
 MAY_IMPORT = {
     "abmll": set(),
     "model_store": {"abmll"},
@@ -57,18 +59,18 @@ MAY_IMPORT = {
     "abmll_client": set(),
 }
 EMBEDDED = "service.embedded"
-# The engine decides; what it decides is put into the words of the wire by the surfaces.
+# The engine decides. Surfaces put its decisions into the fields of the wire.
 NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine")
 NATIVE = "service.api.native"
 
 
 def place(name: str, rows: Sequence[Sequence[str]]) -> str | None:
-    """The place of `rows` that the file lies in."""
+    """Return the place of `rows` that the file lies in."""
     return next((p for row in rows for p in row if name == p or name.startswith(f"{p}.")), None)
 
 
 def upward(source: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Imports by the place `source` of places that are neither itself nor in a row above its own."""
+    """Return the imports by the place `source` of places that it may not import."""
     above = {source}
     for row in rows:
         if source in row:
@@ -82,12 +84,12 @@ def upward(source: str, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def of(name: str, folder: str) -> bool:
-    """Whether the file `name` is `folder` or lies in it."""
+    """Return whether the file `name` is `folder` or lies in it."""
     return name == folder or name.startswith(f"{folder}.")
 
 
 def fails_now(*values: object, imports: str) -> object:
-    """A case that other work in progress still has to make pass, and the imports that it is about."""
+    """Return a case that work in progress still has to make pass, with the imports in question."""
     return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=imports))
 
 
@@ -132,7 +134,10 @@ def test_packages_import_one_way(package: str) -> None:
 
 
 def third_party(package: str) -> Iterator[tuple[str, str]]:
-    """Each file of `package` with the name of each package, neither ours nor Python's, that it imports when it is imported."""
+    """Yield each file of `package` with each foreign package that it imports when it is imported.
+
+    Foreign packages are neither ours nor Python's.
+    """
     for name, path in FILES.items():
         if of(name, package):
             for statement, when in import_statements(ast.parse(path.read_text("utf-8"))):
@@ -146,7 +151,7 @@ def third_party(package: str) -> Iterator[tuple[str, str]]:
                         yield name, module
 
 
-# What a declared distribution brings along and lets its users import.
+# Distributions that come with a declared one, and that its users may import.
 BROUGHT_BY = {"starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "scikit-learn"}
 
 
@@ -163,7 +168,7 @@ BROUGHT_BY = {"starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "sci
 def test_a_package_imports_what_its_distribution_declares(
     package: str, project: str, extras: Sequence[str]
 ) -> None:
-    """`pip install .` brings all that serving imports. A file with the name of an extra may need that extra."""
+    """`pip install .` brings all that serving imports; a file named like an extra may need it."""
     table = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["project"]
     optional = table["optional-dependencies"]
     known = packages_distributions()
@@ -242,7 +247,7 @@ def test_only_surfaces_know_the_wire(folder: str) -> None:
 
 
 def surface(name: str) -> str | None:
-    """The surface, a folder of `service.api`, that the file belongs to; None for what surfaces share."""
+    """Return the surface, a folder of `service.api`, of the file; None for what surfaces share."""
     parts = name.split(".")
     folder = ".".join(parts[:3])
     return folder if of(name, "service.api") and f"{folder}.routes" in FILES else None
@@ -264,7 +269,7 @@ MAP = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
 def first_cells(heading: str) -> list[str]:
-    """First cells, without quotes, of the rows of all tables below a heading of CONTRIBUTING.md."""
+    """Return the first cells, without quotes, of the tables below a heading of CONTRIBUTING.md."""
     section = MAP.split(f"## {heading}")[1].split("\n## ")[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""The glossary is about what there is, and words that lost their meaning are not in the source."""
+"""The glossary names what there is, and words that lost their meaning are not in the source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS, LOST = (
     for part in PAGE.split("## Words that lost their meaning")
 )
 
-# By word of the page: patterns of whole identifiers, of whole file names, and of text anywhere in a file.
+# Patterns by word of the page: of whole identifiers, of whole file names, of text in a line.
 IDENTIFIERS = {
     "ask": r"Ask|Asked|ask_of",
     "calibrator": r"\w*calibrators?(_\w+)?|\w*Calibrator",
@@ -67,14 +67,17 @@ STILL_THERE = {
 
 @cache
 def identifiers(path: Path) -> frozenset[str]:
-    """Names that the code of a file uses; the names of tests are sentences and do not count."""
+    """Return the names that the code of a file uses.
+
+    Names of tests are sentences and do not count.
+    """
     with path.open("rb") as file:
         names = {token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.NAME}
     return frozenset(name for name in names if not name.startswith("test_"))
 
 
 def uses(word: str) -> Iterator[str]:
-    """Where the source still has the word."""
+    """Yield the places where the source still has the word."""
     for path in SOURCE:
         place = str(path.relative_to(ROOT))
         if word in FILES and re.fullmatch(FILES[word], path.name):

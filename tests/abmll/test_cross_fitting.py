@@ -1,4 +1,4 @@
-"""Cross-prediction is adapting and predicting by hand; a calibrated adaptation is a plain one at another temperature."""
+"""Cross-fitting is adapting and predicting by hand, and adapting at another temperature."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -58,7 +58,10 @@ def put_forever(root: Path, first: int, acknowledge: Connection) -> None:
 
 
 def append_forever(root: Path, adapter_id: str, acknowledge: Connection) -> None:
-    """Append records 0, 1, ... to the adapter's journal and send each number when its `append` has returned."""
+    """Append records 0, 1, ... to the adapter's journal.
+
+    Send each number when its `append` has returned.
+    """
     store = GateJournals(root)
     number = 0
     while True:

@@ -53,7 +53,10 @@ def test_wilson_agrees_with_scipy(n: int, data: st.DataObject, level: float) -> 
 
 
 def test_answers_of_folds_count_as_fewer_trials() -> None:
-    """Four folds of 4: fitted to 12, asked for 4, so the variance is 1 + 4 * 4 / 12 times that of independent trials."""
+    """Four folds of 4 are fitted to 12 and asked for 4.
+
+    So the variance is 1 + 4 * 4 / 12 times that of independent trials.
+    """
     assert shared_training(4) == pytest.approx(1 + 4 * 4 / 12)
     assert shared_training(1) == 1
     found, expected = wilson(14, 28, folds=4), wilson(6, 12)
@@ -77,7 +80,8 @@ def test_an_estimate_counts() -> None:
     right, wrong = -math.log(0.7), -math.log(0.3)
     assert (found.n, found.correct, found.accuracy) == (3, 2, 2 / 3)
     assert found.nll == pytest.approx((2 * right + wrong) / 3)
-    assert found.nll_standard_error == pytest.approx((wrong - right) / 3)  # sd (w - r) / sqrt 3, over sqrt 3
+    # The standard deviation is (w - r) / sqrt 3; the error is that over sqrt 3.
+    assert found.nll_standard_error == pytest.approx((wrong - right) / 3)
     assert Estimate.of([answer(True)]).nll_standard_error == 0
 
 

@@ -23,7 +23,10 @@ def answers(labels: Sequence[int], probabilities: tuple[float, ...] = SURE) -> l
 
 
 def energy(rows: Sequence[HeldOutAnswer], factor: float) -> float:
-    """What the factor minimises: cross-entropy to Platt's targets by the library's own tempering, and the prior."""
+    """Return what the factor minimises.
+
+    It is the cross-entropy to Platt's targets, by the library's own tempering, and the prior.
+    """
     total, share = 0.0, 1 / (len(rows) + 2)
     for row in rows:
         logs = tempered(torch.tensor(row.probabilities, dtype=torch.float64), factor).log()

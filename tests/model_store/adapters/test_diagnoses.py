@@ -1,4 +1,4 @@
-"""Diagnoses beside their adapters: durable, replaced, gone with them, and no harm to those that have none."""
+"""Diagnoses lie beside their adapters: durable, replaced, and gone with them."""
 
 import errno
 import json

@@ -1,3 +1,5 @@
+"""Adapters survive kills, full disks and damage; an id names one content."""
+
 import errno
 import json
 import random
@@ -289,7 +291,8 @@ def test_what_was_acknowledged_survives_being_killed_at_any_point(tmp_path, proc
             assert all(
                 same(store.get(adapter(number).manifest.id), adapter(number)) for number in acknowledged
             )
-            # A put may have become durable just before the kill took its acknowledgement: then it is whole.
+            # A put may have become durable just before the kill took its acknowledgement. It is
+            # whole then.
             unacknowledged = set(stored) - {adapter(number).manifest.id for number in acknowledged}
             assert unacknowledged <= {adapter(len(acknowledged)).manifest.id}
             assert all(same(store.get(id), adapter(len(acknowledged))) for id in unacknowledged)

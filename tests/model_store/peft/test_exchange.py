@@ -1,4 +1,4 @@
-"""Exports load in the `peft` library with equal logits; adapters that `peft` writes import with equal logits."""
+"""Exports load in the `peft` library with equal logits, and its adapters can be imported."""
 
 import json
 import re
@@ -196,7 +196,7 @@ def option_probabilities(model: Any, prompts: list[EncodedPrompt]) -> torch.Tens
 
 
 def test_what_is_written_is_what_peft_writes(skeleton: BaseSkeleton, base: Path, tmp_path: Path) -> None:
-    """Its own adapter of the same layers, saved: the same files, tensors, and values of every field that we write."""
+    """PEFT's own adapter of the same layers has the same files, tensors, and values of fields."""
     model = make_model(modules=("q", "down"))
     export_mean(tmp_path / "ours", subject_of(model.prior, skeleton), skeleton)
     config = peft.LoraConfig(

@@ -1,4 +1,7 @@
-"""Loading, quantising and caching on a tiny random Llama; the embedded default has its own end-to-end tests."""
+"""Loading, quantising and caching, on a tiny random Llama.
+
+`tests/e2e` loads the embedded default.
+"""
 
 import errno
 import json
@@ -97,7 +100,8 @@ def test_nf4_weights_take_sixteen_values_a_block_and_are_near_the_source(checkpo
             assert all(len(block.unique()) <= 16 for block in blocks)
             scale = original.reshape(-1, 64).abs().amax(1, keepdim=True)
             error = (blocks.float() - original.reshape(-1, 64)).abs()
-            # Half of the widest gap between NF4's levels (-1 and -0.696), and what quantising the scales adds.
+            # Half of the widest gap between NF4's levels (-1 and -0.696), and what quantising the
+            # scales adds.
             assert (error <= scale * (0.152 + 0.02)).all()
         else:
             assert torch.equal(weight, source[name]), f"{name} is not to be quantised"

