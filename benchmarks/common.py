@@ -27,10 +27,10 @@ from abmll.text.files import read_task
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query
 from lab.evaluation import protocol
-from model_store.bases import load_base
-from model_store.convert import compute_dtype
-from model_store.encoders import load_sentence_encoder
 from model_store.posteriors import PosteriorManifest, load_posterior, shipped_posteriors
+from model_store.pretrained.bases import load_base
+from model_store.pretrained.convert import compute_dtype
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
 
 RESULTS = Path("benchmarks/results")
 QUICK_RESULTS = Path("runs/quick")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from abmll.assurance.folds import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.assurance.held_out import temperature_factor
 from benchmarks.calibrator import key_of, rule_since
 from benchmarks.common import arguments, table, write_results
@@ -67,7 +67,9 @@ def main() -> None:
     )
 
 
-def mean_nll(cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[Scored]], spread: float) -> str:
+def mean_nll(
+    cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[HeldOutAnswer]], spread: float
+) -> str:
     """Of the cells at the temperatures that their held-out answers choose; a spread of 0 leaves the posterior's."""
     factors = [temperature_factor(estimates[key_of(cell)], spread) if spread else 1.0 for cell in cells]
     found = [

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, spearmanr
 
-from abmll.assurance.cross_fitting import cross_predict
 from abmll.assurance.diagnostics import LEVEL, wilson
-from abmll.assurance.folds import Scored, make_folds
+from abmll.assurance.folds import HeldOutAnswer, make_folds
+from abmll.cross_fitting import cross_predict
 from abmll.meta.collection import Collection
 from abmll.text.tasks import Task
 from benchmarks import common
@@ -188,12 +188,13 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tu
     return float(low), float(high)
 
 
-def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[Scored]]:
+def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[HeldOutAnswer]]:
     """The answers to held-out examples by task, k and seed, for adapters of the posterior with this digest."""
     rows = [row for row in read_estimates(path) if row["posterior"] == posterior and row["n"]]
     return {
         (row["task"], row["shots"], row["seed"]): [
-            Scored(i, tuple(probabilities), label) for i, (label, probabilities) in enumerate(row["answers"])
+            HeldOutAnswer(i, tuple(probabilities), label)
+            for i, (label, probabilities) in enumerate(row["answers"])
         ]
         for row in rows
     }

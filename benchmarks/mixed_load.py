@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks import common
 from benchmarks.http_server import Server, adapter_body, distributions, predict_body
-from model_store.convert import compute_dtype
+from model_store.pretrained.convert import compute_dtype
 
 PERCENTILES = (50, 95, 99)
 # About ten of the default model's adapters on the device, and ten in the server.

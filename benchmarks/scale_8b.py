@@ -27,8 +27,8 @@ from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
 from abmll.text.tasks import Example, Query
 from benchmarks import common
-from model_store.bases import load_base
-from model_store.convert import compute_dtype
+from model_store.pretrained.bases import load_base
+from model_store.pretrained.convert import compute_dtype
 from model_store.process_memory import return_large_blocks
 from service.schemas import demo
 

@@ -13,7 +13,8 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from benchmarks import common
 from benchmarks.common import Served
-from lab.evaluation.metrics import Scored, expected_calibration_error
+from abmll.assurance.folds import HeldOutAnswer
+from lab.evaluation.metrics import expected_calibration_error
 from lab.evaluation.protocol import episode
 from lab.evaluation.records import Episode, pad
 
@@ -56,7 +57,7 @@ def measure(
     """Metrics of the episode's queries under `phi` (None: theta)."""
     found = model.predict(phi, data.queries, samples=samples, seed=seed, truncate=True)
     probabilities, _ = pad([f.predictive.probabilities for f in found])
-    scored = Scored.of(probabilities, np.array(data.labels))
+    scored = HeldOutAnswer.of(probabilities, np.array(data.labels))
     return {
         "accuracy": float(scored.correct.mean()),
         "nll": float(scored.nll.mean()),

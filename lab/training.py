@@ -28,9 +28,9 @@ from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
-from model_store.bases import LoadedBase, load_base
-from model_store.catalogue import Dtype, Quantisation
-from model_store.identity import BaseIdentity
+from model_store.pretrained.bases import LoadedBase, load_base
+from model_store.pretrained.catalogue import Dtype, Quantisation
+from model_store.pretrained.identity import BaseIdentity
 
 # Visits that a dry run times, after one that warms up.
 TIMED_VISITS = 3

@@ -1,6 +1,6 @@
-"""What is loaded: base models, posterior artifacts, and the durable store of adapted task posteriors."""
+"""What is loaded and kept: pretrained models, posterior artifacts, adapters on disk."""
 
 import logging
 
-# At import, bitsandbytes warns that an optional kernel of a model hub is missing. Nothing here uses it.
+# At import, bitsandbytes warns that an optional kernel is missing. Nothing here uses the kernel.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

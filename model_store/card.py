@@ -1,4 +1,4 @@
-"""Model cards: Markdown under the front matter that model hubs read."""
+"""Model cards: Markdown after the front matter that model hubs read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ labelled examples of a new task are adapted to a task posterior. Nobody calibrat
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
-    """The card of a manifest in its JSON form."""
+    """Return the card of a manifest in its JSON form."""
     base = manifest["base"]
     front = {
         "base_model": base["id"],
@@ -40,7 +40,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 
 
 def card(front: Mapping[str, Any], title: str, introduction: str, sections: Mapping[str, Any]) -> str:
-    """Front matter, title, introduction, and each section as a list."""
+    """Return front matter, title, introduction, and each section as a list."""
     lines = ["---", yaml.safe_dump(dict(front), sort_keys=False).strip(), "---", "", f"# {title}", ""]
     lines.append(introduction)
     for heading, values in sections.items():
@@ -49,7 +49,7 @@ def card(front: Mapping[str, Any], title: str, introduction: str, sections: Mapp
 
 
 def _bullets(values: Any, indent: str = "") -> Iterator[str]:
-    """Lines of a Markdown list: a mapping by name, a list of mappings one a line."""
+    """Yield the lines of a Markdown list: a mapping by name, a list with one item a line."""
     if not isinstance(values, Mapping):
         yield from (f"{indent}- {_inline(item)}" for item in values)
         return

@@ -1,4 +1,4 @@
-"""What can go wrong with stored things. Every error is picklable: it is rebuilt from its message alone."""
+"""Errors of stored things. Every error is picklable: it is rebuilt from its message alone."""
 
 
 class StoreError(Exception):
@@ -6,7 +6,7 @@ class StoreError(Exception):
 
 
 class UnknownBaseError(StoreError, LookupError):
-    """A base model's name is in no catalogue, is no folder, and does not look like a hub id."""
+    """The name of a base model is in no catalogue, is no folder, and is no hub id."""
 
 
 class UnusableBaseError(StoreError):
@@ -18,7 +18,7 @@ class FetchError(StoreError):
 
 
 class ChecksumError(FetchError):
-    """What was downloaded is not what the catalogue expects, after every retry."""
+    """A download differs from what the catalogue expects, after every retry."""
 
 
 class StorageFullError(StoreError):
@@ -34,7 +34,7 @@ class UnsupportedFormatError(StoreError):
 
 
 class UnknownArtifactError(StoreError, LookupError):
-    """No posterior artifact ships under this id, and no folder has this path."""
+    """No artifact has this id, and no folder this path."""
 
 
 class StoreInUseError(StoreError):
@@ -42,8 +42,8 @@ class StoreInUseError(StoreError):
 
 
 class UnsupportedPeftError(StoreError):
-    """A PEFT adapter cannot be taken over: it does more than add a LoRA to layers, or to others than the base has."""
+    """A PEFT adapter is more than a LoRA on linear layers, or adapts layers that the base lacks."""
 
 
 class FolderNotEmptyError(StoreError):
-    """Something lies already where a folder was to be written."""
+    """A folder that was to be written is not empty."""

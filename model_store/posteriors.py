@@ -21,7 +21,7 @@ from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import staged
 from model_store.tensors import posterior_digest, read_tensors, sites_from_json, sites_to_json, write_tensors
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, how much it took, and that it gives back what it no longer needs."""
+"""Memory of this process: what is available, the peak, and giving back freed blocks."""
 
 from __future__ import annotations
 
@@ -12,38 +12,45 @@ import psutil
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
-# Of <malloc.h>, and the size in bytes from which a block is mapped by itself.
+# M_MMAP_THRESHOLD of <malloc.h>, and the size in bytes from which a block is mapped by itself.
 _M_MMAP_THRESHOLD, _LARGE = -3, 4 * 2**20
 
 
 def available_bytes(cgroup: Path = _CGROUP) -> int:
-    """What the machine has available, or what is left of the container's limit where that is less."""
+    """Return the bytes that are available to this process.
+
+    These are the machine's, or what is left of the container's limit where that is less.
+    """
     machine: int = psutil.virtual_memory().available
     try:
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
         rows = (line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
         droppable = sum(int(value) for name, value in rows if name == "inactive_file")
-    except (OSError, ValueError):  # no container, no version-2 control group, or the limit is "max"
+    except (OSError, ValueError):  # no control group of version 2, or the limit is "max"
         return machine
     return min(machine, limit - used + droppable)
 
 
 def return_large_blocks() -> None:
-    """Have the C library give freed blocks of 4 MiB or more back to the system at once (glibc; no effect elsewhere).
+    """Have the C library give freed blocks of 4 MiB or more back to the system at once.
 
-    By itself glibc raises that limit to the largest block that was freed, up to 32 MiB. Activations and adapters then lie between
-    small blocks, and the holes that they leave make a process with an 8B-shaped model take 0.3 GiB (6 layers) to 1 GiB (32) more
-    than is in use. The cost is page faults: not measurable in the time of an adaptation.
+    This is for glibc; elsewhere it has no effect. By itself glibc raises that limit to the largest
+    block that was freed, up to 32 MiB. Activations and adapters then lie between small blocks, and
+    the holes that they leave make a process with an 8B-shaped model take 0.3 GiB (6 layers) to 1
+    GiB (32 layers) more than is in use. The cost is page faults, too few to measure in the time of
+    an adaptation.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def watch_peak(device: str = "cpu") -> Callable[[], int]:
-    """Start to watch; the result tells the peak since then, in bytes: of this process, or of what torch holds on a GPU.
+    """Start measuring, and return a function that gives the peak in bytes since then.
 
-    Where the system does not let the process reset its high-water mark (not Linux), it is that of its whole life.
+    It is the peak of this process, or of what torch holds on a GPU. Where the system does not let
+    the process reset its high-water mark (not Linux), it is the peak of the whole life of the
+    process.
     """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)

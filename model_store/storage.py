@@ -1,7 +1,8 @@
 """Folders that are either complete or absent.
 
-A folder is built beside its final place, flushed to the disk and renamed, so a reader never sees a
-half-written one, whatever killed the writer. A seal, the digests of its files, shows damage done later.
+A folder is built beside its final place, flushed to the disk, and renamed. So a reader never sees a
+half-written one, whatever killed the writer. A seal, the digests of the folder's files, shows
+damage that is done later.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of the file's bytes."""
+    """Return the hexadecimal SHA-256 of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files directly in `folder`; 0 where there is no such folder."""
+    """Return the bytes of the files directly in `folder`; 0 where there is no such folder."""
     return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
@@ -48,14 +49,17 @@ def full_disk_is_an_error(what: str) -> Iterator[None]:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise StorageFullError(f"the disk is full: {what} was not stored") from error
-    except SafetensorError as error:  # carries the operating system's error as text only
+    except SafetensorError as error:  # has the operating system's error as text only
         if f"os error {errno.ENOSPC}" not in str(error):
             raise
         raise StorageFullError(f"the disk is full: {what} was not stored") from error
 
 
 def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise `StorageFullError` unless the disk of `folder` (which exists) has `needed_bytes` free."""
+    """Raise `StorageFullError` unless the disk of `folder` has `needed_bytes` free.
+
+    The folder exists.
+    """
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         megabytes = f"{needed_bytes / 1e6:.0f} MB of disk but {free_bytes / 1e6:.0f} MB are free"
@@ -64,9 +68,10 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 @contextmanager
 def staged(target: Path, what: str) -> Iterator[Path]:
-    """Yield an empty folder; on success it is flushed to the disk and becomes `target`, else it is removed.
+    """Yield an empty folder that becomes `target` on success, else is removed.
 
-    A `target` that exists is replaced. Raises `StorageFullError` naming `what` when the disk fills up.
+    It is flushed to the disk first. A `target` that exists is replaced. Raises `StorageFullError`
+    naming `what` when the disk fills up.
     """
     with full_disk_is_an_error(what):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +90,10 @@ def staged(target: Path, what: str) -> Iterator[Path]:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write the file, whole or not at all, replacing what is there; it is on the disk when this returns.
+    """Write the file, whole or not at all, in place of what is there.
 
-    One writer at a time: what one that died has left is overwritten.
+    It is on the disk when this returns. For one writer at a time: what a writer that died has left
+    is overwritten.
     """
     partial = path.with_name(f"{_STAGING}{path.name}")
     try:
@@ -101,7 +107,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def remove(target: Path) -> bool:
-    """Remove the folder at once (renamed, then emptied); whether there was one."""
+    """Remove the folder at once (renamed, then emptied), and return whether there was one."""
     doomed = target.parent / f"{_STAGING}{target.name}-{uuid.uuid4().hex}"
     try:
         target.rename(doomed)
@@ -113,9 +119,10 @@ def remove(target: Path) -> bool:
 
 
 def sweep(folder: Path, target_name: str = "") -> None:
-    """Remove what writers that died left in `folder`, of one target or of all.
+    """Remove what writers that died left in `folder`, for one target or for all.
 
-    Only for the holder of the lock that the writers take: nothing here tells dead writers from living ones.
+    Only the holder of the writers' lock may call this: nothing here can tell dead writers from
+    living ones.
     """
     for leftover in folder.glob(f"{_STAGING}{target_name}*"):
         _log.info("removing a leftover of an interrupted write: %s", leftover.name)
@@ -130,7 +137,10 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path, *names: str) -> None:
-    """Raise `CorruptArtifactError` unless the files (or only those of `names`) match the folder's seal."""
+    """Raise `CorruptArtifactError` unless the files match the folder's seal.
+
+    With `names`, only these files are checked.
+    """
     try:
         digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
         damaged = [name for name in names or digests if file_sha256(folder / name) != digests[name]]
@@ -141,10 +151,10 @@ def check_seal(folder: Path, *names: str) -> None:
 
 
 def cached_folder(target: Path, build: Callable[[Path], None], what: str, report: Report) -> Path:
-    """`target`, intact; built by `build(empty folder)` when it is absent or damaged.
+    """Return `target`, intact; `build` fills an empty folder where it is absent or damaged.
 
-    Of several processes at once one builds and the others wait. Reading takes no lock, so that a read-only
-    cache works.
+    Of several processes at once, one builds and the others wait. Reading takes no lock, so that a
+    read-only cache works.
     """
     if _is_intact(target):
         return target

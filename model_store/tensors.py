@@ -24,7 +24,10 @@ AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 
 
 def posterior_digest(posterior: Posterior) -> str:
-    """Hexadecimal SHA-256 of everything a posterior is: its configuration, its sites, its fp32 values, and its whitening."""
+    """Return the hexadecimal SHA-256 of all that a posterior is.
+
+    This is its configuration, its sites, its values in fp32, and its whitening.
+    """
     sha = hashlib.sha256(canonical_json([posterior.config.to_json(), sites_to_json(posterior.sites)]))
     whitening = posterior.whitening if isinstance(posterior, GlobalPosterior) else None
     for tensor in (posterior.values, *((whitening.mean, whitening.map) if whitening else ())):
@@ -33,17 +36,17 @@ def posterior_digest(posterior: Posterior) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for equal values, to be digested."""
+    """Return the one spelling of equal values, to be digested."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sites_to_json(sites: Sequence[Site]) -> list[dict[str, Any]]:
-    """Plain values for a manifest."""
+    """Return plain values for a manifest."""
     return [asdict(site) for site in sites]
 
 
 def sites_from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Site, ...]:
-    """Inverse of `sites_to_json`."""
+    """Invert `sites_to_json`."""
     return tuple(Site(**value) for value in values)
 
 
@@ -56,7 +59,10 @@ def write_tensors(folder: Path, posterior: Posterior) -> None:
 def read_tensors(
     folder: Path, kind: type[AnyPosterior], config: AdapterConfig, sites: Sequence[Site]
 ) -> AnyPosterior:
-    """The posterior in `folder`. Raises `CorruptArtifactError` unless its tensors exist and fit `sites`."""
+    """Read the posterior in `folder`.
+
+    Raises `CorruptArtifactError` unless its tensors exist and fit `sites`.
+    """
     try:
         return kind.from_tensors(config, sites, load((folder / TENSORS_FILE).read_bytes()))
     except (FileNotFoundError, SafetensorError, PosteriorMismatchError) as error:

@@ -10,7 +10,7 @@ import platformdirs
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model_store.catalogue import DEFAULT_BASE
+from model_store.pretrained.catalogue import DEFAULT_BASE
 
 ENV_PREFIX = "ABMLL_"
 UNTRAINED = "untrained"

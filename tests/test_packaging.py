@@ -1,14 +1,12 @@
-"""The files around the code agree with the code: image, manifests, scripts, licence, direction of imports."""
+"""The files around the code agree with the code: image, manifests, scripts, licence."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -211,32 +209,3 @@ def test_commit_hooks_run_the_tools_of_the_dev_extra() -> None:
     }
     assert tools == {"ruff", "mypy"}
     assert tools <= dev
-
-
-# ---- the house ---------------------------------------------------------------------------------------------
-
-PACKAGES = ("abmll", "model_store", "service")  # each may import those before it
-
-
-def imported_packages(source: str) -> set[str]:
-    """Those of our packages that a module names in an import, wherever in the module."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names} & set(PACKAGES)
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_run_one_way(package: str) -> None:
-    allowed = set(PACKAGES[: PACKAGES.index(package) + 1])
-    modules = sorted((ROOT / package).rglob("*.py"))
-    assert modules
-    upward: dict[str, Any] = {
-        str(module.relative_to(ROOT)): imported
-        for module in modules
-        if (imported := imported_packages(module.read_text()) - allowed)
-    }
-    assert upward == {}

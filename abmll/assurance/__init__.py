@@ -1,1 +1,1 @@
-"""What can be promised of answers: certificates, prediction sets, drift alarms, held-out estimates."""
+"""What can be promised of answers: certificates, prediction sets, alarms, held-out answers."""

@@ -1,23 +1,32 @@
-"""Certified gates: the error among the answers that a confidence threshold lets pass, held under a target with high probability.
+"""Certified gates: hold the error among answers above a confidence threshold under a target.
 
-Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei, arXiv 2110.01052) for the *selective* risk
-R(t) = P(wrong | confidence >= t). Thresholds are tested from strict to loose; of threshold t with k accepted items and e
-wrong ones, P(Bin(k, target) <= e) is a p-value of "R(t) > target". The walk stops at the first p-value above delta, and the
-last threshold that passed is certified. Their number needs no correction: the walk errs only by passing the first true null.
+The method is Learn then Test (Angelopoulos, Bates, Candès, Jordan and Lei, arXiv 2110.01052) for
+the *selective* risk R(t) = P(wrong | confidence >= t). Thresholds are tested from strict to loose.
+For a threshold t with k accepted items, e of them wrong, P(Bin(k, target) <= e) is a p-value of the
+hypothesis "R(t) > target". The walk stops at the first p-value above delta. The last threshold that
+passed is certified. The number of thresholds needs no correction: the walk errs only if it passes
+the first true null.
 
-**Why thresholds may come from the same items.** `coverage_cuts` looks at confidences only, and cuts between ranks: a cut
-accepts what lies strictly above the (k + 1)-th largest confidence. Given that value t, the k items above it are
-independent draws from (confidence, wrong | confidence > t), so the errors among them are Bin(k, R(t)) exactly, and each
-p-value is valid although its threshold is random. For the walk, which null comes first depends on the cuts too. Let tau be
-the strictest level at which the risk reaches the target, and N the items above it. Given N these are independent draws of
-risk R(tau) = target; the first true null t lies below tau, and as R(t) > target = R(tau), the items between are wrong with a
-probability above the target. So the errors above t are stochastically at least Bin(k, target), and the walk passes t with
-probability at most delta. Two conditions: as the threshold is lowered the risk crosses the target once, as one that only
-rises does (for v crossings the bound is v * delta), and confidences are not tied at tau. Cuts fixed on other data need neither.
+**Why thresholds may come from the same items.** `coverage_cuts` uses confidences only, and cuts
+between ranks: a cut accepts what lies strictly above the (k + 1)-th largest confidence. Given that
+value t, the k items above it are independent draws of (confidence, wrong | confidence > t). So the
+number of errors among them is Bin(k, R(t)) exactly, and each p-value is valid although its
+threshold is random.
 
-**Looking again as labels arrive** is looking at several tests. `certify_looks` therefore tests at sizes that are fixed
-beforehand and splits delta among them, so that all certificates it ever gives hold together with probability 1 - delta,
-whenever the caller stops.
+Which null comes first in the walk depends on the cuts too. Let tau be the strictest level at which
+the risk reaches the target, and N the number of items above it. Given N, these items are
+independent draws of risk R(tau) = target. The first true null t lies below tau. As R(t) > target =
+R(tau), the items between them are wrong with a probability above the target. So the number of
+errors above t is stochastically at least Bin(k, target), and the walk passes t with probability at
+most delta.
+
+This needs two conditions. As the threshold is lowered, the risk crosses the target once (for v
+crossings the bound is v * delta). Confidences are not tied at tau. Cuts that are fixed on other
+data need neither.
+
+**Looking again as labels arrive** is several tests. `certify_looks` therefore tests at sizes that
+are fixed beforehand, and splits delta among them. So all certificates that it ever gives hold
+together with probability 1 - delta, whenever the caller stops.
 """
 
 from __future__ import annotations
@@ -30,13 +39,13 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, betaincinv
+from scipy.stats import beta, binom, nbinom
 
 Floats: TypeAlias = NDArray[np.float64]
 LOOK_GROWTH = 1.5
-# Errors that the ranks of the cuts allow for: each cut has the fewest items that pass with so many of them wrong. The first
-# one is the largest, up to `_FIRST_ALLOWED`, whose rank is among the first tenth of the items: a stricter one would stop the walk
-# at the first unlucky error.
+# Numbers of errors that the cuts allow for. A cut's rank is the fewest items that pass with so many
+# errors. The first cut is the largest, up to `_FIRST_ALLOWED` errors, whose rank is in the first
+# tenth of the items: a stricter one would stop the walk at the first unlucky error.
 _ALLOWED_ERRORS = (0, 1, 2, 3, 5, 8, 12, 18, 26, 38, 55, 80, 116, 168, 243, 352, 510, 740)
 _FIRST_ALLOWED = 5
 _MOST_LABELS = 1_000_000
@@ -44,10 +53,12 @@ _MOST_LABELS = 1_000_000
 
 @dataclass(frozen=True)
 class Certificate:
-    """Answers of confidence at least `threshold` are wrong with probability at most `target_error`, proven at level `delta`.
+    """Guarantee that answers above `threshold` are wrong with probability at most `target_error`.
 
-    Of `n` labelled items `accepted` reach the threshold, `errors` of them wrong. `error_upper_bound` is the Clopper-Pearson
-    bound at the level of the test that passed; it is at most `target_error`, which is what is certified.
+    It holds with probability 1 - `delta` over the draw of the `n` labelled items. Of these,
+    `accepted` have a confidence of at least `threshold`, and `errors` of those are wrong.
+    `error_upper_bound` is the Clopper-Pearson bound of the error at the level of the test that
+    passed. It is at most `target_error`, which is what is certified.
     """
 
     threshold: float
@@ -60,16 +71,17 @@ class Certificate:
 
     @property
     def coverage(self) -> float:
-        """Share of the labelled items that reach the threshold."""
+        """Return the proportion of the labelled items whose confidence reaches the threshold."""
         return self.accepted / self.n
 
 
 @dataclass(frozen=True)
 class NotYet:
-    """No threshold can be certified with these labels.
+    """Answer that no threshold can be certified with these labels.
 
-    `about_n_more_labels` is an estimate from what was observed; None where the error of even the most confident items is
-    not below the target, so that more labels of the same kind promise nothing.
+    `about_n_more_labels` is estimated from the items. It is None where even the most confident
+    items are wrong no less often than the target: more labels of the same kind then promise
+    nothing.
     """
 
     about_n_more_labels: int | None
@@ -83,25 +95,22 @@ def check_level(name: str, value: float) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def fewest_accepted(target_error: float, delta: float, errors: int = 0) -> int:
-    """Fewest accepted items, `errors` of them wrong, that certify: for none ln(delta) / ln(1 - target), rounded up."""
+    """Return the fewest accepted items, `errors` of them wrong, that certify `target_error`.
+
+    Without errors it is ln(delta) / ln(1 - target_error), rounded up.
+    """
     check_level("target_error", target_error)
     check_level("delta", delta)
-    if errors == 0:
-        return math.ceil(math.log(delta) / math.log1p(-target_error))
-    low, high = errors, max(2, 2 * errors)  # the p-value at `low` is 1, and it falls as the items increase
-    while bdtr(errors, high, target_error) > delta:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if bdtr(errors, middle, target_error) <= delta else (middle, high)
-    return high
+    # The errors among n items are at most e exactly where the (e + 1)-th error comes after them.
+    return errors + 1 + int(nbinom.isf(delta, errors + 1, target_error))
 
 
 def coverage_cuts(confidences: Sequence[float] | Floats, target_error: float, delta: float) -> list[float]:
-    """About ten thresholds from strict to loose, at ranks that depend on n, `target_error` and `delta` alone, never on labels.
+    """Return about ten thresholds, from strict to loose, that do not depend on labels.
 
-    Each rank is the smallest that may hold so many errors (`_ALLOWED_ERRORS`) and pass; the last cut accepts everything.
-    Empty where even a set without errors could not pass.
+    Their ranks depend on the number of confidences, `target_error` and `delta` alone. Each rank is
+    the smallest that passes with one of the numbers of errors in `_ALLOWED_ERRORS`. The last cut
+    accepts everything. The list is empty where even items without errors could not pass.
     """
     ordered = np.sort(np.asarray(confidences, dtype=np.float64))
     n = len(ordered)
@@ -115,7 +124,8 @@ def coverage_cuts(confidences: Sequence[float] | Floats, target_error: float, de
         if rank < n
     }
     strict_to_loose = np.array(sorted(cuts, reverse=True))
-    accepted = n - np.searchsorted(ordered, strict_to_loose)  # fewer than the rank where confidences are tied
+    # Fewer than the cut's rank where confidences are tied.
+    accepted = n - np.searchsorted(ordered, strict_to_loose)
     return [float(cut) for cut in strict_to_loose[accepted >= needed]]
 
 
@@ -138,10 +148,11 @@ def certify(
     delta: float,
     cuts: Sequence[float],
 ) -> Certificate | NotYet:
-    """Walk `cuts` (thresholds, accepting confidence >= cut) from strict to loose while each passes; the last one is certified.
+    """Walk `cuts` from strict to loose while each passes, and certify the last that did.
 
-    `cuts` are fixed without labels: by `coverage_cuts` of the same confidences, or on other data. Raises `ValueError` unless
-    they fall, levels lie between 0 and 1, and there is one `correct` for each confidence.
+    A cut accepts every confidence of at least its value. Cuts must be fixed without labels: by
+    `coverage_cuts` of the same confidences, or on other data. Raises `ValueError` unless the cuts
+    fall, the levels lie between 0 and 1, and there is one `correct` for each confidence.
     """
     check_level("target_error", target_error)
     check_level("delta", delta)
@@ -157,7 +168,7 @@ def certify(
     errors_of_top = np.concatenate([[0], np.cumsum(wrong[order])])
     accepted = len(values) - np.searchsorted(values[order][::-1], levels)
     errors = errors_of_top[accepted]
-    passed = np.cumprod(bdtr(errors, accepted, target_error) <= delta)
+    passed = np.cumprod(binom.cdf(errors, accepted, target_error) <= delta)
     if not passed[0]:
         return NotYet(_about_more(len(values), int(accepted[0]), int(errors[0]), target_error, delta))
     last = int(passed.sum()) - 1
@@ -167,7 +178,7 @@ def certify(
 
 
 def _about_more(n: int, accepted: int, errors: int, target_error: float, delta: float) -> int | None:
-    """Labels still needed for the strictest cut to pass, if its coverage and its error stay as they were observed.
+    """Estimate the labels that the strictest cut still needs, at its observed coverage and error.
 
     The error is taken as (e + 1/2) / (k + 1), so that one observed error does not count as certain.
     """
@@ -186,19 +197,25 @@ def _about_more(n: int, accepted: int, errors: int, target_error: float, delta: 
 
 
 def _would_pass(accepted: int, error: float, target_error: float, delta: float) -> bool:
-    return bool(bdtr(math.floor(error * accepted), accepted, target_error) <= delta)
+    return bool(binom.cdf(math.floor(error * accepted), accepted, target_error) <= delta)
 
 
 def error_upper_bound(accepted: int, errors: int, delta: float) -> float:
-    """Clopper-Pearson: the error rate at which so few errors have probability `delta`; 1 where all are wrong."""
-    return 1.0 if errors >= accepted else float(betaincinv(errors + 1, accepted - errors, 1 - delta))
+    """Return the Clopper-Pearson bound of the error rate.
+
+    At the bound, `errors` or fewer have probability `delta`. It is 1 where all accepted items are
+    wrong.
+    """
+    return 1.0 if errors >= accepted else float(beta.ppf(1 - delta, errors + 1, accepted - errors))
 
 
 def look_sizes(first: int, n: int, target_error: float, delta: float) -> list[int]:
-    """Numbers of labels, up to `n`, at which `certify_looks` tests: `first`, then each `LOOK_GROWTH` times the one before.
+    """Return the numbers of labels, up to `n`, at which `certify_looks` tests.
 
-    `first` is how many labels there were when the caller first asked, fixed before their outcomes were known. Sizes at
-    which nothing could pass are left out, so that they cost nothing.
+    They are `first`, then each `LOOK_GROWTH` times the one before. `first` is the number of labels
+    when the caller first asked, fixed before their outcomes were known. Sizes at which nothing
+    could pass are left out, so that they spend none of `delta`. Raises `ValueError` where `first`
+    is below 1.
     """
     if first < 1:
         raise ValueError("the first look needs a label")
@@ -212,7 +229,10 @@ def look_sizes(first: int, n: int, target_error: float, delta: float) -> list[in
 
 
 def look_level(delta: float, look: int) -> float:
-    """The share of `delta` that the `look`-th look may spend, from 1: delta / (look (look + 1)). They add up to `delta`."""
+    """Return the part of `delta` that a look may spend: delta / (look (look + 1)), `look` from 1.
+
+    The parts of all looks add up to `delta`.
+    """
     return delta / (look * (look + 1))
 
 
@@ -223,10 +243,12 @@ def certify_looks(
     delta: float,
     first: int,
 ) -> Certificate | NotYet:
-    """The certificate of the latest look that gives one; items come in the order in which their labels arrived.
+    """Return the certificate of the latest look that gives one.
 
-    Look l tests the items up to its size at level `look_level(delta, l)`, so all that is ever certified as labels are added
-    holds together with probability 1 - `delta`. `NotYet` counts the labels up to a look that may be expected to succeed.
+    Items come in the order in which their labels arrived. Look l tests the items up to its size at
+    `look_level(delta, l)`. So all that is ever certified as labels are added holds together with
+    probability 1 - `delta`. `NotYet` counts the labels up to a look that can be expected to
+    succeed.
     """
     n = len(confidences)
     sizes = look_sizes(first, n, target_error, delta) if n else []
@@ -246,7 +268,7 @@ def certify_looks(
 
 
 def _next_look(first: int, n: int, wanted: int, target_error: float, delta: float) -> int:
-    """The smallest size beyond `n` of a look at which `wanted` labels are there."""
+    """Return the smallest size of a look beyond `n` at which there are `wanted` labels."""
     fewest = fewest_accepted(target_error, look_level(delta, 1))
     size = first
     while size <= n or size < max(wanted, fewest):
@@ -256,11 +278,12 @@ def _next_look(first: int, n: int, wanted: int, target_error: float, delta: floa
 
 @dataclass(frozen=True)
 class CoverageThreshold:
-    """Accept confidence >= `threshold` to accept a share of at least `coverage` >= the target, of new exchangeable inputs.
+    """Threshold above which at least the proportion `target_coverage` of new inputs lies.
 
-    `coverage` is k / (n + 1), the probability that a new input is accepted, over the draw of the n confidences and the input.
-    Given these n, the share accepted in the long run is Beta(k, n + 1 - k) where confidences are not tied: `low` and `high` are
-    its 5 % and 95 % points. Nothing is said of errors.
+    `coverage` is k / (n + 1): the probability that a new exchangeable input is accepted, over the
+    draw of the n confidences and of the input. Given the n confidences, the proportion accepted in
+    the long run is Beta(k, n + 1 - k) where they are not tied; `low` and `high` are its 5 % and 95
+    % points. The threshold says nothing about errors.
     """
 
     threshold: float
@@ -274,12 +297,16 @@ class CoverageThreshold:
 def threshold_for_coverage(
     confidences: Sequence[float] | Floats, target_coverage: float
 ) -> CoverageThreshold:
-    """The k-th largest confidence, k = ceil((n + 1) target); where k exceeds n only accepting everything will do."""
+    """Return the k-th largest confidence, k = ceil((n + 1) target).
+
+    Where k exceeds n, the threshold is 0, which accepts everything. Raises `ValueError` unless the
+    target lies between 0 and 1.
+    """
     check_level("target_coverage", target_coverage)
     ordered = np.sort(np.asarray(confidences, dtype=np.float64))[::-1]
     n = len(ordered)
     k = math.ceil((n + 1) * target_coverage - 1e-12)
     if k > n:
         return CoverageThreshold(0.0, target_coverage, n, 1.0, 1.0, 1.0)
-    low, high = (float(betaincinv(k, n + 1 - k, level)) for level in (0.05, 0.95))
+    low, high = map(float, beta.ppf((0.05, 0.95), k, n + 1 - k))
     return CoverageThreshold(float(ordered[k - 1]), target_coverage, n, k / (n + 1), low, high)

@@ -1,6 +1,7 @@
-"""What held-out examples say about an adapter: estimates with intervals, comparisons, suspects and a verdict.
+"""Diagnosis of an adapter from held-out answers: estimates, comparisons, suspects, a verdict.
 
-Pure: it sees labels and probabilities, never a model (docs/confidence.md).
+Everything here is a pure function of labels and probabilities; no model is needed.
+docs/confidence.md explains the parts of a diagnosis.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Literal
 
-from abmll.assurance.folds import Scored
+from scipy.stats import binomtest
+
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.text.tasks import Example
 
+# Level of every interval here.
 LEVEL = 0.9
-"""Of every interval here."""
-# A held-out answer at least this probable that contradicts its label makes the label suspect.
+# A held-out answer of at least this probability that is not the label makes the label suspect.
 SURE = 0.8
-# An interval wider than this says too little; one of up to eight examples may be.
+# An interval wider than this says too little. Up to eight examples can have one.
 WIDE = 0.6
 
 Verdict = Literal["healthy", "weak", "unfit"]
@@ -28,41 +31,44 @@ Helped = Literal["yes", "no", "unclear"]
 
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`."""
+    """Interval from `low` to `high`."""
 
     low: float
     high: float
 
 
 def shared_training(folds: int) -> float:
-    """What multiplies the variance of a mean over answers of `folds` folds, since any two share most of their training examples.
+    """Return the factor on the variance of a mean over the answers of `folds` folds.
 
-    1 + folds n2 / n1, where a fold's adapter is fitted to n1 examples and asked for n2 (Nadeau and Bengio 2003, the corrected
-    resampled variance): about 2, and 1 for a single fold, whose answers come from one adapter.
+    Any two folds share most of their training examples. The factor is 1 + folds n2 / n1, where a
+    fold's adapter is fitted to n1 examples and asked for n2 (Nadeau and Bengio 2003, the corrected
+    resampled variance). It is about 2, and 1 for a single fold, whose answers come from one
+    adapter.
     """
     return 1 + folds / (folds - 1) if folds > 1 else 1.0
 
 
 def wilson(successes: int, n: int, level: float = LEVEL, *, folds: int = 1) -> Interval:
-    """Wilson's score interval of a proportion, `successes` of `n` (at least 1).
+    """Return Wilson's score interval of a proportion, `successes` of `n` (at least 1).
 
-    It is that of independent trials for one fold; for more it counts as many trials as have the variance that `shared_training`
-    says.
+    With one fold it is the interval of n independent trials. With more it is that of as many trials
+    as have the variance that `shared_training` gives.
     """
     z, trials = NormalDist().inv_cdf((1 + level) / 2), n / shared_training(folds)
     share, spread = successes / n, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    # Exactly 0 and 1 where none or all succeed; rounding must not push them out.
+    # Exactly 0 and 1 where none or all succeed: rounding must not push the ends beyond them.
     low = 0.0 if successes == 0 else centre - half
     return Interval(low, 1.0 if successes == n else centre + half)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy on `n` examples with its `wilson` interval, and mean NLL in nats with its standard error (0 for one example).
+    """Accuracy and mean NLL, in nats, on `n` examples.
 
-    Both allow for what the answers of several folds share.
+    `low` and `high` are the accuracy's `wilson` interval; `nll_standard_error` is 0 for one
+    example. Both take account of what the answers of several folds share.
     """
 
     n: int
@@ -74,8 +80,8 @@ class Estimate:
     nll_standard_error: float
 
     @classmethod
-    def of(cls, rows: Sequence[Scored], folds: int = 1) -> Estimate:
-        """From at least one scored example; `folds` is by how many adapters they were answered."""
+    def of(cls, rows: Sequence[HeldOutAnswer], folds: int = 1) -> Estimate:
+        """Estimate from at least one answer; `folds` is the number of adapters that answered."""
         n, correct = len(rows), sum(row.correct for row in rows)
         interval = wilson(correct, n, folds=folds)
         nll, error = _mean_and_error([row.nll for row in rows], folds)
@@ -84,11 +90,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The adapter against something else on the same examples.
+    """The adapter compared with something else on the same examples.
 
-    `log_likelihood_gain` is the mean over examples, in nats, with its standard error. `gained` examples only the adapter
-    answers right, `lost` only the other; `p_value` is McNemar's exact test of the two, two-sided. `helped` is whether the
-    gain's interval of level `LEVEL` lies on one side of zero.
+    `log_likelihood_gain` is the mean over examples, in nats, with its `standard_error`. `gained`
+    examples are answered right by the adapter only, `lost` by the other only. `p_value` is that of
+    McNemar's exact test, two-sided. `helped` says whether the gain's interval of level `LEVEL` lies
+    above zero ("yes"), below it ("no") or on both sides ("unclear").
     """
 
     helped: Helped
@@ -99,8 +106,8 @@ class Comparison:
     p_value: float
 
     @classmethod
-    def of(cls, own: Sequence[Scored], other: Sequence[Scored], folds: int = 1) -> Comparison:
-        """`own`, by as many adapters as there are `folds`, less `other`, example by example."""
+    def of(cls, own: Sequence[HeldOutAnswer], other: Sequence[HeldOutAnswer], folds: int = 1) -> Comparison:
+        """Compare `own` answers, by the adapters of `folds` folds, with `other` ones."""
         pairs = list(zip(own, other, strict=True))
         gain, error = _mean_and_error([b.nll - a.nll for a, b in pairs], folds)
         gained = sum(a.correct and not b.correct for a, b in pairs)
@@ -111,20 +118,22 @@ class Comparison:
 
 
 def sign_test(one: int, other: int) -> float:
-    """Two-sided p-value of `one` against `other` under a fair coin (McNemar's exact test); 1 without any."""
-    n = one + other
-    tail = sum(math.comb(n, i) for i in range(min(one, other) + 1))
-    return min(1.0, 2 * tail / float(2**n))
+    """Return the two-sided p-value of `one` against `other` under a fair coin; 1 where both are 0.
+
+    This is McNemar's exact test.
+    """
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
 @dataclass(frozen=True)
 class Movement:
     """How far a task posterior is from the global one.
 
-    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights; `kl_nats_floored` the same with no standard deviation
-    below the posterior's constant c, so that weights with almost none do not decide it. None for the `output` family, where
-    it depends on the input. `relative_mean_change` is the norm of the mean update's change over that of the global mean update,
-    None where that is zero.
+    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights. `kl_nats_floored` is
+    the same with no standard deviation below the posterior's constant c, so that weights with
+    almost none do not decide it. Both are None for the family `output`, where they depend on the
+    input. `relative_mean_change` is the norm of the change of the mean update over the norm of the
+    global mean update; None where that is zero.
     """
 
     parameters: int
@@ -136,7 +145,10 @@ class Movement:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A support example, by its position, whose held-out answer contradicts its label with this probability."""
+    """Support example, by its position, whose held-out answer differs from its label.
+
+    `probability` is that of the answer.
+    """
 
     index: int
     label: str
@@ -146,7 +158,10 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Positions of support examples with one input, and their different labels in the same order."""
+    """Positions of support examples with the same input, and their different labels.
+
+    Labels are in the order of the positions.
+    """
 
     indices: tuple[int, ...]
     labels: tuple[str, ...]
@@ -154,7 +169,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Guess:
-    """The best that can be had without looking at the input: always the commonest label, or that of equal chances."""
+    """Best accuracy, and least NLL in nats, of answers that ignore the input."""
 
     accuracy: float
     nll: float
@@ -162,7 +177,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a verdict: a stable code and a sentence."""
+    """Reason for a verdict: a stable code and a sentence."""
 
     code: str
     message: str
@@ -170,10 +185,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """An adapter as its own support shows it. `held_out`, `prior` and `in_context` are on the same examples.
+    """What the support of an adapter says about it.
 
-    `prior` is the mean of the global posterior; `in_context` the same with the examples of the other folds as demonstrations,
-    as many as fit. `asked_folds` is what the caller asked for (None: the default), `folds` what there was.
+    `held_out`, `prior` and `in_context` are on the same examples. `prior` is the mean of the global
+    posterior. `in_context` is the same with the examples of the other folds as demonstrations, as
+    many as fit. `asked_folds` is what the caller asked for (None: the default), `folds` what there
+    was.
     """
 
     asked_folds: int | None
@@ -196,16 +213,16 @@ class Diagnosis:
 
 def diagnose(
     support: Sequence[Example],
-    held_out: Sequence[Scored],
-    prior: Sequence[Scored],
-    in_context: Sequence[Scored],
+    held_out: Sequence[HeldOutAnswer],
+    prior: Sequence[HeldOutAnswer],
+    in_context: Sequence[HeldOutAnswer],
     movement: Movement,
     *,
     asked_folds: int | None,
     folds: int,
     samples: int,
 ) -> Diagnosis:
-    """The diagnosis of an adapter from what three ways of answering give for the same examples of its `support`."""
+    """Diagnose an adapter from three sets of answers to the same examples of its `support`."""
     own = Estimate.of(held_out, folds)
     over_prior, over_in_context = (Comparison.of(held_out, other, folds) for other in (prior, in_context))
     guess = best_guess(support)
@@ -232,11 +249,11 @@ def diagnose(
 def judge(
     own: Estimate, guess: Guess, over_prior: Comparison, over_in_context: Comparison
 ) -> tuple[Verdict, tuple[Reason, ...]]:
-    """The verdict, with every rule that led to it.
+    """Return the verdict, with every rule that led to it.
 
-    `unfit`: surely no better than guessing (the interval's upper end is not above it), or no better on either count that there
-    is, accuracy and NLL. `weak`: not shown to beat guessing, no gain in likelihood over the prior or over in-context use, or
-    an interval wider than `WIDE`. `healthy` otherwise.
+    `unfit`: surely no better than guessing (the interval's upper end is not above it), or no better
+    in both accuracy and NLL. `weak`: not shown to beat guessing, no gain in likelihood over the
+    prior or over the examples in the prompt, or an interval wider than `WIDE`. `healthy` otherwise.
     """
     guessing = f"guessing is right for {guess.accuracy:.0%}"
     shown = f"held-out accuracy {own.accuracy:.0%} [{own.low:.0%}, {own.high:.0%}]"
@@ -265,7 +282,10 @@ def judge(
 
 
 def best_guess(support: Sequence[Example]) -> Guess:
-    """What ignoring the input gives on a support set with options: by label frequencies where all share their options."""
+    """Return what can be reached without the input on a support set with options.
+
+    Where all examples share their options it answers by label frequencies, else by equal chances.
+    """
     chance = fmean(1 / len(example.options) for example in support)
     nll = fmean(math.log(len(example.options)) for example in support)
     if len({frozenset(example.options) for example in support}) > 1:
@@ -274,8 +294,11 @@ def best_guess(support: Sequence[Example]) -> Guess:
     return Guess(max(shares), -math.fsum(share * math.log(share) for share in shares))
 
 
-def suspects(support: Sequence[Example], held_out: Sequence[Scored]) -> tuple[Suspect, ...]:
-    """Examples whose held-out answer contradicts the label with a probability of at least `SURE`, the surest first."""
+def suspects(support: Sequence[Example], held_out: Sequence[HeldOutAnswer]) -> tuple[Suspect, ...]:
+    """Return the examples whose held-out answer contradicts the label, the surest first.
+
+    The answer's probability is at least `SURE`.
+    """
     found = [
         Suspect(
             row.index,
@@ -290,7 +313,10 @@ def suspects(support: Sequence[Example], held_out: Sequence[Scored]) -> tuple[Su
 
 
 def conflicts(support: Sequence[Example]) -> tuple[Conflict, ...]:
-    """Groups of examples that have one input (but for white space around it) and different labels."""
+    """Return the groups of examples whose inputs are equal and whose labels are not.
+
+    White space around inputs is ignored.
+    """
     of_input: dict[str, list[int]] = {}
     for i, example in enumerate(support):
         of_input.setdefault(example.input.strip(), []).append(i)
@@ -301,7 +327,7 @@ def conflicts(support: Sequence[Example]) -> tuple[Conflict, ...]:
 
 
 def unseen_options(support: Sequence[Example]) -> tuple[str, ...]:
-    """Options that all examples share and none has as its label."""
+    """Return the options that all examples share and none has as its label."""
     if len({frozenset(example.options) for example in support}) > 1:
         return ()
     shown = {example.output for example in support}

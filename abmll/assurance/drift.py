@@ -1,7 +1,8 @@
-"""Alarms that may be looked at after every item: wealth in a bet against "nothing has changed".
+"""Alarms that may be looked at after every item: wealth in a bet that something has changed.
 
-Each is a non-negative supermartingale that starts at 1 while nothing has changed, so by Ville's inequality the probability
-that it ever reaches 1 / level is at most `level`, however long it runs and whenever it is looked at.
+Each alarm is a non-negative supermartingale that starts at 1 while nothing has changed. By Ville's
+inequality the probability that it ever reaches 1 / level is at most `level`, however long it runs
+and whenever it is looked at.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ from dataclasses import dataclass, field
 
 from abmll.assurance.certificates import check_level
 
-# Alternatives that the risk alarm bets on: so far of the way from the target to an error of one.
+# Error rates that the risk alarm bets on, as fractions of the way from the target to 1.
 _ALTERNATIVES = tuple(2.0**-i for i in range(1, 7))
 _SLOPES = (-1.0, 0.0, 1.0)
 _JUMP = 0.01
-_MOST_WEALTH = 1e100  # no overflow; far beyond any level
+_MOST_WEALTH = 1e100  # far beyond any level, and far from overflow
 
 
 @dataclass
 class RiskAlarm:
-    """Bets that answers are wrong more often than `target_error`, against the hypothesis that each is wrong with at most that.
+    """Bet that answers are wrong more often than `target_error`.
 
-    The wealth is that of likelihood ratios Bernoulli(p) to Bernoulli(target), averaged over alternatives p above the target and
-    over the item s at which the change begins, with weights 1 / (s (s + 1)): a change after a long good time is seen nearly
-    as fast as one at the start. Against any error up to the target each factor has mean at most 1.
+    The hypothesis that it tests is that each answer is wrong with probability at most
+    `target_error`. The wealth is the likelihood ratio Bernoulli(p) to Bernoulli(target), averaged
+    over alternatives p above the target and over the item s at which the change begins, with
+    weights 1 / (s (s + 1)). So a change after a long good time is seen nearly as fast as one at the
+    start. Against any error up to the target each factor has a mean of at most 1.
 
-    `level` bounds the probability of a false alarm. The other fields are the state: answers seen and wrong ones among them,
-    the wealth of changes that have begun by alternative, and the most that the whole has been.
+    `level` bounds the probability of a false alarm. The other fields are the state: the number of
+    answers and of wrong ones, the wealth by alternative of changes that have begun, and the largest
+    total wealth so far.
     """
 
     target_error: float
@@ -44,17 +48,17 @@ class RiskAlarm:
 
     @property
     def wealth(self) -> float:
-        """1 at the start; small while nothing is amiss."""
+        """Return the wealth: 1 at the start, small while errors stay below the target."""
         waiting = 1 / (self.items + 1)  # the weight of changes yet to begin
         return waiting + sum(self.begun) / len(self.begun)
 
     @property
     def raised(self) -> bool:
-        """Whether the wealth has ever reached 1 / level."""
+        """Return whether the wealth has ever reached 1 / level."""
         return self.peak >= 1 / self.level
 
     def update(self, wrong: bool) -> None:
-        """One more answer, in the order of arrival."""
+        """Take one more answer, in the order of arrival."""
         self.items += 1
         self.errors += wrong
         starting = 1 / (self.items * (self.items + 1))
@@ -66,16 +70,20 @@ class RiskAlarm:
 
 
 class ExchangeabilityAlarm:
-    """Tests without labels whether new confidences still look like the reference ones: a conformal test martingale.
+    """Test, without labels, whether new confidences still look like the reference ones.
 
-    Each new value's conformal p-value is its randomised rank among the reference and all values before; while all are
-    exchangeable these are independent and uniform (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World",
-    7.1). Wealth is that of the "simple jumper", which bets on low, on high, or on nothing, and at every step shares a
-    hundredth of each stake among the three.
+    This is a conformal test martingale (Vovk, Gammerman and Shafer, "Algorithmic Learning in a
+    Random World", 7.1). The conformal p-value of a new value is its randomised rank among the
+    reference and all values before it. While all are exchangeable, p-values are independent and
+    uniform. The wealth is that of the "simple jumper". It bets on low p-values, on high ones, and
+    on nothing, and at every step divides a hundredth of each stake evenly among the three.
     """
 
     def __init__(self, reference: Iterable[float], level: float) -> None:
-        """`reference` values are not tested themselves. `level` bounds the probability of a false alarm."""
+        """Start from `reference` values, which are not tested themselves.
+
+        `level` bounds the probability of a false alarm.
+        """
         check_level("level", level)
         self.level = level
         self._sorted = sorted(reference)
@@ -85,25 +93,28 @@ class ExchangeabilityAlarm:
 
     @property
     def items(self) -> int:
-        """Values tested."""
+        """Return the number of values tested."""
         return self._items
 
     @property
     def wealth(self) -> float:
-        """1 at the start."""
+        """Return the wealth: 1 at the start."""
         return sum(self._stakes)
 
     @property
     def raised(self) -> bool:
-        """Whether the wealth has ever reached 1 / level."""
+        """Return whether the wealth has ever reached 1 / level."""
         return self._peak >= 1 / self.level
 
     def add(self, value: float) -> None:
-        """One more reference value, which is not bet on."""
+        """Add one more reference value, on which nothing is bet."""
         insort(self._sorted, value)
 
     def update(self, value: float, tie_break: float) -> float:
-        """One more value, in the order of arrival; returns its p-value. `tie_break` is drawn uniformly from [0, 1] for it."""
+        """Take one more value, in the order of arrival, and return its p-value.
+
+        `tie_break` is a draw from the uniform distribution on [0, 1], one for each value.
+        """
         below = bisect_left(self._sorted, value)
         equal = bisect_right(self._sorted, value) - below + 1  # itself included
         p = (below + tie_break * equal) / (len(self._sorted) + 1)

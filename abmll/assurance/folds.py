@@ -1,4 +1,7 @@
-"""Which support examples are held out together, and how what is answered for them is scored (docs/confidence.md)."""
+"""Folds: which support examples are held out together, and the answers to them.
+
+docs/confidence.md says what they are for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from abmll.text.tasks import Example, Query, one_class_only
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
 
-# Up to this many examples each is left out by itself; beyond it there are FOLDS folds.
+# Up to this many examples, each is a fold by itself. A larger support has FOLDS folds.
 LEAVE_ONE_OUT = 16
 FOLDS = 8
 SMALLEST_PROBABILITY = 1e-12
@@ -21,23 +24,26 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class Fold:
-    """Positions in a support set: those held out, and those that an adapter is fitted to instead."""
+    """Positions in a support: those held out, and those that an adapter is fitted to instead."""
 
     held_out: tuple[int, ...]
     kept: tuple[int, ...]
 
     def support(self, support: Sequence[Example]) -> tuple[Example, ...]:
-        """What is adapted to."""
+        """Return the examples that the adapter is fitted to."""
         return tuple(support[i] for i in self.kept)
 
     def queries(self, support: Sequence[Example]) -> tuple[Query, ...]:
-        """What is asked."""
+        """Return the held-out examples without their labels."""
         return tuple(support[i].query for i in self.held_out)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A labelled example and the distribution that somebody gave over its options; `label` is the right option's index."""
+class HeldOutAnswer:
+    """Answer to a labelled example: a probability for each of its options.
+
+    `index` is the example's position in the support. `label` is the position of the right option.
+    """
 
     index: int
     probabilities: tuple[float, ...]
@@ -45,25 +51,27 @@ class Scored:
 
     @property
     def answer(self) -> int:
-        """Index of the most probable option; the first of several equal ones."""
+        """Return the position of the most probable option, the first of several equal ones."""
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
     @property
     def correct(self) -> bool:
-        """Whether the answer is the label."""
+        """Return whether the answer is the label."""
         return self.answer == self.label
 
     @property
     def nll(self) -> float:
-        """Negative log-likelihood of the label, in nats."""
+        """Return the negative log-likelihood of the label, in nats."""
         return -math.log(max(self.probabilities[self.label], SMALLEST_PROBABILITY))
 
 
 def make_folds(support: Sequence[Example], count: int | None = None) -> list[Fold]:
-    """`count` folds of as equal sizes and labels as can be; by default one an example, or `FOLDS` of a larger support.
+    """Return `count` folds whose sizes and labels are as equal as possible.
 
-    The same support gives the same folds. An example without which only one class would be left is never held out, since
-    nothing can be adapted to one class. Empty where nothing can be held out, as with a single example.
+    By default each example is a fold, up to `LEAVE_ONE_OUT` examples; a larger support has `FOLDS`
+    folds. The same support gives the same folds. An example without which only one class would be
+    left is never held out, since nothing can be adapted to one class. The list is empty where
+    nothing can be held out, as with a single example.
     """
     size = len(support)
     if count is None:
@@ -86,11 +94,14 @@ def _without(support: Sequence[Example], held_out: Sequence[int]) -> list[Exampl
     return [example for i, example in enumerate(support) if i not in held_out]
 
 
-def scored(
+def held_out_answers(
     support: Sequence[Example], indices: Sequence[int], predictions: Sequence[Prediction]
-) -> list[Scored]:
-    """The predictions of the examples at `indices`, which have options, beside their labels."""
+) -> list[HeldOutAnswer]:
+    """Return the predictions for the examples at `indices`, each with its label.
+
+    The examples have options.
+    """
     return [
-        Scored(i, found.predictive.probabilities, support[i].options.index(support[i].output))
+        HeldOutAnswer(i, found.predictive.probabilities, support[i].options.index(support[i].output))
         for i, found in zip(indices, predictions, strict=True)
     ]

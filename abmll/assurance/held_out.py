@@ -1,7 +1,8 @@
-"""One adapter's own temperature, from how adapters fitted without some of its examples answer those (docs/confidence.md).
+"""An adapter's own temperature, from its held-out answers (docs/confidence.md).
 
-Tasks differ in how far a fit to few examples can be trusted, by much more than the number of examples tells. The temperature
-rule of the posterior is the prior here, and the held-out answers are the data.
+Tasks differ in how far a fit to few examples can be trusted, by much more than the number of
+examples says. So the posterior's rule for the temperature is the prior here, and the held-out
+answers are the data.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from abmll.assurance.folds import SMALLEST_PROBABILITY, Scored
+from abmll.assurance.folds import SMALLEST_PROBABILITY, HeldOutAnswer
 
-# Standard deviation between tasks of log(T of the task / T of the rule), with fixed classes and for multiple choice, where a few
-# answers say little of the next. benchmarks/results/fold_spread.md has the NLL on validation tasks by it.
+# Standard deviation, between tasks, of log(T of the task / T of the rule): with fixed classes, and
+# for multiple choice, where few answers say little about the next one. The NLL on validation tasks
+# by this number is in benchmarks/results/fold_spread.md.
 SPREAD, CHOICE_SPREAD = 1.0, 0.25
-# Posterior samples of each held-out answer.
+# Posterior samples that a held-out answer is averaged over.
 SAMPLES = 8
-# Values of the logarithm that are tried, in standard deviations: steps of 1/40 up to three.
+# Logarithms of the factor that are tried, in standard deviations: from -3 to 3 in steps of 1/40.
 _TRIED = [step / 40 for step in range(-120, 121)]
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Answers to support examples of adapters fitted without them: `n`, how many were right, their mean NLL in nats at the
-    temperature of the rule, and by what the adapter's own temperature is more than that.
+class HeldOutSummary:
+    """What the held-out answers of an adapter say.
+
+    `n` answers were given, `correct` of them right. `nll` is their mean NLL, in nats, at the
+    temperature of the rule. `temperature_factor` times that temperature is the adapter's own.
     """
 
     n: int
@@ -34,8 +38,8 @@ class HeldOut:
     temperature_factor: float
 
     @classmethod
-    def of(cls, answers: Sequence[Scored], *, multiple_choice: bool = False) -> Self:
-        """From at least one answer."""
+    def of(cls, answers: Sequence[HeldOutAnswer], *, multiple_choice: bool = False) -> Self:
+        """Summarise at least one answer."""
         return cls(
             len(answers),
             sum(answer.correct for answer in answers),
@@ -44,11 +48,12 @@ class HeldOut:
         )
 
 
-def temperature_factor(answers: Sequence[Scored], spread: float = SPREAD) -> float:
-    """The most probable factor on the temperature of `answers`, given them; its logarithm is N(0, spread^2) a priori.
+def temperature_factor(answers: Sequence[HeldOutAnswer], spread: float = SPREAD) -> float:
+    """Return the most probable factor on the temperature at which `answers` were given.
 
-    A label counts as (n + 1) / (n + 2) of an observation, and the other options share the rest, as one that could come next
-    (after Platt 1999): n right answers do not show that there are no wrong ones.
+    Its logarithm is N(0, spread^2) a priori. A label counts as (n + 1) / (n + 2) of an observation,
+    and the other options have the rest in equal parts (after Platt 1999): n right answers do not
+    show that there are no wrong ones.
     """
     share = 1 / (len(answers) + 2)
     rows = [_Row.of(answer, share) for answer in answers]
@@ -62,19 +67,19 @@ def temperature_factor(answers: Sequence[Scored], spread: float = SPREAD) -> flo
 
 @dataclass(frozen=True)
 class _Row:
-    """Log-probabilities of an answer's options, and the mean of their differences to the highest one under the target."""
+    """Log-probabilities of the options, less the highest one, and their mean under the target."""
 
     logs: tuple[float, ...]
     expected: float
 
     @classmethod
-    def of(cls, answer: Scored, share: float) -> Self:
-        """`share` of the target is on the options that are not the label."""
+    def of(cls, answer: HeldOutAnswer, share: float) -> Self:
+        """Read one answer; the options that are not the label have `share` of the target."""
         logs = [math.log(max(p, SMALLEST_PROBABILITY)) for p in answer.probabilities]
         below = tuple(value - max(logs) for value in logs)
         rest = sum(below) - below[answer.label]
         return cls(below, (1 - share) * below[answer.label] + share * rest / (len(below) - 1))
 
     def loss(self, power: float) -> float:
-        """Cross-entropy, in nats, of the target and the options' probabilities to the `power`, normalised."""
+        """Return the cross-entropy of the target and the normalised options at `power`, in nats."""
         return math.log(math.fsum(math.exp(power * value) for value in self.logs)) - power * self.expected

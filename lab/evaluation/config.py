@@ -23,7 +23,7 @@ from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
 from lab.evaluation.methods.tfb import IsotropicNoise
 from lab.evaluation.protocol import SEEDS
-from model_store.catalogue import Dtype, Quantisation
+from model_store.pretrained.catalogue import Dtype, Quantisation
 
 AnyMethod = Annotated[
     Prior

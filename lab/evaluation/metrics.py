@@ -24,7 +24,7 @@ SIMULATIONS = 1000
 
 
 @dataclass(frozen=True)
-class Scored:
+class HeldOutAnswer:
     """Items of one cell as metrics see them: confidence and correctness [n], and what a mean over items is taken of."""
 
     confidence: Floats
@@ -33,7 +33,7 @@ class Scored:
     brier: Floats
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: NDArray[np.int64]) -> Scored:
+    def of(cls, probabilities: Floats, labels: NDArray[np.int64]) -> HeldOutAnswer:
         """From distributions [n, C], filled up with zeros where an item has fewer options, and labels [n]."""
         chosen = probabilities[np.arange(len(labels)), labels]
         # Sum over options of (p - [is the label])^2, without building the indicator.
@@ -157,7 +157,7 @@ def macro_f1(result: CellResult) -> float:
 
 
 # Means over items, by name: what a bootstrap over items is taken of.
-ITEM_METRICS: dict[str, Callable[[Scored], Floats]] = {
+ITEM_METRICS: dict[str, Callable[[HeldOutAnswer], Floats]] = {
     "accuracy": lambda s: s.correct,
     "nll": lambda s: s.nll,
     "brier": lambda s: s.brier,
@@ -179,7 +179,7 @@ HIGHER_IS_BETTER = {
 
 def evaluate(result: CellResult) -> dict[str, float]:
     """All of `METRICS` for one cell; nan where one does not apply."""
-    scored = Scored.of(result.probabilities, result.labels)
+    scored = HeldOutAnswer.of(result.probabilities, result.labels)
     confidence, correct = scored.confidence, scored.correct
     return {name: float(values(scored).mean()) for name, values in ITEM_METRICS.items()} | {
         "macro_f1": macro_f1(result),

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.evaluation.metrics import BINS, Scored, risk_curve
+from lab.evaluation.metrics import BINS, risk_curve
+from abmll.assurance.folds import HeldOutAnswer
 from lab.evaluation.records import CellResult, Floats
 
 COVERAGES = np.linspace(0.02, 1.0, 50)
@@ -32,7 +33,7 @@ def mean_risk(results: Sequence[CellResult]) -> Floats:
     """Selective risk at each of `COVERAGES`, averaged over cells, each of which ranks its own items."""
     curves = []
     for result in results:
-        scored = Scored.of(result.probabilities, result.labels)
+        scored = HeldOutAnswer.of(result.probabilities, result.labels)
         curve = risk_curve(scored.confidence, scored.correct)
         curves.append(curve[np.ceil(COVERAGES * len(curve)).astype(int) - 1])
     mean: Floats = np.mean(curves, axis=0)
@@ -44,7 +45,7 @@ def plot_reliability(results: Mapping[str, Sequence[CellResult]], path: Path) ->
     columns = min(4, len(results))
     figure, axes = _figure(columns, math.ceil(len(results) / columns))
     for axis, (method, cells) in zip(axes, results.items(), strict=False):
-        scored = [Scored.of(result.probabilities, result.labels) for result in cells]
+        scored = [HeldOutAnswer.of(result.probabilities, result.labels) for result in cells]
         confidence = np.concatenate([s.confidence for s in scored])
         correct = np.concatenate([s.correct for s in scored])
         mean_confidence, accuracy, share = reliability_bins(confidence, correct)

@@ -24,9 +24,9 @@ from lab.evaluation.harness import run_cell
 from lab.evaluation.methods.embeddings import Embeddings
 from lab.evaluation.protocol import can_be_tested, check_unseen, classes_of, episode, neighbours, plan
 from lab.evaluation.records import Cell, CellResult
-from model_store.bases import LoadedBase, load_base
-from model_store.encoders import load_sentence_encoder
 from model_store.posteriors import LoadedPosterior, load_posterior
+from model_store.pretrained.bases import LoadedBase, load_base
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
 from model_store.process_memory import watch_peak
 
 

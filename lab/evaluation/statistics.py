@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap
 
-from lab.evaluation.metrics import ITEM_METRICS, Scored, calibration_matrix
+from lab.evaluation.metrics import ITEM_METRICS, calibration_matrix
+from abmll.assurance.folds import HeldOutAnswer
 from lab.evaluation.records import CellResult, Floats
 
 LEVEL = 0.95
@@ -76,7 +77,7 @@ class PairedItems:
     def of(cls, own: Sequence[CellResult], baseline: Sequence[CellResult]) -> PairedItems:
         """From the task's cells, seed by seed. The items are the same in all of them."""
         pairs = [
-            (Scored.of(a.probabilities, a.labels), Scored.of(b.probabilities, b.labels))
+            (HeldOutAnswer.of(a.probabilities, a.labels), HeldOutAnswer.of(b.probabilities, b.labels))
             for a, b in zip(own, baseline, strict=True)
         ]
         differences = np.mean(

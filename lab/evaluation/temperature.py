@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from abmll.errors import AbmllError
 from abmll.prediction.uncertainty import temperature_after, tempered
-from lab.evaluation.metrics import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from lab.evaluation.records import CellResult, Floats
 
 # Of T after 16 examples, and of the exponent.
@@ -65,7 +65,7 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
     def loss(values: Sequence[float]) -> float:
         rule = rule_of(values)
         cells = [
-            Scored.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
+            HeldOutAnswer.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
             for cell in validation
         ]
         return float(np.mean(cells))

@@ -263,8 +263,8 @@ def diagnose(
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the base models of the catalogue and the posteriors that ship."""
-    from model_store.catalogue import CATALOGUE, DEFAULT_BASE  # noqa: PLC0415
     from model_store.posteriors import shipped_posteriors  # noqa: PLC0415
+    from model_store.pretrained.catalogue import CATALOGUE, DEFAULT_BASE  # noqa: PLC0415
     from service.cli.tables import models_table  # noqa: PLC0415
 
     rows = [

@@ -15,7 +15,7 @@ from service.cli.settings_options import with_settings
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from model_store.peft_exchange import Subject
+    from model_store.peft.exchange import Subject
 
 console = Console()
 
@@ -50,8 +50,8 @@ def export(
         raise typer.BadParameter("give one of --mean and --samples")
     with errors_told():
         # Model code is imported here so that `abmll --help` answers at once.
-        from model_store.bases import load_base_skeleton  # noqa: PLC0415
-        from model_store.peft_exchange import export_mean, export_samples, require_empty  # noqa: PLC0415
+        from model_store.peft.exchange import export_mean, export_samples, require_empty  # noqa: PLC0415
+        from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
         from service.executors.worker import sequence_seed  # noqa: PLC0415
 
         target = out.resolve()
@@ -101,10 +101,10 @@ def import_peft(
     """
     with errors_told():
         # Model code is imported here so that `abmll --help` answers at once.
-        from model_store.bases import load_base_skeleton  # noqa: PLC0415
-        from model_store.peft_exchange import import_posterior, require_empty  # noqa: PLC0415
-        from model_store.peft_format import read_peft  # noqa: PLC0415
+        from model_store.peft.exchange import import_posterior, require_empty  # noqa: PLC0415
+        from model_store.peft.format import read_peft  # noqa: PLC0415
         from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
+        from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
         from service.executors.worker import check_base, choose_posterior  # noqa: PLC0415
 
         target = out.resolve()
@@ -130,8 +130,8 @@ def import_peft(
 
 
 def _stored(settings: Settings, adapter_id: str) -> Subject:
-    from model_store.adapters import read_adapter  # noqa: PLC0415
-    from model_store.peft_exchange import Subject  # noqa: PLC0415
+    from model_store.adapters.store import read_adapter  # noqa: PLC0415
+    from model_store.peft.exchange import Subject  # noqa: PLC0415
 
     stored = read_adapter(settings.adapters_dir, adapter_id)
     manifest = stored.manifest
@@ -139,7 +139,7 @@ def _stored(settings: Settings, adapter_id: str) -> Subject:
 
 
 def _global(id_or_folder: str) -> Subject:
-    from model_store.peft_exchange import Subject  # noqa: PLC0415
+    from model_store.peft.exchange import Subject  # noqa: PLC0415
     from model_store.posteriors import load_posterior  # noqa: PLC0415
 
     loaded = load_posterior(id_or_folder)

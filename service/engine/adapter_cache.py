@@ -11,7 +11,7 @@ from service.errors import LimitExceededError
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
-    from model_store.adapters import StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 
 class AdapterCache:

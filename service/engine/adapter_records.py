@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from abmll.text.tasks import shared_options
-from model_store.adapters import AdapterManifest, StoredAdapter, SupportRecord
+from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.store import StoredAdapter
 from service.engine.admission import support_warnings
 from service.engine.fitting import Fitting, encode_support
 from service.engine.identity import support_digest
@@ -16,10 +17,10 @@ from service.executors.contract import ServedModel
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
-    from abmll.assurance.held_out import HeldOut
+    from abmll.assurance.held_out import HeldOutSummary
 
 
-def adapter_of(fitting: Fitting, adaptation: Adaptation, held_out: HeldOut | None = None) -> StoredAdapter:
+def adapter_of(fitting: Fitting, adaptation: Adaptation, held_out: HeldOutSummary | None = None) -> StoredAdapter:
     """The adapter to store for a finished fit; `held_out` is what its folds told of its temperature."""
     served, folds = fitting.served, len(fitting.folds)
     own = {"calibration_folds": folds} if folds else {}

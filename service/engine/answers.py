@@ -11,7 +11,7 @@ from service.gating.confidence import CALIBRATED, HELD_OUT
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
-    from model_store.adapters import StoredAdapter
+    from model_store.adapters.store import StoredAdapter
     from service.gating.decisions import DecidedPrediction
     from service.gating.records import Grant
 

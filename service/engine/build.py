@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model_store.adapters import AdapterStore
-from model_store.gate_journals import CalibrationStore
+from model_store.adapters.store import AdapterStore
+from model_store.adapters.gate_journals import GateJournals
 from service.engine.engine import Engine
 from service.executors.contract import Executor
 from service.gating.keeper import GateKeeper
@@ -13,5 +13,5 @@ from service.settings import Settings
 
 def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> Engine:
     """The engine that serves what `settings` name on `executor`. Raises `StoreInUseError` where another owns the data folder."""
-    gates = GateKeeper(settings, CalibrationStore(settings.calibrations_dir), metrics)
+    gates = GateKeeper(settings, GateJournals(settings.calibrations_dir), metrics)
     return Engine(settings, executor, AdapterStore(settings.adapters_dir), gates, metrics)

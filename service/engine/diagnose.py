@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from abmll.assurance import diagnostics
-from abmll.assurance.folds import Fold, Scored
+from abmll.assurance.folds import Fold, HeldOutAnswer
 from abmll.text.demonstrations import fitting
 from abmll.text.prompting import EncodedPrompt, PromptTemplate
 from service.engine.adapter_records import fitting_of
@@ -18,7 +18,7 @@ from service.executors.contract import Executor, ServedModel
 
 if TYPE_CHECKING:
     from abmll.posterior.posteriors import TaskPosterior
-    from model_store.adapters import StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 # Of a prompt with demonstrations, as in the evaluation of in-context learning.
 IN_CONTEXT_TOKENS = 2048
@@ -43,7 +43,7 @@ async def diagnose(
 
 async def _unadapted(
     jobs: FoldJobs, folds: Sequence[Fold]
-) -> tuple[TaskPosterior, list[Scored], list[Scored]]:
+) -> tuple[TaskPosterior, list[HeldOutAnswer], list[HeldOutAnswer]]:
     """The posterior before any step; what its mean answers for all held-out examples, as they are and behind demonstrations."""
     part = jobs.whole.part(folds[0].kept[:1])
     job = replace(part, settings=replace(part.settings, steps=0)).job
@@ -72,9 +72,9 @@ def _conclude(
     adapter: StoredAdapter,
     request: DiagnoseRequest,
     theta: TaskPosterior,
-    by_fold: Sequence[list[Scored]],
-    prior: Sequence[Scored],
-    in_context: Sequence[Scored],
+    by_fold: Sequence[list[HeldOutAnswer]],
+    prior: Sequence[HeldOutAnswer],
+    in_context: Sequence[HeldOutAnswer],
 ) -> diagnostics.Diagnosis:
     from abmll.posterior.movement import movement  # noqa: PLC0415 - with torch, which the command line can do without
 

@@ -66,7 +66,8 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
-    from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+    from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.store import AdapterStore, StoredAdapter
     from service.engine.fitting import Fitting
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from abmll.assurance.folds import Fold, Scored, scored
-from abmll.assurance.held_out import SAMPLES, HeldOut
+from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt
 from service.engine.fitting import Fitting
@@ -56,14 +56,14 @@ class FoldJobs:
         prompts: tuple[EncodedPrompt, ...],
         indices: Sequence[int],
         samples: int,
-    ) -> list[Scored]:
+    ) -> list[HeldOutAnswer]:
         """The answers of the adapter that `job` made to `prompts`, those of the support examples at `indices`."""
         work = PredictJob(job.adapter_id, prompts, PredictSettings(samples, self.whole.seed))
         done = await self.executor.predict(work, adapter, tenant=self.tenant)
         self.spent.predict_seconds += done.run_seconds
-        return scored(self.whole.support, indices, done.value)
+        return held_out_answers(self.whole.support, indices, done.value)
 
-    async def held_out(self, fold: Fold, samples: int) -> list[Scored]:
+    async def held_out(self, fold: Fold, samples: int) -> list[HeldOutAnswer]:
         """The examples that `fold` holds out, as the adapter of the others answers them."""
         job = self.whole.part(fold.kept).job
         done = await self.adapt(job)
@@ -72,7 +72,7 @@ class FoldJobs:
 
     async def calibrated(
         self, on_progress: Callable[[Losses], None] | None
-    ) -> tuple[Timed[Adaptation], HeldOut]:
+    ) -> tuple[Timed[Adaptation], HeldOutSummary]:
         """The whole adaptation at the temperature that its held-out examples choose (see `held_out`); at least one fold."""
         done, *by_fold = await together(
             self.adapt(self.whole.job, on_progress),
@@ -80,7 +80,7 @@ class FoldJobs:
         )
         answers = [row for rows in by_fold for row in rows]
         choice = done.value.multiple_choice
-        found = await asyncio.to_thread(HeldOut.of, answers, multiple_choice=choice)
+        found = await asyncio.to_thread(HeldOutSummary.of, answers, multiple_choice=choice)
         posterior = done.value.posterior.with_temperature_times(found.temperature_factor)
         return replace(done, value=replace(done.value, posterior=posterior)), found
 

@@ -17,7 +17,8 @@ from service.errors import StoreFailedError, UnknownAdapterError
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
-    from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter
+    from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.store import AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
 _Made: TypeAlias = "tuple[StoredAdapter, bool]"  # whether it was made, rather than found

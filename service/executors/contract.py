@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
     from abmll.text.prompting import EncodedPrompt, LabelledPrompt
     from abmll.text.tasks import Example, Query
-    from model_store.identity import BaseIdentity
+    from model_store.pretrained.identity import BaseIdentity
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]

@@ -20,10 +20,10 @@ from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
 from abmll.seeds import derive_seed
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
-from model_store.bases import load_base
-from model_store.encoders import load_sentence_encoder
-from model_store.entailment import load_entailment
-from model_store.identity import BaseIdentity
+from model_store.pretrained.bases import load_base
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
+from model_store.pretrained.entailment import load_entailment
+from model_store.pretrained.identity import BaseIdentity
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest

@@ -64,8 +64,8 @@ from service.gating.state import (
 
 if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
-    from model_store.adapters import AdapterManifest
-    from model_store.gate_journals import CalibrationStore, Record
+    from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.gate_journals import GateJournals, Record
     from service.metrics import Metrics
     from service.settings import Settings
 
@@ -80,7 +80,7 @@ class GateKeeper:
     It knows adapters by their manifests alone; whoever calls has checked that there is such an adapter.
     """
 
-    def __init__(self, settings: Settings, store: CalibrationStore, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, store: GateJournals, metrics: Metrics) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
         self._states: OrderedDict[str, GateState] = OrderedDict()
         self._lock = asyncio.Lock()  # held while journal and memory change together

@@ -12,7 +12,7 @@ from abmll.text.tasks import Example
 if TYPE_CHECKING:
     from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
     from abmll.assurance.conformal import ConformalQuantile
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.gating.state import Conditions, Counts
 
 USUAL_DELTA = 0.1

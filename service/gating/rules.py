@@ -32,7 +32,7 @@ from service.gating.state import Conditions, GateState, Outcome, input_key, text
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
     from abmll.prediction.settings import PredictSettings
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.settings import Settings
 
 

@@ -6,7 +6,7 @@ import pytest
 from abmll.posterior.config import AdapterConfig
 from benchmarks import monte_carlo
 from lab.evaluation.temperature import Rule, with_temperature
-from tests.benchmarks.test_calibrator import result
+from tests.lab.evaluation.test_metrics import result
 
 
 def test_differences_are_means_over_tasks() -> None:

@@ -11,7 +11,7 @@ from pydantic import create_model
 from abmll_client import calls, gate_results, models
 from abmll_client.arguments import AdaptFields, CalibrateFields, PredictFields
 from service import schemas
-from service.gating import thresholds
+from benchmarks.certified_gates import thresholds
 
 MODELS = sorted(
     name

@@ -22,7 +22,7 @@ async def running(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, which keeps its adapters in `folder`."""
     settings = Settings(data_dir=folder, feedback_share=1.0, memory_bytes=2 << 30)
     metrics = Metrics()
-    with patch("model_store.bases.compute_dtype", lambda device: torch.float32):
+    with patch("model_store.pretrained.bases.compute_dtype", lambda device: torch.float32):
         engine = build_engine(settings, build_executor(settings, metrics, "inline"), metrics)
         app = create_app(settings, engine, metrics)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-import model_store.adapters
-import model_store.bases
+import model_store.adapters.store
+import model_store.pretrained.bases
 from abmll.decoder.layout import Site, flat_size
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example
-from model_store.adapters import AdapterManifest, AdapterStore, StoredAdapter, SupportRecord
-from model_store.gate_journals import CalibrationStore
-from model_store.identity import BaseIdentity
+from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.store import AdapterStore, StoredAdapter
+from model_store.pretrained.identity import BaseIdentity
 
 CONFIG = AdapterConfig(rank=2, modules=("q",))
 SITES = (Site(0, "q", 64, 64), Site(1, "q", 64, 64))
@@ -37,7 +38,7 @@ def adapter(number: int) -> StoredAdapter:
         posterior_digest="4567",
         settings={"steps": 6, "learning_rate": 0.001},
         seed=number,
-        support=SupportRecord.of(support, tokens=12),
+        support=SupportRecord(tuple(support), 12, ("good", "bad"), "89ab"),
         losses=(1.5, 0.25),
         warnings=("the input 'film' has two labels",),
         config=CONFIG,
@@ -57,8 +58,11 @@ def put_forever(root: Path, first: int, acknowledge: Connection) -> None:
 
 
 def append_forever(root: Path, adapter_id: str, acknowledge: Connection) -> None:
-    """Append records 0, 1, ... to the adapter's journal and send each number when its `append` has returned."""
-    store = CalibrationStore(root)
+    """Append records 0, 1, ... to the adapter's journal.
+
+    Send each number when its `append` has returned.
+    """
+    store = GateJournals(root)
     number = 0
     while True:
         store.append(adapter_id, {"value": number})
@@ -73,21 +77,21 @@ def hang_before_sealing(root: Path, number: int, acknowledge: Connection) -> Non
         acknowledge.send(sorted(path.name for path in folder.iterdir()))
         acknowledge.recv()
 
-    model_store.adapters.seal = hang
+    model_store.adapters.store.seal = hang
     AdapterStore(root).put(adapter(number))
 
 
 def load_and_digest(checkpoint: Path, cache: Path, answer: Connection) -> None:
     """Load a base, noting each time that it is quantised, and send a digest of its weights."""
-    quantise = model_store.bases.quantise
+    quantise = model_store.pretrained.bases.quantise
 
     def counted(*arguments: Any) -> None:
         with (cache / "builds").open("a") as log:
             log.write("built\n")
         quantise(*arguments)
 
-    model_store.bases.quantise = counted
-    base = model_store.bases.load_base(str(checkpoint), cache_dir=cache, progress=False)
+    model_store.pretrained.bases.quantise = counted
+    base = model_store.pretrained.bases.load_base(str(checkpoint), cache_dir=cache, progress=False)
     sha = hashlib.sha256()
     for weight in base.model.state_dict().values():
         sha.update(weight.float().numpy().tobytes())

@@ -16,8 +16,8 @@ from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.similarity.features import Whitening
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
-from model_store.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior, shipped_posteriors
+from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
 
 

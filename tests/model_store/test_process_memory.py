@@ -27,7 +27,7 @@ def test_without_a_limit_the_machine_counts(tmp_path: Path, limit, monkeypatch):
 
 
 def test_the_peak_is_that_since_the_watch_began() -> None:
-    """100 MB that are touched and given back count for the watch that saw them, and for no later one."""
+    """100 MB that are touched and given back count for the first measurement, and for no later one."""
     before = watch_peak()()
     first = watch_peak()
     block = np.ones(100_000_000, np.uint8)
@@ -38,7 +38,10 @@ def test_the_peak_is_that_since_the_watch_began() -> None:
 
 
 def _kept_after_freeing(asked: bool) -> int:
-    """Bytes that a process still has after it freed 32 blocks of 8 MiB which it took in turn with small ones."""
+    """Return the bytes that a process still has after it freed 32 blocks of 8 MiB.
+
+    It took the blocks in turn with small ones.
+    """
     if asked:
         return_large_blocks()
     libc = ctypes.CDLL(None)

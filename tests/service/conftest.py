@@ -12,8 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
-from model_store.adapters import AdapterStore
-from model_store.gate_journals import CalibrationStore
+from model_store.adapters.store import AdapterStore
+from model_store.adapters.gate_journals import GateJournals
 from service.api.app import create_app
 from service.engine.engine import Engine, State
 from service.executors.inline import inline_executor
@@ -52,7 +52,7 @@ class Server:
         self.metrics = Metrics()
         self.store = AdapterStore(self.settings.adapters_dir)
         executor = inline_executor(self.worker.load, self.metrics)
-        gates = GateKeeper(self.settings, CalibrationStore(self.settings.calibrations_dir), self.metrics)
+        gates = GateKeeper(self.settings, GateJournals(self.settings.calibrations_dir), self.metrics)
         self.engine = Engine(self.settings, executor, self.store, gates, self.metrics)
         self.app = create_app(self.settings, self.engine, self.metrics)
 

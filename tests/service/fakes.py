@@ -21,7 +21,7 @@ from abmll.prediction.semantic import Candidate, NormalisedMatch, read_answers
 from abmll.prediction.uncertainty import summarise
 from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Example, Query, check_options
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
 from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
 
 CONFIG = AdapterConfig(rank=1, modules=("q",))

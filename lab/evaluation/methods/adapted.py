@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import Fold, make_folds
 from abmll.assurance.held_out import SAMPLES
+from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query
@@ -41,7 +41,7 @@ def adapt_calibrated_timed(
 ) -> tuple[TaskPosterior, Effort]:
     """As `adapt_timed`, at the temperature that `folds` choose. The effort is that of all fits and of their held-out answers."""
     started, used = time.perf_counter(), settings or model.defaults
-    adaptation, _ = adapt_calibrated(model, support, folds, used, seed, truncate=True)
+    adaptation, _ = adapt_at_own_temperature(model, support, folds, used, seed, truncate=True)
     seconds, tokens = time.perf_counter() - started, adaptation.support_tokens
     effort = adaptation_effort(used, len(support), tokens, seconds)
     for fold in folds:

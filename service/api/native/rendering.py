@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from abmll.assurance.conformal import ConformalQuantile
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.semantic import TextAnswer
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
 
 

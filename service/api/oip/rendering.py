@@ -19,7 +19,7 @@ from service.engine.admission import OptionRule
 from service.errors import InvalidRequestError, ServiceError
 
 if TYPE_CHECKING:
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
 
 VERSION = "1"
 """An adapter's id names its content, so there is never another version."""

@@ -23,7 +23,7 @@ from service.errors import (
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
-    from model_store.adapters import AdapterManifest
+    from model_store.adapters.manifest import AdapterManifest
     from service.executors.contract import ServedModel
 
 Body: TypeAlias = wire.ChatCompletionRequest | wire.CompletionRequest

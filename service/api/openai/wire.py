@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from model_store.catalogue import DEFAULT_BASE
+from model_store.pretrained.catalogue import DEFAULT_BASE
 from service import schemas
 from service.schemas import WireModel, demo
 

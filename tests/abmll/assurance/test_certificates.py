@@ -30,7 +30,10 @@ def draw(rng, n, *, calibrated=True):
 
 
 def risk_above(threshold):
-    """P(wrong | confidence >= threshold) of the toy, in closed form: E[c; c >= t] is a tail of Beta(a + 1, b)."""
+    """Return P(wrong | confidence >= threshold) of the toy, in closed form.
+
+    E[c; c >= t] is a tail of Beta(a + 1, b).
+    """
     a, b = TOY
     return 1 - a / (a + b) * beta.sf(threshold, a + 1, b) / beta.sf(threshold, a, b)
 
@@ -164,7 +167,10 @@ def test_a_look_uses_the_labels_up_to_its_size_only():
 
 
 def test_asking_again_and_again_does_not_break_the_guarantee():
-    """The caller adds labels until something is certified. Its risk is just above the target, so every certificate is wrong."""
+    """The caller adds labels until something is certified.
+
+    The risk is just above the target, so every certificate is wrong.
+    """
     rng = np.random.default_rng(5)
     runs, delta, target = 400, 0.2, 0.1
     naive = violations = 0

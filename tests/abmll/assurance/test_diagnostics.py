@@ -28,7 +28,7 @@ from abmll.assurance.diagnostics import (
     unseen_options,
     wilson,
 )
-from abmll.assurance.folds import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.decoder.layout import Site, unflatten
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import AdapterConfig
@@ -39,8 +39,8 @@ from abmll.text.tasks import Example
 OPTIONS = ("a", "b")
 
 
-def scored(correct: bool, top: float = 0.7, index: int = 0) -> Scored:
-    return Scored(index, (top, 1 - top), 0 if correct else 1)
+def answer(correct: bool, top: float = 0.7, index: int = 0) -> HeldOutAnswer:
+    return HeldOutAnswer(index, (top, 1 - top), 0 if correct else 1)
 
 
 @given(n=st.integers(1, 300), data=st.data(), level=st.sampled_from([0.8, 0.9, 0.95]))
@@ -53,44 +53,50 @@ def test_wilson_agrees_with_scipy(n: int, data: st.DataObject, level: float) -> 
 
 
 def test_answers_of_folds_count_as_fewer_trials() -> None:
-    """Four folds of 4: fitted to 12, asked for 4, so the variance is 1 + 4 * 4 / 12 times that of independent trials."""
+    """Four folds of 4 are fitted to 12 and asked for 4.
+
+    So the variance is 1 + 4 * 4 / 12 times that of independent trials.
+    """
     assert shared_training(4) == pytest.approx(1 + 4 * 4 / 12)
     assert shared_training(1) == 1
     found, expected = wilson(14, 28, folds=4), wilson(6, 12)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    rows = [scored(i % 4 > 0) for i in range(16)]
+    rows = [answer(i % 4 > 0) for i in range(16)]
     one, four = Estimate.of(rows), Estimate.of(rows, 4)
     assert four.nll_standard_error == pytest.approx(one.nll_standard_error * math.sqrt(7 / 3))
     assert four.low < one.low < one.accuracy == four.accuracy < one.high < four.high
 
 
 @given(one=st.integers(0, 40), other=st.integers(0, 40))
-def test_the_sign_test_agrees_with_scipy(one: int, other: int) -> None:
-    expected = binomtest(one, one + other).pvalue if one + other else 1.0
-    assert sign_test(one, other) == pytest.approx(expected)
+def test_the_sign_test_counts_the_tosses_that_are_as_uneven(one: int, other: int) -> None:
+    """Of all 2^n equally likely ones."""
+    n, less = one + other, min(one, other)
+    as_uneven = sum(math.comb(n, heads) for heads in range(n + 1) if min(heads, n - heads) <= less)
+    assert sign_test(one, other) == pytest.approx(as_uneven / 2**n)
 
 
 def test_an_estimate_counts() -> None:
-    found = Estimate.of([scored(True), scored(True), scored(False)])
+    found = Estimate.of([answer(True), answer(True), answer(False)])
     right, wrong = -math.log(0.7), -math.log(0.3)
     assert (found.n, found.correct, found.accuracy) == (3, 2, 2 / 3)
     assert found.nll == pytest.approx((2 * right + wrong) / 3)
-    assert found.nll_standard_error == pytest.approx((wrong - right) / 3)  # sd (w - r) / sqrt 3, over sqrt 3
-    assert Estimate.of([scored(True)]).nll_standard_error == 0
+    # The standard deviation is (w - r) / sqrt 3; the error is that over sqrt 3.
+    assert found.nll_standard_error == pytest.approx((wrong - right) / 3)
+    assert Estimate.of([answer(True)]).nll_standard_error == 0
 
 
 def test_a_comparison_is_paired() -> None:
-    own, other = [scored(True), scored(True), scored(False)], [scored(False), scored(True), scored(True)]
+    own, other = [answer(True), answer(True), answer(False)], [answer(False), answer(True), answer(True)]
     found = Comparison.of(own, other)
     step = math.log(0.7 / 0.3)
     assert (found.gained, found.lost, found.p_value) == (1, 1, 1.0)
     assert found.log_likelihood_gain == pytest.approx(0, abs=1e-12)
     assert found.standard_error == pytest.approx(step / math.sqrt(3))
     assert found.helped == "unclear"
-    swapped = Comparison.of([scored(True)] * 5 + [scored(True, 0.6)], [scored(False)] * 6)
+    swapped = Comparison.of([answer(True)] * 5 + [answer(True, 0.6)], [answer(False)] * 6)
     assert (swapped.helped, swapped.gained, swapped.p_value) == ("yes", 6, pytest.approx(2 / 2**6))
-    assert Comparison.of([scored(False)] * 6, [scored(True)] * 5 + [scored(True, 0.6)]).helped == "no"
-    assert Comparison.of([scored(True)], [scored(False)]).helped == "unclear"
+    assert Comparison.of([answer(False)] * 6, [answer(True)] * 5 + [answer(True, 0.6)]).helped == "no"
+    assert Comparison.of([answer(True)], [answer(False)]).helped == "unclear"
 
 
 def test_the_best_guess_ignores_the_input() -> None:
@@ -107,10 +113,10 @@ def test_what_is_suspect_conflicting_and_never_shown() -> None:
         Example(text, label, options) for text, label in (("x", "a"), (" x ", "b"), ("y", "a"), ("z", "a"))
     ]
     rows = [
-        Scored(0, (0.1, 0.85, 0.05), 0),
-        Scored(1, (0.2, 0.75, 0.05), 1),
-        Scored(2, (0.02, 0.0, 0.98), 0),
-        Scored(3, (0.3, SURE - 0.11, 0.01), 0),
+        HeldOutAnswer(0, (0.1, 0.85, 0.05), 0),
+        HeldOutAnswer(1, (0.2, 0.75, 0.05), 1),
+        HeldOutAnswer(2, (0.02, 0.0, 0.98), 0),
+        HeldOutAnswer(3, (0.3, SURE - 0.11, 0.01), 0),
     ]
     assert suspects(support, rows) == (Suspect(2, "a", "c", 0.98), Suspect(0, "a", "b", 0.85))
     assert conflicts(support) == (Conflict((0, 1), ("a", "b")),)
@@ -159,7 +165,7 @@ def test_more_right_answers_never_make_a_worse_verdict() -> None:
 
 def test_a_diagnosis_puts_it_together() -> None:
     support = [Example(str(i), OPTIONS[i % 2], OPTIONS) for i in range(16)]
-    rows = [Scored(i, (0.9, 0.1) if i % 2 == 0 else (0.2, 0.8), i % 2) for i in range(16)]
+    rows = [HeldOutAnswer(i, (0.9, 0.1) if i % 2 == 0 else (0.2, 0.8), i % 2) for i in range(16)]
     even = [replace(row, probabilities=(0.5, 0.5)) for row in rows]
     moved = Movement(10, 1.0, 0.1, 0.9, 0.5)
     found = diagnose(support, rows, even, even, moved, asked_folds=None, folds=16, samples=8)

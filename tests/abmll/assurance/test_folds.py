@@ -1,16 +1,12 @@
-"""Folds cover what can be held out, and cross-prediction is what adapting and predicting by hand gives."""
+"""Folds cover what can be held out, and are as equal as can be."""
 
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import cross_predict
-from abmll.assurance.folds import FOLDS, LEAVE_ONE_OUT, Scored, make_folds
-from abmll.model import FewShotModel
+from abmll.assurance.folds import FOLDS, LEAVE_ONE_OUT, HeldOutAnswer, make_folds
 from abmll.text.tasks import Example, check_support
 
 OPTIONS = ("a", "b", "c")
@@ -65,25 +61,8 @@ def test_folds_repeat() -> None:
     assert make_folds(support) == make_folds(list(support))
 
 
-def test_a_scored_example() -> None:
-    row = Scored(0, (0.2, 0.5, 0.3), 2)
+def test_a_held_out_answer() -> None:
+    row = HeldOutAnswer(0, (0.2, 0.5, 0.3), 2)
     assert (row.answer, row.correct) == (1, False)
     assert row.nll == pytest.approx(1.2039728)
-    assert Scored(0, (1.0, 0.0), 1).nll == pytest.approx(27.631021)
-
-
-@pytest.mark.parametrize("samples", [0, 4])
-def test_cross_prediction_is_adapting_to_the_rest_and_asking(
-    make_model: Callable[..., FewShotModel], support: list[Example], samples: int
-) -> None:
-    model, settings = make_model(), AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
-    folds = make_folds(support, 3)
-    found = cross_predict(model, support, folds, settings, seed=5, samples=samples)
-    assert [row.index for row in found] == list(range(len(support)))
-    for fold in folds:
-        posterior = model.adapt([support[i] for i in fold.kept], settings, seed=5).posterior
-        queries = [support[i].query for i in fold.held_out]
-        alone = model.predict(posterior, queries, samples=samples, seed=5)
-        for i, prediction in zip(fold.held_out, alone, strict=True):
-            assert found[i].probabilities == pytest.approx(prediction.predictive.probabilities, abs=2e-3)
-            assert found[i].label == support[i].options.index(support[i].output)
+    assert HeldOutAnswer(0, (1.0, 0.0), 1).nll == pytest.approx(27.631021)

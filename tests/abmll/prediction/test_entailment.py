@@ -13,8 +13,8 @@ import transformers
 from abmll.errors import UnsupportedModelError
 from abmll.prediction.entailment import EntailmentMatch
 from abmll.prediction.semantic import Equivalence, cluster
-from model_store.entailment import load_entailment
 from model_store.errors import UnusableBaseError
+from model_store.pretrained.entailment import load_entailment
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
 LABELS = {0: "contradiction", 1: "neutral", 2: "ENTAILMENT"}

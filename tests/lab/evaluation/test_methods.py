@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import make_folds
+from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
@@ -80,7 +80,7 @@ def test_adapted_with_folds_has_the_temperature_that_they_choose(
 ) -> None:
     found, effort = Adapted(samples=2, calibration_folds=3).answer(model, support, QUERIES, seed=3)
     plain, less = Adapted(samples=2).answer(model, support, QUERIES, seed=3)
-    _, held_out = adapt_calibrated(model, support, make_folds(support, 3), seed=3)
+    _, held_out = adapt_at_own_temperature(model, support, make_folds(support, 3), seed=3)
     for one, other in zip(found, plain, strict=True):
         expected = tempered(torch.tensor(other.probabilities), held_out.temperature_factor)
         assert one.probabilities == pytest.approx(expected.tolist(), abs=2e-3)

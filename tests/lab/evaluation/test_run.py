@@ -28,8 +28,8 @@ from lab.evaluation.records import Cell, CellResult
 from lab.evaluation.results import report
 from lab.evaluation.run import Evaluation, run_evaluation
 from lab.training import DataSettings, TrainingConfig, run_training
-from model_store.bases import load_base
 from model_store.posteriors import PosteriorManifest, save_posterior
+from model_store.pretrained.bases import load_base
 from service.cli.main import app
 
 LABELS = ["positive", "negative"]

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, deserialize_bytes_tensor, serialize_byte_tensor
 
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
 from service.api.oip.binary import decode_texts, encode, split
 from service.api.oip.rendering import field_name
 from service.errors import InvalidRequestError

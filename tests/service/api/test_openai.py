@@ -17,7 +17,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from model_store.catalogue import DEFAULT_BASE
+from model_store.pretrained.catalogue import DEFAULT_BASE
 from service.api.openai.wire import ChatCompletionRequest, CompletionRequest, Extras
 from service.schemas import demo
 from tests.service.conftest import Server, until

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.prompting import PromptEncoder, PromptTemplate
 from abmll.text.tasks import Query
-from model_store.adapters import AdapterStore
+from model_store.adapters.store import AdapterStore
 from model_store.posteriors import load_posterior, save_posterior
 from model_store.tensors import posterior_digest
 from service.cli import main as cli
@@ -34,7 +34,7 @@ OPTIONS = ("positive", "negative")
 @pytest.fixture(autouse=True)
 def _fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits that can be compared, on processors with bf16 as well."""
-    monkeypatch.setattr("model_store.bases.compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("model_store.pretrained.bases.compute_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture(scope="module")

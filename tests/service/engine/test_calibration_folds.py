@@ -10,8 +10,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from abmll.assurance.cross_fitting import adapt_calibrated
 from abmll.assurance.folds import make_folds
+from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.text.tasks import Example
 from service.cli.main import app
 from service.engine.requests import AdaptRequest
@@ -130,7 +130,7 @@ def test_with_the_real_model_it_is_the_librarys(tmp_path: Path, own_options: boo
         found["it"] = (await server.engine.create_adapter(asked)).adapter.manifest
 
     server.run(scenario)
-    adaptation, held_out = adapt_calibrated(model, support, make_folds(support, 3), seed=5)
+    adaptation, held_out = adapt_at_own_temperature(model, support, make_folds(support, 3), seed=5)
     assert found["it"].held_out.temperature_factor == pytest.approx(held_out.temperature_factor, rel=0.06)
     assert found["it"].held_out.correct == held_out.correct
     assert found["it"].config.temperature == pytest.approx(adaptation.posterior.config.temperature, rel=0.06)

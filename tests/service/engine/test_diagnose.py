@@ -13,9 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.cross_fitting import cross_predict
 from abmll.assurance.diagnostics import Estimate
-from abmll.assurance.folds import make_folds, scored
+from abmll.assurance.folds import held_out_answers, make_folds
+from abmll.cross_fitting import cross_predict
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
@@ -23,7 +23,7 @@ from abmll.posterior.movement import movement
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.demonstrations import fitting
 from abmll.text.tasks import Example
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
 from service.cli.main import app
 from service.engine.requests import AdaptRequest, DiagnoseRequest
@@ -257,8 +257,8 @@ def test_with_the_real_model_it_is_cross_prediction_the_prior_and_the_prompt(tmp
     plain = [support[i].query for i in indices]
     expected = {
         "held_out": cross_predict(model, support, folds, seed=5, samples=0),
-        "prior": scored(support, indices, model.predict(None, plain, samples=0)),
-        "in_context": scored(support, indices, model.predict(None, shown, samples=0)),
+        "prior": held_out_answers(support, indices, model.predict(None, plain, samples=0)),
+        "in_context": held_out_answers(support, indices, model.predict(None, shown, samples=0)),
     }
     for name, rows in expected.items():
         one, other = getattr(diagnosis, name), Estimate.of(rows)

@@ -607,7 +607,7 @@ def test_a_label_that_is_no_option_is_refused_and_nothing_of_its_batch_is_stored
 
 
 def test_a_full_disk_acknowledges_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    import model_store.gate_journals
+    import model_store.adapters.gate_journals
 
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
@@ -618,7 +618,7 @@ def test_a_full_disk_acknowledges_nothing(server: Server, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(model_store.gate_journals.os, "fsync", full)
+            patch.setattr(model_store.adapters.gate_journals.os, "fsync", full)
             assert error(await caller.ask(["x"], gate=TARGET), 500)["code"] == "store_failed"
             more = {"examples": [{"input": "b", "output": "yes"}]}
             assert error(await caller.post("calibrate", more), 500)["code"] == "store_failed"
@@ -628,14 +628,14 @@ def test_a_full_disk_acknowledges_nothing(server: Server, monkeypatch: pytest.Mo
 
 
 def test_a_journal_of_another_version_is_left_alone_and_not_used(server: Server, tmp_path: Path) -> None:
-    from model_store.gate_journals import CalibrationStore
+    from model_store.adapters.gate_journals import GateJournals
 
     async def calibrated(client: httpx.AsyncClient) -> None:
         await (await Caller.of(client)).calibrate(texts("a", 20))
 
     server.run(calibrated)
     (folder,) = (tmp_path / "calibrations").glob("adp_*")
-    store = CalibrationStore(tmp_path / "calibrations")
+    store = GateJournals(tmp_path / "calibrations")
     (record,) = store.read(folder.name) or []
     store.begin(folder.name, [{**json.loads(json.dumps(record)), "format_version": 99}])
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from model_store.adapters.gate_journals import GateJournals
 from model_store.errors import StorageFullError
-from model_store.gate_journals import CalibrationStore
 from tests.model_store.processes import append_forever
 
 ID = "adp_0123456789abcdef"
@@ -18,15 +18,15 @@ def journal(root: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path):
-    return CalibrationStore(tmp_path)
+    return GateJournals(tmp_path)
 
 
 def test_records_are_read_back_in_order_also_after_a_restart(store, tmp_path):
     store.begin(ID, [{"kind": "snapshot", "text": "ä\n"}, {"value": 0.1}])
     store.append(ID, {"value": 1e-300})
     expected = [{"kind": "snapshot", "text": "ä\n"}, {"value": 0.1}, {"value": 1e-300}]
-    assert store.read(ID) == CalibrationStore(tmp_path).read(ID) == expected
-    again = CalibrationStore(tmp_path)
+    assert store.read(ID) == GateJournals(tmp_path).read(ID) == expected
+    again = GateJournals(tmp_path)
     again.append(ID, {"value": 2})
     assert again.read(ID) == [*expected, {"value": 2}]
 
@@ -64,17 +64,17 @@ def test_half_a_record_at_the_end_is_cut_off(store, tmp_path, kept, caplog):
     store.append(ID, {"value": 2, "more": "x" * 50})
     line = journal(tmp_path).read_bytes()[len(whole) :]
     journal(tmp_path).write_bytes(whole + line[:kept])
-    again = CalibrationStore(tmp_path)
+    again = GateJournals(tmp_path)
     assert again.read(ID) == [{"value": 1}]
     assert "half a record" in caplog.text
     again.append(ID, {"value": 3})
-    assert CalibrationStore(tmp_path).read(ID) == [{"value": 1}, {"value": 3}]
+    assert GateJournals(tmp_path).read(ID) == [{"value": 1}, {"value": 3}]
 
 
 def test_a_failed_append_leaves_nothing_behind(store, tmp_path, monkeypatch):
     import os
 
-    import model_store.gate_journals
+    import model_store.adapters.gate_journals
 
     store.begin(ID, [{"value": 1}])
 
@@ -82,12 +82,12 @@ def test_a_failed_append_leaves_nothing_behind(store, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_store.gate_journals.os, "fsync", full)
+        patch.setattr(model_store.adapters.gate_journals.os, "fsync", full)
         with pytest.raises(StorageFullError):
             store.append(ID, {"value": 2})
     assert os.fsync is not full
     store.append(ID, {"value": 3})
-    assert CalibrationStore(tmp_path).read(ID) == [{"value": 1}, {"value": 3}]
+    assert GateJournals(tmp_path).read(ID) == [{"value": 1}, {"value": 3}]
 
 
 def test_a_damaged_journal_is_never_read_but_kept_aside(store, tmp_path, caplog):
@@ -95,7 +95,7 @@ def test_a_damaged_journal_is_never_read_but_kept_aside(store, tmp_path, caplog)
     content = bytearray(journal(tmp_path).read_bytes())
     content[25] ^= 1
     journal(tmp_path).write_bytes(content)
-    assert CalibrationStore(tmp_path).read(ID) is None
+    assert GateJournals(tmp_path).read(ID) is None
     assert "damaged" in caplog.text
     (aside,) = (tmp_path / ".damaged").iterdir()
     assert (aside / "journal.jsonl").read_bytes() == content
@@ -105,7 +105,7 @@ def test_a_damaged_journal_is_never_read_but_kept_aside(store, tmp_path, caplog)
 
 def test_what_is_acknowledged_survives_a_kill(tmp_path, processes):
     ours, theirs = processes.Pipe()
-    CalibrationStore(tmp_path).begin(ID, [{"value": -1}])
+    GateJournals(tmp_path).begin(ID, [{"value": -1}])
     writer = processes.Process(target=append_forever, args=(tmp_path, ID, theirs))
     writer.start()
     acknowledged = -1
@@ -116,7 +116,7 @@ def test_what_is_acknowledged_survives_a_kill(tmp_path, processes):
     writer.join()
     while ours.poll():
         acknowledged = ours.recv()
-    values = [record["value"] for record in CalibrationStore(tmp_path).read(ID)]
+    values = [record["value"] for record in GateJournals(tmp_path).read(ID)]
     assert values == list(range(-1, len(values) - 1))
     assert acknowledged >= 40
     assert len(values) - 2 >= acknowledged

@@ -1,4 +1,4 @@
-"""Loading a base model by name: fetched and quantised the first time, from the cache in seconds after."""
+"""Loading a base model by name: fetched and quantised the first time, from the cache afterwards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import platformdirs
 import torch
 from transformers.utils import logging as transformers_logging
 
-from model_store.catalogue import BaseModel, Dtype, Quantisation, resolve_base
-from model_store.convert import (
+from model_store.pretrained.catalogue import BaseModel, Dtype, Quantisation, resolve_base
+from model_store.pretrained.convert import (
     cast_dense,
     compute_dtype,
     dequantise,
@@ -25,18 +25,21 @@ from model_store.convert import (
     load_tokenizer,
     quantise,
 )
-from model_store.identity import BaseIdentity
+from model_store.pretrained.identity import BaseIdentity
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.process_memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
-from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import cached_folder, require_free_space
 
-_LAYOUT = "bases-v1"  # changes when an older cache must not be read any more
+_LAYOUT = "bases-v1"  # changed when an older cache must not be read any more
 
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A frozen `transformers` causal language model in evaluation mode, its tokenizer, and what it is."""
+    """A frozen `transformers` causal language model, its tokenizer, and its identity.
+
+    The model is in evaluation mode.
+    """
 
     model: Any
     tokenizer: Any
@@ -53,14 +56,16 @@ def load_base(
     dtype: Dtype | None = None,
     progress: bool = True,
 ) -> LoadedBase:
-    """The base model that `name` means (see `resolve_base`), quantised by its default unless told otherwise.
+    """Load the base model that `name` means (see `resolve_base`).
 
-    `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache folder where not given. `keep_dequantised` replaces
-    the quantised layers in memory by plain ones with the same weights, which run faster on the CPU; by default
-    this is done on the CPU when memory allows. `dtype` is that of activations and dense weights; by default what suits the
-    device (`compute_dtype`). Safe to call from several processes at once.
+    `quantisation` replaces the base's default. `cache_dir` is `ABMLL_CACHE_DIR` or the user's cache
+    folder where not given. `keep_dequantised` replaces the quantised layers in memory by plain ones
+    with the same weights, which run faster on the CPU. By default this is done on the CPU when
+    memory allows. `dtype` is that of activations and dense weights, by default what suits the
+    device (`compute_dtype`). Several processes may load at once.
 
-    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
+    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and
+    `StorageFullError`.
     """
     base = resolve_base(name)
     with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
@@ -77,7 +82,7 @@ def load_base(
 
 @dataclass(frozen=True)
 class BaseSkeleton:
-    """The modules of a base model, their names and sizes, without weights; and which base it is."""
+    """The modules of a base model, their names and sizes, without weights; and its identity."""
 
     model: Any
     identity: BaseIdentity
@@ -90,7 +95,10 @@ def load_base_skeleton(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> BaseSkeleton:
-    """As `load_base`, without reading the weights: seconds and little memory for a base of any size that is cached."""
+    """Load a base as `load_base`, without reading its weights.
+
+    This takes seconds and little memory for a base of any size that is cached.
+    """
     base = resolve_base(name)
     with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
@@ -99,12 +107,12 @@ def load_base_skeleton(
 
 
 def default_cache_dir() -> Path:
-    """`ABMLL_CACHE_DIR`, or `abmll` in the user's cache folder."""
+    """Return `ABMLL_CACHE_DIR`, or `abmll` in the user's cache folder."""
     return Path(os.environ.get("ABMLL_CACHE_DIR") or platformdirs.user_cache_dir("abmll"))
 
 
 def cache_folder(parent: Path, name: str, revision: str) -> Path:
-    """Where one revision of a model is cached."""
+    """Return the folder in which one revision of a model is cached."""
     slug = re.sub(r"[^A-Za-z0-9.-]+", "--", name)
     return parent / f"{slug}-{revision.removeprefix('sha256:')[:16]}"
 
@@ -119,7 +127,8 @@ def _model_folder(
     def build(folder: Path) -> None:
         checkpoint = fetch_checkpoint(base.source, identity.revision, cache, report)
         weights_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-        # int8 halves the linear layers and leaves the embeddings: 0.61 for the embedded default.
+        # int8 halves the linear layers and leaves the embeddings. For the embedded default, 0.61 of
+        # the bytes remain.
         require_free_space(folder.parent, weights_bytes * 3 // 4, base.name)
         report(f"Quantising {base.name} to {identity.quantisation}", 0, 0)
         quantise(checkpoint, folder, identity.quantisation, device)
@@ -130,13 +139,13 @@ def _model_folder(
 def _should_dequantise(model: Any, device: str, dtype: torch.dtype, keep_dequantised: bool | None) -> bool:
     if keep_dequantised is not None:
         return keep_dequantised
-    # Half of what is free is left to activations, adapters and the rest of the machine.
+    # Half of the free memory is left to activations, adapters and the rest of the machine.
     return device == "cpu" and dequantised_bytes(model, dtype) < available_bytes() // 2
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep its progress bars and notes from mixing with ours."""
+    """Keep the progress bars and notes of `transformers` from mixing with ours."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

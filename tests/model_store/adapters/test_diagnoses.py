@@ -1,4 +1,4 @@
-"""Diagnoses beside their adapters: durable, replaced, gone with them, and no harm to those that have none."""
+"""Diagnoses lie beside their adapters: durable, replaced, and gone with them."""
 
 import errno
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from abmll.assurance.diagnostics import Diagnosis, Movement, diagnose
-from abmll.assurance.folds import Scored
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.text.tasks import Example
 from model_store import storage
-from model_store.adapters import AdapterStore
+from model_store.adapters.store import AdapterStore
 from model_store.errors import StorageFullError
 from tests.model_store.processes import adapter
 
@@ -23,7 +23,7 @@ def diagnosis(folds: int = 4, movement: Movement | None = None) -> Diagnosis:
     support = [Example("same", "yes", OPTIONS), Example("same", "no", OPTIONS), *(
         Example(str(i), OPTIONS[i % 2], OPTIONS) for i in range(6))]  # fmt: skip
     rows = [
-        Scored(i, (0.1, 0.05, 0.85) if i == 3 else (0.6, 0.3, 0.1), OPTIONS.index(e.output))
+        HeldOutAnswer(i, (0.1, 0.05, 0.85) if i == 3 else (0.6, 0.3, 0.1), OPTIONS.index(e.output))
         for i, e in enumerate(support)
     ]
     moved = movement or Movement(10, 1 / 3, 1 / 30, 0.3, None)

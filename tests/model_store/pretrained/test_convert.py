@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model_store.convert import convert_gguf
+from model_store.pretrained.convert import convert_gguf
 from tests.tiny import CORPUS, VOCABULARY, tiny_model, tiny_tokenizer
 
 

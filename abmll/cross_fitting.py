@@ -1,4 +1,7 @@
-"""Adapters fitted to parts of a support set and asked for the rest: an estimate of, and a temperature for, the whole one's."""
+"""Cross-fitting: adapters of parts of a support answer the rest of it.
+
+Their answers estimate how good the adapter of the whole support is, and choose its temperature.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from dataclasses import replace
 
 from abmll.adaptation.run import Adaptation
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.folds import Fold, Scored, scored
-from abmll.assurance.held_out import SAMPLES, HeldOut
+from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary
 from abmll.model import FewShotModel
 from abmll.prediction.option_scores import TOKENS_PER_CHUNK
 from abmll.text.tasks import Example
@@ -23,16 +26,17 @@ def cross_predict(
     *,
     samples: int = 8,
     truncate: bool = False,
-) -> list[Scored]:
-    """Every held-out example as the adapter of the other folds answers it, in the order of the support.
+) -> list[HeldOutAnswer]:
+    """Return the answer to every held-out example by the adapter of the other folds.
 
-    The folds adapt side by side, and predict side by side. Errors as `FewShotModel.adapt` and `predict`.
+    The order is that of the support. The folds adapt in one batch, and predict in one batch. Raises
+    as `FewShotModel.adapt` and `FewShotModel.predict`.
     """
     fitted = model.adapt_many([fold.support(support) for fold in folds], settings, seed, truncate=truncate)
     return _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
 
 
-def adapt_calibrated(
+def adapt_at_own_temperature(
     model: FewShotModel,
     support: Sequence[Example],
     folds: Sequence[Fold],
@@ -41,15 +45,16 @@ def adapt_calibrated(
     *,
     samples: int = SAMPLES,
     truncate: bool = False,
-) -> tuple[Adaptation, HeldOut]:
-    """The adaptation to all of `support` at a temperature that its held-out examples chose; all adapt side by side.
+) -> tuple[Adaptation, HeldOutSummary]:
+    """Adapt to all of `support`, at the temperature that its held-out answers choose.
 
-    `folds` are at least one. Errors as `FewShotModel.adapt` and `predict`.
+    The support and its parts adapt in one batch. `folds` has at least one fold. Raises as
+    `FewShotModel.adapt` and `FewShotModel.predict`.
     """
     parts = [support, *(fold.support(support) for fold in folds)]
     whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
     answers = _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
-    found = HeldOut.of(answers, multiple_choice=whole.multiple_choice)
+    found = HeldOutSummary.of(answers, multiple_choice=whole.multiple_choice)
     return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
 
 
@@ -62,7 +67,7 @@ def _held_out(
     *,
     samples: int,
     truncate: bool,
-) -> list[Scored]:
+) -> list[HeldOutAnswer]:
     asking = [
         model.begin_predict(
             adaptation.posterior,
@@ -79,6 +84,6 @@ def _held_out(
     found = [
         row
         for run, fold in zip(asking, folds, strict=True)
-        for row in scored(support, fold.held_out, run.predictions())
+        for row in held_out_answers(support, fold.held_out, run.predictions())
     ]
     return sorted(found, key=lambda row: row.index)

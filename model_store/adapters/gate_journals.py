@@ -1,10 +1,11 @@
-"""The durable journals of gate calibrations: one folder for each adapter id.
+"""The durable journals of gates: one folder for each adapter id.
 
-<root>/adp_<hex>/journal.jsonl   a record a line, behind the beginning of its digest
-<root>/.damaged/                 journals with a record that does not match its digest, kept for whoever investigates
+    <root>/adp_<hex>/journal.jsonl   one record a line, after the first digits of its digest
+    <root>/.damaged/                 journals with a record that does not match its digest
 
-What a record means is not known here. A journal is begun whole (see `storage.staged`) and then appended to; a record counts once
-`append` has returned, which is after it is on the disk.
+This file does not know what a record means. A journal is begun whole (see `storage.staged`), then
+appended to. A record counts once `append` has returned: it is on the disk by then. Damaged journals
+are kept for whoever investigates.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from model_store.adapters import ADAPTER_ID
+from model_store.adapters.manifest import ADAPTER_ID
 from model_store.storage import full_disk_is_an_error, remove, staged, sweep
 from model_store.tensors import canonical_json
 
@@ -30,11 +31,12 @@ _DIGEST_CHARS = 16
 _log = logging.getLogger(__name__)
 
 
-class CalibrationStore:
-    """Journals below `root`, which belongs to the process that owns the adapter store beside it; its threads may share this.
+class GateJournals:
+    """Owns the journals below `root`; threads may share it.
 
-    A writer that was killed, or ran out of disk, may leave the beginning of a record behind the last that was acknowledged: it
-    is cut off. Any other damage puts the journal aside, as if it had never been there.
+    `root` belongs to the process that owns the adapter store beside it. A writer that was killed,
+    or that ran out of disk, may leave the beginning of a record after the last acknowledged one: it
+    is cut off. Any other damage moves the journal aside, as if it had never been there.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,13 +44,14 @@ class CalibrationStore:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self._mutex = threading.Lock()
-        self._lengths: dict[str, int] = {}  # bytes that are acknowledged
+        self._lengths: dict[str, int] = {}  # acknowledged bytes of each journal
         sweep(root)
 
     def begin(self, adapter_id: str, records: Sequence[Record]) -> None:
-        """Put a journal of `records` in the place of the adapter's, if it has one.
+        """Write a journal of `records`, in place of the adapter's if it has one.
 
-        Raises `StorageFullError`, with the old one kept, and `ValueError` for a text that is no adapter id.
+        Raises `StorageFullError`, with the old journal kept, and `ValueError` for a text that is no
+        adapter id.
         """
         folder = self._folder(adapter_id)
         if folder is None:
@@ -60,7 +63,10 @@ class CalibrationStore:
             self._lengths[adapter_id] = len(content)
 
     def append(self, adapter_id: str, record: Record) -> None:
-        """Add `record` durably. Raises `StorageFullError`, and `LookupError` where there is no journal."""
+        """Add `record` durably.
+
+        Raises `StorageFullError`, and `LookupError` where there is no journal.
+        """
         line = _line(record)
         with self._mutex:
             if adapter_id not in self._lengths and self._read(adapter_id) is None:
@@ -78,12 +84,15 @@ class CalibrationStore:
             self._lengths[adapter_id] = length + len(line)
 
     def read(self, adapter_id: str) -> list[Record] | None:
-        """All records in their order; None where there is no intact journal, whatever text `adapter_id` is."""
+        """Return all records in their order; None where there is no intact journal.
+
+        `adapter_id` may be any text.
+        """
         with self._mutex:
             return self._read(adapter_id)
 
     def delete(self, adapter_id: str) -> bool:
-        """Remove the journal durably; whether there was one."""
+        """Remove the journal durably, and return whether there was one."""
         folder = self._folder(adapter_id)
         if folder is None:
             return False
@@ -125,7 +134,7 @@ def _line(record: Record) -> bytes:
 
 
 def _record(line: bytes) -> Record | None:
-    """The record of a whole line, else None."""
+    """Return the record of a whole and undamaged line, else None."""
     digest, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or digest != _digest(text[:-1]):
         return None

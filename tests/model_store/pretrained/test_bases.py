@@ -1,4 +1,7 @@
-"""Loading, quantising and caching on a tiny random Llama; the embedded default has its own end-to-end tests."""
+"""Loading, quantising and caching, on a tiny random Llama.
+
+`tests/e2e` loads the embedded default.
+"""
 
 import errno
 import json
@@ -14,10 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from model_store import bases, convert
-from model_store.bases import LoadedBase, default_cache_dir, load_base
-from model_store.catalogue import Quantisation
 from model_store.errors import FetchError, StorageFullError, UnusableBaseError
+from model_store.pretrained import bases, convert
+from model_store.pretrained.bases import LoadedBase, default_cache_dir, load_base
+from model_store.pretrained.catalogue import Quantisation
 from tests.model_store.processes import load_and_digest
 from tests.tiny import CORPUS, tiny_model, tiny_tokenizer
 
@@ -97,7 +100,8 @@ def test_nf4_weights_take_sixteen_values_a_block_and_are_near_the_source(checkpo
             assert all(len(block.unique()) <= 16 for block in blocks)
             scale = original.reshape(-1, 64).abs().amax(1, keepdim=True)
             error = (blocks.float() - original.reshape(-1, 64)).abs()
-            # Half of the widest gap between NF4's levels (-1 and -0.696), and what quantising the scales adds.
+            # Half of the widest gap between NF4's levels (-1 and -0.696), and what quantising the
+            # scales adds.
             assert (error <= scale * (0.152 + 0.02)).all()
         else:
             assert torch.equal(weight, source[name]), f"{name} is not to be quantised"

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store.catalogue import CATALOGUE, DEFAULT_BASE, FolderSource, HubSource, WheelSource, resolve_base
 from model_store.errors import UnknownBaseError
+from model_store.pretrained.catalogue import (
+    CATALOGUE,
+    DEFAULT_BASE,
+    FolderSource,
+    HubSource,
+    WheelSource,
+    resolve_base,
+)
 
 
 def test_the_embedded_default_needs_no_hub_and_is_quantised_to_int8():

@@ -1,3 +1,5 @@
+"""Adapters survive kills, full disks and damage; an id names one content."""
+
 import errno
 import json
 import random
@@ -10,11 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from abmll.assurance.held_out import HeldOutSummary
 from abmll.similarity.gaussian_process import Head
 from abmll.text.tasks import Example
-from model_store import adapters, storage
-from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord
-from model_store.errors import StorageFullError, StoreInUseError
+from model_store import storage
+from model_store.adapters import manifest
+from model_store.adapters import store as adapters
+from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.store import AdapterStore, StoredAdapter
+from model_store.errors import StorageFullError, StoreInUseError, UnsupportedFormatError
 from tests.model_store.processes import adapter, hang_before_sealing, put_forever
 
 
@@ -60,17 +66,16 @@ def test_a_head_is_kept_with_its_adapter(tmp_path):
     assert torch.equal(found.posterior.head.names, head.names)
 
 
-def test_the_support_is_recorded_with_the_options_that_all_examples_share():
-    same_options = [Example("a", "x", ("x", "y")), Example("b", "y", ("x", "y"))]
-    mixed = [same_options[0], Example("b", "y", ("y", "z"))]
-    record = SupportRecord.of(same_options, tokens=5)
-    assert (record.n, record.options) == (2, ("x", "y"))
-    assert SupportRecord.of(mixed, tokens=5).options == ()
-    digests = {
-        SupportRecord.of(e, 5).digest for e in (same_options, mixed, same_options[::-1], same_options[:1])
-    }
-    assert len(digests) == 4
-    assert SupportRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+def test_a_manifest_reads_what_it_wrote():
+    mixed = (Example("a", "x", ("x", "y")), Example("b", "y", ("y", "z")))
+    plain = adapter(1).manifest
+    held_out = HeldOutSummary(n=2, correct=1, nll=0.75, temperature_factor=1.5)
+    for given in (plain, replace(plain, support=SupportRecord(mixed, 5, (), "89ab"), held_out=held_out)):
+        values = json.loads(json.dumps(given.to_json()))
+        assert AdapterManifest.from_json(values) == given
+        assert values["support"]["n"] == given.support.n == 2
+    with pytest.raises(UnsupportedFormatError, match="2"):
+        AdapterManifest.from_json({**plain.to_json(), "format_version": 2})
 
 
 def test_pages_follow_the_order_of_ids(store):
@@ -179,7 +184,7 @@ def test_putting_over_a_damaged_entry_repairs_it(store, tmp_path):
 
 def test_an_entry_of_another_format_is_left_alone_until_it_is_made_again(store, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(adapters, "FORMAT_VERSION", 99)
+        patch.setattr(manifest, "FORMAT_VERSION", 99)
         newer = replace(adapter(1).manifest, format_version=99)
         store.put(StoredAdapter(newer, adapter(1).posterior))
     assert store.get(newer.id) is None
@@ -286,7 +291,8 @@ def test_what_was_acknowledged_survives_being_killed_at_any_point(tmp_path, proc
             assert all(
                 same(store.get(adapter(number).manifest.id), adapter(number)) for number in acknowledged
             )
-            # A put may have become durable just before the kill took its acknowledgement: then it is whole.
+            # A put may have become durable just before the kill took its acknowledgement. It is
+            # whole then.
             unacknowledged = set(stored) - {adapter(number).manifest.id for number in acknowledged}
             assert unacknowledged <= {adapter(len(acknowledged)).manifest.id}
             assert all(same(store.get(id), adapter(len(acknowledged))) for id in unacknowledged)

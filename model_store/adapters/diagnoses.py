@@ -1,4 +1,7 @@
-"""An adapter's diagnosis as a file beside its manifest. It can be made again, so a damaged one is as good as none."""
+"""The diagnosis of an adapter as a file beside its manifest.
+
+A diagnosis can be made again, so a damaged file counts as none.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _diagnosis = TypeAdapter(Diagnosis)
 
 
 def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
-    """Write it into `folder`, whole or not at all, replacing an earlier one. Raises `StorageFullError`."""
+    """Write the diagnosis into `folder`, whole or not at all, in place of an earlier one.
+
+    Raises `StorageFullError`.
+    """
     values = _diagnosis.dump_python(diagnosis, mode="json")
     record = {"format_version": FORMAT_VERSION, "digest": _digest(values), "diagnosis": values}
     with full_disk_is_an_error(f"the diagnosis of {folder.name}"):
@@ -29,7 +35,10 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
 
 
 def read_diagnosis(folder: Path) -> Diagnosis | None:
-    """The diagnosis in `folder`; None where there is none, or none that can be read, which is logged."""
+    """Return the diagnosis in `folder`; None where there is none.
+
+    One that cannot be read is logged, and counts as none.
+    """
     try:
         record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         if record["format_version"] != FORMAT_VERSION:

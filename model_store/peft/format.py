@@ -3,7 +3,8 @@
     adapter_model.safetensors   `base_model.model.<path of the module>.lora_A.weight` and `lora_B`
     adapter_config.json         the rank, alpha, and which modules of which layers
 
-The library itself is not needed. Written is what every version of it reads; read is any plain LoRA on linear layers.
+The library itself is not needed. What is written here, every version of it reads. Any plain LoRA on
+linear layers can be read here.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from abmll.posterior.plain_lora import PlainLora
-from model_store.catalogue import CATALOGUE, HubSource
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedPeftError
-from model_store.identity import BaseIdentity
+from model_store.pretrained.catalogue import CATALOGUE, HubSource
+from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import file_sha256
 
 CONFIG_FILE = "adapter_config.json"
@@ -32,19 +33,24 @@ TENSORS_FILE = "adapter_model.safetensors"
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _TENSOR = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<part>[AB])\.weight")
-# Fields that may have any value: what they say is in the tensors, or counted in here, or only matters to training.
+# Fields that may have any value. What they say is in the tensors, is taken account of here, or
+# matters to training only.
 _HARMLESS = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "init_lora_weights", "eva_config",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size", "megatron_core",
 }  # fmt: skip
-# Other ways of initialising (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base weights that the adapter is added to.
+# Other ways of initialising (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the weights of the base.
 _INITIALISED_BESIDE_THE_BASE = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """A LoRA by the paths of the modules it is added to, the base it says it was made on, and its tensors' SHA-256."""
+    """A LoRA by the paths of the modules that it is added to.
+
+    `base` is the name of the base that it was made on, as it says itself. `digest` is the SHA-256
+    of its tensors.
+    """
 
     loras: Mapping[str, PlainLora]
     base: str | None
@@ -103,16 +109,17 @@ def write_peft(folder: Path, loras: Mapping[str, PlainLora], base: BaseIdentity,
 
 
 def public_name(base: BaseIdentity) -> str:
-    """The base's repository on the model hub, where it has one; else its id."""
+    """Return the base's repository on the model hub, where it has one; else its id."""
     source = CATALOGUE[base.id].source if base.id in CATALOGUE else None
     return source.repository if isinstance(source, HubSource) else base.id
 
 
 def read_peft(folder: Path) -> PeftAdapter:
-    """The LoRA in `folder`, its factors in fp32.
+    """Read the LoRA in `folder`, its factors in fp32.
 
-    Raises `UnknownArtifactError` without the two files, `CorruptArtifactError` where they cannot be read or contradict
-    each other, and `UnsupportedPeftError` for anything beyond a LoRA on frozen linear layers.
+    Raises `UnknownArtifactError` without the two files, `CorruptArtifactError` where they cannot be
+    read or contradict each other, and `UnsupportedPeftError` for anything beyond a LoRA on frozen
+    linear layers.
     """
     for name in (CONFIG_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
@@ -166,7 +173,7 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
 
 
 def _lora(path: str, parts: Mapping[str, Tensor], config: _LoraConfig) -> PlainLora:
-    """One module's LoRA with the scaling that `peft` gives it folded into alpha."""
+    """Return one module's LoRA, with the scaling of `peft` folded into alpha."""
     rank = _matching(config.rank_pattern, path, config.r)
     alpha = _matching(config.alpha_pattern, path, config.lora_alpha)
     if set(parts) != {"A", "B"}:
@@ -178,7 +185,10 @@ def _lora(path: str, parts: Mapping[str, Tensor], config: _LoraConfig) -> PlainL
 
 
 def _matching(pattern: Mapping[str, Any], path: str, default: Any) -> Any:
-    """The value whose key, a regular expression, matches the whole path or what follows a dot in it; the first wins."""
+    """Return the value of the first key that matches the path, else `default`.
+
+    A key is a regular expression. It matches the whole path, or what follows a dot in it.
+    """
     try:
         return next((v for key, v in pattern.items() if re.match(rf"(.*\.)?({key})$", path)), default)
     except re.error as error:

@@ -1,4 +1,7 @@
-"""A sentence encoder by name: a tiny random one from a folder; the real one runs in the end-to-end tests."""
+"""A sentence encoder by name: a tiny random one from a folder.
+
+`tests/e2e` runs the real one.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +10,8 @@ import pytest
 import torch
 
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from model_store.encoders import load_sentence_encoder
 from model_store.errors import UnknownBaseError, UnusableBaseError
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
 from tests.tiny import tiny_sentence_encoder
 
 TEXTS = ["the film was wonderful and the actors were great", "Paris"]

@@ -1,4 +1,4 @@
-"""Between forms of the same model: GGUF -> plain bf16 -> quantised on disk -> loaded -> dequantised again."""
+"""Conversion between forms of a model: GGUF, plain bf16, quantised on disk, loaded, dequantised."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
 from abmll.decoder.quantised import dense_weight
-from model_store.catalogue import Quantisation
 from model_store.errors import UnusableBaseError
+from model_store.pretrained.catalogue import Quantisation
 
 _BNB_LINEARS = (bnb.nn.Linear8bitLt, bnb.nn.Linear4bit)
 _NF4_BLOCK = 64  # weights that share one scale
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write the model and tokenizer of a GGUF file to `folder` as a plain bf16 safetensors checkpoint.
+    """Write the model and tokenizer of a GGUF file to `folder`, as plain bf16 safetensors.
 
-    The loaded model remembers its GGUF origin and refuses to be saved, so a clean one takes over its weights.
+    The loaded model remembers its GGUF origin and refuses to be saved, so a clean one takes over
+    its weights.
     """
     with redirect_stderr(io.StringIO()):  # a progress bar that has no switch
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -42,22 +43,25 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """What activations and dequantised weights have: bf16 where the hardware multiplies it, otherwise fp32.
+    """Return the dtype of activations and dequantised weights.
 
-    Measured on a CPU without bf16 instructions (AVX2), products of this project's shapes: fp32 173 GFLOP/s, bf16 20; an
-    adaptation took 253 s in bf16 and 9 s in fp32.
+    It is bf16 where the hardware multiplies it, else fp32. Measured on a CPU without bf16
+    instructions (AVX2), with products of this project's shapes: fp32 173 GFLOP/s, bf16 20; an
+    adaptation took 9 s in fp32 and 253 s in bf16.
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = torch.cpu.get_capabilities()
-    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # x86, x86, ARM
+    # The first two are of x86, the last is of ARM.
+    native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
 
 
 def quantise(checkpoint: Path, folder: Path, quantisation: Quantisation, device: str) -> None:
-    """Write the model of `checkpoint` quantised by bitsandbytes, and its tokenizer, to `folder`.
+    """Write the model of `checkpoint`, quantised by bitsandbytes, and its tokenizer to `folder`.
 
-    Embeddings and head stay as they are. Raises `UnusableBaseError` for what is no such checkpoint.
+    Embeddings and the output layer stay as they are. Raises `UnusableBaseError` for a folder that
+    is no such checkpoint.
     """
     model = load_model(checkpoint, device, quantization_config=_bitsandbytes_config(quantisation))
     _check_block_shapes(model, checkpoint.name)
@@ -66,7 +70,10 @@ def quantise(checkpoint: Path, folder: Path, quantisation: Quantisation, device:
 
 
 def _check_block_shapes(model: nn.Module, name: str) -> None:
-    """Refuse shapes for which bitsandbytes on the CPU (0.50) silently unpacks 4-bit weights with wrong scales."""
+    """Refuse shapes whose 4-bit weights bitsandbytes (0.50) unpacks with wrong scales on the CPU.
+
+    It does so without an error.
+    """
     for path, layer in model.named_modules():
         if isinstance(layer, bnb.nn.Linear4bit) and layer.in_features % _NF4_BLOCK:
             reason = f"{path} has {layer.in_features} inputs, no multiple of {_NF4_BLOCK}"
@@ -85,9 +92,10 @@ def _bitsandbytes_config(quantisation: Quantisation) -> BitsAndBytesConfig:
 
 
 def load_model(folder: Path, device: str, **options: Any) -> Any:
-    """The causal language model in `folder` on `device`: bf16 where not quantised, evaluating, frozen.
+    """Load the causal language model in `folder` on `device`, frozen and in evaluation mode.
 
-    Raises `UnusableBaseError` where there is no model of an architecture known to `transformers`.
+    Weights that are not quantised are bf16. Raises `UnusableBaseError` where there is no model of
+    an architecture known to `transformers`.
     """
     with _unusable_if_refused(folder):
         model = AutoModelForCausalLM.from_pretrained(
@@ -103,9 +111,9 @@ def load_model(folder: Path, device: str, **options: Any) -> Any:
 
 
 def load_skeleton(folder: Path) -> Any:
-    """The modules of the model in `folder` without their weights, on torch's device `meta`; quantised layers as plain ones.
+    """Load the modules of the model in `folder` without weights, on torch's device `meta`.
 
-    Raises `UnusableBaseError` as `load_model`.
+    Quantised layers become plain ones. Raises `UnusableBaseError` as `load_model`.
     """
     with _unusable_if_refused(folder), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -115,7 +123,7 @@ def load_skeleton(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`. Raises `UnusableBaseError` where there is none."""
+    """Load the tokenizer in `folder`. Raises `UnusableBaseError` where there is none."""
     with _unusable_if_refused(folder):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -125,7 +133,8 @@ def _unusable_if_refused(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the machine, not of the checkpoint
+        # An error number means that the machine failed, not the checkpoint.
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UnusableBaseError(f"{folder.name} cannot be loaded: {error}") from error
 
@@ -133,7 +142,8 @@ def _unusable_if_refused(folder: Path) -> Iterator[None]:
 def cast_dense(model: nn.Module, dtype: torch.dtype) -> None:
     """Give every weight and bias that is not quantised this dtype, in place.
 
-    `transformers` loads a quantised checkpoint in the dtype it was saved with, whatever is asked for.
+    `transformers` loads a quantised checkpoint in the dtype that it was saved with, whatever is
+    asked for.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -142,15 +152,16 @@ def cast_dense(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def dequantised_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes of memory that the weights of all bitsandbytes layers would take in `dtype`."""
+    """Return the bytes that the weights of all bitsandbytes layers would take in `dtype`."""
     weights: int = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, _BNB_LINEARS))
     return weights * dtype.itemsize
 
 
 def dequantise(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Replace every bitsandbytes layer, in place, by a plain one of `dtype` with the same (bf16) weights.
+    """Replace every bitsandbytes layer, in place, by a plain one of `dtype` with the same weights.
 
-    Only for a model that has not run yet: on the CPU the first forward of a 4-bit layer repacks its weights.
+    Only for a model that has not run yet: on the CPU the first forward pass of a 4-bit layer
+    repacks its weights.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, _BNB_LINEARS):

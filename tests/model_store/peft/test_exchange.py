@@ -1,4 +1,4 @@
-"""Exports load in the `peft` library with equal logits; adapters that `peft` writes import with equal logits."""
+"""Exports load in the `peft` library with equal logits, and its adapters can be imported."""
 
 import json
 import re
@@ -27,24 +27,24 @@ from abmll.posterior.posteriors import GlobalPosterior, Posterior, TaskPosterior
 from abmll.seeds import sample_seeds
 from abmll.text.prompting import EncodedPrompt, PromptTemplate
 from abmll.text.tasks import Query
-from model_store.bases import BaseSkeleton, load_base, load_base_skeleton
 from model_store.errors import (
     CorruptArtifactError,
     FolderNotEmptyError,
     UnknownArtifactError,
     UnsupportedPeftError,
 )
-from model_store.identity import BaseIdentity
-from model_store.peft_exchange import Subject, export_mean, export_samples, import_posterior
-from model_store.peft_format import public_name, read_peft, write_peft
+from model_store.peft.exchange import Subject, export_mean, export_samples, import_posterior
+from model_store.peft.format import public_name, read_peft, write_peft
 from model_store.posteriors import LoadedPosterior, PosteriorManifest, load_posterior, save_posterior
+from model_store.pretrained.bases import BaseSkeleton, load_base, load_base_skeleton
+from model_store.pretrained.identity import BaseIdentity
 from tests.tiny import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers, of what peft calls
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROMPTS = [(5, 6, 7, 8, 9), (20, 21), tuple(range(30, 60))]
 EVERY_TOKEN = tuple((token,) for token in range(VOCABULARY))
 OPTIONS = ("positive", "negative", "not related")
@@ -196,7 +196,7 @@ def option_probabilities(model: Any, prompts: list[EncodedPrompt]) -> torch.Tens
 
 
 def test_what_is_written_is_what_peft_writes(skeleton: BaseSkeleton, base: Path, tmp_path: Path) -> None:
-    """Its own adapter of the same layers, saved: the same files, tensors, and values of every field that we write."""
+    """PEFT's own adapter of the same layers has the same files, tensors, and values of fields."""
     model = make_model(modules=("q", "down"))
     export_mean(tmp_path / "ours", subject_of(model.prior, skeleton), skeleton)
     config = peft.LoraConfig(

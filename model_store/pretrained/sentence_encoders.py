@@ -1,4 +1,4 @@
-"""Loading a sentence encoder by name, fetched the first time; for posteriors that were made with one."""
+"""Loading a sentence encoder by name, fetched the first time; for posteriors made with one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from model_store.bases import cache_folder, default_cache_dir, quiet_transformers
-from model_store.catalogue import resolve_sentence_encoder
 from model_store.errors import UnusableBaseError
+from model_store.pretrained.bases import cache_folder, default_cache_dir, quiet_transformers
+from model_store.pretrained.catalogue import resolve_sentence_encoder
+from model_store.pretrained.sources import fetch_checkpoint, source_revision
 from model_store.progress import no_report, progress_bar
-from model_store.sources import fetch_checkpoint, source_revision
 
 _LAYOUT = "encoders-v1"
 
@@ -22,9 +22,10 @@ _LAYOUT = "encoders-v1"
 def load_sentence_encoder(
     name: str | None, *, device: str = "cpu", cache_dir: Path | None = None, progress: bool = True
 ) -> SentenceEncoder | None:
-    """The encoder that `name` means (see `resolve_sentence_encoder`), in fp32; None for None.
+    """Load the encoder that `name` means (see `resolve_sentence_encoder`), in fp32; None for None.
 
-    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and `StorageFullError`.
+    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and
+    `StorageFullError`.
     """
     if name is None:
         return None
@@ -45,6 +46,9 @@ def load_sentence_encoder(
 
 
 def _trained_length(folder: Path) -> int | None:
-    """The tokens of the texts that the encoder was trained on, where it says so by sentence-transformers' convention."""
+    """Return the length in tokens of the texts that the encoder was trained on.
+
+    It is read from sentence-transformers' file; None where there is no such file.
+    """
     path = folder / "sentence_bert_config.json"
     return json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") if path.is_file() else None

@@ -1,0 +1,1 @@
+"""Adapters on disk: manifests and tensors, diagnoses, and the journals of their gates."""

@@ -1,0 +1,113 @@
+"""The manifest of an adapter: what it was made from, how, and on which base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from abmll.assurance.held_out import HeldOutSummary
+from abmll.decoder.layout import Site
+from abmll.posterior.config import AdapterConfig
+from abmll.text.tasks import Example
+from model_store.errors import UnsupportedFormatError
+from model_store.pretrained.identity import BaseIdentity
+from model_store.tensors import sites_from_json, sites_to_json
+
+FORMAT_VERSION = 1
+ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True)
+class SupportRecord:
+    """The examples that an adapter was made from.
+
+    `tokens` is their number of tokens. `options` are those that all examples share, else empty.
+    `digest` names the texts in their order.
+    """
+
+    examples: tuple[Example, ...]
+    tokens: int
+    options: tuple[str, ...]
+    digest: str
+
+    @property
+    def n(self) -> int:
+        """Return the number of examples."""
+        return len(self.examples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a manifest."""
+        return {"n": self.n, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Invert `to_json`."""
+        examples = (Example(row["input"], row["output"], tuple(row["options"])) for row in values["examples"])
+        return cls(tuple(examples), values["tokens"], tuple(values["options"]), values["digest"])
+
+
+@dataclass(frozen=True)
+class AdapterManifest:
+    """What an adapter is, and everything that determined it.
+
+    `created` is a UTC time in ISO 8601. `settings` are plain values: those of `AdaptSettings`, and
+    what else determines the result. `losses` are in nats per example, one for each step. `held_out`
+    is what chose the temperature in `config`, where that is the adapter's own.
+    """
+
+    id: str
+    created: str
+    base: BaseIdentity
+    posterior_id: str
+    posterior_digest: str
+    settings: Mapping[str, Any]
+    seed: int
+    support: SupportRecord
+    losses: tuple[float, ...]
+    warnings: tuple[str, ...]
+    config: AdapterConfig
+    sites: tuple[Site, ...]
+    held_out: HeldOutSummary | None = None
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `manifest.json`."""
+        return {
+            "format_version": self.format_version,
+            "id": self.id,
+            "created": self.created,
+            "base": self.base.to_json(),
+            "posterior_id": self.posterior_id,
+            "posterior_digest": self.posterior_digest,
+            "settings": dict(self.settings),
+            "seed": self.seed,
+            "support": self.support.to_json(),
+            "losses": list(self.losses),
+            "warnings": list(self.warnings),
+            "config": self.config.to_json(),
+            "sites": sites_to_json(self.sites),
+            **({"held_out": asdict(self.held_out)} if self.held_out else {}),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Invert `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
+        if values["format_version"] != FORMAT_VERSION:
+            found = values["format_version"]
+            raise UnsupportedFormatError(
+                f"adapter format {found!r} is not the one read here, {FORMAT_VERSION}"
+            )
+        return cls(
+            **{
+                **values,
+                "base": BaseIdentity.from_json(values["base"]),
+                "support": SupportRecord.from_json(values["support"]),
+                "losses": tuple(values["losses"]),
+                "warnings": tuple(values["warnings"]),
+                "config": AdapterConfig.from_json(values["config"]),
+                "sites": sites_from_json(values["sites"]),
+                "held_out": HeldOutSummary(**values["held_out"]) if "held_out" in values else None,
+            }
+        )
