@@ -102,10 +102,11 @@ def import_peft(
     with errors_told():
         # Model code is imported here so that `abmll --help` answers at once.
         from model_store.bases import load_base_skeleton  # noqa: PLC0415
+        from model_store.models import check_base  # noqa: PLC0415
         from model_store.peft_exchange import import_posterior, require_empty  # noqa: PLC0415
         from model_store.peft_format import read_peft  # noqa: PLC0415
         from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
-        from service.executors.worker import check_base, choose_posterior  # noqa: PLC0415
+        from service.executors.worker import choose_posterior  # noqa: PLC0415
 
         target = out.resolve()
         id = name or target.name
@@ -119,7 +120,7 @@ def import_peft(
         quantisation = settings.quantisation or (like.manifest.base.quantisation if like else None)
         skeleton = load_base_skeleton(settings.model, quantisation=quantisation, cache_dir=settings.cache_dir)
         if like is not None:
-            check_base(like, skeleton.identity)
+            check_base(like.manifest, skeleton.identity)
         imported = import_posterior(adapter, skeleton, like, id=id, spread=spread)
         save_posterior(target, imported.prior, imported.manifest)
     config, found = imported.prior.config, f"{len(adapter.loras)} of {len(imported.prior.sites)}"

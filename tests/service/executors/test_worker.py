@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pickle
 import re
 import signal
 import subprocess
@@ -20,7 +19,6 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassi
 from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.calibrator import FEATURES, Calibrator
 from abmll.errors import PosteriorMismatchError, UnsupportedModelError
 from abmll.model import FewShotModel
 from abmll.posterior.config import AdapterConfig
@@ -31,7 +29,7 @@ from model_store.adapters import AdapterStore
 from model_store.bases import load_base
 from model_store.errors import UnknownArtifactError
 from model_store.identity import BaseIdentity
-from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior
+from model_store.posteriors import PosteriorManifest, save_posterior
 from service.cli import main as cli
 from service.executors.build import build_executor
 from service.executors.contract import AdaptJob, Job, PredictJob, Worker
@@ -104,18 +102,6 @@ def test_a_worker_serves_what_the_settings_name(arguments: dict[str, Any], poste
     assert served.defaults == AdaptSettings(steps=2)
     assert served.template["after_input"] == " ->"
     assert served.encoder.max_tokens == 256
-    assert served.calibrator is None
-
-
-def test_a_worker_serves_the_posteriors_calibrator(
-    arguments: dict[str, Any], prior_and_base: tuple[GlobalPosterior, BaseIdentity], tmp_path: Path
-) -> None:
-    folder = save(tmp_path, *prior_and_base)
-    loaded = load_posterior(folder)
-    calibrator = Calibrator(loaded.manifest.digest, 0.1, dict.fromkeys(FEATURES, 0.5), 8, {})
-    save_posterior(folder, loaded.prior, loaded.manifest, calibrator)
-    served = load_worker(Settings(**arguments, posterior=str(folder))).served
-    assert pickle.loads(pickle.dumps(served.calibrator)) == calibrator
 
 
 def work(worker: Worker, job: Job) -> Any:
