@@ -2,7 +2,6 @@
 
     posterior.safetensors   the tensors, named `layers.15.q.mean.A` and so on
     manifest.json           `PosteriorManifest`
-    calibrator.json         `abmll.calibrator.Calibrator` of this posterior; optional
     README.md               the manifest for people
 
 Those that ship with this package lie in `posteriors/<id>/`.
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from abmll.calibrator import Calibrator
 from abmll.decoder.layout import Site
 from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
@@ -29,7 +27,6 @@ from model_store.tensors import posterior_digest, read_tensors, sites_from_json,
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
-_CALIBRATOR = "calibrator.json"
 _SHIPPED = Path(__file__).parent / "posteriors"
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -116,11 +113,10 @@ class PosteriorManifest:
 
 @dataclass(frozen=True)
 class LoadedPosterior:
-    """A global posterior with its manifest, and with its calibrator if it has one."""
+    """A global posterior with its manifest."""
 
     prior: GlobalPosterior
     manifest: PosteriorManifest
-    calibrator: Calibrator | None = None
 
 
 def check_posterior_id(id: str) -> None:
@@ -129,34 +125,24 @@ def check_posterior_id(id: str) -> None:
         raise ValueError(f"a posterior id has lower-case letters, digits, dots and dashes, not {id!r}")
 
 
-def save_posterior(
-    folder: Path, prior: GlobalPosterior, manifest: PosteriorManifest, calibrator: Calibrator | None = None
-) -> None:
+def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorManifest) -> None:
     """Write the artifact to `folder`, complete or not at all, replacing what is there.
 
-    Without a `calibrator` the one in `folder` stays, if it is of this posterior. Raises `ValueError` when `manifest` or
-    `calibrator` is of another posterior, and `StorageFullError`.
+    Raises `ValueError` where `manifest` is of another posterior, and `StorageFullError`.
     """
     if manifest.digest != posterior_digest(prior):
         raise ValueError("the manifest is of another posterior")
-    if calibrator is None:
-        calibrator = _kept_calibrator(folder, manifest.digest)
-    elif calibrator.posterior_digest != manifest.digest:
-        raise ValueError("the calibrator is of another posterior")
     with staged(folder, f"posterior {manifest.id}") as staging:
         write_tensors(staging, prior)
         (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
         (staging / "README.md").write_text(model_card(manifest.to_json()), encoding="utf-8")
-        if calibrator is not None:
-            text = json.dumps(calibrator.to_json(), indent=1) + "\n"
-            (staging / _CALIBRATOR).write_text(text, encoding="utf-8")
 
 
 def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     """The artifact that ships under this id, or the one in this folder.
 
-    Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the manifest
-    cannot be read, or the tensors or the calibrator are not those of this posterior.
+    Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the manifest cannot be
+    read or the tensors are not those of this posterior.
     """
     folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
     if not (folder / _MANIFEST).is_file():
@@ -171,27 +157,7 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     prior = read_tensors(folder, GlobalPosterior, manifest.config, manifest.sites)
     if posterior_digest(prior) != manifest.digest:
         raise CorruptArtifactError(f"the tensors of {folder.name} do not match the digest in its manifest")
-    return LoadedPosterior(prior, manifest, _read_calibrator(folder, manifest.digest))
-
-
-def _read_calibrator(folder: Path, digest: str) -> Calibrator | None:
-    path = folder / _CALIBRATOR
-    if not path.exists():
-        return None
-    try:
-        calibrator = Calibrator.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError) as error:  # `AbmllError` is one
-        raise CorruptArtifactError(f"the calibrator of {folder.name} cannot be read: {error}") from error
-    if calibrator.posterior_digest != digest:
-        raise CorruptArtifactError(f"the calibrator of {folder.name} was fitted for another posterior")
-    return calibrator
-
-
-def _kept_calibrator(folder: Path, digest: str) -> Calibrator | None:
-    try:
-        return _read_calibrator(folder, digest)
-    except CorruptArtifactError:
-        return None
+    return LoadedPosterior(prior, manifest)
 
 
 def shipped_posteriors() -> list[str]:
