@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lab.evaluation.calibration import Items, confidence_falls, fit_calibrator
 from numpy.typing import NDArray
 
 from abmll.assurance.folds import Scored
@@ -28,10 +29,9 @@ from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
 from benchmarks.leave_one_out import RESAMPLES, Key, held_out, resampled
-from lab.evaluation.calibration import Items, confidence_falls, fit_calibrator
+from lab.evaluation.cells import CellResult, Floats
 from lab.evaluation.metrics import expected_calibration_error
-from lab.evaluation.records import CellResult, Floats
-from lab.evaluation.temperature import Rule, fit_temperature, with_temperature
+from lab.evaluation.temperature_scaling import Rule, fit_temperature, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 

@@ -21,9 +21,9 @@ from benchmarks.calibrator import key_of, rule_since
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept
 from benchmarks.leave_one_out import Key, held_out
+from lab.evaluation.cells import CellResult
 from lab.evaluation.metrics import evaluate
-from lab.evaluation.records import CellResult
-from lab.evaluation.temperature import Rule, with_temperature
+from lab.evaluation.temperature_scaling import Rule, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
 

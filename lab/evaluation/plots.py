@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.evaluation.metrics import BINS, Scored, risk_curve
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.calibration_error import BINS
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ItemScores
+from lab.evaluation.selective_risk import risk_curve
 
 COVERAGES = np.linspace(0.02, 1.0, 50)
 
@@ -32,7 +34,7 @@ def mean_risk(results: Sequence[CellResult]) -> Floats:
     """Selective risk at each of `COVERAGES`, averaged over cells, each of which ranks its own items."""
     curves = []
     for result in results:
-        scored = Scored.of(result.probabilities, result.labels)
+        scored = ItemScores.of(result.probabilities, result.labels)
         curve = risk_curve(scored.confidence, scored.correct)
         curves.append(curve[np.ceil(COVERAGES * len(curve)).astype(int) - 1])
     mean: Floats = np.mean(curves, axis=0)
@@ -44,7 +46,7 @@ def plot_reliability(results: Mapping[str, Sequence[CellResult]], path: Path) ->
     columns = min(4, len(results))
     figure, axes = _figure(columns, math.ceil(len(results) / columns))
     for axis, (method, cells) in zip(axes, results.items(), strict=False):
-        scored = [Scored.of(result.probabilities, result.labels) for result in cells]
+        scored = [ItemScores.of(result.probabilities, result.labels) for result in cells]
         confidence = np.concatenate([s.confidence for s in scored])
         correct = np.concatenate([s.correct for s in scored])
         mean_confidence, accuracy, share = reliability_bins(confidence, correct)

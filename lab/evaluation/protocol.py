@@ -8,7 +8,7 @@ from typing import Any
 from abmll.errors import AbmllError
 from abmll.text.draws import draw_support, draw_uniformly
 from abmll.text.tasks import Example, Query, Task
-from lab.evaluation.records import Cell, Episode
+from lab.evaluation.cells import Cell, Episode
 
 # CrossFit's five support seeds.
 SEEDS = (13, 21, 42, 87, 100)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, sem
 
-from lab.evaluation.metrics import ITEM_METRICS, Scored, calibration_matrix
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.calibration_error import calibration_matrix
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ITEM_METRICS, ItemScores
 
 LEVEL = 0.95
 # Differences in these are resampled over tasks and, within a task, over items; in all others over tasks alone.
@@ -34,7 +35,7 @@ class Estimate:
         kept = np.array([value for value in values if not math.isnan(value)])
         if not len(kept):
             return cls(math.nan, math.nan, 0)
-        error = float(kept.std(ddof=1) / math.sqrt(len(kept))) if len(kept) > 1 else math.nan
+        error = float(sem(kept)) if len(kept) > 1 else math.nan
         return cls(float(kept.mean()), error, len(kept))
 
 
@@ -76,7 +77,7 @@ class PairedItems:
     def of(cls, own: Sequence[CellResult], baseline: Sequence[CellResult]) -> PairedItems:
         """From the task's cells, seed by seed. The items are the same in all of them."""
         pairs = [
-            (Scored.of(a.probabilities, a.labels), Scored.of(b.probabilities, b.labels))
+            (ItemScores.of(a.probabilities, a.labels), ItemScores.of(b.probabilities, b.labels))
             for a, b in zip(own, baseline, strict=True)
         ]
         differences = np.mean(

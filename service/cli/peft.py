@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from model_store.progress import counting_bar
 from service.cli.failures import err, errors_told
-from service.cli.progress import progress_bar
 from service.cli.settings_options import with_settings
 from service.settings import Settings
 
@@ -64,7 +64,7 @@ def export(
             rank = export_mean(target, subject, skeleton)
         else:
             seed = seed or 0
-            with progress_bar(err, "") as progress:
+            with counting_bar(err) as progress:
                 bar = progress.add_task("Samples", total=samples)
                 rank = export_samples(
                     target,

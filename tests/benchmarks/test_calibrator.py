@@ -16,8 +16,8 @@ from abmll.calibrator import FEATURES, Calibrator
 from benchmarks import calibrator as benchmark
 from benchmarks import leave_one_out
 from benchmarks.kept import Kept, confidences, predictives
-from lab.evaluation.records import Cell, CellResult, Cost
-from lab.evaluation.temperature import Rule
+from lab.evaluation.cells import Cell, CellResult, Cost
+from lab.evaluation.temperature_scaling import Rule
 
 IDENTITY = Calibrator("d", 0.0, dict.fromkeys(FEATURES, 0.0) | {"top_logit": 1.0}, 8, {"tasks": []})
 

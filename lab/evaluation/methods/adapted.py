@@ -18,8 +18,8 @@ from abmll.assurance.held_out import SAMPLES
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import adaptation_effort, answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def adapt_timed(

@@ -20,9 +20,9 @@ from abmll.prediction.uncertainty import summarise
 from abmll.seeds import derive_seed
 from abmll.text.draws import draw_uniformly
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:

@@ -16,8 +16,8 @@ from abmll.model import FewShotModel
 from abmll.text.demonstrations import SEPARATOR
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.scoring import log_probs
-from lab.evaluation.records import Answer, Effort
 
 
 def channel_prompt(

@@ -8,10 +8,10 @@ from typing import Literal
 
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import normalised
 from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
-from lab.evaluation.records import Answer, Effort
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # the paper's three
 

@@ -10,7 +10,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
 from abmll.prediction.run import Prediction
 from abmll.text.tasks import Example, Query
-from lab.evaluation.records import Answer, Effort
+from lab.evaluation.cells import Answer, Effort
 
 
 class Method(Protocol):

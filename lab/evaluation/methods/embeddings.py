@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
-from lab.evaluation.records import Answer, Effort
+from lab.evaluation.cells import Answer, Effort
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 @dataclass(frozen=True)

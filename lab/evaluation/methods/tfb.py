@@ -17,9 +17,9 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def largest_within(rises: Callable[[float], bool], low: float, high: float, halvings: int) -> float:

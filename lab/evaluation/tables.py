@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lab.evaluation.cells import Cell, CellResult, Cost
 from lab.evaluation.metrics import HIGHER_IS_BETTER, METRICS, evaluate
-from lab.evaluation.records import Cell, CellResult, Cost
 from lab.evaluation.statistics import LEVEL, Estimate, PairedItems, paired_differences
 
 TITLES = {
@@ -26,7 +26,7 @@ BY_TASK = ("accuracy", "nll", "ece15")
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """What was run: the tasks of each split, the methods (in the order of the tables), k, seeds, and every cell's result."""
 
     splits: Mapping[str, Sequence[str]]
@@ -42,7 +42,7 @@ class Study:
         return [result for result in found if result is not None] if all(found) else []
 
 
-def summarise(study: Study, resamples: int) -> dict[str, Any]:
+def summarise(study: StudyResults, resamples: int) -> dict[str, Any]:
     """Everything the tables say, as plain values; nan becomes None."""
     measured = {cell: evaluate(result) for cell, result in study.results.items()}
     sections = []
@@ -83,7 +83,7 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}
 
 
-def _cost(study: Study, method: str, tasks: Sequence[str], shots: str) -> dict[str, float]:
+def _cost(study: StudyResults, method: str, tasks: Sequence[str], shots: str) -> dict[str, float]:
     """Means over cells; the peak is the largest."""
     costs = [result.cost for task in tasks for result in study.cells(method, task, shots)]
     mean = {
@@ -93,7 +93,7 @@ def _cost(study: Study, method: str, tasks: Sequence[str], shots: str) -> dict[s
 
 
 def _difference(
-    study: Study, values: Mapping[str, Mapping[str, Any]], method: str, shots: str, resamples: int
+    study: StudyResults, values: Mapping[str, Mapping[str, Any]], method: str, shots: str, resamples: int
 ) -> dict[str, Any]:
     if method == study.baseline or not values[study.baseline]:
         return {}

@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 
 from abmll.errors import AbmllError
 from abmll.prediction.uncertainty import temperature_after, tempered
-from lab.evaluation.metrics import Scored
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ItemScores
 
 # Of T after 16 examples, and of the exponent.
 LIMITS = ((0.05, 20.0), (-2.0, 2.0))
@@ -65,7 +65,7 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
     def loss(values: Sequence[float]) -> float:
         rule = rule_of(values)
         cells = [
-            Scored.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
+            ItemScores.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
             for cell in validation
         ]
         return float(np.mean(cells))

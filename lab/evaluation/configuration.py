@@ -1,4 +1,4 @@
-"""The configuration file of an evaluation."""
+"""The configuration of a study: methods, tasks, and how they are compared."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.posterior.config import AdapterConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
+from lab.configuration import read_configuration
 from lab.evaluation.methods.adapted import Adapted
 from lab.evaluation.methods.averaged import Dropout, Ensemble
 from lab.evaluation.methods.channel import Channel
@@ -102,13 +102,8 @@ class EvaluationConfig:
 
     @classmethod
     def read(cls, path: Path) -> EvaluationConfig:
-        """Parse a YAML file. Raises `AbmllError` naming the wrong field or name."""
-        try:
-            config: EvaluationConfig = TypeAdapter(cls).validate_python(
-                yaml.safe_load(path.read_text("utf-8")), extra="forbid"
-            )
-        except (ValidationError, yaml.YAMLError) as error:
-            raise AbmllError(f"{path.name}: {error}") from error
+        """Read a YAML file. Raises `AbmllError` as `read_configuration`, and for a method's name that will not do."""
+        config = read_configuration(cls, path)
         names = [entry.name for entry in config.methods]
         for name in names:
             if not _NAME.fullmatch(name) or names.count(name) > 1:

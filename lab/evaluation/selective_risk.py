@@ -1,0 +1,36 @@
+"""How wrong a method is where it answers only the items it is most confident of, over the items of one cell.
+
+`confidence` [n] is the probability of each answer, `correct` [n] is 1 for a right one and 0 for a wrong one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lab.evaluation.cells import Floats
+
+
+def risk_curve(confidence: Floats, correct: Floats) -> Floats:
+    """Selective risk [n]: the error among the i + 1 most confident items. Items that tie share their mean error."""
+    order = np.argsort(-confidence, kind="stable")
+    _, group = np.unique(confidence[order], return_inverse=True)
+    error = 1 - correct[order]
+    shared = (np.bincount(group, weights=error) / np.bincount(group))[group]
+    risk: Floats = np.cumsum(shared) / np.arange(1, len(error) + 1)
+    return risk
+
+
+def aurc(confidence: Floats, correct: Floats) -> float:
+    """Area under the risk-coverage curve: the mean of `risk_curve` (Geifman et al. 2019). Lower is better."""
+    return float(risk_curve(confidence, correct).mean())
+
+
+def coverage_at_risk(confidence: Floats, correct: Floats, risk: float) -> float:
+    """The largest share of items that a threshold on confidence can answer with an error of at most `risk`.
+
+    It is chosen on the items it is measured on: a description of the curve, not a guarantee.
+    """
+    ordered = -np.sort(-confidence)
+    is_cut = np.append(ordered[1:] != ordered[:-1], True)  # a threshold cannot part items that tie
+    within = np.flatnonzero(is_cut & (risk_curve(confidence, correct) <= risk))
+    return float((within[-1] + 1) / len(ordered)) if len(within) else 0.0
