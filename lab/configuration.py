@@ -1,7 +1,8 @@
 """Read configuration files: YAML into a record, where one file can take over another's values.
 
-A file with `like: OTHER.yaml` holds what differs from that file. `OTHER.yaml` is found from the file's own folder.
-A mapping takes over key by key. A list, and anything else, replaces the other's as a whole.
+A file with `like: OTHER.yaml` holds what differs from that file, whose path is relative to its own
+folder. A mapping takes over key by key. A list, or any other value, replaces the other's as a
+whole.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ T = TypeVar("T")
 def read_configuration(record: type[T], path: Path) -> T:
     """Read `path` as a `record`, which is a dataclass.
 
-    Raises `AbmllError` that names the file and the wrong field, and where `like` comes back to a file.
+    Raises `AbmllError` that names the file and the wrong field, and where `like` comes back to a
+    file that it started from.
     """
     try:
         found: T = TypeAdapter(record).validate_python(_values(path), extra="forbid")
@@ -30,7 +32,10 @@ def read_configuration(record: type[T], path: Path) -> T:
 
 
 def _values(path: Path, passed: tuple[Path, ...] = ()) -> Any:
-    """Return the values of `path` over those of the file that it is like; `passed` are the files on the way here."""
+    """Return the values of `path` over those of the file that it is like.
+
+    `passed` are the files that led here.
+    """
     if path.resolve() in passed:
         raise AbmllError(f"`like` comes back to {path.name}")
     values = yaml.safe_load(path.read_text("utf-8"))

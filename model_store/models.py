@@ -1,4 +1,4 @@
-"""Put a model together that adapts and predicts: a base model, a global posterior, and what the posterior asks for."""
+"""Build a model that adapts and predicts, from a base model and a global posterior."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """What a model starts from: theta, the template of its prompts, and the settings to adapt it with.
+    """What a model starts from: theta, the template of its prompts, and the settings to adapt with.
 
-    `theta` is a global posterior, or the configuration of an untrained one (B = 0). `point` takes the noise from it.
-    `manifest` is that of the artifact that theta was read from, if it was.
+    `theta` is a global posterior, or the configuration of an untrained one (B = 0). `point` takes
+    the noise from it. `manifest` is that of the artifact that theta was read from; None for an
+    untrained one.
     """
 
     theta: GlobalPosterior | AdapterConfig = field(default_factory=AdapterConfig)
@@ -50,7 +51,7 @@ class Start:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that adapts and predicts, the base it is of, and the manifest of its posterior (None: untrained)."""
+    """A model that adapts and predicts, its base, and the manifest of its posterior, if any."""
 
     model: FewShotModel
     base: BaseIdentity
@@ -67,10 +68,10 @@ def load_model(
     equivalence: Equivalence | None = None,
     progress: bool = True,
 ) -> LoadedModel:
-    """Load the base that this name means and build the model of `start` on it.
+    """Load the base that this name means, and build the model of `start` on it.
 
-    `quantisation` is that of the base which the posterior was trained on, where it is not given.
-    Raises as `load_base` and `build_model`.
+    Without `quantisation` it is that of the base which the posterior was trained on. Raises as
+    `load_base` and `build_model`.
     """
     if quantisation is None and start.manifest is not None:
         quantisation = start.manifest.base.quantisation
@@ -88,10 +89,11 @@ def build_model(
     equivalence: Equivalence | None = None,
     progress: bool = True,
 ) -> FewShotModel:
-    """Build the model of `start` on a base that is loaded; the base carries the adapters of one model at a time.
+    """Build the model of `start` on a base that is loaded.
 
-    The sentence encoder is the one that theta names, or `sentence_encoder`; it is loaded to the device of the base.
-    Raises as `check_base`, `load_sentence_encoder` and `FewShotModel`.
+    A base carries the adapters of one model at a time. The sentence encoder is `sentence_encoder`,
+    or the one that theta names; it is loaded to the device of the base. Raises as `check_base`,
+    `load_sentence_encoder` and `FewShotModel`.
     """
     if start.manifest is not None:
         check_base(start.manifest, base.identity)

@@ -58,7 +58,7 @@ def progress_bar() -> Iterator[Report]:
 
 
 def counting_bar(console: Console, detail: str = "") -> Progress:
-    """Return a bar for work whose units are counted: name, bar, count, remaining time, and `detail`.
+    """Return a bar of counted work: name, bar, count, remaining time, and `detail`.
 
     `detail` is a format string of the task's fields, such as `{task.fields[cell]}`.
     """

@@ -20,9 +20,10 @@ _err = Console(stderr=True)
 
 @contextmanager
 def failures_shown() -> Iterator[None]:
-    """Print one line on standard error and exit with 2 for what is expected to go wrong, and without the extra `lab`.
+    """Print one line on standard error and exit with 2 for a failure that is expected.
 
-    Anything else keeps its traceback.
+    These are the errors of the method and of the stores, and a library of the extra `lab` that is
+    not installed. Anything else keeps its traceback.
     """
     try:
         yield

@@ -34,7 +34,10 @@ def meta_train(
         typer.Option("--dry-run", help="Check the data, count tokens and estimate the time; train nothing."),
     ] = False,
 ) -> None:
-    """Meta-train a global posterior and write it as an artifact. Interrupted, the same command goes on."""
+    """Meta-train a global posterior and write it as an artifact.
+
+    Interrupted, the same command goes on.
+    """
     with failures_shown():
         from lab.training.configuration import TrainingConfig  # noqa: PLC0415
         from lab.training.dry_run import dry_run  # noqa: PLC0415
@@ -66,6 +69,7 @@ def meta_train(
 
 
 def _show(found: DryRun, visits: int) -> None:
+    """Print what a dry run found. Exits with 2 where the run itself would fail."""
     table = Table("task", "examples", "that fit", "median tokens", "longest", "to look at")
     for task in found.tasks:
         counts = (task.examples, task.fitting, task.median_tokens, task.longest_tokens)

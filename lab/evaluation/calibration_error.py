@@ -1,6 +1,7 @@
 """How far confidences are from how often answers are right, over the items of one cell.
 
-`confidence` [n] is the probability of each answer, `correct` [n] is 1 for a right one and 0 for a wrong one.
+`confidence` [n] is the probability of each answer. `correct` [n] is 1 for a right answer, 0 for a
+wrong one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ SIMULATIONS = 1000
 
 
 def calibration_matrix(confidence: Floats, correct: Floats, bins: int = BINS) -> Floats:
-    """[n, bins + 1]: an item's confidence less its correctness, in the column of its bin [b / bins, (b + 1) / bins).
+    """Return [n, bins + 1]: confidence less correctness of each item, in the column of its bin.
 
-    A confidence of exactly 1 has the last column to itself, as in torchmetrics, so that numbers compare with papers' own.
+    Bin b is [b / bins, (b + 1) / bins). A confidence of exactly 1 has the last column to itself, as
+    in torchmetrics, so that numbers compare with those of papers.
     """
     matrix = np.zeros((len(confidence), bins + 1))
     column = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1
@@ -26,27 +28,32 @@ def calibration_matrix(confidence: Floats, correct: Floats, bins: int = BINS) ->
 
 
 def expected_calibration_error(confidence: Floats, correct: Floats, bins: int = BINS) -> float:
-    """ECE over equal-width bins: sum over bins of |sum of (confidence - correctness)| / n (Guo et al. 2017)."""
+    """Return the ECE over bins of equal width (Guo et al. 2017).
+
+    It is the sum over bins of |sum of (confidence - correctness)|, divided by n.
+    """
     return float(np.abs(calibration_matrix(confidence, correct, bins).sum(0)).sum() / len(confidence))
 
 
 def calibrated_ece(confidence: Floats, bins: int = BINS, seed: int = 0) -> float:
-    """The ECE that a perfectly calibrated model with these confidences would have on average: labels are drawn from them.
+    """Return the mean ECE of a perfectly calibrated model with these confidences.
 
-    It is not zero: |.| of a mean over few items never is. Report it next to the ECE.
+    Its labels are drawn from the confidences `SIMULATIONS` times. The result is not zero, since the
+    absolute mean over few items never is: report it next to the ECE.
     """
     draws = np.random.default_rng(seed).random((SIMULATIONS, len(confidence))) < confidence
-    own_bin = calibration_matrix(
-        confidence, confidence - 1, bins
-    )  # a residual of 1: the indicator of each item's bin
+    # Residuals of 1 make the matrix an indicator of each item's bin.
+    own_bin = calibration_matrix(confidence, confidence - 1, bins)
     return float(np.abs((confidence - draws) @ own_bin).sum(1).mean() / len(confidence))
 
 
 def smooth_ece(confidence: Floats, correct: Floats) -> float:
-    """smECE of Błasiok and Nakkiran (2023, arXiv 2309.12236): |residual| smoothed by a reflected Gaussian, over [0, 1].
+    """Return smECE (Błasiok and Nakkiran 2023, arXiv 2309.12236).
 
-    The bandwidth is the one at which it equals the error itself, found by halving as the reference library `relplot` does
-    (10 halvings, not below 0.001). `relplot` itself is not used: its licence is Apple's own, and it brings a plotting stack.
+    It is the integral over [0, 1] of |residual|, smoothed by a reflected Gaussian. The bandwidth is
+    the one at which it equals the error itself. It is found by 10 halvings and is not below 0.001,
+    as in the reference library `relplot`, which is not used here: its licence is Apple's own, and
+    it brings a plotting stack.
     """
     low, high = 0.0, 1.0
     if _smoothed(confidence, correct, high) > high:
@@ -62,9 +69,12 @@ def smooth_ece(confidence: Floats, correct: Floats) -> float:
 
 
 def _smoothed(confidence: Floats, correct: Floats, width: float) -> float:
-    """Integral over t in [0, 1] of |mean_i K(t, c_i) (c_i - correct_i)|, K Gaussian with its mass outside reflected back in."""
+    """Return the integral over t in [0, 1] of |mean_i K(t, c_i) (c_i - correct_i)|.
+
+    K is a Gaussian of standard deviation `width`, whose mass outside [0, 1] is reflected back in.
+    """
     t = np.linspace(0, 1, max(200, round(10 / width)))
-    # Items with one confidence act as one point, which is most of the work saved for coarse probabilities.
+    # Items of equal confidence act as one point, which saves most of the work where values are few.
     points, where = np.unique(confidence, return_inverse=True)
     residual = np.bincount(where, weights=confidence - correct) / len(confidence)
     mass = np.bincount(where) / len(confidence)

@@ -1,4 +1,4 @@
-"""Run the cells of a study, one after the other, with the model that each method asks for."""
+"""Run the cells of a study, each with the model that its method asks for."""
 
 from __future__ import annotations
 
@@ -26,14 +26,20 @@ WatchMemory = Callable[[], Callable[[], int]]
 
 
 class CellRunner:
-    """Owns the base, which is loaded for the first cell, and one model on it: that of the latest method."""
+    """Owns the base and the model of the latest method on it.
+
+    The base is loaded for the first cell.
+    """
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self._held: tuple[str, FewShotModel] | None = None
 
     def run(self, cell: Cell) -> CellResult:
-        """Run one cell. Raises `PosteriorMismatchError` where the posterior was made for another base."""
+        """Run one cell.
+
+        Raises `PosteriorMismatchError` where the method's posterior was made for another base.
+        """
         entry = self.study.entry(cell.method)
         return run_cell(
             cell,
@@ -59,7 +65,7 @@ class CellRunner:
         )
 
     def _model(self, entry: Entry) -> FewShotModel:
-        """Return the entry's model; one is held at a time, since a base carries one set of adapters."""
+        """Return the entry's model. One is held at a time: a base carries one set of adapters."""
         if self._held is None or self._held[0] != entry.name:
             self._held = (entry.name, self._build(entry))
         return self._held[1]
@@ -83,7 +89,7 @@ def run_cell(
     classes: tuple[str, ...],
     watch_memory: WatchMemory,
 ) -> CellResult:
-    """Let `method` answer the episode's own and foreign queries at once; return every answer with what it cost.
+    """Let `method` answer the episode's own and foreign queries; return the answers and their cost.
 
     `classes` are the label words of a task with fixed classes, and empty for multiple choice.
     """

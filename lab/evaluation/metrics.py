@@ -1,7 +1,8 @@
 """Metrics of one cell, from the probabilities of its items and their labels.
 
-Accuracy, NLL (nats), Brier (the sum over options, not halved) and the mean |confidence - correctness| (what the ABMLL
-paper calls ECE) are means over items. The others belong to the set. Confidence is the probability of the answer.
+Means over items are accuracy, NLL (nats), Brier (the sum over options, not halved) and the mean
+|confidence - correctness| (which the ABMLL paper calls ECE). The other metrics belong to the set of
+items. Confidence is the probability of the answer.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from lab.evaluation.calibration_error import calibrated_ece, expected_calibratio
 from lab.evaluation.cells import CellResult, Floats
 from lab.evaluation.selective_risk import aurc, coverage_at_risk
 
-# A probability below this counts as this in the NLL, so that one rounded-off answer cannot make it infinite.
+# The NLL takes no probability to be below this: one that was rounded to 0 would make it infinite.
 SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
 class ItemScores:
-    """Items of one cell as metrics see them: confidence and correctness [n], and what a mean over items is taken of."""
+    """What metrics need of each item: its confidence, its correctness, its NLL, its Brier score.
+
+    All are [n]. Correctness is 1 or 0, and the NLL is in nats.
+    """
 
     confidence: Floats
     correct: Floats
@@ -33,9 +37,12 @@ class ItemScores:
 
     @classmethod
     def of(cls, probabilities: Floats, labels: NDArray[np.int64]) -> ItemScores:
-        """From distributions [n, C], filled up with zeros where an item has fewer options, and labels [n]."""
+        """Score distributions [n, C] against labels [n].
+
+        An item with fewer options has zeros in the columns that it lacks.
+        """
         chosen = probabilities[np.arange(len(labels)), labels]
-        # Sum over options of (p - [is the label])^2, without building the indicator.
+        # The sum over options of (p - [is the label])^2, without building the indicator.
         brier = (probabilities**2).sum(1) - 2 * chosen + 1
         return cls(
             confidence=probabilities.max(1),
@@ -46,12 +53,15 @@ class ItemScores:
 
     @property
     def gap(self) -> Floats:
-        """|confidence - correctness| of each item."""
+        """Return |confidence - correctness| of each item."""
         return np.abs(self.confidence - self.correct)
 
 
 def auroc(own: Floats, foreign: Floats) -> float:
-    """How well a score tells another task's items (high) from the task's own; nan where either has none."""
+    """Return how well a score tells another task's items (high) from the task's own.
+
+    It is nan where either has no items or no scores.
+    """
     if not len(own) or not len(foreign) or np.isnan(own).any() or np.isnan(foreign).any():
         return float("nan")
     return float(
@@ -60,14 +70,17 @@ def auroc(own: Floats, foreign: Floats) -> float:
 
 
 def macro_f1(result: CellResult) -> float:
-    """Unweighted mean of the F1 of the classes that occur or are answered; nan for multiple choice, which has no classes."""
+    """Return the unweighted mean of F1 over the classes that occur or are answered.
+
+    It is nan for multiple choice, which has no classes.
+    """
     if not result.classes:
         return float("nan")
     answers = result.probabilities.argmax(1)
     return float(f1_score(result.labels, answers, average="macro", zero_division=0))
 
 
-# Means over items, by name: what a bootstrap over items is taken of.
+# Metrics that are means over items, which a bootstrap can resample.
 ITEM_METRICS: dict[str, Callable[[ItemScores], Floats]] = {
     "accuracy": lambda s: s.correct,
     "nll": lambda s: s.nll,
@@ -89,7 +102,7 @@ HIGHER_IS_BETTER = {
 
 
 def evaluate(result: CellResult) -> dict[str, float]:
-    """All of `METRICS` for one cell; nan where one does not apply."""
+    """Return all of `METRICS` for one cell; nan where one does not apply."""
     scored = ItemScores.of(result.probabilities, result.labels)
     confidence, correct = scored.confidence, scored.correct
     return {name: float(values(scored).mean()) for name, values in ITEM_METRICS.items()} | {

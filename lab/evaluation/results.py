@@ -1,8 +1,8 @@
 """What a results folder holds, and the tables and plots made from it.
 
 methods.json            what each method in the folder is: another one under its name is refused
-foreign.json            whose items count as out of distribution, by task: likewise
-cells/METHOD/*.npz      the answers to every item, one file a cell; a cell that is there is not run again
+foreign.json            whose items are out of distribution, by task: likewise
+cells/METHOD/*.npz      the answers to every item, one file a cell; what is there is kept
 results.md, .json.gz    tables; `write_report` makes them anew from the cells alone
 *.png                   reliability and risk-coverage plots
 """
@@ -30,7 +30,8 @@ from lab.provenance import commit, machine
 def write_report(config: EvaluationConfig, folder: Path, command: str) -> Path:
     """Write tables and plots from the cells in `folder`, and return the path of `results.md`.
 
-    Cells that are missing are left out and counted. `command` is what the tables say they were made with.
+    Cells that are missing are left out and counted. `command` is what the tables say they were made
+    with.
     """
     study = Study(config)
     cells = study.cells()
@@ -83,7 +84,10 @@ def _plot(found: StudyResults, summary: Mapping[str, Any], folder: Path) -> None
 
 
 def _add_scaled(study: Study, results: dict[Cell, CellResult]) -> dict[str, dict[str, float]]:
-    """Add the temperature-scaled twin of every cell of the methods that ask for it; return what was fitted, by method."""
+    """Add the temperature-scaled twin of each cell of the methods that ask for it.
+
+    Returns what was fitted, by method.
+    """
     fitted: dict[str, dict[str, float]] = {}
     for name in study.config.temperature:
         own = [result for cell, result in results.items() if cell.method == name]

@@ -1,4 +1,4 @@
-"""Run an evaluation: the cells that a results folder lacks, in this process or in several."""
+"""Run an evaluation: the cells that a results folder lacks, in one process or in several."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def run_evaluation(
 ) -> None:
     """Run the cells that `folder` lacks, in this process or in `processes` others.
 
-    `on_cell` gets how many cells are done, how many there are, and the latest one. Raises `AbmllError` where the folder
-    holds another method under one of the names or other foreign items, and as `Study` and `CellRunner.run`.
+    `on_cell` gets how many cells are done, how many there are, and the latest one. Raises
+    `AbmllError` where the folder holds another method under one of the names or other foreign
+    items, and as `Study` and `CellRunner.run`.
     """
     study = Study(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,10 @@ class _Process:
 
 
 def _claim(path: Path, values: dict[str, Any], what: str) -> None:
-    """Record `values` by name. Raises `AbmllError` where another value is recorded under one of the names."""
+    """Record `values` by name.
+
+    Raises `AbmllError` where another value is recorded under one of the names.
+    """
     values = json.loads(json.dumps(values))
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     changed = [name for name in values if name in known and known[name] != values[name]]

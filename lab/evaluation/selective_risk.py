@@ -1,6 +1,7 @@
-"""How wrong a method is where it answers only the items it is most confident of, over the items of one cell.
+"""How often a method is wrong where it answers only the items that it is most confident of.
 
-`confidence` [n] is the probability of each answer, `correct` [n] is 1 for a right one and 0 for a wrong one.
+`confidence` [n] is the probability of each answer of one cell. `correct` [n] is 1 for a right
+answer, 0 for a wrong one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from lab.evaluation.cells import Floats
 
 
 def risk_curve(confidence: Floats, correct: Floats) -> Floats:
-    """Selective risk [n]: the error among the i + 1 most confident items. Items that tie share their mean error."""
+    """Return the selective risk [n]: the error among the i + 1 most confident items.
+
+    Items of equal confidence share their mean error.
+    """
     order = np.argsort(-confidence, kind="stable")
     _, group = np.unique(confidence[order], return_inverse=True)
     error = 1 - correct[order]
@@ -21,14 +25,18 @@ def risk_curve(confidence: Floats, correct: Floats) -> Floats:
 
 
 def aurc(confidence: Floats, correct: Floats) -> float:
-    """Area under the risk-coverage curve: the mean of `risk_curve` (Geifman et al. 2019). Lower is better."""
+    """Return the area under the risk-coverage curve: the mean of `risk_curve`. Lower is better.
+
+    Source: Geifman et al. 2019.
+    """
     return float(risk_curve(confidence, correct).mean())
 
 
 def coverage_at_risk(confidence: Floats, correct: Floats, risk: float) -> float:
-    """The largest share of items that a threshold on confidence can answer with an error of at most `risk`.
+    """Return the largest fraction of items that a threshold on confidence can answer.
 
-    It is chosen on the items it is measured on: a description of the curve, not a guarantee.
+    The error among them is at most `risk`. The threshold is chosen on the items that it is measured
+    on: this describes the curve and guarantees nothing.
     """
     ordered = -np.sort(-confidence)
     is_cut = np.append(ordered[1:] != ordered[:-1], True)  # a threshold cannot part items that tie

@@ -1,4 +1,4 @@
-"""A study: a configuration with its tasks and its posteriors, checked. No model is loaded here."""
+"""A study: a configuration with its tasks and its posteriors, checked. Loads no model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from model_store.posteriors import LoadedPosterior, load_posterior
 class Study:
     """The tasks and the posteriors of a configuration, and the cells that it asks for.
 
-    `splits` has the tasks to test on by split, `validation` those that temperatures are fitted on, and `foreign` the
-    task whose items count as out of distribution, by task. `left_out` are tasks with free text, which has no options.
+    `splits` has the tasks to test on by split, `validation` those that temperatures are fitted on.
+    `foreign` names, by task, the task whose items count as out of distribution. `left_out` are
+    tasks with free text, which has no options.
     """
 
     def __init__(self, config: EvaluationConfig) -> None:
         """Read the data and the posteriors.
 
-        Raises `AbmllError` for what is not there, and `LeakError` where a posterior was trained on one of its tasks.
+        Raises `AbmllError` for what is not there, and `LeakError` where a posterior was trained on
+        a task that it is tested on.
         """
         self.config = config
         self.collection = Collection.open(config.data.folder)
@@ -93,7 +95,7 @@ class Study:
         return names
 
     def _check(self, entry: Entry) -> None:
-        """Raise unless the posterior of `entry` says what it was trained on, and that is none of its tasks."""
+        """Raise unless the posterior says what it was trained on, and that is none of its tasks."""
         posterior = self.posterior(entry)
         if posterior is None:
             return

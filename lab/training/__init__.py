@@ -1,1 +1,1 @@
-"""Meta-training runs: one configuration file to a posterior artifact."""
+"""Meta-training runs: from one configuration file to a posterior artifact."""

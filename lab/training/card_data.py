@@ -17,7 +17,10 @@ from lab.training.configuration import TrainingConfig
 def training_record(
     config: TrainingConfig, collection: Collection, names: Sequence[str], commit: str
 ) -> dict[str, Any]:
-    """Return what was run: the configuration, the tasks with their licences, the machine, the seed and the commit."""
+    """Return what was run.
+
+    That is the configuration, the tasks with their licences, the machine, the seed and the commit.
+    """
     licences = ("licence", "licence_of_original_unverified")
     return {
         "config": TypeAdapter(TrainingConfig).dump_python(config, mode="json"),
@@ -31,9 +34,10 @@ def training_record(
 
 
 def mean_losses(folder: Path) -> dict[str, Any]:
-    """Return the mean inner losses of a run, in nats per example, from its `metrics.jsonl`.
+    """Return the mean inner losses of a run in nats per example, read from its `metrics.jsonl`.
 
-    They are those of the first and the last inner step, over the first and the last tenth of the visits.
+    They are those of the first and the last inner step, over the first and the last tenth of the
+    visits.
     """
     visits = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     tenth = max(1, len(visits) // 10)

@@ -16,9 +16,10 @@ from model_store.catalogue import Dtype, Quantisation
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which tasks of the collection at `folder` are trained on, less those in `leave_out`.
+    """Say which tasks of the collection at `folder` are trained on, less those in `leave_out`.
 
-    They are `tasks`, or the training side of `split`, or all. A relative `folder` is found from the working directory.
+    They are `tasks`, or the training side of `split`, or all. A relative `folder` is found from the
+    working directory.
     """
 
     folder: Path
@@ -31,11 +32,11 @@ class DataSettings:
 class TrainingConfig:
     """Everything that determines a run.
 
-    `noise_scale`, the temperatures, `head_*` and `sentence_encoder` do not take part in training: the finished
-    posterior gets them. `serve` are the settings that it is to be adapted with.
+    `noise_scale`, the temperatures, `head_*` and `sentence_encoder` take no part in training: the
+    finished posterior gets them. `serve` are the settings to adapt it with.
 
-    `device`, `dtype`, `keep_dequantised` (see `load_base`), `threads` and `tokens_per_pass` fit the machine that
-    trains. `tokens_per_pass` bounds the tokens of one backward pass.
+    `device`, `dtype`, `keep_dequantised` (see `load_base`), `threads` and `tokens_per_pass` fit the
+    machine that trains. `tokens_per_pass` bounds the tokens of one backward pass.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Look at a meta-training run without training: check its data, count its tokens, estimate its time."""
+"""Look at a meta-training run before training: check its data, and estimate its time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TIMED_VISITS = 3
 class DryRun:
     """What a run would meet.
 
-    `tasks` has a report for each task. `shared` has pairs of tasks and how many inputs both have. `seconds` is
-    estimated for the whole run; it is nan where some task has no example that fits.
+    `tasks` has a report for each task. `shared` has pairs of tasks, and how many inputs both have.
+    `seconds` is estimated for the whole run; it is nan where a task has no example that fits.
     """
 
     tasks: tuple[TaskReport, ...]
@@ -34,7 +34,10 @@ class DryRun:
 
 
 def dry_run(config: TrainingConfig) -> DryRun:
-    """Read and check all of the run's data, and time a few of its visits; keep nothing. Raises as `prepare`."""
+    """Read and check all of the run's data and time a few of its visits; keep nothing.
+
+    Raises as `prepare`.
+    """
     prepared = prepare(config)
     tasks = prepared.collection.read(prepared.names)
     reports = [inspect_task(prepared.model.encoder, task, config.meta) for task in tasks]
@@ -49,7 +52,7 @@ def dry_run(config: TrainingConfig) -> DryRun:
 def _seconds_per_token(
     model: FewShotModel, tasks: Sequence[Task], reports: Sequence[TaskReport], meta: MetaSettings
 ) -> float:
-    """Measure `TIMED_VISITS` visits; their time is taken to be proportional to their tokens."""
+    """Time `TIMED_VISITS` visits. The time of a visit is taken to be proportional to its tokens."""
     by_name = {report.name: report for report in reports}
     timed = replace(meta, visits=1 + TIMED_VISITS)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Load what a meta-training run needs: the collection, the names of its tasks, the base and the model."""
+"""Load what a meta-training run needs: its tasks, the base, and a model on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model_store.models import Start, build_model
 
 
 class Prepared(NamedTuple):
-    """A collection, the names of the tasks to train on, the base, and the untrained model on it."""
+    """What a run works with: the collection, the names of its tasks, the base, and the model."""
 
     collection: Collection
     names: list[str]
@@ -25,9 +25,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: TrainingConfig) -> Prepared:
-    """Load what `config` names. Outer rules for points get a model without noise.
+    """Load what `config` names.
 
-    Raises `AbmllError` where `data` names both tasks and a split, and as `Collection.open` and `load_base`.
+    The model is untrained. For an outer rule that trains points it has no noise.
+
+    Raises `AbmllError` where `data` names both tasks and a split, and as `Collection.open` and
+    `load_base`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -1,4 +1,4 @@
-"""Run a meta-training from its configuration to a posterior with its manifest."""
+"""Run a meta-training: from its configuration to a posterior with its manifest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from model_store.posteriors import LoadedPosterior, PosteriorManifest
 def run_training(
     config: TrainingConfig, folder: Path, on_visit: Callable[[dict[str, Any]], None], *, resume: bool = True
 ) -> LoadedPosterior:
-    """Meta-train in `folder` and return the posterior; with `resume`, go on with the run found there.
+    """Meta-train in `folder` and return the posterior.
 
-    `folder` holds the checkpoint, `metrics.jsonl`, and the commit that the run was started at. `on_visit` gets the
-    metrics of each visit. Raises `AbmllError` for data that are not there or do not fit, and as `load_base`.
+    With `resume`, goes on with the run found in `folder`, which holds the checkpoint,
+    `metrics.jsonl`, and the commit that the run was started at. `on_visit` gets the metrics of each
+    visit. Raises `AbmllError` for data that are not there or do not fit, and as `load_base`.
     """
     collection, names, base, model = prepare(config)
     folder.mkdir(parents=True, exist_ok=True)

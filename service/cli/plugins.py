@@ -1,7 +1,8 @@
 """Commands that other packages add to `abmll`.
 
-A package registers a command under the entry point group `abmll.commands`: its name, and the function that typer calls.
-The module of that function is imported whenever `abmll` starts, so it imports what is slow inside the function.
+A package registers a command under the entry point group `abmll.commands`: its name, and the
+function that typer calls. The module of that function is imported whenever `abmll` starts, so it
+imports what is slow inside the function.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Contextual calibration (Zhao et al. 2021): probabilities divided by those of inputs that say nothing."""
+"""Contextual calibration (Zhao et al. 2021).
+
+Probabilities are divided by those of inputs that say nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ CONTENT_FREE = ("N/A", "", "[MASK]")  # the paper's three
 
 @dataclass(frozen=True)
 class ContextualCalibration:
-    """`of` is what is calibrated: zero-shot prediction, or in-context learning."""
+    """Calibrates the answers `of` another method: zero-shot prediction, or in-context learning."""
 
     kind: Literal["contextual"] = "contextual"
     of: Prior | InContext = field(default_factory=Prior)
