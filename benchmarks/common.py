@@ -17,20 +17,18 @@ from typing import Any
 
 import torch
 
-from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.draws import draw_support
 from abmll.text.files import read_task
-from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query
 from lab.evaluation import protocol
+from model_store.models import Start, load_model
 from model_store.posteriors import PosteriorManifest, load_posterior, shipped_posteriors
 from model_store.pretrained.bases import load_base
 from model_store.pretrained.convert import compute_dtype
-from model_store.pretrained.sentence_encoders import load_sentence_encoder
 
 RESULTS = Path("benchmarks/results")
 QUICK_RESULTS = Path("runs/quick")
@@ -90,21 +88,13 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
     """
     torch.set_num_threads(threads)
     loaded = load_posterior(posterior or shipped_posteriors()[0])
-    base = load_base(loaded.manifest.base.id, quantisation=loaded.manifest.base.quantisation, progress=False)
-    prior, template = loaded.prior, PromptTemplate.from_json(loaded.manifest.template)
+    start = Start.of(loaded)
     if total_scores:
-        prior = replace(prior, config=replace(prior.config, head_weight=0))
-        template = replace(template, score="total")
-    model = FewShotModel(
-        base.model,
-        base.tokenizer,
-        prior,
-        template=template,
-        defaults=AdaptSettings(**loaded.manifest.adapt),
-        sentences=load_sentence_encoder(prior.config.sentence_encoder, progress=False),
-    )
-    if base.model.dtype != compute_dtype("cpu"):
-        print(f"warning: the base computes in {base.model.dtype}, not in {compute_dtype('cpu')}")
+        prior = replace(loaded.prior, config=replace(loaded.prior.config, head_weight=0))
+        start = replace(start, theta=prior, template=replace(start.template, score="total"))
+    model = load_model(loaded.manifest.base.id, start, progress=False).model
+    if model.backbone.model.dtype != compute_dtype("cpu"):
+        print(f"warning: the base computes in {model.backbone.model.dtype}, not in {compute_dtype('cpu')}")
     return Served(model, loaded.manifest)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abmll.prediction.uncertainty import Predictive, Uncertainty
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.records import Cell, CellResult, Cost, Floats, pad
-from lab.evaluation.temperature import Rule, with_temperature
+from lab.evaluation.cells import Cell, CellResult, Cost, Floats, pad
+from lab.evaluation.metrics import ItemScores
+from lab.evaluation.temperature_scaling import Rule, with_temperature
 
 DIGITS = 6
 AS_GIVEN = Rule()
@@ -99,7 +99,7 @@ def from_json(row: dict[str, Any]) -> CellResult:
 
 def confidences(result: CellResult) -> tuple[Floats, NDArray[np.bool_]]:
     """The top probability of each item, and whether the answer was right."""
-    scored = HeldOutAnswer.of(result.probabilities, result.labels)
+    scored = ItemScores.of(result.probabilities, result.labels)
     return scored.confidence, scored.correct.astype(bool)
 
 

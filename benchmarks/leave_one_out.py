@@ -28,8 +28,8 @@ from abmll.text.tasks import Task
 from benchmarks import common
 from benchmarks.common import Served
 from benchmarks.kept import DIGITS, Kept, confidences
+from lab.evaluation.cells import CellResult
 from lab.evaluation.protocol import SEEDS, episode
-from lab.evaluation.records import CellResult
 
 RESAMPLES = 5000
 Row = dict[str, Any]

@@ -21,9 +21,9 @@ from abmll.posterior.config import AdapterConfig
 from benchmarks import common
 from benchmarks.kept import Kept
 from benchmarks.leave_one_out import RESAMPLES, resampled
+from lab.evaluation.cells import CellResult
 from lab.evaluation.metrics import evaluate
-from lab.evaluation.records import CellResult
-from lab.evaluation.temperature import Rule, fit_temperature, with_temperature
+from lab.evaluation.temperature_scaling import Rule, fit_temperature, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 
 SHOWN = ("accuracy", "nll", "brier", "aurc")

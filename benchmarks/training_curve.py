@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lab.evaluation.records import Floats
+from lab.evaluation.cells import Floats
 
 WINDOW = 20
 

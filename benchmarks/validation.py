@@ -13,10 +13,10 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from benchmarks import common
 from benchmarks.common import Served
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.metrics import expected_calibration_error
+from lab.evaluation.calibration_error import expected_calibration_error
+from lab.evaluation.cells import Episode, pad
+from lab.evaluation.metrics import ItemScores
 from lab.evaluation.protocol import episode
-from lab.evaluation.records import Episode, pad
 
 SHOWN = ("accuracy", "nll", "brier", "ece15", "mutual_information")
 
@@ -57,7 +57,7 @@ def measure(
     """Metrics of the episode's queries under `phi` (None: theta)."""
     found = model.predict(phi, data.queries, samples=samples, seed=seed, truncate=True)
     probabilities, _ = pad([f.predictive.probabilities for f in found])
-    scored = HeldOutAnswer.of(probabilities, np.array(data.labels))
+    scored = ItemScores.of(probabilities, np.array(data.labels))
     return {
         "accuracy": float(scored.correct.mean()),
         "nll": float(scored.nll.mean()),

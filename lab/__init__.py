@@ -1,1 +1,1 @@
-"""What is studied: training runs and evaluation. Serving never imports it."""
+"""The laboratory: training runs and evaluation. Serving never imports it."""

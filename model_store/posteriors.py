@@ -35,10 +35,10 @@ _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 class PosteriorManifest:
     """What a global posterior is, what it fits, and how it came to be.
 
-    `base` is what it was trained on and must be served with. `adapt` and `template` are the settings to adapt
-    and prompt it with (`AdaptSettings` and `PromptTemplate` as plain values). `training` (data with licences,
-    commit, command, seed, machine) and `metrics` are free. `digest` is `posterior_digest` of the posterior: it
-    covers `config` and `sites` too.
+    `base` is what it was trained on and must be served with. `adapt` and `template` are the
+    settings to adapt and to prompt it with (`AdaptSettings` and `PromptTemplate` as plain values).
+    `training` (data with licences, commit, seed, machine) and `metrics` are free. `digest` is
+    `posterior_digest` of the posterior, which covers `config` and `sites` too.
     """
 
     id: str
@@ -64,7 +64,7 @@ class PosteriorManifest:
         training: Mapping[str, Any],
         metrics: Mapping[str, Any],
     ) -> Self:
-        """The manifest of `prior`. Raises `ValueError` as `check_posterior_id`."""
+        """Describe `prior`. Raises `ValueError` as `check_posterior_id`."""
         check_posterior_id(id)
         return cls(
             id=id,
@@ -79,7 +79,7 @@ class PosteriorManifest:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `manifest.json`."""
+        """Return plain values for `manifest.json`."""
         return {
             "format_version": self.format_version,
             "id": self.id,
@@ -95,7 +95,10 @@ class PosteriorManifest:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
+        """Read what `to_json` returned.
+
+        Raises `UnsupportedFormatError` for a format of another version.
+        """
         if values["format_version"] != FORMAT_VERSION:
             found = values["format_version"]
             raise UnsupportedFormatError(
@@ -128,7 +131,7 @@ def check_posterior_id(id: str) -> None:
 def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorManifest) -> None:
     """Write the artifact to `folder`, complete or not at all, replacing what is there.
 
-    Raises `ValueError` when `manifest` is of another posterior, and `StorageFullError`.
+    Raises `ValueError` where `manifest` is of another posterior, and `StorageFullError`.
     """
     if manifest.digest != posterior_digest(prior):
         raise ValueError("the manifest is of another posterior")
@@ -139,10 +142,10 @@ def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorMani
 
 
 def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
-    """The artifact that ships under this id, or the one in this folder.
+    """Load the artifact that ships under this id, or the one in this folder.
 
-    Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the manifest
-    cannot be read, or the tensors are not those of this posterior.
+    Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the
+    manifest cannot be read or the tensors are not those of this posterior.
     """
     folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
     if not (folder / _MANIFEST).is_file():
@@ -161,5 +164,8 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
 
 
 def shipped_posteriors() -> list[str]:
-    """Ids of the posteriors in this package; of several for one base the first, the latest version, is the default."""
+    """Return the ids of the posteriors in this package, the latest version first.
+
+    Of several for one base the first is the default.
+    """
     return sorted((path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}")), reverse=True)

@@ -1,4 +1,4 @@
-"""How long work tells its reader where it is."""
+"""Show the progress of long work on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Report = Callable[[str, int, int], None]
 """`report(what, done, total)`: what is being done, and how much of it in any unit; `total` 0 if unknown."""
@@ -46,3 +55,18 @@ def progress_bar() -> Iterator[Report]:
         yield report
     finally:
         bar.stop()
+
+
+def counting_bar(console: Console, detail: str = "") -> Progress:
+    """Return a bar of counted work: name, bar, count, remaining time, and `detail`.
+
+    `detail` is a format string of the task's fields, such as `{task.fields[cell]}`.
+    """
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn(detail),
+        console=console,
+    )

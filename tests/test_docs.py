@@ -11,8 +11,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from abmll.prediction.semantic import Candidate, NormalisedMatch, read_answers
-from lab.evaluation.config import AnyMethod, EvaluationConfig
-from lab.training import TrainingConfig
+from lab.evaluation.configuration import AnyMethod, EvaluationConfig
+from lab.training.configuration import TrainingConfig
 from model_store.posteriors import shipped_posteriors
 from service import schemas
 from service.api.native.rendering import text_report

@@ -1,1 +1,5 @@
-"""Commands of the laboratory: abmll meta-train and abmll evaluate."""
+"""Commands of the laboratory: `abmll meta-train` and `abmll evaluate`.
+
+`pyproject.toml` registers them under the entry point group `abmll.commands`. Their modules import
+what is slow inside the functions, so that `abmll --help` answers at once.
+"""

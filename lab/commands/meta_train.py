@@ -1,4 +1,4 @@
-"""`abmll meta-train`: one configuration file to an artifact, with a progress bar, resumable."""
+"""`abmll meta-train`: from one configuration file to a posterior artifact."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from abmll.errors import AbmllError
-from service.cli.progress import progress_bar
+from lab.commands.failures import failures_shown
+from model_store.progress import counting_bar
 
 if TYPE_CHECKING:
-    from lab.training import DryRun
+    from lab.training.dry_run import DryRun
 
 console = Console()
 
@@ -34,18 +34,22 @@ def meta_train(
         typer.Option("--dry-run", help="Check the data, count tokens and estimate the time; train nothing."),
     ] = False,
 ) -> None:
-    """Meta-train a global posterior and write it as an artifact. Interrupted, the same command goes on."""
-    # Model code is imported here so that `abmll --help` answers at once.
-    from lab.training import TrainingConfig, dry_run, run_training  # noqa: PLC0415
-    from model_store.posteriors import PosteriorManifest, save_posterior  # noqa: PLC0415
+    """Meta-train a global posterior and write it as an artifact.
 
-    try:
+    Interrupted, the same command goes on.
+    """
+    with failures_shown():
+        from lab.training.configuration import TrainingConfig  # noqa: PLC0415
+        from lab.training.dry_run import dry_run  # noqa: PLC0415
+        from lab.training.run import run_training  # noqa: PLC0415
+        from model_store.posteriors import save_posterior  # noqa: PLC0415
+
         run = TrainingConfig.read(config)
         if only_look:
             _show(dry_run(run), run.meta.visits)
             return
         folder = out or Path("runs") / run.id
-        with progress_bar(
+        with counting_bar(
             console, "{task.fields[task]}  inner loss (last 20) {task.fields[loss]}"
         ) as progress:
             bar = progress.add_task(run.id, total=run.meta.visits, task="", loss="")
@@ -58,25 +62,14 @@ def meta_train(
                     bar, completed=metrics["visit"], task=", ".join(metrics["tasks"]), loss=f"{mean:.3f}"
                 )
 
-            result = run_training(run, folder, on_visit, resume=not fresh)
-        manifest = PosteriorManifest.of(
-            result.prior,
-            id=run.id,
-            base=result.base,
-            adapt=result.adapt,
-            template=run.template.to_json(),
-            training=result.record,
-            metrics=result.metrics,
-        )
+            trained = run_training(run, folder, on_visit, resume=not fresh)
         target = artifact or folder / "posterior"
-        save_posterior(target, result.prior, manifest)
-    except AbmllError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        raise typer.Exit(2) from error
+        save_posterior(target, trained.prior, trained.manifest)
     console.print(f"Posterior {run.id} written to {target}.")
 
 
 def _show(found: DryRun, visits: int) -> None:
+    """Print what a dry run found. Exits with 2 where the run itself would fail."""
     table = Table("task", "examples", "that fit", "median tokens", "longest", "to look at")
     for task in found.tasks:
         counts = (task.examples, task.fitting, task.median_tokens, task.longest_tokens)

@@ -1,1 +1,4 @@
-"""Evaluation: methods on held-out tasks, item by item, and what their answers are worth. Needs the `eval` extra."""
+"""Evaluation: methods on held-out tasks, item by item, and what their answers are worth.
+
+It needs the extra `lab`.
+"""

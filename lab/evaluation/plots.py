@@ -10,15 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.evaluation.metrics import BINS, risk_curve
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.calibration_error import BINS
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ItemScores
+from lab.evaluation.selective_risk import risk_curve
 
 COVERAGES = np.linspace(0.02, 1.0, 50)
 
 
 def reliability_bins(confidence: Floats, correct: Floats, bins: int = BINS) -> tuple[Floats, Floats, Floats]:
-    """By bin that holds items: mean confidence, accuracy, and share of all items."""
+    """Return mean confidence, accuracy, and fraction of all items, of each bin that holds items."""
     column = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(column, minlength=bins)
     held = count > 0
@@ -30,10 +31,13 @@ def reliability_bins(confidence: Floats, correct: Floats, bins: int = BINS) -> t
 
 
 def mean_risk(results: Sequence[CellResult]) -> Floats:
-    """Selective risk at each of `COVERAGES`, averaged over cells, each of which ranks its own items."""
+    """Return the selective risk at each of `COVERAGES`, averaged over cells.
+
+    Each cell ranks its own items.
+    """
     curves = []
     for result in results:
-        scored = HeldOutAnswer.of(result.probabilities, result.labels)
+        scored = ItemScores.of(result.probabilities, result.labels)
         curve = risk_curve(scored.confidence, scored.correct)
         curves.append(curve[np.ceil(COVERAGES * len(curve)).astype(int) - 1])
     mean: Floats = np.mean(curves, axis=0)
@@ -41,11 +45,14 @@ def mean_risk(results: Sequence[CellResult]) -> Floats:
 
 
 def plot_reliability(results: Mapping[str, Sequence[CellResult]], path: Path) -> None:
-    """One panel a method: accuracy against confidence, all its items pooled; the area of a point is its share of items."""
+    """Draw one panel a method: accuracy against confidence, over the items of all its cells.
+
+    The area of a point is the fraction of items in its bin.
+    """
     columns = min(4, len(results))
     figure, axes = _figure(columns, math.ceil(len(results) / columns))
     for axis, (method, cells) in zip(axes, results.items(), strict=False):
-        scored = [HeldOutAnswer.of(result.probabilities, result.labels) for result in cells]
+        scored = [ItemScores.of(result.probabilities, result.labels) for result in cells]
         confidence = np.concatenate([s.confidence for s in scored])
         correct = np.concatenate([s.correct for s in scored])
         mean_confidence, accuracy, share = reliability_bins(confidence, correct)
@@ -59,7 +66,10 @@ def plot_reliability(results: Mapping[str, Sequence[CellResult]], path: Path) ->
 
 
 def plot_risk_coverage(results: Mapping[str, Sequence[CellResult]], path: Path) -> None:
-    """All methods in one panel: the error among the answers given, against the share of items that are answered."""
+    """Draw all methods in one panel.
+
+    It shows the error among the answers given against the fraction of items that are answered.
+    """
     figure, (axis,) = _figure(1, 1, size=6.0)
     for method, cells in results.items():
         axis.plot(COVERAGES, mean_risk(cells), label=method)

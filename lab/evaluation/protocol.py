@@ -1,4 +1,4 @@
-"""Who is tested on what: shots and support seeds, a cell's episode, and the check that no test task was trained on."""
+"""Who is tested on what: shots and support seeds, a cell's episode, and no task trained on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from abmll.errors import AbmllError
 from abmll.text.draws import draw_support, draw_uniformly
 from abmll.text.tasks import Example, Query, Task
-from lab.evaluation.records import Cell, Episode
+from lab.evaluation.cells import Cell, Episode
 
 # CrossFit's five support seeds.
 SEEDS = (13, 21, 42, 87, 100)
-# Data sets made of the same texts, whether or not two equal inputs are in the files at hand: one is no unseen task for the other.
+# Data sets made of the same texts: none of a set is an unseen task after training on another of it.
+# That holds even where the files at hand have no input in common.
 SAME_TEXTS = (
     frozenset({"glue-sst2", "sst5", "rotten_tomatoes"}),
     frozenset({"glue-rte", "superglue-rte"}),
@@ -26,14 +27,14 @@ SAME_TEXTS = (
 
 
 class LeakError(AbmllError):
-    """A task to be tested on was meta-trained on, or one that shares its sentences was."""
+    """A task to test on was meta-trained on, or one that shares its sentences was."""
 
     def __init__(self, posterior: str, pairs: Sequence[tuple[str, str]]) -> None:
-        told = "; ".join(
+        listed = "; ".join(
             f"{test} is itself among them" if test == train else f"{test} shares its sentences with {train}"
             for test, train in pairs
         )
-        super().__init__(f"{posterior} was trained on tasks that it cannot be tested on: {told}")
+        super().__init__(f"{posterior} was trained on tasks that it cannot be tested on: {listed}")
         self.posterior, self.pairs = posterior, tuple(pairs)
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[tuple[str, str], ...]]]:
@@ -41,7 +42,10 @@ class LeakError(AbmllError):
 
 
 def related(one: str, other: str, about: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether two tasks are the same or share sentences, by `tasks.json` (either way round) or by origin (`SAME_TEXTS`)."""
+    """Say whether two tasks are the same or share sentences.
+
+    They share sentences by `tasks.json`, in the entry of either, or by their origin (`SAME_TEXTS`).
+    """
     recorded = (
         other in about.get(one, {}).get("shares_inputs_with", {})
         or one in about.get(other, {}).get("shares_inputs_with", {})
@@ -55,7 +59,10 @@ def check_unseen(
     tested_on: Iterable[str],
     about: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Raise `LeakError` naming every pair of a test task and a training task that are the same or share sentences."""
+    """Raise `LeakError` where a task to test on is related to one that was trained on.
+
+    The error names every such pair.
+    """
     pairs = [
         (test, train) for test in tested_on for train in sorted(trained_on) if related(test, train, about)
     ]
@@ -64,11 +71,12 @@ def check_unseen(
 
 
 def draw_shots(shots: str, pool: Sequence[Example], seed: int) -> tuple[Example, ...]:
-    """The support that `shots` means, drawn from `pool` with `seed`.
+    """Draw the support that `shots` means from `pool` with `seed`.
 
-    `16` are that many in all, drawn uniformly, as MetaICL does (Min et al. 2022: labels need not be balanced). `16 balanced`
-    are as many with classes as equal as can be, `16 per class` as many of each (CrossFit; without fixed classes 32).
-    Raises `AbmllError` for anything else.
+    `16` are that many in all, drawn uniformly, as MetaICL does (Min et al. 2022: labels need not be
+    balanced). `16 balanced` are as many, with classes as equal as can be. `16 per class` are as
+    many of each class (CrossFit; 32 in all without fixed classes). Raises `AbmllError` for anything
+    else.
     """
     number, _, rest = shots.partition(" ")
     if not number.isdecimal() or int(number) < 1 or rest not in {"", "balanced", "per class"}:
@@ -85,14 +93,21 @@ def draw_shots(shots: str, pool: Sequence[Example], seed: int) -> tuple[Example,
 def plan(
     methods: Sequence[str], tasks: Sequence[str], shots: Sequence[str], seeds: Sequence[int]
 ) -> list[Cell]:
-    """Every cell, method by method: a process that goes down the list changes its model as seldom as can be."""
+    """Return every cell, method by method.
+
+    A process that works down the list changes its model as seldom as can be.
+    """
     return [
         Cell(method, task, k, seed) for method in methods for k in shots for seed in seeds for task in tasks
     ]
 
 
 def neighbours(tasks: Sequence[Task], about: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """For each task the next one in the list that shares no sentences with it, whose items count as out of distribution."""
+    """Return, for each task, the task whose items count as out of distribution.
+
+    That is the next one in the list that shares no sentences with it. A task without one is left
+    out.
+    """
     names = [task.name for task in tasks]
     found = {}
     for i, name in enumerate(names):
@@ -105,10 +120,10 @@ def neighbours(tasks: Sequence[Task], about: Mapping[str, Mapping[str, Any]]) ->
 def episode(
     task: Task, shots: str, seed: int, *, items: int, foreign: Task | None = None, foreign_items: int = 0
 ) -> Episode:
-    """The support (see `draw_shots`) and the first `items` test items; all methods see the same.
+    """Draw the support (see `draw_shots`) and take the first `items` test items.
 
-    Inputs of `foreign` are put under this task's options; a task whose options differ from item to item takes none.
-    Raises `AbmllError` for a task without options.
+    All methods see the same. Inputs of `foreign` are put under this task's options; a task whose
+    options differ from item to item takes none. Raises `AbmllError` for a task without options.
     """
     support = draw_shots(shots, task.train, seed)
     tested = task.test[:items]
@@ -126,11 +141,11 @@ def episode(
 
 
 def classes_of(task: Task) -> tuple[str, ...]:
-    """The task's label words, where every item has the same; else empty (multiple choice)."""
+    """Return the task's label words, where every item has the same; else none (multiple choice)."""
     found = {example.options for example in (*task.train, *task.test)}
     return found.pop() if len(found) == 1 else ()
 
 
 def can_be_tested(task: Task) -> bool:
-    """Whether every example has options: free text has no label to score here."""
+    """Say whether every example has options: free text has no label to score here."""
     return bool(task.test) and all(example.options for example in (*task.train, *task.test))

@@ -1,6 +1,7 @@
-"""From cells to what can be said of a method: means over tasks, paired differences, and intervals.
+"""From cells to what can be said of a method: means over tasks, paired differences, intervals.
 
-A task's value is the mean over its support seeds. The standard error is over tasks, which are what varies most.
+A task's value is the mean over its support seeds. The standard error is over tasks, which vary
+most.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, sem
 
-from lab.evaluation.metrics import ITEM_METRICS, calibration_matrix
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.calibration_error import calibration_matrix
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ITEM_METRICS, ItemScores
 
 LEVEL = 0.95
-# Differences in these are resampled over tasks and, within a task, over items; in all others over tasks alone.
+# Differences in these metrics are resampled over tasks and, within a task, over items; those in
+# other metrics over tasks alone.
 TWO_LEVEL = (*ITEM_METRICS, "ece15")
 
 
@@ -31,17 +33,23 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """From one value a task; nan ones (the metric does not apply) are left out."""
+        """Estimate from one value a task.
+
+        A value of nan, where the metric does not apply to the task, is left out.
+        """
         kept = np.array([value for value in values if not math.isnan(value)])
         if not len(kept):
             return cls(math.nan, math.nan, 0)
-        error = float(kept.std(ddof=1) / math.sqrt(len(kept))) if len(kept) > 1 else math.nan
+        error = float(sem(kept)) if len(kept) > 1 else math.nan
         return cls(float(kept.mean()), error, len(kept))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference (method less baseline) and its percentile bootstrap interval of level `LEVEL`."""
+    """A paired difference (method less baseline) with its percentile bootstrap interval.
+
+    The level of the interval is `LEVEL`. `resampled` says what was resampled.
+    """
 
     estimate: Estimate
     low: float
@@ -50,7 +58,10 @@ class Difference:
 
 
 def task_interval(differences: Sequence[float], resamples: int, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of a mean of one difference a task, by resampling tasks; nan with fewer than two."""
+    """Return the percentile interval of a mean of one difference a task, by resampling tasks.
+
+    It is nan with fewer than two tasks.
+    """
     kept = np.array([value for value in differences if not math.isnan(value)])
     if len(kept) < 2:
         return math.nan, math.nan
@@ -67,7 +78,11 @@ def task_interval(differences: Sequence[float], resamples: int, seed: int = 0) -
 
 @dataclass(frozen=True)
 class PairedItems:
-    """One task under two methods: differences of item metrics [n, metrics], and both residual matrices [seeds, n, bins]."""
+    """One task under two methods.
+
+    `differences` [n, metrics] are those of the item metrics. `own` and `baseline` [seeds, n, bins]
+    are the calibration matrices of the two methods.
+    """
 
     differences: Floats
     own: Floats
@@ -75,9 +90,9 @@ class PairedItems:
 
     @classmethod
     def of(cls, own: Sequence[CellResult], baseline: Sequence[CellResult]) -> PairedItems:
-        """From the task's cells, seed by seed. The items are the same in all of them."""
+        """Pair the task's cells, seed by seed. The items are the same in all of them."""
         pairs = [
-            (HeldOutAnswer.of(a.probabilities, a.labels), HeldOutAnswer.of(b.probabilities, b.labels))
+            (ItemScores.of(a.probabilities, a.labels), ItemScores.of(b.probabilities, b.labels))
             for a, b in zip(own, baseline, strict=True)
         ]
         differences = np.mean(
@@ -90,7 +105,7 @@ class PairedItems:
         return cls(differences, own_residuals, baseline_residuals)
 
     def resampled(self, items: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats:
-        """The differences in `TWO_LEVEL` on the drawn items."""
+        """Return the differences in `TWO_LEVEL` on the drawn items."""
         ece = [
             np.abs(residuals[:, items].sum(1)).sum(1).mean() / len(items)
             for residuals in (self.own, self.baseline)
@@ -101,7 +116,10 @@ class PairedItems:
 def two_level_intervals(
     tasks: Sequence[PairedItems], resamples: int, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of the mean over tasks of each of `TWO_LEVEL`: tasks are drawn, then items of each drawn task."""
+    """Return the percentile interval of the mean over tasks, for each of `TWO_LEVEL`.
+
+    Tasks are drawn, then items of each drawn task.
+    """
     rng = np.random.default_rng(seed)
     means = np.empty((resamples, len(TWO_LEVEL)))
     for row in means:
@@ -125,7 +143,11 @@ def paired_differences(
     metrics: Sequence[str],
     resamples: int,
 ) -> dict[str, Difference]:
-    """By metric, from each task's values (task -> metric -> value) under both methods, on the tasks that both have."""
+    """Return the differences by metric, on the tasks that both methods have.
+
+    `own` and `baseline` have each task's values: task -> metric -> value. `items` are the same
+    tasks item by item; without them all intervals resample tasks alone.
+    """
     shared = [task for task in own if task in baseline]
     intervals = two_level_intervals(items, resamples) if items else {}
     found = {}

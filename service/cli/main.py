@@ -19,10 +19,9 @@ from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings, Samples, Thresholds
 from abmll.text.files import read_examples, read_rows
 from abmll.text.tasks import Example, Query
-from lab.commands.evaluate import evaluate
-from lab.commands.meta_train import meta_train
 from service.cli.failures import err, errors_told
 from service.cli.peft import export, import_peft
+from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.gating.confidence import WantedConfidence
@@ -275,10 +274,9 @@ def models(as_json: AsJson = False) -> None:
     _show(answer, models_table(answer), as_json)
 
 
-app.command()(meta_train)
-app.command()(evaluate)
 app.command()(export)
 app.command("import-peft")(import_peft)
+add_registered_commands(app)
 
 
 def _read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:

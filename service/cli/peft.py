@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from model_store.progress import counting_bar
 from service.cli.failures import err, errors_told
-from service.cli.progress import progress_bar
 from service.cli.settings_options import with_settings
 from service.settings import Settings
 
@@ -64,7 +64,7 @@ def export(
             rank = export_mean(target, subject, skeleton)
         else:
             seed = seed or 0
-            with progress_bar(err, "") as progress:
+            with counting_bar(err) as progress:
                 bar = progress.add_task("Samples", total=samples)
                 rank = export_samples(
                     target,
@@ -101,11 +101,12 @@ def import_peft(
     """
     with errors_told():
         # Model code is imported here so that `abmll --help` answers at once.
+        from model_store.models import check_base  # noqa: PLC0415
         from model_store.peft.exchange import import_posterior, require_empty  # noqa: PLC0415
         from model_store.peft.format import read_peft  # noqa: PLC0415
         from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
         from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
-        from service.executors.worker import check_base, choose_posterior  # noqa: PLC0415
+        from service.executors.worker import choose_posterior  # noqa: PLC0415
 
         target = out.resolve()
         id = name or target.name
@@ -119,7 +120,7 @@ def import_peft(
         quantisation = settings.quantisation or (like.manifest.base.quantisation if like else None)
         skeleton = load_base_skeleton(settings.model, quantisation=quantisation, cache_dir=settings.cache_dir)
         if like is not None:
-            check_base(like, skeleton.identity)
+            check_base(like.manifest, skeleton.identity)
         imported = import_posterior(adapter, skeleton, like, id=id, spread=spread)
         save_posterior(target, imported.prior, imported.manifest)
     config, found = imported.prior.config, f"{len(adapter.loras)} of {len(imported.prior.sites)}"

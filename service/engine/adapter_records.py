@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from abmll.assurance.held_out import HeldOutSummary
 
 
-def adapter_of(fitting: Fitting, adaptation: Adaptation, held_out: HeldOutSummary | None = None) -> StoredAdapter:
+def adapter_of(
+    fitting: Fitting, adaptation: Adaptation, held_out: HeldOutSummary | None = None
+) -> StoredAdapter:
     """The adapter to store for a finished fit; `held_out` is what its folds told of its temperature."""
     served, folds = fitting.served, len(fitting.folds)
     own = {"calibration_folds": folds} if folds else {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from model_store.adapters.store import AdapterStore
 from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.store import AdapterStore
 from service.engine.engine import Engine
 from service.executors.contract import Executor
 from service.gating.keeper import GateKeeper

@@ -10,21 +10,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step
-from abmll.adaptation.settings import AdaptSettings
 from abmll.decoder.rows import collate, packed_length
 from abmll.errors import PosteriorMismatchError
 from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
 from abmll.seeds import derive_seed
-from abmll.text.prompting import RECOMMENDED_TEMPLATE, EncodedPrompt, PromptTemplate
-from model_store.pretrained.bases import load_base
-from model_store.pretrained.sentence_encoders import load_sentence_encoder
+from abmll.text.prompting import EncodedPrompt
+from model_store.models import Start, load_model
+from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.pretrained.entailment import load_entailment
 from model_store.pretrained.identity import BaseIdentity
-from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
 from service.executors.contract import (
@@ -225,36 +222,16 @@ def load_worker(settings: Settings) -> ModelWorker:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     posterior = choose_posterior(settings)
-    trained_on = posterior.manifest.base if posterior else None
-    quantisation = settings.quantisation or (trained_on.quantisation if trained_on else None)
-    base = load_base(
-        settings.model, quantisation=quantisation, device=settings.device, cache_dir=settings.cache_dir
+    loaded = load_model(
+        settings.model,
+        Start.of(posterior) if posterior else Start(),
+        quantisation=settings.quantisation,
+        device=settings.device,
+        cache_dir=settings.cache_dir,
+        equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
     )
-    equivalence = load_entailment(settings.nli_model, settings.device) if settings.nli_model else None
-    if posterior is None:
-        model = FewShotModel(
-            base.model,
-            base.tokenizer,
-            AdapterConfig(),
-            template=RECOMMENDED_TEMPLATE,
-            equivalence=equivalence,
-        )
-        return _worker(model, _served(model, base.identity, UNTRAINED), settings)
-    check_base(posterior, base.identity)
-    sentences = load_sentence_encoder(
-        posterior.prior.config.sentence_encoder, device=settings.device, cache_dir=settings.cache_dir
-    )
-    model = FewShotModel(
-        base.model,
-        base.tokenizer,
-        posterior.prior,
-        template=PromptTemplate.from_json(posterior.manifest.template),
-        defaults=AdaptSettings(**posterior.manifest.adapt),
-        equivalence=equivalence,
-        sentences=sentences,
-    )
-    served = _served(model, base.identity, posterior.manifest.id)
-    return _worker(model, served, settings)
+    id = loaded.manifest.id if loaded.manifest else UNTRAINED
+    return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
@@ -300,19 +277,6 @@ def choose_posterior(settings: Settings) -> LoadedPosterior | None:
     if fitting is None:
         raise PosteriorMismatchError(f"no posterior ships for {settings.model!r}: name one, or `{UNTRAINED}`")
     return fitting
-
-
-def check_base(posterior: LoadedPosterior, served: BaseIdentity) -> None:
-    """Another base is refused; another quantisation of it works, somewhat worse, and is only told."""
-    made_for = posterior.manifest.base
-    if made_for == served:
-        return
-    if replace(made_for, quantisation=served.quantisation) != served:
-        raise PosteriorMismatchError(
-            f"posterior {posterior.manifest.id!r} was made for {made_for.id} at revision {made_for.revision}, "
-            f"not for {served.id} at revision {served.revision}"
-        )
-    log.warning("posterior %s was trained on %s weights", posterior.manifest.id, made_for.quantisation)
 
 
 def _served(model: FewShotModel, base: BaseIdentity, posterior_id: str) -> ServedModel:

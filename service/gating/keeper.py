@@ -64,8 +64,8 @@ from service.gating.state import (
 
 if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
-    from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.gate_journals import GateJournals, Record
+    from model_store.adapters.manifest import AdapterManifest
     from service.metrics import Metrics
     from service.settings import Settings
 

@@ -5,7 +5,7 @@ import pytest
 
 from abmll.posterior.config import AdapterConfig
 from benchmarks import monte_carlo
-from lab.evaluation.temperature import Rule, with_temperature
+from lab.evaluation.temperature_scaling import Rule, with_temperature
 from tests.lab.evaluation.test_metrics import result
 
 

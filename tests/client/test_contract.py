@@ -11,7 +11,7 @@ from pydantic import create_model
 from abmll_client import calls, gate_results, models
 from abmll_client.arguments import AdaptFields, CalibrateFields, PredictFields
 from service import schemas
-from benchmarks.certified_gates import thresholds
+from service.gating import decisions
 
 MODELS = sorted(
     name
@@ -93,5 +93,5 @@ def test_what_callers_may_give_is_what_requests_have(
 def test_a_gates_reasons_are_the_servers_words_in_its_order() -> None:
     names = ("CONFIDENCE", "MARGIN", "MUTUAL_INFORMATION")
     ours = [getattr(gate_results, name) for name in names]
-    assert ours == [getattr(thresholds, name) for name in names]
-    assert ours == [reason for reason in thresholds.REASONS if reason in ours]
+    assert ours == [getattr(decisions, name) for name in names]
+    assert ours == [reason for reason in decisions.REASONS if reason in ours]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from abmll.calibrator import FEATURES, Calibrator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -50,39 +49,6 @@ def test_what_is_saved_is_loaded(prior, artifact):
         "manifest.json",
         "README.md",
     }
-
-
-def calibrator_of(prior: GlobalPosterior) -> Calibrator:
-    coefficients = {name: i / 7 for i, name in enumerate(FEATURES)}
-    return Calibrator(posterior_digest(prior), -0.1, coefficients, 8, {"tasks": ["ag_news"]})
-
-
-def test_a_calibrator_is_saved_kept_and_loaded(prior, artifact):
-    assert load_posterior(artifact).calibrator is None
-    calibrator = calibrator_of(prior)
-    save_posterior(artifact, prior, manifest_of(prior), calibrator)
-    assert load_posterior(artifact).calibrator == calibrator
-    save_posterior(artifact, prior, manifest_of(prior))
-    assert load_posterior(artifact).calibrator == calibrator
-
-
-def test_a_calibrator_of_another_posterior_is_not_kept_and_not_taken(prior, artifact):
-    save_posterior(artifact, prior, manifest_of(prior), calibrator_of(prior))
-    other = GlobalPosterior(prior.config, prior.sites, prior.values + 1)
-    with pytest.raises(ValueError, match="another posterior"):
-        save_posterior(artifact, other, manifest_of(other), calibrator_of(prior))
-    save_posterior(artifact, other, manifest_of(other))
-    assert load_posterior(artifact).calibrator is None
-    (artifact / "calibrator.json").write_text(json.dumps(calibrator_of(prior).to_json()))
-    with pytest.raises(CorruptArtifactError, match="another posterior"):
-        load_posterior(artifact)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 1}'])
-def test_a_damaged_calibrator_is_refused(artifact, text):
-    (artifact / "calibrator.json").write_text(text)
-    with pytest.raises(CorruptArtifactError, match="the calibrator of tiny-1"):
-        load_posterior(artifact)
 
 
 def test_a_whitening_is_part_of_the_artifact(prior, artifact):

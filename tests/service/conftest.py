@@ -12,8 +12,8 @@ import httpx
 import pytest
 import uvicorn
 
-from model_store.adapters.store import AdapterStore
 from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.store import AdapterStore
 from service.api.app import create_app
 from service.engine.engine import Engine, State
 from service.executors.inline import inline_executor

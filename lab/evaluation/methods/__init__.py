@@ -1,1 +1,1 @@
-"""What is compared: one small file a method, all behind `contract.Method`."""
+"""The methods that are compared: one small file a method, all behind `contract.Method`."""

@@ -1,7 +1,8 @@
 """Adaptation by gradient steps from theta: ABMLL, or whatever else made theta.
 
-From an untrained theta without noise this is ordinary LoRA; from one that Reptile, structured training or first-order MAML
-left it is that method at test time (all of them take the same steps; `abmll/meta/train.py` has their outer rules).
+From an untrained theta without noise this is ordinary LoRA. From one that Reptile, structured
+training or first-order MAML made it is that method at test time: all take the same steps, and their
+outer rules are in `abmll/meta/train.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import adaptation_effort, answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def adapt_timed(
     model: FewShotModel, support: Sequence[Example], settings: AdaptSettings | None, seed: int
 ) -> tuple[TaskPosterior, Effort]:
-    """The facade's adaptation (with its defaults where `settings` is None), and its effort."""
+    """Adapt as `FewShotModel.adapt`, and return the effort too.
+
+    Without `settings` they are the model's defaults. Inputs that do not fit are cut.
+    """
     started, used = time.perf_counter(), settings or model.defaults
     adaptation = model.adapt(support, used, seed, truncate=True)
     seconds = time.perf_counter() - started
@@ -39,7 +43,10 @@ def adapt_calibrated_timed(
     settings: AdaptSettings | None,
     seed: int,
 ) -> tuple[TaskPosterior, Effort]:
-    """As `adapt_timed`, at the temperature that `folds` choose. The effort is that of all fits and of their held-out answers."""
+    """Adapt as `adapt_timed`, at the temperature that `folds` choose.
+
+    The effort is that of all fits and of their held-out answers.
+    """
     started, used = time.perf_counter(), settings or model.defaults
     adaptation, _ = adapt_at_own_temperature(model, support, folds, used, seed, truncate=True)
     seconds, tokens = time.perf_counter() - started, adaptation.support_tokens
@@ -52,9 +59,11 @@ def adapt_calibrated_timed(
 
 @dataclass(frozen=True)
 class Adapted:
-    """`samples` = 0 predicts with the mean. `settings` None are those that theta is to be served with.
+    """Answers with an adapted posterior.
 
-    With `calibration_folds` the adapter has a temperature of its own, which that many parts of the support choose.
+    `samples` 0 answers with the mean. Without `settings` they are those that theta is to be served
+    with. With `calibration_folds` that many parts of the support choose a temperature for the
+    adapter.
     """
 
     kind: Literal["adapted"] = "adapted"

@@ -1,6 +1,7 @@
 """Averages over several point models: ensembles of LoRA, and dropout at prediction.
 
-Both answer with the mean of the members' probabilities, and their mutual information is that between answer and member.
+Both answer with the mean of the members' probabilities. Their mutual information is that between
+answer and member.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from abmll.prediction.uncertainty import summarise
 from abmll.seeds import derive_seed
 from abmll.text.draws import draw_uniformly
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
-    """One prediction an item from those of every member: S is the number of members."""
+    """Return one prediction an item from those of every member.
+
+    Its number of samples is that of the members.
+    """
     return [
         replace(
             found[0],
@@ -42,11 +46,13 @@ def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """LoRA fitted `members` times (Lakshminarayanan et al. 2017), each in its own order and with its own noise, and averaged.
+    """Averages LoRAs that are fitted `members` times (Lakshminarayanan et al. 2017).
 
-    The members of `start` `random` begin at their own random A; that is for a theta without training, since what it holds is not
-    used, and without noise, which they would be fitted under (else `AbmllError`). Those of `theta` begin where theta is.
-    `share` of the support, drawn anew, is what a member sees (bagging, Breiman 1996).
+    Each member has its own order of examples and its own noise. With `start` `random` a member
+    begins at its own random A. That needs an untrained theta, since its values are not used, and
+    one without noise, which the members would be fitted under (else `AbmllError`). With `theta`
+    each begins at theta. `share` is the fraction of the support, drawn anew, that a member sees
+    (bagging, Breiman 1996).
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -78,9 +84,10 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout on the adapters' input at prediction (Gal and Ghahramani 2016): a mask of A's columns, one for a whole sequence.
+    """Averages over dropout on the adapters' input (Gal and Ghahramani 2016) at prediction.
 
-    Adaptation runs without dropout: the facade has none. Such masks are known as dropout injection.
+    A mask drops columns of A for a whole sequence. Adaptation runs without dropout, which
+    `FewShotModel` does not have. Such masks are known as dropout injection.
     """
 
     kind: Literal["dropout"] = "dropout"
@@ -105,7 +112,10 @@ class Dropout:
 def masked_posteriors(
     posterior: TaskPosterior, rate: float, samples: int, seed: int
 ) -> Iterator[TaskPosterior]:
-    """`posterior` with columns of every mean A dropped with probability `rate`, the rest divided by 1 - `rate`."""
+    """Yield `posterior` with columns of every mean A dropped with probability `rate`.
+
+    The other columns are divided by 1 - `rate`.
+    """
     for sample in range(samples):
         generator = torch.Generator().manual_seed(derive_seed(seed, "dropout", sample))
         values = posterior.values.clone()

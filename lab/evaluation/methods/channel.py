@@ -1,6 +1,7 @@
-"""Channel scoring (Min et al. 2022): the label comes first, and an option is as good as the input is likely behind it.
+"""Channel scoring (Min et al. 2022): how probable is the input behind each option?
 
-p(option | input) is proportional to p(input | demonstrations, option), with equal shares for the options beforehand.
+p(option | input) is proportional to p(input | demonstrations, option): before the input is seen,
+all options are equally probable.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from abmll.model import FewShotModel
 from abmll.text.demonstrations import SEPARATOR
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.scoring import log_probs
-from lab.evaluation.records import Answer, Effort
 
 
 def channel_prompt(
     support: Sequence[Example], query: Query, option: str, encoder: PromptEncoder, max_tokens: int
 ) -> EncodedPrompt:
-    """The option behind as many turned-round demonstrations as fit, and the input as what is to be predicted.
+    """Return a prompt of demonstrations and the option, with the input as its continuation.
 
-    An input that does not fit even alone is cut at its end.
+    A demonstration has its label before its input. There are as many as fit. An input that does not
+    fit even alone is cut at its end.
     """
     tokenize, shown_in = encoder.tokenizer, encoder.template.shown
     limit = min(max_tokens, encoder.max_tokens)
@@ -44,7 +46,7 @@ def channel_prompt(
 
 @dataclass(frozen=True)
 class Channel:
-    """`demonstrations` False scores without the support."""
+    """Answers by channel scoring; `demonstrations` False scores without the support."""
 
     kind: Literal["channel"] = "channel"
     demonstrations: bool = True

@@ -1,4 +1,7 @@
-"""Contextual calibration (Zhao et al. 2021): probabilities divided by those of inputs that say nothing."""
+"""Contextual calibration (Zhao et al. 2021).
+
+Probabilities are divided by those of inputs that say nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from typing import Literal
 
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import normalised
 from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
-from lab.evaluation.records import Answer, Effort
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # the paper's three
 
 
 @dataclass(frozen=True)
 class ContextualCalibration:
-    """`of` is what is calibrated: zero-shot prediction, or in-context learning."""
+    """Calibrates the answers `of` another method: zero-shot prediction, or in-context learning."""
 
     kind: Literal["contextual"] = "contextual"
     of: Prior | InContext = field(default_factory=Prior)

@@ -10,20 +10,23 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
 from abmll.prediction.run import Prediction
 from abmll.text.tasks import Example, Query
-from lab.evaluation.records import Answer, Effort
+from lab.evaluation.cells import Answer, Effort
 
 
 class Method(Protocol):
-    """Answers queries, given labelled examples. Equal arguments give equal answers; the model is left as it was found."""
+    """Answers queries, given labelled examples.
+
+    Equal arguments give equal answers. The model is left as it was found.
+    """
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
     ) -> tuple[list[Answer], Effort]:
-        """An answer for each of `queries`, and what was done for them."""
+        """Return an answer for each of `queries`, and what was done for them."""
 
 
 def answers_of(predictions: Sequence[Prediction]) -> list[Answer]:
-    """Predictions of the facade as answers; with fewer than two samples nothing is known of the information."""
+    """Return predictions as answers; with fewer than two samples their information is nan."""
     return [
         Answer(
             found.predictive.probabilities,
@@ -34,7 +37,7 @@ def answers_of(predictions: Sequence[Prediction]) -> list[Answer]:
 
 
 def prediction_effort(predictions: Sequence[Prediction], samples: int) -> Effort:
-    """Tokens of prompts and options, once for each sample."""
+    """Count the tokens of prompts and options, once for each sample."""
     tokens = sum(found.prompt_tokens + found.completion_tokens for found in predictions)
     return Effort(tokens=tokens * max(1, samples))
 
@@ -42,7 +45,7 @@ def prediction_effort(predictions: Sequence[Prediction], samples: int) -> Effort
 def adaptation_effort(
     settings: AdaptSettings, support_size: int, support_tokens: int, seconds: float
 ) -> Effort:
-    """Tokens of the batches of all steps, from the support's mean length."""
+    """Count the tokens of the batches of all steps, by the mean length of the examples."""
     batch = min(settings.batch_size, support_size)
     return Effort(
         settings.steps, round(settings.steps * batch * support_tokens / max(1, support_size)), seconds
@@ -50,6 +53,6 @@ def adaptation_effort(
 
 
 def normalised(scores: Sequence[float]) -> tuple[float, ...]:
-    """Non-negative scores divided by their sum; all zero gives equal shares."""
+    """Divide non-negative scores by their sum; all zero gives equal probabilities."""
     total = math.fsum(scores)
     return tuple(score / total if total else 1 / len(scores) for score in scores)

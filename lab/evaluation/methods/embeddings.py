@@ -1,4 +1,7 @@
-"""Sentence embeddings and logistic regression: what a few lines of older tools give. For tasks with fixed classes only."""
+"""Sentence embeddings and logistic regression, for tasks with fixed classes only.
+
+This is what a few lines of older tools give.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from sklearn.linear_model import LogisticRegression
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
-from lab.evaluation.records import Answer, Effort
+from lab.evaluation.cells import Answer, Effort
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """`encoder` names the model's sentence encoder, `inverse_penalty` is scikit-learn's C. The language model is not used."""
+    """Answers by logistic regression on sentence embeddings, without the language model.
+
+    `encoder` names the model's sentence encoder. `inverse_penalty` is scikit-learn's C.
+    """
 
     kind: Literal["embeddings"] = "embeddings"
     inverse_penalty: float = 1.0
@@ -29,7 +35,10 @@ class Embeddings:
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
     ) -> tuple[list[Answer], Effort]:
-        """See `Method`. Raises `AbmllError` for multiple choice, and where the model has no sentence encoder."""
+        """See `Method`.
+
+        Raises `AbmllError` for multiple choice, and where the model has no sentence encoder.
+        """
         if len({item.options for item in support} | {query.options for query in queries}) != 1:
             raise AbmllError("embeddings need a task whose items all have the same options")
         options = support[0].options
@@ -42,7 +51,7 @@ class Embeddings:
             lambda texts: encoder(texts).numpy(),
             self.inverse_penalty,
         )
-        # A class that no example shows has the share that add-one smoothing of the support's counts gives it.
+        # A class that no example shows: its probability is that of add-one smoothing.
         unseen = 1 / (len(support) + len(options))
         rows = np.full((len(queries), len(options)), unseen)
         seen_share = 1 - unseen * (len(options) - len(classes))
@@ -53,7 +62,7 @@ class Embeddings:
 def fit_and_predict(
     support: Sequence[Example], inputs: Sequence[str], encode: Encode, inverse_penalty: float
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """The classes that the support has, and their probabilities [n, classes] for each input."""
+    """Return the classes that the support has, and their probabilities [n, classes] by input."""
     features = encode([*(example.input for example in support), *inputs])
     outputs = [example.output for example in support]
     if len(set(outputs)) == 1:

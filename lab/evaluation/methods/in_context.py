@@ -1,4 +1,7 @@
-"""In-context learning: the support as demonstrations in the prompt, as many as fit; nothing is trained (Brown et al. 2020)."""
+"""In-context learning (Brown et al. 2020): nothing is trained.
+
+The prompt shows as many examples of the support as fit, as demonstrations.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ from typing import Literal
 from abmll.model import FewShotModel
 from abmll.text.demonstrations import fitting
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 @dataclass(frozen=True)
 class InContext:
-    """`max_tokens` bounds a prompt (its demonstrations and options included) below the model's own context."""
+    """Answers behind demonstrations.
+
+    `max_tokens` bounds a prompt, its demonstrations and options included, below the model's
+    context.
+    """
 
     kind: Literal["in_context"] = "in_context"
     max_tokens: int = 2048

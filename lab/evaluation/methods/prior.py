@@ -1,6 +1,7 @@
-"""No adaptation: the prior answers as it is.
+"""No adaptation: theta answers as it is.
 
-With an untrained theta this is the pretrained model, zero-shot; with a trained one it is multi-task LoRA.
+With an untrained theta this is the pretrained model, zero-shot. With a trained one it is multi-task
+LoRA.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Literal
 
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 @dataclass(frozen=True)
 class Prior:
-    """The support is not looked at."""
+    """Answers without the support; `samples` 0 answers with the mean."""
 
     kind: Literal["prior"] = "prior"
     samples: int = 0

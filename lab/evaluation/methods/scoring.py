@@ -1,4 +1,7 @@
-"""The one place where methods go behind `FewShotModel`: log-probabilities of whole texts, not normalised over options."""
+"""Log-probabilities of whole texts, not normalised over options.
+
+This is the one place where methods reach behind `FewShotModel`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from abmll.text.prompting import EncodedPrompt
 
 
 def log_probs(model: FewShotModel, prompts: Sequence[EncodedPrompt]) -> list[list[float]]:
-    """Log-probability in nats of every continuation of every prompt, under the mean of the model's theta."""
+    """Return the log-probability in nats of every continuation of every prompt.
+
+    It is that under the mean of the model's theta.
+    """
     theta = TaskPosterior.start(model.prior)
     theta = replace(theta, values=theta.values.to(model.backbone.device))
     run = OptionRun(theta, prompts, Sampling(samples=0, seed=0))

@@ -1,8 +1,8 @@
-"""A variance without training, after TFB (Shi et al. 2025): the largest isotropic noise that the support hardly notices.
+"""A variance without training, after TFB (Shi et al. 2025).
 
-Around the mean of an adapted LoRA every weight gets the same standard deviation: the largest one under which the
-support's NLL, of the averaged predictions, rises by at most `tolerance`. (TFB itself puts the noise into A, in the basis of an
-SVD of the adapter; here it is on the weight.)
+Around the mean of an adapted LoRA every weight gets the same standard deviation: the largest one
+under which the support's NLL, of the averaged predictions, rises by at most `tolerance`. TFB itself
+puts the noise into A, in the basis of an SVD of the adapter; here it is on the weight.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.tasks import Example, Query
+from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
 from lab.evaluation.methods.contract import answers_of, prediction_effort
-from lab.evaluation.records import Answer, Effort
 
 
 def largest_within(rises: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
-    """The largest scale in [low, high] at which `rises` is false, by bisection of its logarithm; 0 if it is true at `low`.
+    """Return the largest scale in [low, high] at which `rises` is false.
 
-    The end that holds is returned, never the one that was tried and failed.
+    It bisects the logarithm of the scale `halvings` times, and returns the end at which `rises` was
+    false. It returns 0 where `rises` is true at `low`.
     """
     if rises(low):
         return 0.0
@@ -39,7 +40,11 @@ def largest_within(rises: Callable[[float], bool], low: float, high: float, halv
 
 @dataclass(frozen=True)
 class IsotropicNoise:
-    """`smallest` and `largest` bound the standard deviation of a weight; the tolerance is relative to the noise-free NLL."""
+    """Answers with samples of isotropic noise around an adapted LoRA.
+
+    `smallest` and `largest` bound the standard deviation of a weight. `tolerance` is relative to
+    the NLL without noise.
+    """
 
     kind: Literal["tfb"] = "tfb"
     samples: int = 16
@@ -76,7 +81,10 @@ class IsotropicNoise:
 
 
 def isotropic(posterior: TaskPosterior) -> TaskPosterior:
-    """The same mean with a standard deviation of 1 for every weight, for `with_noise_scale` to set."""
+    """Return the same mean with a standard deviation of 1 for every weight.
+
+    `with_noise_scale` then sets it.
+    """
     config = replace(posterior.config, noise="weight", spread_offset=1.0)
     values = posterior.values.clone()
     for tensors in TaskPosterior(config, posterior.sites, values).by_site():
@@ -86,7 +94,7 @@ def isotropic(posterior: TaskPosterior) -> TaskPosterior:
 
 
 def support_nll(predictions: Sequence[Prediction], support: Sequence[Example]) -> float:
-    """Mean NLL in nats of the support's labels."""
+    """Return the mean NLL in nats of the support's labels."""
     losses = [
         -math.log(max(found.predictive.probabilities[found.predictive.options.index(example.output)], 1e-300))
         for found, example in zip(predictions, support, strict=True)

@@ -22,7 +22,8 @@ from abmll.text.demonstrations import demonstrate, fitting
 from abmll.text.draws import draw_uniformly
 from abmll.text.prompting import EncodedPrompt, PromptTemplate
 from abmll.text.tasks import Example, Query
-from lab.evaluation.harness import run_cell
+from lab.evaluation.cell_runner import run_cell
+from lab.evaluation.cells import Answer, Cell, Episode
 from lab.evaluation.methods.adapted import Adapted
 from lab.evaluation.methods.averaged import Dropout, Ensemble, masked_posteriors
 from lab.evaluation.methods.channel import Channel, channel_prompt
@@ -33,7 +34,6 @@ from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
 from lab.evaluation.methods.scoring import log_probs
 from lab.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
-from lab.evaluation.records import Answer, Cell, Episode
 from tests.tiny import tiny_model, tiny_sentence_encoder, tiny_tokenizer
 
 SETTINGS = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)

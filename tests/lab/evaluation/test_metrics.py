@@ -8,9 +8,10 @@ import torch
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lab.evaluation.metrics import METRICS, aurc, auroc, calibrated_ece, coverage_at_risk, evaluate, expected_calibration_error, risk_curve, smooth_ece
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.records import Cell, CellResult, Cost
+from lab.evaluation.calibration_error import calibrated_ece, expected_calibration_error, smooth_ece
+from lab.evaluation.cells import Cell, CellResult, Cost
+from lab.evaluation.metrics import METRICS, ItemScores, auroc, evaluate
+from lab.evaluation.selective_risk import aurc, coverage_at_risk, risk_curve
 
 
 def result(probabilities: np.ndarray, labels: np.ndarray, **values: object) -> CellResult:
@@ -113,8 +114,8 @@ def test_information_tells_foreign_items_apart() -> None:
 
 
 def test_items_with_fewer_options_count_as_if_the_rest_did_not_exist() -> None:
-    short = HeldOutAnswer.of(np.array([[0.7, 0.3]]), np.array([0]))
-    padded = HeldOutAnswer.of(np.array([[0.7, 0.3, 0.0, 0.0]]), np.array([0]))
+    short = ItemScores.of(np.array([[0.7, 0.3]]), np.array([0]))
+    padded = ItemScores.of(np.array([[0.7, 0.3, 0.0, 0.0]]), np.array([0]))
     assert short.brier == padded.brier
     assert short.nll == padded.nll
     assert np.isnan(evaluate(replace(random_result(), classes=()))["macro_f1"])

@@ -1,13 +1,14 @@
 """An evaluation on a tiny base: resumed equals uninterrupted, parallel equals serial, tables without a model, and refusals."""
 
+import gzip
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
@@ -18,19 +19,22 @@ from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.draws import draw_uniformly
 from abmll.text.files import read_task
 from abmll.text.prompting import PromptTemplate
-from lab.evaluation import run as run_module
-from lab.evaluation.config import Entry, EvaluationConfig, EvaluationData
+from lab.evaluation import cell_runner
+from lab.evaluation.cell_runner import CellRunner
+from lab.evaluation.cells import Cell, CellResult
+from lab.evaluation.configuration import Entry, EvaluationConfig, EvaluationData
 from lab.evaluation.methods.adapted import Adapted
 from lab.evaluation.methods.embeddings import Embeddings
 from lab.evaluation.methods.prior import Prior
 from lab.evaluation.protocol import LeakError
-from lab.evaluation.records import Cell, CellResult
-from lab.evaluation.results import report
-from lab.evaluation.run import Evaluation, run_evaluation
-from lab.training import DataSettings, TrainingConfig, run_training
+from lab.evaluation.results import write_report
+from lab.evaluation.run import run_evaluation
+from lab.evaluation.study import Study
+from lab.training.configuration import DataSettings, TrainingConfig
+from lab.training.run import run_training
 from model_store.posteriors import PosteriorManifest, save_posterior
 from model_store.pretrained.bases import load_base
-from service.cli.main import app
+from tests.lab.conftest import Run
 
 LABELS = ["positive", "negative"]
 ADAPTER = AdapterConfig(rank=2, alpha=4.0, first_layer=2, modules=("q", "down"), spread_offset=0.05)
@@ -123,7 +127,7 @@ def test_resumed_and_parallel_equal_uninterrupted(config: EvaluationConfig, tmp_
     config = replace(config, shots=("2 per class",))
     seen: list[tuple[int, int]] = []
     run_evaluation(config, tmp_path / "whole", lambda done, total, cell: seen.append((done, total)))
-    cells = Evaluation(config).cells()
+    cells = Study(config).cells()
     assert len(cells) == (3 + 4 + 3) * 2  # lora has the validation task too; free text is left out
     assert seen == [(i + 1, len(cells)) for i in range(len(cells))]
 
@@ -140,7 +144,7 @@ def test_resumed_and_parallel_equal_uninterrupted(config: EvaluationConfig, tmp_
     assert again == list(range(8, len(cells) + 1))
     some = replace(config, methods=config.methods[1:])
     run_evaluation(some, tmp_path / "parallel", lambda done, total, cell: None, processes=2)
-    in_parallel = Evaluation(some).cells()
+    in_parallel = Study(some).cells()
     assert len(in_parallel) == 14
     for cell in cells:
         whole = CellResult.load(tmp_path / "whole", cell)
@@ -151,12 +155,13 @@ def test_resumed_and_parallel_equal_uninterrupted(config: EvaluationConfig, tmp_
 
 def test_a_cell_is_what_the_facade_says(config: EvaluationConfig, checkpoint: Path) -> None:
     """Also when methods with other adapters ran on the same base before."""
-    evaluation = Evaluation(config)
+    study = Study(config)
+    runner = CellRunner(study)
     for name in ("zero-shot", "lora"):
-        evaluation.run(Cell(name, "one", "4", 13))
-    found = evaluation.run(Cell("abmll-S3", "two", "4", 21))
+        runner.run(Cell(name, "one", "4", 13))
+    found = runner.run(Cell("abmll-S3", "two", "4", 21))
     base = load_base(str(checkpoint), quantisation="none", progress=False)
-    theta = evaluation.posteriors[str(config.methods[2].posterior)].prior
+    theta = study.posteriors[str(config.methods[2].posterior)].prior
     model = FewShotModel(base.model, base.tokenizer, theta)
     task = read_task(config.data.folder / "two")
     settings = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
@@ -179,9 +184,9 @@ def test_tables_come_from_the_cells_alone(
 ) -> None:
     config, folder = replace(config, shots=(4,)), tmp_path / "study"
     run_evaluation(config, folder, lambda done, total, cell: None)
-    monkeypatch.setattr(run_module, "load_base", lambda *_, **__: pytest.fail("a model was loaded"))
-    report(config, folder, "abmll evaluate")
-    found = json.loads((folder / "results.json").read_text())
+    monkeypatch.setattr(cell_runner, "load_base", lambda *_, **__: pytest.fail("a model was loaded"))
+    write_report(config, folder, "abmll evaluate")
+    found = json.loads(gzip.decompress((folder / "results.json.gz").read_bytes()))
     (section,) = found["sections"]
     assert (section["split"], section["shots"]) == ("split", "4")
     assert list(section["methods"]) == ["zero-shot", "lora", "abmll-S3", "lora+T"]
@@ -201,7 +206,7 @@ def test_tables_come_from_the_cells_alone(
     for plot in ("reliability-split-k4.png", "risk-coverage-split-k4.png"):
         assert (folder / plot).read_bytes().startswith(b"\x89PNG")
     next((folder / "cells" / "lora").glob("one-*seed13.npz")).unlink()
-    report(config, folder, "abmll evaluate --report-only")
+    write_report(config, folder, "abmll evaluate --report-only")
     assert "**1 cells have not run**" in (folder / "results.md").read_text()
 
 
@@ -219,10 +224,10 @@ def test_a_posterior_is_not_tested_on_what_it_has_seen(
         assert not (tmp_path / "out").exists()
     mute = Entry("mute", Adapted(), posterior=posterior(tmp_path / "mute", checkpoint, None))
     with pytest.raises(AbmllError, match="does not say"):
-        Evaluation(replace(config, methods=(*config.methods, mute)))
+        Study(replace(config, methods=(*config.methods, mute)))
     # `three` was trained on: a temperature for that posterior must not be fitted on it either.
     with pytest.raises(LeakError, match="three"):
-        Evaluation(replace(config, temperature=("abmll-S3",)))
+        Study(replace(config, temperature=("abmll-S3",)))
 
 
 def test_a_folder_holds_one_method_of_a_name(config: EvaluationConfig, tmp_path: Path) -> None:
@@ -250,11 +255,11 @@ def test_methods_go_to_the_tasks_that_they_are_for(config: EvaluationConfig) -> 
         Entry("elsewhere", Prior(), splits=("other",)),
         Entry("here", Prior(), splits=("split",)),
     )
-    cells = Evaluation(replace(config, methods=entries, baseline="here", temperature=())).cells()
+    cells = Study(replace(config, methods=entries, baseline="here", temperature=())).cells()
     tasks = {entry.name: {cell.task for cell in cells if cell.method == entry.name} for entry in entries}
     assert tasks == {"embeddings": {"one", "two"}, "elsewhere": set(), "here": {"one", "two", "choice"}}
     with pytest.raises(AbmllError, match="for validation too"):
-        Evaluation(replace(config, data=replace(config.data, validation=("one",))))
+        Study(replace(config, data=replace(config.data, validation=("one",))))
 
 
 @pytest.mark.parametrize("rule", ["reptile", "structured", "fomaml"])
@@ -272,22 +277,20 @@ def test_a_baseline_that_meta_train_made_is_a_point(
         meta=MetaSettings(visits=2, inner=inner, outer=rule, outer_rate=0.01, average_from=0.0),
         serve=SERVE,
     )
-    result = run_training(run, tmp_path / "run", lambda metrics: None)
-    manifest = PosteriorManifest.of(
-        result.prior, id=rule, base=result.base, adapt=result.adapt, template=run.template.to_json(),
-        training=result.record, metrics=result.metrics,
-    )  # fmt: skip
-    save_posterior(tmp_path / rule, result.prior, manifest)
+    trained = run_training(run, tmp_path / "run", lambda metrics: None)
+    save_posterior(tmp_path / rule, trained.prior, trained.manifest)
     entries = tuple(Entry(f"S{n}", Adapted(samples=n), posterior=str(tmp_path / rule)) for n in (0, 3))
-    evaluation = Evaluation(replace(config, methods=entries, baseline="S0", temperature=()))
-    mean, sampled = (evaluation.run(Cell(entry.name, "one", "4", 13)) for entry in entries)
+    runner = CellRunner(Study(replace(config, methods=entries, baseline="S0", temperature=())))
+    mean, sampled = (runner.run(Cell(entry.name, "one", "4", 13)) for entry in entries)
     assert mean.probabilities.ravel().tolist() == pytest.approx(
         sampled.probabilities.ravel().tolist(), abs=1e-3
     )
     assert mean.cost.gradient_steps == 2
 
 
-def test_the_command_runs_a_configuration_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_runs_a_configuration_file(
+    data: Path, checkpoint: Path, tmp_path: Path, run: Run
+) -> None:
     text = f"""
 id: small
 base: {checkpoint}
@@ -305,11 +308,11 @@ resamples: 20
 """
     path, out = tmp_path / "small.yaml", tmp_path / "results"
     path.write_text(text)
-    found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out)])
+    found = run("evaluate", "--config", path, "--out", out)
     assert found.exit_code == 0, found.output
-    assert {p.name for p in out.iterdir()} >= {"results.json", "results.md", "methods.json", "cells"}
+    assert {p.name for p in out.iterdir()} >= {"results.json.gz", "results.md", "methods.json", "cells"}
     cells = sorted(p.stat().st_mtime_ns for p in out.rglob("*.npz"))
-    found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out), "--report-only"])
+    found = run("evaluate", "--config", path, "--out", out, "--report-only")
     assert found.exit_code == 0, found.output
     assert sorted(p.stat().st_mtime_ns for p in out.rglob("*.npz")) == cells
     for wrong, told in (
@@ -317,6 +320,19 @@ resamples: 20
         ("max_tokens: 120", "max_token: 120"),
     ):  # fmt: skip
         path.write_text(text.replace(wrong, told))
-        found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out)])
+        found = run("evaluate", "--config", path, "--out", out)
         assert found.exit_code == 2
         assert told.split(": ")[told.startswith(("kind", "base"))] in found.output
+
+
+@pytest.mark.parametrize("library", ["matplotlib.figure", "sklearn.metrics"])
+def test_without_the_extra_the_command_says_so_in_one_line(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("lab.evaluation.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / "study.yaml").touch()
+    found = run("evaluate", "--config", tmp_path / "study.yaml")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.splitlines() == [f"error: {library} is not installed: pip install '.[lab]'"]

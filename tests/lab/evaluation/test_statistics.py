@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lab.evaluation.cells import Cell, CellResult
 from lab.evaluation.metrics import METRICS, evaluate
-from lab.evaluation.records import Cell, CellResult
-from lab.evaluation.report import Study, markdown, summarise
 from lab.evaluation.statistics import (
     TWO_LEVEL,
     Estimate,
@@ -17,7 +16,8 @@ from lab.evaluation.statistics import (
     task_interval,
     two_level_intervals,
 )
-from lab.evaluation.temperature import Rule, fit_temperature, scaled, with_temperature
+from lab.evaluation.tables import StudyResults, markdown, summarise
+from lab.evaluation.temperature_scaling import Rule, fit_temperature, scaled, with_temperature
 from tests.lab.evaluation.test_metrics import random_result, result
 
 
@@ -166,7 +166,9 @@ def test_the_tables_say_what_the_cells_say() -> None:
         for cell in (c for pair in paired(task, gain) for c in pair):
             results[cell.cell] = cell
     del results[Cell("own", "seventh", "16", 21)]  # incomplete: not counted
-    study = Study({"split": ["one", "three", "seventh"]}, ["base", "own"], "base", ["16"], [13, 21], results)
+    study = StudyResults(
+        {"split": ["one", "three", "seventh"]}, ["base", "own"], "base", ["16"], [13, 21], results
+    )
     summary = summarise(study, resamples=200)
     (section,) = summary["sections"]
     own = section["methods"]["own"]

@@ -27,10 +27,10 @@ from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query
 from model_store.adapters.store import AdapterStore
-from model_store.pretrained.bases import load_base
 from model_store.errors import UnknownArtifactError
-from model_store.pretrained.identity import BaseIdentity
 from model_store.posteriors import PosteriorManifest, save_posterior
+from model_store.pretrained.bases import load_base
+from model_store.pretrained.identity import BaseIdentity
 from service.cli import main as cli
 from service.engine.fitting import encode_support
 from service.executors.build import build_executor

@@ -1,4 +1,4 @@
-"""The configuration file of an evaluation."""
+"""The configuration of a study: methods, tasks, and how they are compared."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.posterior.config import AdapterConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
+from lab.configuration import read_configuration
 from lab.evaluation.methods.adapted import Adapted
 from lab.evaluation.methods.averaged import Dropout, Ensemble
 from lab.evaluation.methods.channel import Channel
@@ -42,10 +42,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """A method under a name, and the theta it starts from: `posterior` (an id or a folder), or untrained (B = 0).
+    """A method under a name, and the theta that it starts from.
 
-    `noise` False takes the spread from theta: a point. `splits` limits it to some of the splits (a posterior is
-    trained for one); empty means all.
+    `posterior` is an id or a folder; without one theta is untrained (B = 0). `noise` False takes
+    the spread from theta, which leaves a point. `splits` limits the entry to some of the splits,
+    since a posterior is trained for one; empty means all.
     """
 
     name: str
@@ -57,9 +58,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """The test sides of `splits` of the collection at `folder`, less `leave_out`; or the tasks named in `tasks`.
+    """Which tasks of the collection at `folder` are tested on.
 
-    `validation` tasks are for fitting temperatures only. A relative `folder` is looked up from the working directory.
+    They are the `side` of `splits`, less `leave_out`, and the tasks named in `tasks`. Temperatures
+    are fitted on the `validation` tasks, which serve nothing else. A relative `folder` is found
+    from the working directory.
     """
 
     folder: Path
@@ -74,10 +77,13 @@ class EvaluationData:
 class EvaluationConfig:
     """Everything that determines the numbers.
 
-    `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own. `temperature` names methods
-    that are reported a second time, scaled by a temperature fitted on the validation tasks (`NAME+T`). `items` test
-    items of a task are asked, and `foreign_items` of another task. `resamples` are those of every bootstrap.
-    `device`, `dtype` and `keep_dequantised` are of the machine (see `load_base`).
+    `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own.
+    `temperature` names methods that are reported a second time as `NAME+T`, at a temperature fitted
+    on the validation tasks. Of each task `items` test items are asked, and `foreign_items` of
+    another task. `resamples` are those of every bootstrap. Methods are compared with the method
+    `baseline`.
+
+    `device`, `dtype`, `keep_dequantised` (see `load_base`) and `threads` fit the machine.
     """
 
     id: str
@@ -102,13 +108,12 @@ class EvaluationConfig:
 
     @classmethod
     def read(cls, path: Path) -> EvaluationConfig:
-        """Parse a YAML file. Raises `AbmllError` naming the wrong field or name."""
-        try:
-            config: EvaluationConfig = TypeAdapter(cls).validate_python(
-                yaml.safe_load(path.read_text("utf-8")), extra="forbid"
-            )
-        except (ValidationError, yaml.YAMLError) as error:
-            raise AbmllError(f"{path.name}: {error}") from error
+        """Read a YAML file.
+
+        Raises `AbmllError` as `read_configuration`, and for a method's name that is used twice, is
+        unknown, or would not do as a folder name.
+        """
+        config = read_configuration(cls, path)
         names = [entry.name for entry in config.methods]
         for name in names:
             if not _NAME.fullmatch(name) or names.count(name) > 1:

@@ -1,4 +1,4 @@
-"""What is evaluated and what comes of it: a cell (method, task, k, seed), its episode, and the answers to every item.
+"""A cell (method, task, k, seed), its episode, and the answers to every item of it.
 
 Answers are kept item by item, so that every table and plot can be made again without a model.
 """
@@ -21,7 +21,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One unit of work. `shots` is k as written in the configuration: `16`, `16 balanced` or `16 per class`."""
+    """One unit of work.
+
+    `shots` is k as the configuration has it: `16`, `16 balanced` or `16 per class`.
+    """
 
     method: str
     task: str
@@ -36,7 +39,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Episode:
-    """A cell's data: the support to learn from, the task's own queries, and inputs of another task under its options."""
+    """A cell's data.
+
+    `support` is learnt from. `labels` are the indices of the right options of `queries`. `foreign`
+    are inputs of another task under this task's options.
+    """
 
     support: tuple[Example, ...]
     queries: tuple[Query, ...]
@@ -46,7 +53,10 @@ class Episode:
 
 @dataclass(frozen=True)
 class Answer:
-    """A distribution over a query's options; `mutual_information` in nats is nan where there is only one model."""
+    """A distribution over a query's options.
+
+    `mutual_information` in nats is nan where there is only one model.
+    """
 
     probabilities: tuple[float, ...]
     mutual_information: float = float("nan")
@@ -54,7 +64,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a method did in a cell. Tokens are those of forward passes, each sample and each gradient step counted."""
+    """What a method did in a cell.
+
+    `tokens` are those of forward passes, each sample and each gradient step counted.
+    """
 
     gradient_steps: int = 0
     tokens: int = 0
@@ -70,7 +83,10 @@ class Effort:
 
 @dataclass(frozen=True)
 class Cost:
-    """`Effort`, with the seconds of the whole cell and the most memory the process held while it ran."""
+    """What a cell cost: an `Effort`, the seconds of the whole cell, and the peak of memory.
+
+    `peak_memory_bytes` is the most that the process held while the cell ran.
+    """
 
     gradient_steps: int
     tokens: int
@@ -81,10 +97,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell's items. `probabilities` is [n, widest], `widths` [n] says how many options each item has (the rest is 0).
+    """A cell's items.
 
-    `foreign_probabilities` [m, C] and `foreign_information` [m] are those of another task's items. Information is in nats,
-    nan where there is none. `classes` holds the task's label words where they are the same for every item, and is empty
+    `probabilities` [n, widest] has zeros beyond the options of an item; `widths` [n] says how many
+    options each item has. `labels` [n] are the indices of the right options. `mutual_information`
+    [n] is in nats, nan where there is none.
+
+    `foreign_probabilities` [m, C] and `foreign_information` [m] are the same for another task's
+    items. `classes` are the task's label words where they are the same for every item; it is empty
     for multiple choice.
     """
 
@@ -100,7 +120,7 @@ class CellResult:
     cost: Cost
 
     def save(self, folder: Path) -> None:
-        """Write it under `folder`, whole or not at all."""
+        """Write the result under `folder`, whole or not at all."""
         path = folder / self.cell.path
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -117,7 +137,7 @@ class CellResult:
 
     @classmethod
     def load(cls, folder: Path, cell: Cell) -> CellResult:
-        """Inverse of `save`. Raises `FileNotFoundError` for a cell that has not run."""
+        """Read what `save` wrote. Raises `FileNotFoundError` for a cell that has not run."""
         with np.load(folder / cell.path) as file:
             about: Mapping[str, Any] = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in _ARRAYS}
@@ -141,7 +161,10 @@ _ARRAYS = (
 
 
 def pad(distributions: Sequence[Sequence[float]]) -> tuple[Floats, NDArray[np.int64]]:
-    """Distributions of different lengths as one array filled up with zeros, and their lengths."""
+    """Return distributions of different lengths as one array, and their lengths.
+
+    The array is filled up with zeros.
+    """
     widths = np.array([len(row) for row in distributions], dtype=np.int64)
     padded = np.zeros((len(distributions), int(widths.max(initial=0))))
     for row, values in zip(padded, distributions, strict=True):

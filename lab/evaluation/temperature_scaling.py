@@ -1,7 +1,8 @@
-"""Temperature scaling (Guo et al. 2017) of kept answers: p^(1/T), normalised, T fitted on tasks that are not tested.
+"""Temperature scaling (Guo et al. 2017) of kept answers: p^(1/T), normalised.
 
-It is applied to the averaged distribution, and needs no model. T goes with the number of support examples, and with whether
-the options are fixed classes or differ from item to item (`Rule`).
+T is fitted on tasks that are not tested. It acts on the averaged distribution and needs no model. T
+depends on the number of support examples, and on whether the options are fixed classes or differ
+from item to item (`Rule`).
 """
 
 from __future__ import annotations
@@ -16,38 +17,44 @@ from scipy.optimize import minimize
 
 from abmll.errors import AbmllError
 from abmll.prediction.uncertainty import temperature_after, tempered
-from abmll.assurance.folds import HeldOutAnswer
-from lab.evaluation.records import CellResult, Floats
+from lab.evaluation.cells import CellResult, Floats
+from lab.evaluation.metrics import ItemScores
 
-# Of T after 16 examples, and of the exponent.
+# The ranges of T after 16 examples and of the exponent.
 LIMITS = ((0.05, 20.0), (-2.0, 2.0))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """T by the number of support examples (`uncertainty.temperature_after`); `choice` is for multiple choice (None: the same)."""
+    """T by the number of support examples, as `uncertainty.temperature_after`.
+
+    `choice` replaces `temperature` for multiple choice; None means the same.
+    """
 
     temperature: float = 1.0
     exponent: float = 0.0
     choice: float | None = None
 
     def of(self, result: CellResult) -> float:
-        """T for the answers of a cell."""
+        """Return T for the answers of a cell."""
         own = None if result.classes else self.choice
         return temperature_after(result.support_size, own or self.temperature, self.exponent)
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:
-    """`probabilities` [n, C] at the temperature, as a prediction is served at it; zeros (no such option) stay zero."""
+    """Return `probabilities` [n, C] at the temperature, as a prediction is served at it.
+
+    Zeros (the item has no such option) stay zero.
+    """
     result: Floats = tempered(torch.from_numpy(probabilities), temperature).numpy()
     return result
 
 
 def fit_temperature(validation: Sequence[CellResult]) -> Rule:
-    """The rule within `LIMITS` of least NLL on the validation cells, each of which counts alike.
+    """Fit the rule of least NLL on the validation cells, each of which counts alike.
 
-    Where all supports are of one size the exponent is 0, and where all tasks are of one kind so is T. Raises `AbmllError`
-    without cells.
+    The rule lies within `LIMITS`. Its exponent is 0 where all supports are of one size, and
+    `choice` is None where all tasks are of one kind. Raises `AbmllError` without cells.
     """
     if not validation:
         raise AbmllError("a temperature is fitted on validation tasks: name some")
@@ -65,7 +72,7 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
     def loss(values: Sequence[float]) -> float:
         rule = rule_of(values)
         cells = [
-            HeldOutAnswer.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
+            ItemScores.of(scaled(cell.probabilities, rule.of(cell)), cell.labels).nll.mean()
             for cell in validation
         ]
         return float(np.mean(cells))
@@ -83,7 +90,10 @@ def fit_temperature(validation: Sequence[CellResult]) -> Rule:
 
 
 def with_temperature(result: CellResult, rule: Rule, method: str) -> CellResult:
-    """`result` with its answers scaled, under the name `method`. The information is of the samples, and stays."""
+    """Return `result` with its answers scaled, under the name `method`.
+
+    The mutual information is that of the samples, and stays.
+    """
     temperature = rule.of(result)
     return replace(
         result,

@@ -1,4 +1,7 @@
-"""Tables from kept cells: `results.json` for programs and `results.md` for people. No model is needed."""
+"""Tables from kept cells: `results.json.gz` for programs, `results.md` for people.
+
+No model is needed.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lab.evaluation.cells import Cell, CellResult, Cost
 from lab.evaluation.metrics import HIGHER_IS_BETTER, METRICS, evaluate
-from lab.evaluation.records import Cell, CellResult, Cost
 from lab.evaluation.statistics import LEVEL, Estimate, PairedItems, paired_differences
 
 TITLES = {
@@ -20,14 +23,18 @@ TITLES = {
     "mean_abs_calibration_gap": "mean abs. gap", "aurc": "AURC", "coverage_at_5": "coverage at 5 % error",
     "coverage_at_10": "coverage at 10 %", "ood_auroc_information": "OOD AUROC (MI)", "ood_auroc_entropy": "OOD AUROC (entropy)",
 }  # fmt: skip
-# Set-level calibration of a cell depends on how many items it has; it has no better or worse of its own.
+# `ece15_if_calibrated` depends on the number of items: no value of it is better than another.
 COMPARED = tuple(metric for metric in METRICS if metric != "ece15_if_calibrated")
 BY_TASK = ("accuracy", "nll", "ece15")
 
 
 @dataclass(frozen=True)
-class Study:
-    """What was run: the tasks of each split, the methods (in the order of the tables), k, seeds, and every cell's result."""
+class StudyResults:
+    """What was run: the tasks of each split, the methods, k, seeds, and every cell's result.
+
+    `methods` are in the order of the tables. `baseline` is the method that others are compared
+    with.
+    """
 
     splits: Mapping[str, Sequence[str]]
     methods: Sequence[str]
@@ -37,13 +44,13 @@ class Study:
     results: Mapping[Cell, CellResult]
 
     def cells(self, method: str, task: str, shots: str) -> list[CellResult]:
-        """The task's results, seed by seed; empty unless every seed has one."""
+        """Return the task's results, seed by seed; none unless every seed has one."""
         found = [self.results.get(Cell(method, task, shots, seed)) for seed in self.seeds]
         return [result for result in found if result is not None] if all(found) else []
 
 
-def summarise(study: Study, resamples: int) -> dict[str, Any]:
-    """Everything the tables say, as plain values; nan becomes None."""
+def summarise(study: StudyResults, resamples: int) -> dict[str, Any]:
+    """Return everything that the tables say, as plain values; nan becomes None."""
     measured = {cell: evaluate(result) for cell, result in study.results.items()}
     sections = []
     for split, tasks in study.splits.items():
@@ -83,8 +90,8 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}
 
 
-def _cost(study: Study, method: str, tasks: Sequence[str], shots: str) -> dict[str, float]:
-    """Means over cells; the peak is the largest."""
+def _cost(study: StudyResults, method: str, tasks: Sequence[str], shots: str) -> dict[str, float]:
+    """Return means over cells; the peak is the largest."""
     costs = [result.cost for task in tasks for result in study.cells(method, task, shots)]
     mean = {
         field.name: float(np.mean([getattr(cost, field.name) for cost in costs])) for field in fields(Cost)
@@ -93,7 +100,7 @@ def _cost(study: Study, method: str, tasks: Sequence[str], shots: str) -> dict[s
 
 
 def _difference(
-    study: Study, values: Mapping[str, Mapping[str, Any]], method: str, shots: str, resamples: int
+    study: StudyResults, values: Mapping[str, Mapping[str, Any]], method: str, shots: str, resamples: int
 ) -> dict[str, Any]:
     if method == study.baseline or not values[study.baseline]:
         return {}
@@ -115,7 +122,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """The tables of `summarise`, under what `about` says of the run (title, notes, and anything else as JSON)."""
+    """Write the tables of `summarise` as Markdown.
+
+    `about` says what the run was: its title, its notes, and anything else as JSON.
+    """
     parts = [f"# {about['title']}", *about["notes"]]
     for section in summary["sections"]:
         methods = section["methods"]

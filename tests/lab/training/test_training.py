@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.train import MetaSettings
 from abmll.posterior.config import AdapterConfig
-from lab.training import DataSettings, TrainingConfig, dry_run, run_training
-from service.cli.main import app
+from lab.training.configuration import DataSettings, TrainingConfig
+from lab.training.dry_run import dry_run
+from lab.training.run import run_training
+from tests.lab.conftest import Run
 
 LABELS = ["positive", "negative"]
 
@@ -73,7 +74,7 @@ def test_a_dry_run_finds_what_is_wrong_and_estimates_the_time(config: TrainingCo
 
 
 def test_the_command_tells_it_and_trains_nothing(
-    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = f"""
@@ -86,45 +87,15 @@ meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
 """
     path = tmp_path / "run.yaml"
     path.write_text(text.replace("LIMIT", "40"))
-    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    told = run("meta-train", "--config", path, "--dry-run")
     assert told.exit_code == 0, told.output
     for words in ("first and second share 2 inputs", "100 visits of", "on this machine"):
         assert words in told.output
     assert not (tmp_path / "runs").exists()
     path.write_text(text.replace("LIMIT", "3"))
-    told = CliRunner().invoke(app, ["meta-train", "--config", str(path), "--dry-run"])
+    told = run("meta-train", "--config", path, "--dry-run")
     assert told.exit_code == 2
     assert "would fail" in told.output
-
-
-def test_a_configuration_like_another_holds_what_differs(tmp_path: Path) -> None:
-    (tmp_path / "deeper").mkdir()
-    (tmp_path / "first.yaml").write_text(
-        "id: first\ndata: {folder: data, tasks: [a, b]}\nmeta: {visits: 9, inner: {steps: 3, beta: 1}}\n"
-    )
-    second, third = tmp_path / "deeper/second.yaml", tmp_path / "third.yaml"
-    second.write_text("like: ../first.yaml\nid: second\ndata: {tasks: [c]}\nmeta: {inner: {beta: 0}}\n")
-    third.write_text("like: deeper/second.yaml\nid: third\nmeta: {seed: 4}\n")
-    found = TrainingConfig.read(third)
-    assert (found.id, found.data.folder, found.data.tasks) == ("third", Path("data"), ("c",))
-    assert (found.meta.visits, found.meta.seed) == (9, 4)
-    assert (found.meta.inner.steps, found.meta.inner.beta) == (3, 0)
-    (tmp_path / "first.yaml").write_text("like: third.yaml\n")
-    with pytest.raises(AbmllError, match="`like` comes back to"):
-        TrainingConfig.read(third)
-    third.write_text("like: nowhere.yaml\nid: third\n")
-    with pytest.raises(AbmllError, match=r"third\.yaml: .*nowhere"):
-        TrainingConfig.read(third)
-
-
-@pytest.mark.parametrize(
-    "wrong", ["vissits: 3", "meta: {inner: {step: 3}}", "data: {folder: data, task: [a]}"]
-)
-def test_a_name_that_means_nothing_is_refused(wrong: str, tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(f"id: small\n{'' if 'data' in wrong else 'data: {folder: data}'}\n{wrong}\n")
-    with pytest.raises(AbmllError, match=r"run\.yaml: (?s:.*)(vissits|step|task)"):
-        TrainingConfig.read(path)
 
 
 def test_a_posterior_with_a_head_is_trained_with_its_whitening(

@@ -1,0 +1,39 @@
+"""Show what went wrong in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from abmll.errors import AbmllError
+from model_store.errors import StoreError
+
+# What the extra `lab` of pyproject.toml brings.
+LIBRARIES = ("matplotlib", "sklearn")
+
+_err = Console(stderr=True)
+
+
+@contextmanager
+def failures_shown() -> Iterator[None]:
+    """Print one line on standard error and exit with 2 for a failure that is expected.
+
+    These are the errors of the method and of the stores, and a library of the extra `lab` that is
+    not installed. Anything else keeps its traceback.
+    """
+    try:
+        yield
+    except (AbmllError, StoreError) as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in LIBRARIES:
+            raise
+        message = f"{error.name} is not installed: pip install '.[lab]'"
+    else:
+        return
+    _err.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2)

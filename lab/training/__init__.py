@@ -1,0 +1,1 @@
+"""Meta-training runs: from one configuration file to a posterior artifact."""

@@ -1,0 +1,67 @@
+"""The configuration of a meta-training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from abmll.adaptation.run import TOKENS_PER_BACKWARD
+from abmll.adaptation.settings import AdaptSettings
+from abmll.meta.train import MetaSettings
+from abmll.posterior.config import AdapterConfig
+from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
+from lab.configuration import read_configuration
+from model_store.pretrained.catalogue import Dtype, Quantisation
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Say which tasks of the collection at `folder` are trained on, less those in `leave_out`.
+
+    They are `tasks`, or the training side of `split`, or all. A relative `folder` is found from the
+    working directory.
+    """
+
+    folder: Path
+    split: str | None = None
+    tasks: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that determines a run.
+
+    `noise_scale`, the temperatures, `head_*` and `sentence_encoder` take no part in training: the
+    finished posterior gets them. `serve` are the settings to adapt it with.
+
+    `device`, `dtype`, `keep_dequantised` (see `load_base`), `threads` and `tokens_per_pass` fit the
+    machine that trains. `tokens_per_pass` bounds the tokens of one backward pass.
+    """
+
+    id: str
+    data: DataSettings
+    base: str = "smollm2-135m-instruct"
+    quantisation: Quantisation | None = None
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    template: PromptTemplate = RECOMMENDED_TEMPLATE
+    meta: MetaSettings = field(default_factory=MetaSettings)
+    serve: AdaptSettings = field(default_factory=AdaptSettings)
+    noise_scale: float = 1.0
+    temperature: float = 1.0
+    temperature_exponent: float = 0.0
+    choice_temperature: float | None = None
+    head_weight: float = 0.0
+    head_noise: float = 0.5
+    head_spread: float = 0.5
+    sentence_encoder: str | None = None
+    device: str = "cpu"
+    dtype: Dtype | None = None
+    keep_dequantised: bool | None = None
+    tokens_per_pass: int = TOKENS_PER_BACKWARD
+    threads: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingConfig:
+        """Read a YAML file. Raises `AbmllError` as `read_configuration`."""
+        return read_configuration(cls, path)

@@ -1,0 +1,135 @@
+"""Build a model that adapts and predicts, from a base model and a global posterior."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from abmll.adaptation.settings import AdaptSettings
+from abmll.errors import PosteriorMismatchError
+from abmll.model import FewShotModel
+from abmll.posterior.config import AdapterConfig
+from abmll.posterior.posteriors import GlobalPosterior
+from abmll.prediction.semantic import Equivalence
+from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
+from model_store.posteriors import LoadedPosterior, PosteriorManifest
+from model_store.pretrained.bases import LoadedBase, load_base
+from model_store.pretrained.catalogue import Quantisation
+from model_store.pretrained.identity import BaseIdentity
+from model_store.pretrained.sentence_encoders import load_sentence_encoder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a model starts from: theta, the template of its prompts, and the settings to adapt with.
+
+    `theta` is a global posterior, or the configuration of an untrained one (B = 0). `point` takes
+    the noise from it. `manifest` is that of the artifact that theta was read from; None for an
+    untrained one.
+    """
+
+    theta: GlobalPosterior | AdapterConfig = field(default_factory=AdapterConfig)
+    template: PromptTemplate = RECOMMENDED_TEMPLATE
+    defaults: AdaptSettings = field(default_factory=AdaptSettings)
+    point: bool = False
+    manifest: PosteriorManifest | None = None
+
+    @classmethod
+    def of(cls, posterior: LoadedPosterior) -> Start:
+        """Start from a posterior artifact, with the template and the settings of its manifest."""
+        manifest = posterior.manifest
+        return cls(
+            posterior.prior,
+            PromptTemplate.from_json(manifest.template),
+            AdaptSettings(**manifest.adapt),
+            manifest=manifest,
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that adapts and predicts, its base, and the manifest of its posterior, if any."""
+
+    model: FewShotModel
+    base: BaseIdentity
+    manifest: PosteriorManifest | None
+
+
+def load_model(
+    base: str,
+    start: Start,
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    equivalence: Equivalence | None = None,
+    progress: bool = True,
+) -> LoadedModel:
+    """Load the base that this name means, and build the model of `start` on it.
+
+    Without `quantisation` it is that of the base which the posterior was trained on. Raises as
+    `load_base` and `build_model`.
+    """
+    if quantisation is None and start.manifest is not None:
+        quantisation = start.manifest.base.quantisation
+    loaded = load_base(base, quantisation=quantisation, device=device, cache_dir=cache_dir, progress=progress)
+    model = build_model(loaded, start, cache_dir=cache_dir, equivalence=equivalence, progress=progress)
+    return LoadedModel(model, loaded.identity, start.manifest)
+
+
+def build_model(
+    base: LoadedBase,
+    start: Start,
+    *,
+    sentence_encoder: str | None = None,
+    cache_dir: Path | None = None,
+    equivalence: Equivalence | None = None,
+    progress: bool = True,
+) -> FewShotModel:
+    """Build the model of `start` on a base that is loaded.
+
+    A base carries the adapters of one model at a time. The sentence encoder is `sentence_encoder`,
+    or the one that theta names; it is loaded to the device of the base. Raises as `check_base`,
+    `load_sentence_encoder` and `FewShotModel`.
+    """
+    if start.manifest is not None:
+        check_base(start.manifest, base.identity)
+    theta = start.theta.without_noise() if start.point else start.theta
+    config = theta if isinstance(theta, AdapterConfig) else theta.config
+    sentences = load_sentence_encoder(
+        sentence_encoder or config.sentence_encoder,
+        device=str(base.model.device),
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    model = FewShotModel(
+        base.model,
+        base.tokenizer,
+        theta,
+        template=start.template,
+        defaults=start.defaults,
+        equivalence=equivalence,
+        sentences=sentences,
+    )
+    if start.point:
+        model.prior = model.prior.without_noise()
+    return model
+
+
+def check_base(posterior: PosteriorManifest, base: BaseIdentity) -> None:
+    """Raise `PosteriorMismatchError` unless the posterior was made for this base at this revision.
+
+    Another quantisation of the base works, somewhat worse: it is logged as a warning.
+    """
+    made_for = posterior.base
+    if made_for == base:
+        return
+    if replace(made_for, quantisation=base.quantisation) != base:
+        raise PosteriorMismatchError(
+            f"posterior {posterior.id!r} was made for {made_for.id} at revision {made_for.revision}, "
+            f"not for {base.id} at revision {base.revision}"
+        )
+    _log.warning("posterior %s was trained on %s weights", posterior.id, made_for.quantisation)

@@ -1,0 +1,45 @@
+"""Commands that other packages register are commands of `abmll`, and cost it no time."""
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from service.cli import plugins
+from service.cli.main import app
+
+PYPROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+
+
+def test_a_registered_command_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        EntryPoint("second", "os:getpid", plugins.GROUP),
+        EntryPoint("first", "os:getcwd", plugins.GROUP),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == "abmll.commands" else [])
+    program = typer.Typer()
+    plugins.add_registered_commands(program)
+    assert [command.name for command in program.registered_commands] == ["first", "second"]
+    assert CliRunner().invoke(program, ["second"]).exit_code == 0
+
+
+def test_the_laboratory_registers_its_commands() -> None:
+    """What is installed is what `pyproject.toml` says: after a change there, install again."""
+    declared = PYPROJECT["project"]["entry-points"][plugins.GROUP]
+    assert {entry.name: entry.value for entry in entry_points(group=plugins.GROUP)} == declared
+    assert set(declared) == {"evaluate", "meta-train"}
+    assert set(declared) <= {command.name for command in app.registered_commands}
+
+
+def test_help_imports_neither_torch_nor_what_the_laboratory_needs() -> None:
+    script = (
+        "import sys; from service.cli.main import app\n"
+        "print(sorted({'torch', 'sklearn', 'matplotlib', 'yaml', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
