@@ -1,4 +1,4 @@
-"""The progress bar of the commands that take long."""
+"""The progress bar of long commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console, last: str) -> Progress:
-    """Name, bar, count, remaining time, and `last` with the task's fields put in."""
+    """Make a bar with name, count and remaining time. `last` is a template that shows the task's fields."""
     return Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),

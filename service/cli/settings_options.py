@@ -1,4 +1,8 @@
-"""Command-line options made from the settings model, so that each setting is described once."""
+"""Command-line options made from the settings model, so that each setting is described once.
+
+pydantic-settings reads the command line only through a parser with argparse's methods, and these commands are
+typer's: its parser and `--help` would not know the options.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command whose first parameter is `settings` one option for each setting in `names` (all, if none is named).
+    """Add one option to a command for each setting in `names`, or for every setting without `names`.
 
-    The command is called with the settings from its options, the environment and the defaults.
+    The command's first parameter must be `settings`. It receives the settings from the options, the environment
+    and the defaults. A setting that does not hold raises `typer.BadParameter`, which exits with status 2.
     """
     fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
 
