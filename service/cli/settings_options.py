@@ -33,7 +33,10 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
                 default=None,
                 annotation=Annotated[
                     field.annotation | None,  # type: ignore[operator]
-                    typer.Option(help=f"{field.description} ({ENV_PREFIX}{name.upper()})"),
+                    typer.Option(
+                        help=f"{field.description} ({ENV_PREFIX}{name.upper()})",
+                        rich_help_panel=_panel(name),
+                    ),
                 ],
             )
             for name, field in fields.items()
@@ -54,3 +57,9 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return decorate
+
+
+def _panel(name: str) -> str:
+    """Return the heading in `--help` of the group of settings that has the setting `name`."""
+    (group,) = (base for base in Settings.__bases__ if name in base.__annotations__)
+    return str(group.__doc__).rstrip(".")
