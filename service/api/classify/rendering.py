@@ -8,7 +8,7 @@ from typing import Any
 
 from service import schemas
 from service.api.classify import wire
-from service.api.http import told
+from service.api.error_answers import message_with_field
 from service.api.native.predicting import native_request
 from service.errors import InvalidSupportError, ServiceError
 
@@ -103,4 +103,4 @@ def _classification(identity: str, text: str, prediction: schemas.Prediction) ->
 
 def error_shape(error: ServiceError, request_id: str) -> dict[str, Any]:
     """The error as Cohere tells errors."""
-    return wire.ClassifyError(message=told(error), id=request_id).model_dump()
+    return wire.ClassifyError(message=message_with_field(error), id=request_id).model_dump()

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.classify import wire
 from service.api.classify.rendering import classify_response, field_name, predict_request
-from service.api.http import JsonRoute, engine_of
+from service.api.http import engine_of
+from service.api.json_bodies import JsonRoute
 from service.api.native.predicting import predict_and_render, renamed_fields
 from service.errors import InvalidRequestError
 

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.text.tasks import Example
 from service import schemas
-from service.api.http import JsonRoute, documented_errors, tenant_of, unless_disconnected
+from service.api.error_answers import documented_errors
+from service.api.http import tenant_of, unless_disconnected
+from service.api.json_bodies import JsonRoute
 from service.errors import LimitExceededError
 from service.gating.keeper import GateKeeper
 from service.gating.records import USUAL_DELTA, Ask, CalibrateRequest, CalibrationView, Noted, Opened

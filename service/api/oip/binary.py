@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fastapi import Request
 
-from service.api.http import JsonRequest, JsonRoute, read_body
+from service.api.json_bodies import JsonRequest, JsonRoute, check_media_type
 from service.api.oip.wire import Datatype
 from service.errors import InvalidRequestError, UnsupportedMediaTypeError
 
@@ -27,9 +27,8 @@ class TensorRoute(JsonRoute):
         """`request` with its JSON read and parsed."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMediaTypeError("compressed bodies are not accepted")
-        json, request.state.tensors = split(
-            await read_body(request, _MEDIA_TYPES), request.headers.get(JSON_LENGTH)
-        )
+        check_media_type(request, _MEDIA_TYPES)
+        json, request.state.tensors = split(await request.body(), request.headers.get(JSON_LENGTH))
         headers = request.headers.mutablecopy()
         headers["content-type"] = "application/json"
         return JsonRequest(Request({**request.scope, "headers": headers.raw}, request.receive), json)

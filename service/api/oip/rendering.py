@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic_core import from_json
 
 from service import schemas
-from service.api.http import told
+from service.api.error_answers import message_with_field
 from service.api.native.predicting import native_request
 from service.api.native.rendering import adapt_request
 from service.api.oip import wire
@@ -221,4 +221,4 @@ def infer_response(
 def error_shape(error: ServiceError, request_id: str) -> dict[str, Any]:
     """The error as the protocol tells errors; the request's id is in the headers."""
     del request_id
-    return wire.InferError(error=told(error)).model_dump()
+    return wire.InferError(error=message_with_field(error)).model_dump()

@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api.http import JsonRoute, engine_of
+from service.api.http import engine_of
+from service.api.json_bodies import JsonRoute
 from service.api.native import predicting
 from service.api.openai import rendering, wire
 from service.engine.adapter_records import check_adapter, is_served
