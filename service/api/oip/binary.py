@@ -1,4 +1,4 @@
-"""The binary tensor data extension: tensors behind the JSON object, whose length a header tells.
+"""The binary tensor data extension: tensors follow the JSON object, whose length is in a header.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol/binary-tensor-data-extension
 """
@@ -21,10 +21,10 @@ _LENGTH = struct.Struct("<I")
 
 
 class TensorRoute(JsonRoute):
-    """A route whose body is JSON, then the bytes of tensors, which it leaves in `request.state.tensors`."""
+    """A route whose body is JSON and then the bytes of tensors. Puts these bytes into `request.state.tensors`."""
 
     async def read(self, request: Request) -> Request:
-        """`request` with its JSON read and parsed."""
+        """Return the request with its JSON read and parsed. Raises `UnsupportedMediaTypeError` for a compressed body."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMediaTypeError("compressed bodies are not accepted")
         check_media_type(request, _MEDIA_TYPES)
@@ -35,7 +35,7 @@ class TensorRoute(JsonRoute):
 
 
 def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
-    """The JSON of `body`, as long as the header says, and what follows it. Raises `InvalidRequestError`."""
+    """Split `body` into its JSON, as long as the header says, and the bytes after it. Raises `InvalidRequestError`."""
     if json_length is None:
         return body, b""
     if not re.fullmatch("[0-9]{1,15}", json_length) or int(json_length) > len(body):
@@ -46,7 +46,10 @@ def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
 
 
 def decode_texts(tensor: bytes, param: str) -> list[str]:
-    """The texts of a BYTES tensor: each four bytes of length, little-endian, and UTF-8. Raises `InvalidRequestError`."""
+    """Decode a BYTES tensor: each text is its length in four bytes, little-endian, and then UTF-8.
+
+    Raises `InvalidRequestError`, with `param` as the wrong field.
+    """
     texts, offset = [], 0
     while offset < len(tensor):
         begin = offset + _LENGTH.size
@@ -63,7 +66,7 @@ def decode_texts(tensor: bytes, param: str) -> list[str]:
 
 
 def encode(datatype: Datatype, data: Sequence[str] | Sequence[float]) -> bytes:
-    """The elements of a tensor as binary data."""
+    """Encode the elements of a tensor as binary data."""
     if datatype == "FP64":
         return struct.pack(f"<{len(data)}d", *data)
     texts = (str(text).encode() for text in data)

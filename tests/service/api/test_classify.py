@@ -14,7 +14,7 @@ import cohere
 import httpx
 import pytest
 
-from service.api.classify.rendering import field_name
+from service.api.classify.requests import field_name
 from tests.service.conftest import Listening, Server
 from tests.service.fakes import MAX_TOKENS
 

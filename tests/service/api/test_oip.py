@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 
 from model_store.identity import BaseIdentity
 from service.api.oip.binary import decode_texts, encode, split
-from service.api.oip.rendering import field_name
+from service.api.oip.requests import field_name
 from service.errors import InvalidRequestError
 from tests.service.conftest import Server
 from tests.service.fakes import MAX_TOKENS, FakeWorker, served_model
