@@ -44,7 +44,8 @@ class ModelSettings(BaseModel):
     )
     nli_model: str | None = Field(
         default=None,
-        description="Folder or hub id of an entailment classifier, which decides whether free-text answers "
+        description="Folder or hub id of an entailment classifier, which decides whether "
+        "free-text answers "
         "mean the same; by default answers mean the same if they have the same words.",
     )
     device: str = Field(
@@ -83,13 +84,15 @@ class WorkerSettings(BaseModel):
     unit_seconds: float = Field(
         default=0.5,
         gt=0,
-        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of samples; "
+        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
+        "samples; "
         "between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
         default=None,
         ge=1 << 20,
-        description="Memory of each worker's device for adapters and activations, in bytes, without the base; "
+        description="Memory of each worker's device for adapters and activations, in bytes, "
+        "without the base; "
         "by default most of the free memory of a GPU, or half of it on a CPU.",
     )
     heartbeat_seconds: float = Field(
@@ -106,7 +109,8 @@ class WorkerSettings(BaseModel):
     tenant_header: str | None = Field(
         default=None,
         min_length=1,
-        description="Header in which a trusted gateway names the tenant. Tenants share the workers' time "
+        description="Header in which a trusted gateway names the tenant. Tenants share the "
+        "workers' time "
         "equally. This is for fairness only: tenants see each other's adapters.",
     )
 
@@ -189,7 +193,8 @@ class DeadlineSettings(BaseModel):
     deadline_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="Longest time of a request, in seconds; a longer one gets 504, and a retry joins its adaptation.",
+        description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
+        "joins its adaptation.",
     )
     cancel_grace_seconds: float = Field(
         default=60.0,
@@ -241,8 +246,9 @@ class Settings(
 def load_settings(**given: Any) -> Settings:
     """Make the settings from `given`, the environment and the defaults.
 
-    `given` has the values of the command line; None means that an option was not given. Raises `SettingsError`,
-    which names the wrong setting, also for a variable `ABMLL_*` that is no setting.
+    `given` has the values of the command line; None means that an option was not given. Raises
+    `SettingsError`, which names the wrong setting, also for a variable `ABMLL_*` that is no
+    setting.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)

@@ -1,4 +1,4 @@
-"""The HTTP application: its surfaces, its middleware, and the engine's life from loading to draining."""
+"""The HTTP application: its surfaces, its middleware, and when the engine starts and closes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ samples of a posterior over the model's weights, and a decision to answer or to 
 def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """Make the HTTP application around `engine`.
 
-    The application starts at once and loads the model beside the event loop. Until that is done, `/readyz` gives 503.
+    The application starts at once and loads the model beside the event loop. Until that is done,
+    `/readyz` gives 503.
     """
 
     @asynccontextmanager
@@ -83,6 +84,6 @@ def _log_failed_load(loading: asyncio.Task[None]) -> None:
     if loading.cancelled() or loading.exception() is None:
         return
     error = loading.exception()
-    # The operator can mend an expected error, whose message suffices. An unexpected one needs its traceback.
+    # The operator can mend an expected error: its message suffices. Others need a traceback.
     expected = isinstance(error, StoreError | AbmllError)
     log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)

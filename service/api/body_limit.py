@@ -9,11 +9,12 @@ from service.errors import BodyTooLargeError
 
 
 class BodyLimit:
-    """ASGI middleware that raises `BodyTooLargeError` in a route that reads a body of more than `max_bytes`.
+    """ASGI middleware that raises `BodyTooLargeError` when a route reads more than `max_bytes`.
 
-    A declared length is compared before the first byte is read, and bytes are counted as they arrive. The error
-    reaches the exception handlers, so that each surface answers in its own shape. Starlette's
-    `RequestBodyLimitMiddleware` answers with its own text, also where a route refuses the body for another reason.
+    A declared length is compared before the first byte is read, and bytes are counted as they
+    arrive. The error reaches the exception handlers, so that each surface answers in its own shape.
+    Starlette's `RequestBodyLimitMiddleware` answers with its own text, also where a route refuses
+    the body for another reason.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:

@@ -38,12 +38,12 @@ def native_error(error: ServiceError, request_id: str) -> dict[str, Any]:
 
 
 def message_with_field(error: ServiceError) -> str:
-    """Return the message behind the name of the wrong field, for shapes without a place for that name."""
+    """Return the message after the name of the wrong field, for shapes that have one text only."""
     return error.message if error.param is None else f"{error.param}: {error.message}"
 
 
 def shape_of(request: Request) -> ErrorShape:
-    """Return the error shape of the surface that has the request's path, also for a path without a route."""
+    """Return the error shape of the request's surface, by its path. The path needs no route."""
     shapes: dict[str, ErrorShape] = request.app.state.error_shapes
     path = request.url.path
     return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), native_error)
@@ -52,7 +52,7 @@ def shape_of(request: Request) -> ErrorShape:
 def error_response(
     request: Request, error: ServiceError, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Answer with the error in the shape of its surface, and with Retry-After where a retry may succeed."""
+    """Answer with the error in the shape of its surface, and with its Retry-After."""
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
@@ -61,7 +61,7 @@ def error_response(
 
 
 def _status_of(error: ServiceError, shape: ErrorShape) -> int:
-    """Return the status of the answer: clients of the surfaces that are not ours expect 400 in place of 422."""
+    """Return the status of the answer: clients of the compatible surfaces expect 400, not 422."""
     return 400 if error.status == 422 and shape is not native_error else error.status
 
 
@@ -75,9 +75,10 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 class UnexpectedErrors:
-    """ASGI middleware that answers an unexpected error with a 500, and a request that shutdown cancels with a 503.
+    """ASGI middleware that answers unexpected errors with 500, and cancelled requests with 503.
 
-    Starlette's own handler of unexpected errors raises them again after the answer, and does not see cancellation.
+    Shutdown cancels requests. Starlette's own handler of unexpected errors raises them again after
+    the answer, and does not see cancellation.
     """
 
     def __init__(self, app: ASGIApp) -> None:

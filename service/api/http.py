@@ -1,4 +1,4 @@
-"""What a route reads from its request: the engine, the request's id and tenant, and whether the client is gone."""
+"""What routes read from a request: the engine, its id, its tenant, and whether the client left."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def request_id(request: Request) -> str:
 def tenant_of(request: Request) -> str:
     """Return the name of the tenant whose share of the workers' time the request uses.
 
-    Without the setting `tenant_header`, all requests have the same tenant. Tenants share time, they are not isolated.
+    Without the setting `tenant_header`, all requests have the same tenant. Tenants share time, they
+    are not isolated.
     """
     settings: Settings = request.app.state.settings
     named = request.headers.get(settings.tenant_header, "") if settings.tenant_header else ""
@@ -38,8 +39,9 @@ def tenant_of(request: Request) -> str:
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`. Cancel it and raise `ClientGoneError` when the client closes the connection.
+    """Return the result of `work`, but cancel it when the client closes the connection.
 
+    Raises `ClientGoneError` then, and what `work` raises.
     The body must have been read before: from then on the connection brings nothing but its end.
     """
     task = asyncio.ensure_future(work)

@@ -16,8 +16,9 @@ from service.errors import MalformedJsonError, UnsupportedMediaTypeError
 class JsonRoute(APIRoute):
     """A route that checks the media type of its body and parses it before FastAPI does.
 
-    This is a route class and not middleware because only a route knows whether it takes a body; and FastAPI itself
-    parses with `json.loads`, which takes NaN. `get_route_handler` is FastAPI's documented place for it.
+    This is a route class and not middleware because only a route knows whether it takes a body, and
+    because FastAPI itself parses with `json.loads`, which accepts NaN. FastAPI documents
+    `get_route_handler` as the method to override.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -35,13 +36,19 @@ class JsonRoute(APIRoute):
         return read_and_handle
 
     async def read(self, request: Request) -> Request:
-        """Return the request with its body read and parsed. Raises as `check_media_type` and `JsonRequest`."""
+        """Return the request with its body read and parsed.
+
+        Raises as `check_media_type` and `JsonRequest`.
+        """
         check_media_type(request)
         return JsonRequest(request, await request.body())
 
 
 class JsonRequest(Request):
-    """A request with the JSON of `body` in place of what `request` would parse. Raises `MalformedJsonError`."""
+    """A request with the JSON of `body` in place of what `request` would parse.
+
+    Raises `MalformedJsonError`.
+    """
 
     def __init__(self, request: Request, body: bytes) -> None:
         super().__init__(request.scope, request.receive)

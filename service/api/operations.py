@@ -24,7 +24,10 @@ async def livez() -> schemas.Health:
 
 @router.get("/readyz", responses=documented_errors(500, 503))
 async def readyz(request: Request) -> schemas.Health:
-    """Answer 200 while requests are accepted and a worker is up, else 503: while the model loads or the server drains."""
+    """Answer 200 while requests are accepted and a worker is up.
+
+    Answer 503 while the model loads, and while the server drains.
+    """
     engine_of(request).check_serving()
     return schemas.Health(status="ready")
 

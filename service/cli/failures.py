@@ -16,7 +16,10 @@ from service.errors import ServiceError
 
 @contextmanager
 def expected_errors_in_one_line() -> Iterator[None]:
-    """Print an expected error as one line and exit with status 1. Every other error keeps its traceback."""
+    """Print an expected error as one line and exit with status 1.
+
+    Every other error keeps its traceback.
+    """
     try:
         yield
     except (AbmllError, ServiceError, StoreError) as error:

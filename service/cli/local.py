@@ -1,4 +1,4 @@
-"""`abmll adapt`, `abmll predict` and `abmll diagnose`: the method in this process, without a server."""
+"""`abmll adapt`, `abmll predict` and `abmll diagnose` work in this process, without a server."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the adaptation, with a file.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate how good an adapter is from its support: adapt to some examples and predict the others."""
+    """Estimate how good an adapter is: adapt to some examples of its support, predict the others."""
     with expected_errors_in_one_line():
         from service.api.native.rendering import diagnose_response  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415

@@ -13,8 +13,8 @@ from lab.commands.evaluate import evaluate
 from lab.commands.meta_train import meta_train
 from service.cli import local, models, peft, serve
 
-# OpenMP reads this when torch is first imported. Waiting threads then sleep instead of spinning, which on a busy
-# 2-core machine took an adaptation from 70 s to 8 s.
+# OpenMP reads this when torch is first imported. Waiting threads then sleep instead of spinning,
+# which on a busy 2-core machine took an adaptation from 70 s to 8 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

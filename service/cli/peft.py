@@ -106,10 +106,10 @@ def import_peft(
         typer.Option(min=0.0, help="Standard deviation of every weight, instead of that of --posterior."),
     ] = None,
 ) -> None:
-    """Make a global posterior whose mean is a PEFT LoRA, to serve with `--posterior` and to adapt from.
+    """Make a global posterior whose mean is a PEFT LoRA, for the option `--posterior`.
 
-    Layers, rank, spread and settings come from `--posterior`. With `--posterior untrained`, layers and rank
-    are those of the LoRA, spread and settings the defaults.
+    Layers, rank, spread and settings come from `--posterior`. With `--posterior untrained`, layers
+    and rank are those of the LoRA, spread and settings the defaults.
     """
     with expected_errors_in_one_line():
         from model_store.bases import load_base_skeleton  # noqa: PLC0415

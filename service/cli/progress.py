@@ -7,7 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console, last: str) -> Progress:
-    """Make a bar with name, count and remaining time. `last` is a template that shows the task's fields."""
+    """Make a bar with name, count and remaining time.
+
+    `last` is a template that shows the task's fields.
+    """
     return Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),

@@ -1,7 +1,7 @@
 """Command-line options made from the settings model, so that each setting is described once.
 
-pydantic-settings reads the command line only through a parser with argparse's methods, and these commands are
-typer's: its parser and `--help` would not know the options.
+pydantic-settings reads the command line only through a parser with argparse's methods, and these
+commands are typer's: its parser and `--help` would not know the options.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add one option to a command for each setting in `names`, or for every setting without `names`.
+    """Add one option to a command for each setting in `names`; without `names`, for every setting.
 
-    The command's first parameter must be `settings`. It receives the settings from the options, the environment
-    and the defaults. A setting that does not hold raises `typer.BadParameter`, which exits with status 2.
+    The command's first parameter must be `settings`. It receives the settings from the options, the
+    environment and the defaults. A setting that does not hold raises `typer.BadParameter`, which
+    exits with status 2.
     """
     fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
 

@@ -23,8 +23,8 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["Cohere Classify"]
 async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
     """Label texts by examples, as Cohere's Classify does.
 
-    The examples are the support, and their labels in order of first appearance are the options. Equal examples are
-    adapted to once.
+    The examples are the support, and their labels in order of first appearance are the options.
+    Equal examples are adapted to once.
     """
     with renamed_fields(field_name):
         native = predict_request(body)

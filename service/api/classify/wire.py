@@ -46,12 +46,14 @@ class ClassifyRequest(WireModel):
     )
     model: str | None = Field(
         default=None,
-        description="Without `examples`, the id of an adapter. With them, the base model; by default the one this server serves.",
+        description="Without `examples`, the id of an adapter. With them, the base model; by "
+        "default the one this server serves.",
     )
     preset: str | None = Field(default=None, description="Refused: this server has no presets.")
     truncate: Literal["NONE", "END"] | None = Field(
         default=None,
-        description="`NONE` refuses texts that do not fit the context, `END` cuts their end. By default `END`.",
+        description="`NONE` refuses texts that do not fit the context, `END` cuts their end. By "
+        "default `END`.",
     )
     abmll: ClassifyOptions = Field(
         default_factory=ClassifyOptions, description="Parameters of this server beyond Classify's."

@@ -21,10 +21,16 @@ _LENGTH = struct.Struct("<I")
 
 
 class TensorRoute(JsonRoute):
-    """A route whose body is JSON and then the bytes of tensors. Puts these bytes into `request.state.tensors`."""
+    """A route whose body is JSON and then the bytes of tensors.
+
+    Puts these bytes into `request.state.tensors`.
+    """
 
     async def read(self, request: Request) -> Request:
-        """Return the request with its JSON read and parsed. Raises `UnsupportedMediaTypeError` for a compressed body."""
+        """Return the request with its JSON read and parsed.
+
+        Raises `UnsupportedMediaTypeError` for a compressed body.
+        """
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMediaTypeError("compressed bodies are not accepted")
         check_media_type(request, _MEDIA_TYPES)
@@ -35,7 +41,10 @@ class TensorRoute(JsonRoute):
 
 
 def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
-    """Split `body` into its JSON, as long as the header says, and the bytes after it. Raises `InvalidRequestError`."""
+    """Split `body` into its JSON, as long as the header says, and the bytes after it.
+
+    Raises `InvalidRequestError`.
+    """
     if json_length is None:
         return body, b""
     if not re.fullmatch("[0-9]{1,15}", json_length) or int(json_length) > len(body):

@@ -1,4 +1,4 @@
-"""What the protocol calls a model: an adapter, or the base model; and the tensors it takes and gives."""
+"""What the protocol calls a model: an adapter, or the base model; with its tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ OUTPUTS_OF_OPTIONS = ("probabilities", "options")
 
 @dataclass(frozen=True)
 class Model:
-    """An adapter with its id as the name; or, without a manifest, the base model, which adapts to the support it is sent."""
+    """An adapter, whose name is its id; or without a manifest the base model.
+
+    The base model adapts to the support of each request.
+    """
 
     name: str
     manifest: AdapterManifest | None = None

@@ -20,7 +20,10 @@ from service.errors import InvalidRequestError
 
 
 def predict_request(model: Model, body: wire.InferRequest, tensors: bytes) -> schemas.PredictRequest:
-    """Make the native request. `tensors` are the bytes after the JSON object. Raises `InvalidRequestError`."""
+    """Make the native request. `tensors` are the bytes after the JSON object.
+
+    Raises `InvalidRequestError`.
+    """
     given = body.parameters
     fields: dict[str, Any] = {
         "inputs": texts_of(body.inputs, tensors),
@@ -56,7 +59,10 @@ def _parse_json(name: str, text: str | None) -> Any:
 
 
 def texts_of(inputs: Sequence[wire.InputTensor], tensors: bytes) -> list[str]:
-    """Read the texts of the one input `text`, from its JSON or from `tensors`. Raises `InvalidRequestError`."""
+    """Read the texts of the one input `text`, from its JSON or from `tensors`.
+
+    Raises `InvalidRequestError`.
+    """
     names = [tensor.name for tensor in inputs]
     if names != ["text"]:
         raise InvalidRequestError(f"one input is needed, 'text'; not {', '.join(names)[:80]!r}", "text")
@@ -95,7 +101,10 @@ class WantedOutput:
 
 
 def wanted_outputs(body: wire.InferRequest, options: Sequence[str]) -> list[WantedOutput]:
-    """List the outputs to return: those named in the request, or all. Raises `InvalidRequestError` for an unknown one."""
+    """List the outputs to return: those named in the request, or all.
+
+    Raises `InvalidRequestError` for an unknown one.
+    """
     names = [
         name for name in output_tensors(ANY_LENGTH, ANY_LENGTH) if options or name not in OUTPUTS_OF_OPTIONS
     ]

@@ -26,7 +26,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": wire.InferResponse,
         "content": {"application/octet-stream": {}},
-        "description": f"With binary outputs, bytes that begin with the JSON object; the header `{JSON_LENGTH}` has its length.",
+        "description": "With binary outputs, bytes that begin with the JSON object, whose length is in "
+        f"the header `{JSON_LENGTH}`.",
     }
 }
 router = APIRouter(prefix="/v2", route_class=TensorRoute, tags=["Open Inference Protocol"], responses=_ERRORS)
@@ -51,7 +52,8 @@ async def server_ready(request: Request) -> wire.ServerReady:
     return wire.ServerReady()
 
 
-# The id of a base model may have slashes, so a name matches a path. Routes with more parts come first.
+# The id of a base model may have slashes, so a name matches a path.
+# Routes with more parts come first.
 
 
 @router.get("/models/{name:path}/versions/{version}/ready")
@@ -82,18 +84,25 @@ async def model_ready(name: str, request: Request) -> wire.ModelReady:
 
 @router.get("/models/{name:path}")
 async def model_metadata(name: str, request: Request) -> wire.ModelMetadata:
-    """Describe what a model takes and gives. A model is an adapter, named by its id, or the base model."""
+    """Describe what a model takes and gives.
+
+    A model is an adapter, named by its id, or the base model.
+    """
     return metadata(await _find(name, VERSION, request))
 
 
 @router.post("/models/{name:path}/infer", response_model=wire.InferResponse, responses=_ANSWERS)
 async def model_infer(name: str, body: wire.InferRequest, request: Request) -> Response:
-    """Answer texts with an adapter, or with the base model after it adapts to the parameter `support`."""
+    """Answer texts with an adapter, or with the base model adapted to the parameter `support`."""
     return await _infer(name, VERSION, body, request)
 
 
 async def _find(name: str, version: str, request: Request) -> Model:
-    """Find the model. Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or posterior."""
+    """Find the model.
+
+    Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or
+    posterior.
+    """
     engine = engine_of(request)
     served = engine.served
     manifest = None

@@ -1,7 +1,8 @@
 """The wire of the Open Inference Protocol, version 2, with the binary tensor data extension.
 
-Source: https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`. The protocol's
-parameters are scalars, so a list of the native request is a text that holds JSON.
+Source: https://github.com/kserve/open-inference-protocol,
+`specification/protocol/inference_rest.md`. The protocol's parameters are scalars, so a list of the
+native request is a text that holds JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Datatype = Literal["BYTES", "FP64"]
 
 
 class InferParameters(schemas.Gate, schemas.Adapt):
-    """The fields of `POST /v1/predict`, at one level. `support` and the fields of `Adapt` are for the base model only."""
+    """The fields of `POST /v1/predict`, at one level.
+
+    `support` and the fields of `Adapt` are for the base model only.
+    """
 
     support: str | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""OpenAI's surface: models, chats and completions, for clients that exist already (docs/interfaces-openai.md)."""
+"""OpenAI's surface: models, chats and completions (docs/interfaces-openai.md)."""
 
 from service.api.openai.rendering import error_shape
 from service.api.openai.routes import router

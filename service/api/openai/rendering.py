@@ -62,8 +62,8 @@ def answers_of(
 ) -> Answers:
     """Collect the answers to `body`.
 
-    `native` is the request that stands for `body`, and `answer` the native answer to it. `created` is the time in Unix
-    seconds.
+    `native` is the request that stands for `body`, and `answer` the native answer to it. `created`
+    is the time in Unix seconds.
     """
     prefix = "chatcmpl" if isinstance(body, wire.ChatCompletionRequest) else "cmpl"
     examples = predicted.adapter.manifest.support.examples
@@ -126,7 +126,10 @@ def chat_completion(answers: Answers, body: wire.ChatCompletionRequest) -> wire.
 
 
 def chat_chunks(answers: Answers, body: wire.ChatCompletionRequest) -> Iterator[wire.ChatChunk]:
-    """Make the answer as chunks: the role; the text; the finish reason with the prediction; the usage if requested."""
+    """Make the answer as chunks.
+
+    Their order: the role, the text, the finish reason with the prediction, the usage if requested.
+    """
     (choice,) = answers.choices
     common = _common_of_chunks(answers, body, "chat.completion.chunk")
 
@@ -185,7 +188,11 @@ def completion(answers: Answers, body: wire.CompletionRequest) -> wire.Completio
 
 
 def completion_chunks(answers: Answers, body: wire.CompletionRequest) -> Iterator[wire.Completion]:
-    """Make the answers as chunks: for each its text, then its finish reason with the prediction; the usage if requested."""
+    """Make the answers as chunks.
+
+    Their order: for each answer its text, then its finish reason with the prediction; at the end
+    the usage if requested.
+    """
     common = _common_of_chunks(answers, body, "text_completion")
     for index, choice in enumerate(answers.choices):
         logprobs = _completion_logprobs(choice.prediction, body)
@@ -232,7 +239,10 @@ def _wants_usage(body: Body) -> bool:
 
 
 def _common_of_chunks(answers: Answers, body: Body, object_: str) -> dict[str, Any]:
-    """Return the fields of every chunk. With usage requested, every chunk but the last has the usage null."""
+    """Return the fields of every chunk.
+
+    With usage requested, every chunk but the last has the usage null.
+    """
     return {**answers.common, "object": object_, **({"usage": None} if _wants_usage(body) else {})}
 
 

@@ -44,7 +44,8 @@ def native_request(body: Body, base_id: str, max_new_tokens: int) -> schemas.Pre
 def field_name(native: str, inputs: str = "") -> str:
     """Return the field of OpenAI's request from which the native field comes.
 
-    `inputs` names an input: a template for `re.Match.expand`, whose group 1 is the input's index in brackets.
+    `inputs` names an input: a template for `re.Match.expand`, whose group 1 is the input's index in
+    brackets.
     """
     if native == "adapter_id":
         return "model"

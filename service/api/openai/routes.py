@@ -33,7 +33,7 @@ async def list_models(
     after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters on the page.")] = 100,
 ) -> schemas.ModelList:
-    """List what a request can name as `model`: the base model, then the stored adapters that were made for it."""
+    """List what a request can name as `model`: the base model, then the stored adapters of it."""
     engine = engine_of(request)
     served = engine.served
     cards = [models.base_card(served, request.app.state.started)] if after is None else []
@@ -72,7 +72,7 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
     responses={200: {"content": _STREAM}, **_ERRORS},
 )
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
-    """Answer one or several texts with the adapter named as `model`, or with one made from `abmll.support`."""
+    """Answer texts with the adapter named as `model`, or with one made from `abmll.support`."""
     inputs = r"prompt\1"
     return await _answer(body, request, inputs, rendering.completion, rendering.completion_chunks)
 
@@ -84,7 +84,10 @@ async def _answer(
     whole: Callable[[rendering.Answers, B], schemas.WireModel],
     chunks: Callable[[rendering.Answers, B], Iterable[schemas.WireModel]],
 ) -> Response:
-    """Predict, and answer as one object or as events. `inputs` is the template by which errors name an input."""
+    """Predict, and answer as one object or as events.
+
+    `inputs` is the template by which errors name an input.
+    """
     limit = request.app.state.settings.max_new_tokens
     native = requests.native_request(body, engine_of(request).served.base.id, limit)
     with predicting.renamed_fields(partial(requests.field_name, inputs=inputs)):

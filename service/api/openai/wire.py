@@ -1,7 +1,8 @@
 """The wire of the OpenAI-compatible surface.
 
-OpenAI's parameters without effect here are accepted and ignored, some only with the value that changes nothing. All
-others are refused by name. In answers, optional fields without a value are not set, and only set fields are sent.
+OpenAI's parameters without effect here are accepted and ignored, some only with the value that
+changes nothing. All others are refused by name. In answers, optional fields without a value are not
+set, and only set fields are sent.
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ class CompletionRequest(_Request):
     ] = Field(description="A text, or several; token ids are refused.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,
-        description="Return the log of the answer's probability, and that of this many of the most probable options.",
+        description="Return the log of the answer's probability, and that of this many of the "
+        "most probable options.",
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
