@@ -36,17 +36,17 @@ class ModelSettings(BaseModel):
     model: str = Field(default=DEFAULT_BASE, description="Name of the base model in the catalogue.")
     posterior: str | None = Field(
         default=None,
-        description="Id or folder of the global posterior, or `untrained`; "
-        "by default the posterior in the package for this base model.",
+        description="Id or folder of the global posterior, or `untrained`; by default the "
+        "posterior in the package for this base model.",
     )
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base model; by default that of its catalogue entry."
     )
     nli_model: str | None = Field(
         default=None,
-        description="Folder or hub id of an entailment classifier, which decides whether "
-        "free-text answers "
-        "mean the same; by default answers mean the same if they have the same words.",
+        description="Folder or hub id of an entailment classifier, which decides whether free-text "
+        "answers mean the same; by default answers mean the same if they have the same "
+        "words.",
     )
     device: str = Field(
         default="cpu", description="Torch device that runs the model, such as `cpu` or `cuda:0`."
@@ -56,8 +56,8 @@ class ModelSettings(BaseModel):
     )
     compile: bool = Field(
         default=False,
-        description="Compile the layers below the adapted ones with `torch.compile`. "
-        "Needs a compiler, and makes the start slower.",
+        description="Compile the layers below the adapted ones with `torch.compile`. Needs a "
+        "compiler, and makes the start slower.",
     )
 
 
@@ -66,14 +66,15 @@ class WorkerSettings(BaseModel):
 
     executor: Literal["inline", "process"] | None = Field(
         default=None,
-        description="Where the model runs: `inline` in this process, `process` in worker processes; "
-        "by default `process` for `abmll serve` and `inline` for the other commands.",
+        description="Where the model runs: `inline` in this process, `process` in worker "
+        "processes; by default `process` for `abmll serve` and `inline` for the other "
+        "commands.",
     )
     workers: int = Field(
         default=1,
         ge=1,
-        description="Number of worker processes, each with the whole model. "
-        "With the device `cuda`, each has a GPU of its own.",
+        description="Number of worker processes, each with the whole model. With the device "
+        "`cuda`, each has a GPU of its own.",
     )
     adapt_share: float = Field(
         default=0.5,
@@ -85,15 +86,14 @@ class WorkerSettings(BaseModel):
         default=0.5,
         gt=0,
         description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
-        "samples; "
-        "between units a worker looks at what else waits.",
+        "samples; between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
         default=None,
         ge=1 << 20,
         description="Memory of each worker's device for adapters and activations, in bytes, "
-        "without the base; "
-        "by default most of the free memory of a GPU, or half of it on a CPU.",
+        "without the base; by default most of the free memory of a GPU, or half of it "
+        "on a CPU.",
     )
     heartbeat_seconds: float = Field(
         default=1.0,
@@ -103,15 +103,15 @@ class WorkerSettings(BaseModel):
     hang_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="Longest time of one gradient step or chunk of samples, in seconds. "
-        "A worker that takes longer is restarted.",
+        description="Longest time of one gradient step or chunk of samples, in seconds. A worker "
+        "that takes longer is restarted.",
     )
     tenant_header: str | None = Field(
         default=None,
         min_length=1,
         description="Header in which a trusted gateway names the tenant. Tenants share the "
-        "workers' time "
-        "equally. This is for fairness only: tenants see each other's adapters.",
+        "workers' time equally. This is for fairness only: tenants see each other's "
+        "adapters.",
     )
 
 
@@ -167,15 +167,15 @@ class GateSettings(BaseModel):
     max_logged: int = Field(
         default=10_000,
         ge=1,
-        description="Most predictions of an adapter that are stored for feedback. "
-        "Beyond it the oldest are deleted, and then no longer take a label.",
+        description="Most predictions of an adapter that are stored for feedback. Beyond it the "
+        "oldest are deleted, and then no longer take a label.",
     )
     feedback_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Probability that the label of a logged prediction is requested. "
-        "Only labels of these predictions recalibrate the gate.",
+        description="Probability that the label of a logged prediction is requested. Only labels "
+        "of these predictions recalibrate the gate.",
     )
     alarm_delta: float = Field(
         default=0.01, gt=0, lt=1, description="False-alarm probability of each drift alarm of a calibration."
@@ -199,8 +199,8 @@ class DeadlineSettings(BaseModel):
     cancel_grace_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="Seconds that an adaptation continues after the deadline of every request for it, "
-        "so that a retry can join it.",
+        description="Seconds that an adaptation continues after the deadline of every request for "
+        "it, so that a retry can join it.",
     )
     drain_seconds: float = Field(
         default=45.0,

@@ -60,8 +60,8 @@ class Adapter(WireModel):
     posterior: str
     support: SupportSummary
     options: list[str] = Field(
-        description="Options that all examples have in common, which apply to inputs without "
-        "their own; else empty."
+        description="Options that all examples have in common, which apply to inputs without their "
+        "own; else empty."
     )
     created: str = Field(description="Time at which it was stored, ISO 8601 in UTC.")
     diagnostics: Diagnostics

@@ -17,8 +17,8 @@ class DiagnoseRequest(WireModel):
         default=None,
         ge=2,
         description="Number of parts of the support that are held out in turn. As many as "
-        "examples, or more, hold out each "
-        "example by itself. The default holds out each of up to 16 examples, and 8 folds of more.",
+        "examples, or more, hold out each example by itself. The default holds out "
+        "each of up to 16 examples, and 8 folds of more.",
     )
     samples: int = Field(default=8, ge=0, le=64, description="Posterior samples of each held-out answer.")
 
@@ -57,8 +57,7 @@ class PosteriorMovement(WireModel):
     kl_nats_floored: float | None = Field(
         default=None,
         description="The same KL with every standard deviation at least that of an untrained "
-        "posterior, so that weights with "
-        "almost none do not dominate it.",
+        "posterior, so that weights with almost none do not dominate it.",
     )
     relative_mean_change: float | None = Field(
         default=None,
@@ -131,8 +130,8 @@ class DiagnoseResponse(Diagnosis):
 
     adapter_id: str
     cache: Cache = Field(
-        description="`hit`: the diagnosis existed; `miss`: this request made it; `joined`: "
-        "another request was making it."
+        description="`hit`: the diagnosis existed; `miss`: this request made it; `joined`: another "
+        "request was making it."
     )
     timings: Timings
     request_id: str

@@ -40,10 +40,9 @@ class Adapt(WireModel):
         default=None,
         ge=2,
         description="Number of folds of the support that are held out in turn. The adapter gets "
-        "the temperature with "
-        "which adapters of the other folds predict the held-out examples best, and its "
-        "confidences are calibrated. "
-        "Costs one more fit for each fold, and needs options.",
+        "the temperature with which adapters of the other folds predict the held-out "
+        "examples best, and its confidences are calibrated. Costs one more fit for "
+        "each fold, and needs options.",
     )
 
 
@@ -61,8 +60,8 @@ Seed = Annotated[
     Field(
         ge=0,
         le=MAX_SEED,
-        description="Seed of the adaptation and of the samples. The same request and seed give "
-        "the same answer.",
+        description="Seed of the adaptation and of the samples. The same request and seed give the "
+        "same answer.",
     ),
 ]
 
@@ -78,8 +77,7 @@ Samples = Annotated[
     Discriminator(lambda value: "<auto>" if value == "auto" else "<number>"),
     Field(
         description="Number of posterior samples to average. 0 predicts with the posterior's mean "
-        "only; "
-        "`auto` draws samples until the gate is decided."
+        "only; `auto` draws samples until the gate is decided."
     ),
 ]
 

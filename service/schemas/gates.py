@@ -37,9 +37,9 @@ class CalibrateRequest(WireModel):
     )
     more_follow: bool = Field(
         default=False,
-        description="Certify nothing until a request without `more_follow`. One set of examples "
-        "in several requests then "
-        "counts as one look at the labels, which certifies more than several looks.",
+        description="Certify nothing until a request without `more_follow`. One set of examples in "
+        "several requests then counts as one look at the labels, which certifies more "
+        "than several looks.",
     )
 
 

@@ -97,8 +97,8 @@ class ErrorBody(WireModel):
     adapter_id: str | None = Field(default=None, description="The adapter that a retry joins or finds.")
     about_n_more_labels: int | None = Field(
         default=None,
-        description="With `cannot_certify`: estimate of the missing labels; null if more labels "
-        "of this kind do not help.",
+        description="With `cannot_certify`: estimate of the missing labels; null if more labels of "
+        "this kind do not help.",
     )
 
 

@@ -31,8 +31,7 @@ class UncertaintyReport(WireModel):
     typicality: float | None = Field(
         default=None,
         description="How like the adapter's examples the input is: a p-value, with n examples at "
-        "least 1 / (n + 1). "
-        "Only for adapters with fixed classes.",
+        "least 1 / (n + 1). Only for adapters with fixed classes.",
     )
 
 
@@ -98,10 +97,9 @@ class Prediction(WireModel):
     confidence: float = Field(description="Confidence of the answer, between 0 and 1.")
     confidence_kind: str = Field(
         description="Kind of `confidence`. `predictive` is the answer's probability in the "
-        "posterior predictive. "
-        "`calibrated` is the probability that the answer is right, by the calibrator in the "
-        "posterior's artifact or by the "
-        "temperature that the adapter's held-out examples chose."
+        "posterior predictive. `calibrated` is the probability that the answer is "
+        "right, by the calibrator in the posterior's artifact or by the temperature "
+        "that the adapter's held-out examples chose."
     )
     margin: float = Field(description="Probability of the answer minus that of the runner-up.")
     decision: Literal["answer", "abstain"]
@@ -117,8 +115,8 @@ class Prediction(WireModel):
     )
     explored: bool | None = Field(
         default=None,
-        description="Whether its label is requested, by a random choice on which the decision "
-        "does not depend.",
+        description="Whether its label is requested, by a random choice on which the decision does "
+        "not depend.",
     )
     prediction_set: PredictionSet | None = None
 

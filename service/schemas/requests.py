@@ -55,8 +55,7 @@ class Gate(WireModel):
         ge=0,
         le=1,
         description="Least typicality. Of inputs that are like the examples, about this fraction "
-        "is below. "
-        "An input without a typicality abstains.",
+        "is below. An input without a typicality abstains.",
     )
     max_semantic_entropy: float | None = Field(
         default=None,
@@ -179,10 +178,9 @@ class PredictRequest(WireModel):
     confidence: Literal["predictive", "calibrated"] | None = Field(
         default=None,
         description="Kind of confidence; by default `calibrated` where it exists. `predictive` is "
-        "the answer's probability in "
-        "the posterior predictive. `calibrated` is refused if neither the posterior has a "
-        "calibrator nor the adapter a "
-        "temperature of its own, if the samples are too few, or for free text.",
+        "the answer's probability in the posterior predictive. `calibrated` is refused "
+        "if neither the posterior has a calibrator nor the adapter a temperature of "
+        "its own, if the samples are too few, or for free text.",
     )
 
     @property

@@ -207,8 +207,8 @@ class CompletionRequest(_Request):
     ] = Field(description="A text, or several; token ids are refused.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,
-        description="Return the log of the answer's probability, and that of this many of the "
-        "most probable options.",
+        description="Return the log of the answer's probability, and that of this many of the most "
+        "probable options.",
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None

@@ -308,13 +308,13 @@ def test_wrong_addresses_get_the_error_object(
     server.run(scenario)
 
 
-def test_contradictory_support_is_accepted_and_told(server: Server) -> None:
+def test_contradictory_support_is_accepted_with_a_warning(server: Server) -> None:
     support = [*SUPPORT, {"input": "good", "output": "no"}]
     answer = server.post("/v1/predict", changed(support=support)).json()
     assert answer["warnings"] == ["the input 'good' appears with different outputs"]
 
 
-def test_a_label_that_is_never_shown_is_told(server: Server) -> None:
+def test_a_label_without_an_example_gives_a_warning(server: Server) -> None:
     answer = server.post("/v1/predict", changed(options=["yes", "no", "maybe"])).json()
     assert answer["warnings"] == ["no support example is labelled 'maybe'"]
 

@@ -84,7 +84,7 @@ def column(result: triton.InferResult, name: str) -> Any:
 
 
 def check_equal(result: triton.InferResult, native: dict[str, Any]) -> None:
-    """All that both answers tell is the same."""
+    """The fields that both answers have are equal."""
     predictions = native["predictions"]
     shares = [prediction["distribution"] for prediction in predictions]
     assert column(result, "answer") == [prediction["answer"] for prediction in predictions]
