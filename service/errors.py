@@ -1,7 +1,8 @@
-"""What the service answers when it refuses or fails: one hierarchy, and the one place that maps other errors onto it.
+"""Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 413 body too large, 415 not declared as JSON, 422 JSON that cannot be accepted,
-429 busy, 503 this instance does not serve now, 504 took too long, 500 our fault.
+Status codes: 400 not JSON, 404 unknown, 413 body too large, 415 not declared as JSON, 422 JSON that
+cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests now, 504
+took too long.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from abmll.errors import AbmllError, OptionsError, PromptTooLongError, SupportEr
 
 
 class ServiceError(Exception):
-    """Base of all. `code` is stable, `retryable` says whether the same request may succeed later.
+    """Base class of the service's errors.
 
-    `param` is the path of the offending field (`support[3].output`); `adapter_id` lets a retry name what it waits for.
-    All arguments go to `Exception`, so instances pickle.
+    `code` is a stable name. `retryable` says whether the same request may succeed later. `param` is
+    the path of the wrong field, such as `support[3].output`. `adapter_id` is the adapter that a
+    retry joins or finds. All arguments go to `Exception`, so instances pickle.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -41,35 +43,35 @@ class ServiceError(Exception):
         return self.message
 
     def at(self, param: str) -> Self:
-        """The same error, the field at fault called otherwise."""
+        """Return the same error with another name of the wrong field."""
         other = copy.copy(self)
         other.param = param
         return other
 
     @property
     def details(self) -> dict[str, Any]:
-        """What else the error object of our own surface has, for programs."""
+        """Additional fields of the native surface's error object."""
         return {}
 
 
 class InternalError(ServiceError):
-    """Something unforeseen; the message tells nothing of the inside."""
+    """An unexpected error. The message shows nothing of the cause, which is in the log."""
 
 
 class StoreFailedError(ServiceError):
-    """The adapter could not be written, so it is not acknowledged."""
+    """The adapter could not be written to disk, so the request fails."""
 
     code, retryable = "store_failed", True
 
 
 class MalformedJsonError(ServiceError):
-    """The body is not JSON in UTF-8; NaN and Infinity are not JSON."""
+    """The body is not JSON in UTF-8. NaN and Infinity are not JSON."""
 
     code, status = "malformed_json", 400
 
 
 class NotFoundError(ServiceError):
-    """No such route."""
+    """There is no such route."""
 
     code, status = "not_found", 404
 
@@ -81,19 +83,19 @@ class UnknownAdapterError(NotFoundError):
 
 
 class UnknownModelError(NotFoundError):
-    """This server does not serve the model that was asked for."""
+    """This server does not serve the named model."""
 
     code = "unknown_model"
 
 
 class MethodNotAllowedError(ServiceError):
-    """The route exists, for another method."""
+    """The route does not take this method."""
 
     code, status = "method_not_allowed", 405
 
 
 class BodyTooLargeError(ServiceError):
-    """The body exceeds `max_body_bytes`."""
+    """The body has more than `max_body_bytes` bytes."""
 
     code, status = "body_too_large", 413
 
@@ -111,55 +113,62 @@ class InvalidRequestError(ServiceError):
 
 
 class LimitExceededError(InvalidRequestError):
-    """More examples, inputs, options or longer texts than this server accepts; the message has the limit."""
+    """More examples, inputs or options, or longer texts, than this server accepts.
+
+    The message has the limit.
+    """
 
     code = "limit_exceeded"
 
 
 class PromptTooLongForContextError(InvalidRequestError):
-    """A prompt does not fit the model's context, and `truncate` was not asked for."""
+    """A prompt does not fit the model's context, and the request does not set `truncate`."""
 
     code = "prompt_too_long"
 
 
 class InvalidSupportError(InvalidRequestError):
-    """The support set cannot be adapted to."""
+    """The support is no task to adapt to."""
 
     code = "invalid_support"
 
 
 class InvalidOptionsError(InvalidRequestError):
-    """The options cannot be chosen from, or an output is not among them."""
+    """The options are fewer than two, empty or repeated, or an output is not among them."""
 
     code = "invalid_options"
 
 
 class AdapterMismatchError(InvalidRequestError):
-    """The adapter was made for another base or another global posterior than the one that is served."""
+    """The adapter was made with another base model or global posterior than this server has."""
 
     code = "adapter_mismatch"
 
 
 class CalibrationMissingError(InvalidRequestError):
-    """A certified gate, a coverage or a prediction set was asked of an adapter that is not calibrated, or not completely yet."""
+    """The request needs a calibration, and the adapter has none or an incomplete one."""
 
     code = "calibration_missing"
 
 
 class CalibrationMismatchError(InvalidRequestError):
-    """The request would compute confidences otherwise than they were calibrated."""
+    """The request's settings give other confidences than those that were calibrated."""
 
     code = "calibration_mismatch"
 
 
 class CertificateRevokedError(InvalidRequestError):
-    """A drift alarm has shown that the calibration no longer describes what is asked."""
+    """A drift alarm has shown that inputs or errors differ from those of the calibration."""
 
     code = "certificate_revoked"
 
 
 class CannotCertifyError(InvalidRequestError):
-    """The labels do not suffice for what is asked; `about_n_more_labels` might (None: more of the same kind promise nothing)."""
+    """The calibration has too few labels for the requested target.
+
+    `about_n_more_labels` estimates how many more suffice. None means that more labels of this kind
+    do not help.
+    """
 
     code = "cannot_certify"
 
@@ -177,24 +186,24 @@ class CannotCertifyError(InvalidRequestError):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The number, also where it is none."""
+        """The estimate, also if it is None."""
         return {"about_n_more_labels": self.about_n_more_labels}
 
 
 class UnknownPredictionError(NotFoundError):
-    """No prediction under this calibration has this id, or it is too old to be remembered."""
+    """The calibration has no prediction with this id, or no longer has it."""
 
     code = "unknown_prediction"
 
 
 class UndiagnosableError(InvalidRequestError):
-    """Nothing can be said of the adapter from its own support: free text, or too few examples."""
+    """The adapter's support allows no diagnosis: it is free text, or has too few examples."""
 
     code = "undiagnosable"
 
 
 class QueueFullError(ServiceError):
-    """As many requests as this server takes on are waiting or running."""
+    """As many requests wait or run as this server accepts."""
 
     code, status, retryable = "queue_full", 429, True
 
@@ -212,71 +221,74 @@ class LoadFailedError(ServiceError):
 
 
 class DrainingError(ServiceError):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and accepts no new requests."""
 
     code, status, retryable, usual_retry_seconds = "draining", 503, True, 10
 
 
 class WorkerLostError(ServiceError):
-    """No worker is there to do it, or two in turn were lost while they did."""
+    """No worker is up, or two workers in turn were lost during the same job."""
 
     code, status, retryable, usual_retry_seconds = "worker_lost", 503, True, 5
 
 
 class ClientGoneError(ServiceError):
-    """The client closed the connection; nobody reads this answer, but the log and the metrics count it."""
+    """The client closed the connection. Nobody reads this answer; the log and the metrics have it."""
 
     code, status = "client_closed_request", 499
 
 
 class DeadlineExceededError(ServiceError):
-    """The request took too long. Its adaptation goes on for a while: a retry joins it."""
+    """The request took too long. Its adaptation continues for a while, and a retry joins it."""
 
     code, status, retryable = "deadline_exceeded", 504, True
 
 
-_OF_METHOD: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
+_BY_METHOD_ERROR: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (PromptTooLongError, PromptTooLongForContextError),
     (OptionsError, InvalidOptionsError),
     (SupportError, InvalidSupportError),
     (AbmllError, InvalidRequestError),
 )
-_NOT_OF_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<list>", "<number>", "<auto>"}
-_OF_STATUS: dict[int, tuple[type[ServiceError], str]] = {
+_NOT_IN_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<list>", "<number>", "<auto>"}
+_BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
     405: (MethodNotAllowedError, "this route does not take this method"),
 }
 
 
 def from_exception(error: BaseException, param: str | None = None) -> ServiceError:
-    """The service's error for any exception: what the method refuses keeps its message, the rest becomes a plain 500."""
+    """Map any exception to a service error.
+
+    The method's errors keep their message; unexpected ones become a 500.
+    """
     if isinstance(error, ServiceError):
         return error
-    for theirs, ours in _OF_METHOD:
+    for theirs, ours in _BY_METHOD_ERROR:
         if isinstance(error, theirs):
             return ours(str(error), param)
     return InternalError("the server failed to answer; its log has the details under this request id")
 
 
 def from_status(status: int) -> ServiceError:
-    """The service's error for one that the HTTP framework raised by status code."""
-    if status not in _OF_STATUS:
+    """Map the status code of an HTTP framework's exception to a service error."""
+    if status not in _BY_STATUS:
         return InvalidRequestError("the request could not be understood")
-    ours, message = _OF_STATUS[status]
+    ours, message = _BY_STATUS[status]
     return ours(message)
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
-    """The service's error for pydantic's `errors`: the first is told, with its path; the input is not repeated."""
+    """Map the first of pydantic's `errors` to a service error, with its path and not its input."""
     first = errors[0]
-    # Names in brackets are those of a union's branches (see `schemas.Input`), no part of the request.
-    location = [part for part in first["loc"] if part not in _NOT_OF_THE_REQUEST]
+    # Names in angle brackets are tags of a union's branches (see `schemas.Input`).
+    location = [part for part in first["loc"] if part not in _NOT_IN_THE_REQUEST]
     message = str(first["msg"]).removeprefix("Value error, ")
     return InvalidRequestError(message, field_path(location) or None)
 
 
 def field_path(location: Sequence[str | int]) -> str:
-    """`("support", 3, "output")` as `support[3].output`."""
+    """Format a path of fields: `("support", 3, "output")` becomes `support[3].output`."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

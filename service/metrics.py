@@ -1,4 +1,8 @@
-"""What `/metrics` shows. One registry an app, so that several apps in a process do not mix; every label is bounded."""
+"""The metrics of `/metrics`.
+
+Each application has a registry of its own, so that several in a process do not mix. Every label has
+few values.
+"""
 
 from __future__ import annotations
 
@@ -16,61 +20,74 @@ _CONFIDENCE = tuple(i / 20 for i in range(1, 21))
 
 
 class Metrics:
-    """The instruments, by name. Intervals come from one process's monotonic clock."""
+    """Counters, gauges and histograms.
+
+    Times are differences of one process's monotonic clock, in seconds.
+    """
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "abmll_requests",
-            "Answered requests by route template and status.",
+            "Answered requests, by route template and status.",
             ["route", "status"],
             registry=registry,
         )
         self.request_seconds = Histogram(
             "abmll_request_seconds",
-            "From the first byte to the answer.",
+            "Seconds from the first byte of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.in_flight = Gauge("abmll_requests_in_flight", "Requests that wait or run.", registry=registry)
-        self.ready = Gauge("abmll_ready", "1 while the server takes work.", registry=registry)
+        self.in_flight = Gauge(
+            "abmll_requests_in_flight", "Requests that wait or run now.", registry=registry
+        )
+        self.ready = Gauge("abmll_ready", "1 while the server accepts requests.", registry=registry)
         self.queue_seconds = Histogram(
             "abmll_queue_seconds",
-            "Wait for the model, by lane.",
+            "Seconds that a job waited for the model, by lane.",
             ["lane"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.adapt_seconds = Histogram(
-            "abmll_adapt_seconds", "One adaptation.", buckets=_SECONDS, registry=registry
+            "abmll_adapt_seconds", "Seconds of one adaptation.", buckets=_SECONDS, registry=registry
         )
         self.predict_seconds = Histogram(
-            "abmll_predict_seconds", "The predictions of one request.", buckets=_SECONDS, registry=registry
+            "abmll_predict_seconds",
+            "Seconds of one request's predictions.",
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.adapt_steps = Counter("abmll_adapt_steps", "Gradient steps made.", registry=registry)
+        self.adapt_steps = Counter("abmll_adapt_steps", "Gradient steps.", registry=registry)
         self.samples = Counter("abmll_samples", "Posterior samples times inputs.", registry=registry)
-        self.tokens = Counter("abmll_tokens", "Tokens by kind.", ["kind"], registry=registry)
+        self.tokens = Counter("abmll_tokens", "Tokens, by kind.", ["kind"], registry=registry)
         self.cache = Counter(
-            "abmll_adapter_cache", "How requests came by adapters.", ["outcome"], registry=registry
+            "abmll_adapter_cache",
+            "Requests by how they got their adapter: hit, miss or joined.",
+            ["outcome"],
+            registry=registry,
         )
-        self.memory_bytes = Gauge("abmll_adapter_memory_bytes", "Adapters kept in memory.", registry=registry)
+        self.memory_bytes = Gauge(
+            "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry
+        )
         self.evictions = Counter(
-            "abmll_adapter_evictions", "Adapters dropped from memory.", registry=registry
+            "abmll_adapter_evictions", "Adapters removed from memory.", registry=registry
         )
         self.worker_up = Gauge("abmll_worker_up", "1 while the worker is up.", ["worker"], registry=registry)
         self.worker_restarts = Counter(
-            "abmll_worker_restarts", "Times a worker was started again.", ["worker"], registry=registry
+            "abmll_worker_restarts", "Restarts of a worker.", ["worker"], registry=registry
         )
         self.replays = Counter(
-            "abmll_replays", "Jobs done anew because their worker was lost.", registry=registry
+            "abmll_replays", "Jobs that ran again because their worker was lost.", registry=registry
         )
         self.lane_jobs = Gauge(
-            "abmll_lane_jobs", "Jobs that wait or run, by lane.", ["lane"], registry=registry
+            "abmll_lane_jobs", "Jobs that wait or run now, by lane.", ["lane"], registry=registry
         )
         self.unit_seconds = Histogram(
             "abmll_unit_seconds",
-            "One unit: a gradient step or a chunk of samples, of all runs in it.",
+            "Seconds of one unit: a gradient step or a chunk of samples, of all runs in it.",
             ["lane"],
             buckets=_SECONDS,
             registry=registry,
@@ -80,7 +97,7 @@ class Metrics:
         )
         self.unit_tokens = Histogram(
             "abmll_unit_tokens",
-            "Tokens in one unit, an upper bound.",
+            "Upper bound of the tokens in one unit.",
             ["lane"],
             buckets=_POWERS,
             registry=registry,
@@ -90,45 +107,45 @@ class Metrics:
         )
         self.decisions = Counter(
             "abmll_decisions",
-            "Predictions by decision and, for abstentions, reason.",
+            "Predictions, by decision and by the reason of an abstention.",
             ["decision", "reason"],
             registry=registry,
         )
-        self.diagnoses = Counter(
-            "abmll_diagnoses", "Diagnoses made, by verdict.", ["verdict"], registry=registry
-        )
+        self.diagnoses = Counter("abmll_diagnoses", "Diagnoses, by verdict.", ["verdict"], registry=registry)
 
         self.calibrations = Gauge(
-            "abmll_calibrations", "Calibrations in memory, by state.", ["state"], registry=registry
+            "abmll_calibrations", "Calibrations in memory now, by state.", ["state"], registry=registry
         )
         self.drift_alarms = Counter(
             "abmll_drift_alarms",
-            "Alarms that revoked an adapter's certificates, by what they watch.",
+            "Drift alarms that revoked an adapter's certificates, by what they test: risk or domain.",
             ["watches"],
             registry=registry,
         )
         self.feedback_labels = Counter(
             "abmll_feedback_labels",
-            "Labels received for predictions, by whether they were asked for.",
+            "Labels of predictions received as feedback, by whether they were requested.",
             ["asked"],
             registry=registry,
         )
         self.calibration_examples = Counter(
-            "abmll_calibration_examples", "Examples that calibrations took in.", registry=registry
+            "abmll_calibration_examples",
+            "Labelled examples that were added to calibrations.",
+            registry=registry,
         )
 
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
-        """One unit has run."""
+        """Record a unit that has run."""
         self.unit_seconds.labels(lane).observe(seconds)
         self.unit_runs.labels(lane).observe(runs)
         self.unit_tokens.labels(lane).observe(tokens)
 
     def record_decisions(self, predictions: Iterable[DecidedPrediction]) -> None:
-        """These were answered."""
+        """Record answered predictions."""
         for prediction in predictions:
             self.confidence.observe(prediction.confidence.value)
             self.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
 
     def render(self) -> bytes:
-        """The exposition text."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

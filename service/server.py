@@ -1,4 +1,4 @@
-"""Serving: uvicorn with a drain. The first SIGTERM or SIGINT stops new work and lets what is in flight finish."""
+"""The server process: uvicorn, which finishes running requests after the first SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """Keeps listening while it drains, so that `/readyz` can say 503; leaves when the model cannot be loaded."""
+    """A server that still listens while it drains, so that `/readyz` can answer 503.
+
+    It also stops when the model fails to load.
+    """
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
         super().__init__(config)
         self._engine, self._drain_seconds = engine, drain_seconds
 
     async def main_loop(self) -> None:
-        """Serve until told to stop, then drain; uvicorn closes the sockets afterwards."""
+        """Serve until a signal, then drain. uvicorn closes the sockets afterwards."""
         await super().main_loop()
         log.info("draining for at most %g s", self._drain_seconds)
         self._engine.drain()
@@ -39,11 +42,14 @@ class DrainingServer(uvicorn.Server):
                 await self._engine.idle()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop serving."""
+        """Return whether to stop serving."""
         return self._engine.state is State.FAILED or await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first signal, and then exit with 0; leave at once at the second. Stored adapters are whole either way."""
+        """Drain at the first signal and exit with status 0; exit at once at the second.
+
+        Stored adapters are complete either way.
+        """
         del frame
         if self.should_exit:
             os._exit(128 + sig)
@@ -56,11 +62,12 @@ def serve(
     metrics: Metrics,
     on_ready: Callable[[str], object] | None = None,
 ) -> int:
-    """Serve on `executor` until a signal; returns the exit status, 1 where the model could not be loaded.
+    """Serve on `executor` until a signal, and return the exit status.
 
-    `on_ready` is called in a thread with the server's address, once it takes requests.
+    The status is 1 if the model could not be loaded.
+    `on_ready` is called in a thread with the server's address when the server accepts requests.
     """
-    return_large_blocks()  # adapters on their way to workers and to disk
+    return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)
     config = uvicorn.Config(
@@ -69,7 +76,7 @@ def serve(
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=1,  # all the waiting is done in the drain
+        timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
     )
     server = DrainingServer(config, engine, settings.drain_seconds)
 
@@ -85,12 +92,13 @@ def serve(
 
 
 async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[str], object] | None) -> None:
+    """Log the address when the server accepts requests, and call `on_ready` with it."""
     while engine.state is State.STARTING or not server.started:
         await asyncio.sleep(0.05)
     if engine.state is not State.READY:
         return
     host, port = server.servers[0].sockets[0].getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound to
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound to
     url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
     log.info("ready: %s answers, with documentation at %s/docs", url, url)
     if on_ready is not None:

@@ -1,4 +1,7 @@
-"""Every setting of the service, in one frozen model. Precedence: command line, then `ABMLL_*` environment, then default."""
+"""Every setting of the service, in one frozen model.
+
+The command line wins over the environment (`ABMLL_*`), which wins over the default.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.pretrained.catalogue import DEFAULT_BASE
@@ -20,26 +23,30 @@ class SettingsError(ValueError):
     """A setting that is unknown or does not hold; the message names it."""
 
 
-class Settings(BaseSettings):
-    """Where the service listens, what it serves, and what it refuses."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+class NetworkSettings(BaseModel):
+    """Where the server listens."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
+
+class ModelSettings(BaseModel):
+    """Which model answers, and on which device."""
+
     model: str = Field(default=DEFAULT_BASE, description="Name of the base model in the catalogue.")
     posterior: str | None = Field(
         default=None,
-        description="Id or folder of the global posterior, or `untrained`; by default the one shipped for the model.",
+        description="Id or folder of the global posterior, or `untrained`; by default the "
+        "posterior in the package for this base model.",
     )
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
-        default=None, description="Quantisation of the base; by default the one its catalogue entry names."
+        default=None, description="Quantisation of the base model; by default that of its catalogue entry."
     )
     nli_model: str | None = Field(
         default=None,
-        description="Folder or hub id of a classifier of entailment, which then tells the free-text answers that mean the same; "
-        "by default answers of the same words do.",
+        description="Folder or hub id of an entailment classifier, which decides whether free-text "
+        "answers mean the same; by default answers mean the same if they have the same "
+        "words.",
     )
     device: str = Field(
         default="cpu", description="Torch device that runs the model, such as `cpu` or `cuda:0`."
@@ -47,59 +54,73 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the model; by default torch's choice."
     )
-
     compile: bool = Field(
         default=False,
-        description="Compile the layers below the adapted ones with `torch.compile`; takes a compiler, and time at the start.",
+        description="Compile the layers below the adapted ones with `torch.compile`. Needs a "
+        "compiler, and makes the start slower.",
     )
+
+
+class WorkerSettings(BaseModel):
+    """How work is divided among worker processes."""
 
     executor: Literal["inline", "process"] | None = Field(
         default=None,
-        description="Where the model runs: in this process, or in worker processes; by default in processes for `abmll serve`, "
-        "inline for the other commands.",
+        description="Where the model runs: `inline` in this process, `process` in worker "
+        "processes; by default `process` for `abmll serve` and `inline` for the other "
+        "commands.",
     )
     workers: int = Field(
         default=1,
         ge=1,
-        description="Worker processes, each with the whole model; with the device `cuda`, one a GPU.",
+        description="Number of worker processes, each with the whole model. With the device "
+        "`cuda`, each has a GPU of its own.",
     )
     adapt_share: float = Field(
         default=0.5,
         gt=0,
         lt=1,
-        description="Share of a worker's time for adaptations, while predictions wait too.",
+        description="Fraction of a worker's time for adaptations while predictions wait too.",
     )
     unit_seconds: float = Field(
         default=0.5,
         gt=0,
-        description="About how long a worker works before it looks at what else waits: one gradient step or chunk of samples.",
+        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
+        "samples; between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
         default=None,
         ge=1 << 20,
-        description="Memory of each worker's device for adapters and activations, beside the base; by default most of what is "
-        "free on a GPU, half of it on a CPU.",
+        description="Memory of each worker's device for adapters and activations, in bytes, "
+        "without the base; by default most of the free memory of a GPU, or half of it "
+        "on a CPU.",
     )
     heartbeat_seconds: float = Field(
         default=1.0,
         gt=0,
-        description="Time between a worker's heartbeats; it is restarted when ten are missed.",
+        description="Seconds between a worker's heartbeats. A worker that misses ten is restarted.",
     )
     hang_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="Longest time one gradient step or chunk of samples may take; beyond it the worker is restarted.",
+        description="Longest time of one gradient step or chunk of samples, in seconds. A worker "
+        "that takes longer is restarted.",
     )
     tenant_header: str | None = Field(
         default=None,
         min_length=1,
-        description="Header in which a trusted gateway names the tenant; tenants share the workers' time equally. "
-        "For fairness only: tenants see each other's adapters.",
+        description="Header in which a trusted gateway names the tenant. Tenants share the "
+        "workers' time equally. This is for fairness only: tenants see each other's "
+        "adapters.",
     )
+
+
+class StoreSettings(BaseModel):
+    """Where adapters and base models are stored."""
 
     data_dir: Path = Field(
         default=Path(platformdirs.user_data_dir("abmll")),
-        description="Folder in which acknowledged adapters are kept.",
+        description="Folder in which adapters and calibrations are stored.",
     )
     cache_dir: Path | None = Field(
         default=None,
@@ -108,10 +129,16 @@ class Settings(BaseSettings):
     adapter_memory_bytes: int = Field(
         default=1 << 30,
         ge=0,
-        description="Adapters kept in memory, in bytes; the others are read from `data_dir`.",
+        description="Memory for adapters, in bytes. The others are read from `data_dir` when needed.",
     )
 
-    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest request body; beyond it 413.")
+
+class LimitSettings(BaseModel):
+    """How large a request may be."""
+
+    max_body_bytes: int = Field(
+        default=1 << 20, ge=1024, description="Largest request body, in bytes; a larger one gets 413."
+    )
     max_support: int = Field(default=256, ge=1, description="Most support examples of one adapter.")
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
     max_options: int = Field(default=128, ge=2, description="Most options of one example or input.")
@@ -120,50 +147,82 @@ class Settings(BaseSettings):
         default=64,
         ge=16,
         le=64,
-        description="Most posterior samples of one prediction; at least the requests' default.",
+        description="Most posterior samples of one prediction; at least the default of a request.",
     )
     max_folds: int = Field(default=32, ge=2, description="Most folds of one diagnosis.")
     max_steps: int = Field(default=64, ge=1, description="Most gradient steps of one adaptation.")
     max_new_tokens: int = Field(
-        default=256, ge=32, description="Most tokens of one free-text answer; at least the requests' default."
+        default=256,
+        ge=32,
+        description="Most tokens of one free-text answer; at least the default of a request.",
     )
 
+
+class GateSettings(BaseModel):
+    """How gates are certified, and how feedback renews them."""
+
     max_calibration: int = Field(
-        default=10_000, ge=1, description="Most labelled outcomes that one adapter's calibration keeps."
+        default=10_000, ge=1, description="Most labelled outcomes of one adapter's calibration."
     )
     max_logged: int = Field(
         default=10_000,
         ge=1,
-        description="Predictions of an adapter that are remembered for feedback; then those without a label are forgotten.",
+        description="Most predictions of an adapter that are stored for feedback. Beyond it the "
+        "oldest are deleted, and then no longer take a label.",
     )
     feedback_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Random share of logged predictions whose labels are asked for: only these recalibrate the gate.",
+        description="Probability that the label of a logged prediction is requested. Only labels "
+        "of these predictions recalibrate the gate.",
     )
     alarm_delta: float = Field(
         default=0.01, gt=0, lt=1, description="False-alarm probability of each drift alarm of a calibration."
     )
 
+
+class DeadlineSettings(BaseModel):
+    """How many requests wait, and how long each may take."""
+
     queue_limit: int = Field(
         default=64,
         ge=1,
-        description="Requests that may wait or run at a time; beyond it 429 with Retry-After.",
+        description="Most requests that wait or run at a time; one more gets 429 with Retry-After.",
     )
     deadline_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="Longest time a request may take; beyond it 504, and a retry joins its adaptation.",
+        description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
+        "joins its adaptation.",
     )
     cancel_grace_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="Time that an adaptation goes on when all who asked for it ran out of time, for a retry to join it.",
+        description="Seconds that an adaptation continues after the deadline of every request for "
+        "it, so that a retry can join it.",
     )
     drain_seconds: float = Field(
-        default=45.0, ge=0, description="Time that requests in flight have to finish after the first SIGTERM."
+        default=45.0,
+        ge=0,
+        description="Seconds that running requests have to finish after the first SIGTERM.",
     )
+
+
+# pydantic puts the fields of the last base first.
+class Settings(
+    DeadlineSettings,
+    GateSettings,
+    LimitSettings,
+    StoreSettings,
+    WorkerSettings,
+    ModelSettings,
+    NetworkSettings,
+    BaseSettings,
+):
+    """Where the service listens, what it serves, and what it refuses."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
@@ -175,19 +234,21 @@ class Settings(BaseSettings):
 
     @property
     def calibrations_dir(self) -> Path:
-        """Root of the calibrations' journals."""
+        """Root folder of the calibrations' journals."""
         return self.data_dir / "calibrations"
 
     @property
     def adapters_dir(self) -> Path:
-        """Root of the adapter store."""
+        """Root folder of the adapter store."""
         return self.data_dir / "adapters"
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from `given` (the command line; None means not given), the environment and the defaults.
+    """Make the settings from `given`, the environment and the defaults.
 
-    Raises `SettingsError` naming what is wrong, including an `ABMLL_` variable that is no setting.
+    `given` has the values of the command line; None means that an option was not given. Raises
+    `SettingsError`, which names the wrong setting, also for a variable `ABMLL_*` that is no
+    setting.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)

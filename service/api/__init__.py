@@ -1,1 +1,1 @@
-"""The HTTP surface: one module a surface."""
+"""The HTTP interface: one package for each surface, and the files that all surfaces share."""

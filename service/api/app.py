@@ -1,4 +1,4 @@
-"""The application: routes, middleware, and the engine's life from loading to draining."""
+"""The HTTP application: its surfaces, its middleware, and when the engine starts and closes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from starlette.exceptions import HTTPException
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import classify, oip, openai, operations
-from service.api.http import ErrorShape, Observed, answer_error
+from service.api.body_limit import BodyLimit
+from service.api.error_answers import ErrorShape, UnexpectedErrors, answer_error
 from service.api.native import diagnosis as diagnose
 from service.api.native import gates
 from service.api.native import routes as native
+from service.api.request_log import RequestLog
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -27,36 +29,28 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-OWN = (native, diagnose, gates, operations)
-OTHERS = (openai, classify, oip)
+NATIVE = (native, diagnose, gates, operations)
+COMPATIBLE = (openai, classify, oip)
 ERROR_SHAPES: dict[str, ErrorShape] = {
-    prefix: surface.error_shape for surface in OTHERS for prefix in surface.PREFIXES
+    prefix: surface.error_shape for surface in COMPATIBLE for prefix in surface.PREFIXES
 }
-"""By the beginning of the path; our own where none fits."""
+"""Error shapes by the beginning of the path. All other paths have the native shape."""
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
 
 
-def _tell_failure(loading: asyncio.Task[None]) -> None:
-    if loading.cancelled() or loading.exception() is None:
-        return
-    error = loading.exception()
-    # What the operator can mend reads best in one line; a surprise needs its traceback.
-    expected = isinstance(error, StoreError | AbmllError)
-    log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
-
-
 def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
-    """The HTTP application around `engine`.
+    """Make the HTTP application around `engine`.
 
-    Start-up returns at once: the model loads beside the event loop, with `/readyz` at 503 until it is there.
+    The application starts at once and loads the model beside the event loop. Until that is done,
+    `/readyz` gives 503.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.loading = loading = asyncio.create_task(engine.start())
-        loading.add_done_callback(_tell_failure)
+        loading.add_done_callback(_log_failed_load)
         yield
         loading.cancel()
         await asyncio.wait([loading])
@@ -71,10 +65,22 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
-    for surface in (*OWN, *OTHERS):
+    for surface in (*NATIVE, *COMPATIBLE):
         app.include_router(surface.router)
     app.state.error_shapes = ERROR_SHAPES
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(Observed, metrics=metrics)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(RequestLog, metrics=metrics)
     return app
+
+
+def _log_failed_load(loading: asyncio.Task[None]) -> None:
+    if loading.cancelled() or loading.exception() is None:
+        return
+    error = loading.exception()
+    # The operator can mend an expected error: its message suffices. Others need a traceback.
+    expected = isinstance(error, StoreError | AbmllError)
+    log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)

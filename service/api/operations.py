@@ -1,4 +1,4 @@
-"""What operators and clients ask about the server itself."""
+"""Probes, metrics, limits, workers and versions: the state of the server itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import schemas
-from service.api.http import documented_errors, engine_of
+from service.api.error_answers import documented_errors
+from service.api.http import engine_of
 from service.settings import Settings
 
 router = APIRouter(tags=["operations"])
@@ -17,45 +18,48 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/livez", responses=documented_errors(500))
 async def livez() -> schemas.Health:
-    """200 while the process answers, whatever the model is doing."""
+    """Answer 200 while the process runs, whatever the model does."""
     return schemas.Health(status="alive")
 
 
 @router.get("/readyz", responses=documented_errors(500, 503))
 async def readyz(request: Request) -> schemas.Health:
-    """200 while requests are taken and a worker is up; 503 while the model loads and while the server shuts down."""
+    """Answer 200 while requests are accepted and a worker is up.
+
+    Answer 503 while the model loads, and while the server drains.
+    """
     engine_of(request).check_serving()
     return schemas.Health(status="ready")
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Prometheus exposition."""
+    """Show the metrics in the text format of Prometheus."""
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/limits", responses=documented_errors(500, 503))
 async def limits(request: Request) -> schemas.LimitsReport:
-    """What this server accepts."""
+    """Show the limits of a request."""
     settings: Settings = request.app.state.settings
-    told = {
+    limits = {
         name: getattr(settings, name)
         for name in schemas.LimitsReport.model_fields
         if name != "max_prompt_tokens"
     }
-    return schemas.LimitsReport(max_prompt_tokens=engine_of(request).served.encoder.max_tokens, **told)
+    return schemas.LimitsReport(max_prompt_tokens=engine_of(request).served.encoder.max_tokens, **limits)
 
 
 @router.get("/v1/workers", responses=documented_errors(500))
 async def workers(request: Request) -> schemas.WorkerList:
-    """What each worker is up to."""
+    """Show the state of each worker."""
     statuses = engine_of(request).workers()
     return schemas.WorkerList(data=[schemas.WorkerReport(**asdict(status)) for status in statuses])
 
 
 @router.get("/v1/version", responses=documented_errors(500))
 async def versions() -> schemas.VersionReport:
-    """Versions of the service and of the libraries that compute."""
+    """Show the versions of the service and of the libraries that compute."""
     return schemas.VersionReport(
         version=version("abmll-serve"), torch=version("torch"), transformers=version("transformers")
     )

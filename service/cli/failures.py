@@ -1,4 +1,4 @@
-"""How the commands tell what went wrong."""
+"""Errors of the commands: one line on standard error for each error that is expected."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from abmll.errors import AbmllError
+from model_store.errors import StoreError
+from service.cli.output import err
 from service.errors import ServiceError
-
-err = Console(stderr=True)
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """One line on standard error and status 1 for what is expected to go wrong; anything else keeps its traceback."""
-    from model_store.errors import StoreError  # noqa: PLC0415
+def expected_errors_in_one_line() -> Iterator[None]:
+    """Print an expected error as one line and exit with status 1.
 
+    Every other error keeps its traceback.
+    """
     try:
         yield
     except (AbmllError, ServiceError, StoreError) as error:

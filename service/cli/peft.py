@@ -1,4 +1,4 @@
-"""`abmll export` and `abmll import-peft`: posteriors as PEFT adapters, and PEFT adapters as posteriors (docs/peft.md)."""
+"""`abmll export` and `abmll import-peft`: posteriors to PEFT adapters and back (docs/peft.md)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from model_store.progress import counting_bar
-from service.cli.failures import err, errors_told
+from service.cli.failures import expected_errors_in_one_line
+from service.cli.output import err
+from service.cli.output import out as console
 from service.cli.settings_options import with_settings
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from model_store.peft.exchange import Subject
-
-console = Console()
 
 
 @with_settings("model", "data_dir", "cache_dir")
@@ -25,31 +24,40 @@ def export(
     settings: Settings,
     *,
     adapter_id: Annotated[
-        str | None, typer.Argument(help="Id of an adapter in the data folder; a server may be using it.")
+        str | None,
+        typer.Argument(help="Id of an adapter in the data folder, which a server may use at the same time."),
     ] = None,
     posterior: Annotated[
         str | None,
         typer.Option(help="Id or folder of a global posterior, instead of an adapter."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not exist.")],
-    mean: Annotated[bool, typer.Option("--mean", help="The posterior's mean; the default.")] = False,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Write the posterior's mean; this is the default.")
+    ] = False,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Posterior samples instead, in folders sample-0, sample-1, ..."),
+        typer.Option(
+            min=1,
+            max=64,
+            help="Write this many posterior samples instead, in folders sample-0, sample-1, ...",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed whose samples a prediction draws; 0 by default.")
+        int | None,
+        typer.Option(
+            min=0, help="Seed of the samples: a prediction with this seed draws the same; 0 by default."
+        ),
     ] = None,
 ) -> None:
-    """Write an adapter's mean, or samples of it, as PEFT LoRA adapters for other software."""
+    """Write the mean of an adapter, or samples of it, as PEFT LoRA adapters for other software."""
     if (adapter_id is None) == (posterior is None):
         raise typer.BadParameter("give exactly one of ADAPTER_ID and --posterior")
     if samples is None and seed is not None:
         raise typer.BadParameter("--seed is for --samples: the mean has none")
     if samples is not None and mean:
         raise typer.BadParameter("give one of --mean and --samples")
-    with errors_told():
-        # Model code is imported here so that `abmll --help` answers at once.
+    with expected_errors_in_one_line():
         from model_store.peft.exchange import export_mean, export_samples, require_empty  # noqa: PLC0415
         from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
         from service.executors.worker import sequence_seed  # noqa: PLC0415
@@ -64,7 +72,7 @@ def export(
             rank = export_mean(target, subject, skeleton)
         else:
             seed = seed or 0
-            with counting_bar(err) as progress:
+            with counting_bar(err, "") as progress:
                 bar = progress.add_task("Samples", total=samples)
                 rank = export_samples(
                     target,
@@ -84,7 +92,10 @@ def import_peft(
     settings: Settings,
     *,
     folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="adapter_config.json and its safetensors.")
+        Path,
+        typer.Argument(
+            exists=True, file_okay=False, help="Folder with adapter_config.json and its safetensors file."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not exist.")],
     name: Annotated[
@@ -92,15 +103,15 @@ def import_peft(
     ] = None,
     spread: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Standard deviation of every weight, instead of the posterior's spread."),
+        typer.Option(min=0.0, help="Standard deviation of every weight, instead of that of --posterior."),
     ] = None,
 ) -> None:
-    """Make a PEFT LoRA the mean of a global posterior, to serve with `--posterior` and to adapt from.
+    """Make a global posterior whose mean is a PEFT LoRA, for the option `--posterior`.
 
-    Layers, rank, spread and settings are those of `--posterior`; with `untrained`, the adapter's own and the defaults.
+    Layers, rank, spread and settings come from `--posterior`. With `--posterior untrained`, layers
+    and rank are those of the LoRA, spread and settings the defaults.
     """
-    with errors_told():
-        # Model code is imported here so that `abmll --help` answers at once.
+    with expected_errors_in_one_line():
         from model_store.models import check_base  # noqa: PLC0415
         from model_store.peft.exchange import import_posterior, require_empty  # noqa: PLC0415
         from model_store.peft.format import read_peft  # noqa: PLC0415
@@ -131,6 +142,7 @@ def import_peft(
 
 
 def _stored(settings: Settings, adapter_id: str) -> Subject:
+    """Read the adapter to export from the data folder."""
     from model_store.adapters.store import read_adapter  # noqa: PLC0415
     from model_store.peft.exchange import Subject  # noqa: PLC0415
 
@@ -140,6 +152,7 @@ def _stored(settings: Settings, adapter_id: str) -> Subject:
 
 
 def _global(id_or_folder: str) -> Subject:
+    """Read the global posterior to export."""
     from model_store.peft.exchange import Subject  # noqa: PLC0415
     from model_store.posteriors import load_posterior  # noqa: PLC0415
 

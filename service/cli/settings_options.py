@@ -1,4 +1,8 @@
-"""Command-line options made from the settings model, so that each setting is described once."""
+"""Command-line options made from the settings model, so that each setting is described once.
+
+pydantic-settings reads the command line only through a parser with argparse's methods, and these
+commands are typer's: its parser and `--help` would not know the options.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,11 @@ from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command whose first parameter is `settings` one option for each setting in `names` (all, if none is named).
+    """Add one option to a command for each setting in `names`; without `names`, for every setting.
 
-    The command is called with the settings from its options, the environment and the defaults.
+    The command's first parameter must be `settings`. It receives the settings from the options, the
+    environment and the defaults. A setting that does not hold raises `typer.BadParameter`, which
+    exits with status 2.
     """
     fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
 
@@ -28,7 +34,10 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
                 default=None,
                 annotation=Annotated[
                     field.annotation | None,  # type: ignore[operator]
-                    typer.Option(help=f"{field.description} ({ENV_PREFIX}{name.upper()})"),
+                    typer.Option(
+                        help=f"{field.description} ({ENV_PREFIX}{name.upper()})",
+                        rich_help_panel=_panel(name),
+                    ),
                 ],
             )
             for name, field in fields.items()
@@ -49,3 +58,9 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return decorate
+
+
+def _panel(name: str) -> str:
+    """Return the heading in `--help` of the group of settings that has the setting `name`."""
+    (group,) = (base for base in Settings.__bases__ if name in base.__annotations__)
+    return str(group.__doc__).rstrip(".")

@@ -1,4 +1,7 @@
-"""Answers as tables for people at a terminal. They take the wire objects, so a server's answer prints like a local one."""
+"""Tables for people at a terminal.
+
+Tables are made from objects of the wire, so an answer of a server prints like one of this process.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from rich.table import Table
 
 
 def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
-    """One row an input: the answer, how sure, and what was decided."""
+    """Make a table with a row for each input: its answer, confidence and decision."""
     timings = answer["timings"]
     table = Table(
         title=f"adapter {answer['adapter_id']} ({answer['cache']})",
@@ -39,7 +42,7 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
 
 
 def adapter_table(adapter: Mapping[str, Any]) -> Table:
-    """One adapter, a field a row."""
+    """Make a table of one adapter, with a row for each field."""
     table = Table(title=f"adapter {adapter['id']}", show_header=False)
     base, support = adapter["base"], adapter["support"]
     losses = adapter["diagnostics"]["losses"]
@@ -57,7 +60,7 @@ def adapter_table(adapter: Mapping[str, Any]) -> Table:
 
 
 def diagnosis_table(answer: Mapping[str, Any]) -> Table:
-    """A diagnosis: the verdict, what it rests on, and what to look at."""
+    """Make a table of a diagnosis: the verdict, its evidence, and the examples to check."""
     table = Table(title=f"adapter {answer['adapter_id']}: {answer['verdict']}", show_header=False)
     movement = answer["movement"]
     kl, change = movement["kl_nats"], movement["relative_mean_change"]
@@ -90,7 +93,7 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
 
 
 def models_table(catalogue: Mapping[str, Any]) -> Table:
-    """Bases that have a name, and the posteriors that ship."""
+    """Make a table of the catalogue's base models, with the posteriors of the package below."""
     table = Table(
         title="base models", caption="posteriors: " + (", ".join(catalogue["posteriors"]) or "none")
     )

@@ -1,7 +1,7 @@
-"""The wire: what requests and answers look like. Types are strict, unknown fields are refused, numbers are finite.
+"""The native wire: requests and answers.
 
-How many rows, how long a text and how many steps are accepted is a matter of settings, checked at admission and
-told by `GET /v1/limits`.
+Types are strict, unknown fields are refused, numbers are finite. The most rows, characters and
+steps are settings, which admission checks and `GET /v1/limits` shows.
 """
 
 from service.schemas.adapters import (

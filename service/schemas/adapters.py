@@ -1,4 +1,4 @@
-"""Adapters as the API shows them."""
+"""Adapters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.schemas.wire import WireModel
 
 
 class SupportSummary(WireModel):
-    """What the adapter was made from."""
+    """Summary of the labelled examples from which the adapter was made."""
 
-    n: int = Field(description="Labelled examples.")
+    n: int = Field(description="Number of labelled examples.")
     tokens: int
-    per_label: dict[str, int] = Field(description="Examples by label; empty for free text.")
+    per_label: dict[str, int] = Field(description="Number of examples with each label; empty for free text.")
 
 
 class BaseInfo(WireModel):
-    """The base model, exactly."""
+    """Identity of the base model."""
 
     id: str
     revision: str
@@ -28,27 +28,30 @@ class BaseInfo(WireModel):
 
 
 class Diagnostics(WireModel):
-    """How the fit went."""
+    """Losses of the fit."""
 
-    losses: list[float] = Field(description="Mean loss of each step, in nats an example.")
+    losses: list[float] = Field(description="Mean loss of each step, in nats for each example.")
     steps: int
 
 
 class HeldOutAnswers(WireModel):
-    """Support examples as adapters of the others answered them, and what that did to the temperature."""
+    """Predictions for held-out support examples by adapters of the other examples.
 
-    n: int = Field(description="Examples.")
+    They chose the adapter's temperature.
+    """
+
+    n: int = Field(description="Number of examples.")
     correct: int
     nll: float = Field(
-        description="Mean negative log-likelihood of the labels, in nats, before the temperature changed."
+        description="Mean negative log-likelihood of the labels, in nats, before the temperature was changed."
     )
     temperature_factor: float = Field(
-        description="The adapter's temperature over that of its posterior after as many examples."
+        description="The adapter's temperature divided by the global posterior's for this number of examples."
     )
 
 
 class Adapter(WireModel):
-    """A task posterior that this server keeps."""
+    """A task posterior that this server stores."""
 
     id: str
     object: Literal["adapter"] = "adapter"
@@ -57,22 +60,25 @@ class Adapter(WireModel):
     posterior: str
     support: SupportSummary
     options: list[str] = Field(
-        description="Options that all examples share, which inputs without any take; else empty."
+        description="Options that all examples have in common, which apply to inputs without their "
+        "own; else empty."
     )
-    created: str = Field(description="When it was acknowledged, ISO 8601 in UTC.")
+    created: str = Field(description="Time at which it was stored, ISO 8601 in UTC.")
     diagnostics: Diagnostics
     temperature: float = Field(
-        description="T of the distributions over options: the averaged one to the power 1/T."
+        description="Temperature T of distributions over options: the average over samples is "
+        "raised to the power 1/T."
     )
     held_out: HeldOutAnswers | None = Field(
-        default=None, description="What chose the temperature, if `adapt.calibration_folds` was given."
+        default=None,
+        description="The predictions that chose the temperature, if `adapt.calibration_folds` was set.",
     )
-    diagnosis: Diagnosis | None = Field(default=None, description="The latest, once there is one.")
+    diagnosis: Diagnosis | None = Field(default=None, description="The latest diagnosis, if there is one.")
     warnings: list[str]
 
 
 class CreateAdapterResponse(Adapter):
-    """The adapter, and how this request came by it."""
+    """The adapter, and how this request got it."""
 
     cache: Cache
     timings: Timings
@@ -80,7 +86,7 @@ class CreateAdapterResponse(Adapter):
 
 
 class AdapterList(WireModel):
-    """A page of adapters, ordered by id."""
+    """A page of adapters, in order of their ids."""
 
     object: Literal["list"] = "list"
     data: list[Adapter]
@@ -88,7 +94,7 @@ class AdapterList(WireModel):
 
 
 class PinnedAdapter(WireModel):
-    """Whether an adapter stays in memory."""
+    """An adapter that was pinned or unpinned."""
 
     id: str
     object: Literal["adapter"] = "adapter"
@@ -96,7 +102,7 @@ class PinnedAdapter(WireModel):
 
 
 class DeletedAdapter(WireModel):
-    """Confirmation."""
+    """An adapter that was deleted."""
 
     id: str
     object: Literal["adapter"] = "adapter"

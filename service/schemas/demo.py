@@ -1,4 +1,7 @@
-"""A small task of our own: sort support tickets. Used by `abmll demo`, `abmll serve --demo` and the OpenAPI examples."""
+"""A small task: sort support tickets.
+
+`abmll demo`, `abmll serve --demo` and the OpenAPI examples use it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ INPUTS = [
 
 
 def predict_body() -> dict[str, Any]:
-    """The demo as a body for `POST /v1/predict`: 16 labelled tickets, 6 new ones, a gate on confidence."""
+    """Make the body for `POST /v1/predict`: 16 labelled tickets, 6 new ones, a minimum confidence."""
     return {
         "support": [{"input": text, "output": label} for text, label in SUPPORT],
         "options": OPTIONS,

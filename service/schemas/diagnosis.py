@@ -1,4 +1,4 @@
-"""An adapter as its own support shows it."""
+"""Diagnoses: estimates of an adapter's quality from its own support."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from service.schemas.wire import WireModel
 
 
 class DiagnoseRequest(WireModel):
-    """How to estimate an adapter on its own support."""
+    """How to estimate an adapter from its own support."""
 
     folds: int | None = Field(
         default=None,
         ge=2,
-        description="Parts of the support that are held out in turn; at least one an example leaves each out by itself. By "
-        "default up to 16 examples are each left out, and more make 8 folds.",
+        description="Number of parts of the support that are held out in turn. As many as "
+        "examples, or more, hold out each example by itself. The default holds out "
+        "each of up to 16 examples, and 8 folds of more.",
     )
     samples: int = Field(default=8, ge=0, le=64, description="Posterior samples of each held-out answer.")
 
 
 class AccuracyEstimate(WireModel):
-    """Answers to labelled examples, counted."""
+    """Accuracy and likelihood on labelled examples."""
 
-    n: int = Field(description="Examples.")
+    n: int = Field(description="Number of examples.")
     correct: int
     accuracy: float
     low: float = Field(description="Lower end of the accuracy's interval.")
@@ -35,38 +36,39 @@ class AccuracyEstimate(WireModel):
 
 
 class AdapterComparison(WireModel):
-    """The adapter against something else, on the same held-out examples."""
+    """The adapter compared with another predictor on the same held-out examples."""
 
     helped: Literal["yes", "no", "unclear"] = Field(
-        description="Whether the interval of the gain lies above zero, below it, or on both sides."
+        description="Whether the interval of the gain is above zero, below zero, or contains it."
     )
     log_likelihood_gain: float = Field(description="Mean over examples, in nats.")
     standard_error: float
-    gained: int = Field(description="Examples that only the adapter answers right.")
-    lost: int = Field(description="Examples that only the other answers right.")
-    p_value: float = Field(description="McNemar's exact test of the two, two-sided.")
+    gained: int = Field(description="Number of examples that only the adapter answers right.")
+    lost: int = Field(description="Number of examples that only the other answers right.")
+    p_value: float = Field(description="McNemar's exact test of the two numbers, two-sided.")
 
 
 class PosteriorMovement(WireModel):
-    """How far adaptation moved the posterior."""
+    """How far adaptation changed the posterior."""
 
-    parameters: int = Field(description="Adapted weights.")
+    parameters: int = Field(description="Number of adapted weights.")
     kl_nats: float | None = Field(default=None, description="KL(task posterior || global posterior).")
     kl_nats_per_parameter: float | None = None
     kl_nats_floored: float | None = Field(
         default=None,
-        description="The same KL with no standard deviation below an untrained posterior's: weights with almost none do not "
-        "decide it.",
+        description="The same KL with every standard deviation at least that of an untrained "
+        "posterior, so that weights with almost none do not dominate it.",
     )
     relative_mean_change: float | None = Field(
-        default=None, description="Norm of the change of the mean update over that of the global mean update."
+        default=None,
+        description="Norm of the change of the mean update, divided by the norm of the global mean update.",
     )
 
 
 class SuspectExample(WireModel):
     """A support example whose held-out answer contradicts its label with high probability."""
 
-    index: int = Field(description="Position in the support.")
+    index: int = Field(description="Position in the support, from 0.")
     label: str
     answer: str
     probability: float
@@ -80,33 +82,36 @@ class ConflictingExamples(WireModel):
 
 
 class GuessEstimate(WireModel):
-    """What ignoring the input gives."""
+    """Accuracy and likelihood of a guess that ignores the input."""
 
     accuracy: float
     nll: float
 
 
 class VerdictReason(WireModel):
-    """Why."""
+    """A reason of the verdict."""
 
     code: str = Field(description="Stable name of the rule.")
     message: str
 
 
 class Diagnosis(WireModel):
-    """An adapter as its own support shows it: adapted to some examples, asked for the others."""
+    """Estimate of an adapter from its own support.
 
-    asked_folds: int | None = Field(
-        default=None, description="Folds that were asked for; null is the default."
-    )
+    Each fold is predicted by an adapter of the other folds.
+    """
+
+    asked_folds: int | None = Field(default=None, description="Folds of the request; null is the default.")
     folds: int
     samples: int
-    held_out: AccuracyEstimate = Field(description="Adapters fitted to the other folds.")
+    held_out: AccuracyEstimate = Field(
+        description="Predictions of adapters that were fitted to the other folds."
+    )
     prior: AccuracyEstimate = Field(
-        description="The global posterior's mean, without adaptation, on the same examples."
+        description="Predictions of the global posterior's mean, without adaptation, for the same examples."
     )
     in_context: AccuracyEstimate = Field(
-        description="The same with the other folds' examples in the prompt, as many as fit."
+        description="The same with examples of the other folds in the prompt, as many as fit."
     )
     over_prior: AdapterComparison
     over_in_context: AdapterComparison
@@ -114,18 +119,19 @@ class Diagnosis(WireModel):
     guess: GuessEstimate
     suspects: list[SuspectExample]
     conflicts: list[ConflictingExamples]
-    unseen_options: list[str] = Field(description="Options that no support example has as its label.")
+    unseen_options: list[str] = Field(description="Options that are the label of no support example.")
     verdict: Literal["healthy", "weak", "unfit"]
     reasons: list[VerdictReason]
-    level: float = Field(description="Of every interval.")
+    level: float = Field(description="Confidence level of every interval.")
 
 
 class DiagnoseResponse(Diagnosis):
-    """A diagnosis, and how this request came by it."""
+    """A diagnosis, and how this request got it."""
 
     adapter_id: str
     cache: Cache = Field(
-        description="Whether the diagnosis was there (hit), was made (miss) or was being made (joined)."
+        description="`hit`: the diagnosis existed; `miss`: this request made it; `joined`: another "
+        "request was making it."
     )
     timings: Timings
     request_id: str

@@ -1,4 +1,4 @@
-"""What requests of several kinds are made of."""
+"""Fields that several kinds of requests have."""
 
 from __future__ import annotations
 
@@ -17,64 +17,68 @@ class SupportRow(WireModel):
     input: str = Field(description="The text.")
     output: str = Field(description="Its label, one of the options; or, without options, the text to answer.")
     options: list[str] | None = Field(
-        default=None, description="Options of this example; wins over the request's."
+        default=None, description="Options of this example, in place of the request's."
     )
 
 
 class Adapt(WireModel):
-    """How the posterior is fitted; what is left out takes the value the posterior was trained for."""
+    """How the posterior is fitted.
+
+    An absent field has the value that the global posterior was trained for.
+    """
 
     steps: int | None = Field(default=None, ge=1, description="Gradient steps.")
     learning_rate: float | None = Field(default=None, gt=0, le=1, description="Learning rate of AdamW.")
-    batch_size: int | None = Field(default=None, ge=1, description="Support examples a step.")
+    batch_size: int | None = Field(default=None, ge=1, description="Support examples of each step.")
     beta: float | None = Field(
-        default=None, ge=0, le=1000, description="Weight of KL(phi || theta); 0 leaves it out."
+        default=None,
+        ge=0,
+        le=1000,
+        description="Weight of KL(phi || theta) in the loss; 0 leaves the term out.",
     )
     calibration_folds: int | None = Field(
         default=None,
         ge=2,
-        description="Hold out this many parts of the support in turn, and give the adapter the temperature at which adapters of "
-        "the other parts answer them best: costs as many more fits, and makes confidences calibrated. Needs options.",
+        description="Number of folds of the support that are held out in turn. The adapter gets "
+        "the temperature with which adapters of the other folds predict the held-out "
+        "examples best, and its confidences are calibrated. Costs one more fit for "
+        "each fold, and needs options.",
     )
 
 
-Model = Annotated[
-    str | None, Field(description="Name of the base model; by default the one this server serves.")
-]
-
+Model = Annotated[str | None, Field(description="Name of the base model; by default the one of this server.")]
 
 Options = Annotated[
     list[str] | None,
     Field(
-        description="What to choose from, for every row that has no options of its own. None at all means free text.",
+        description="Options of every row without its own. No options at all means free text.",
     ),
 ]
-
 
 Seed = Annotated[
     int,
     Field(
         ge=0,
         le=MAX_SEED,
-        description="Of the adaptation and of the samples: same request and seed, same answer.",
+        description="Seed of the adaptation and of the samples. The same request and seed give the "
+        "same answer.",
     ),
 ]
 
-
 Truncate = Annotated[
     bool,
-    Field(description="Cut the end of inputs that do not fit the context, instead of refusing the request."),
+    Field(
+        description="Cut the end of inputs that do not fit the context; by default the request is refused."
+    ),
 ]
-
 
 Samples = Annotated[
     Annotated[int, Field(ge=0, le=64), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")],
     Discriminator(lambda value: "<auto>" if value == "auto" else "<number>"),
     Field(
-        description="Posterior samples to average; 0 predicts with the posterior's mean only, "
-        "`auto` draws until the gate can be decided."
+        description="Number of posterior samples to average. 0 predicts with the posterior's mean "
+        "only; `auto` draws samples until the gate is decided."
     ),
 ]
-
 
 Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]

@@ -1,4 +1,7 @@
-"""The wire of calibrated gates: calibration and feedback. What predict requests and answers have of it is with them."""
+"""Calibrated gates: calibration and feedback.
+
+Their fields of predict requests and answers are in `requests` and `predictions`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class CalibrateRequest(WireModel):
-    """Labelled examples that the adapter was not made from, drawn as the inputs it will be asked are."""
+    """Labelled examples outside the adapter's support, drawn like the inputs of later predictions."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -29,33 +32,41 @@ class CalibrateRequest(WireModel):
     seed: Seed = 0
     truncate: Truncate = False
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
-    replace: bool = Field(default=False, description="Begin anew instead of adding to what is there.")
+    replace: bool = Field(
+        default=False, description="Replace the calibration; by default the examples are added to it."
+    )
     more_follow: bool = Field(
         default=False,
-        description="Certify nothing before a call without it: where one set of examples takes several requests, "
-        "they then count as one look at the labels, which certifies more than several.",
+        description="Certify nothing until a request without `more_follow`. One set of examples in "
+        "several requests then counts as one look at the labels, which certifies more "
+        "than several looks.",
     )
 
 
 class CertificateReport(WireModel):
-    """What can be certified for one target error; threshold, coverage and the rest only if it can."""
+    """The certificate for one target error.
+
+    Threshold, coverage and the other numbers exist only if it is certified.
+    """
 
     target_error: float
     delta: float
     certified: bool
     threshold: float | None = None
-    n: int | None = Field(default=None, description="Labels at the look that certified it.")
-    accepted: int | None = Field(default=None, description="Of these, those above the threshold.")
-    errors: int | None = Field(default=None, description="Of the accepted, those that were wrong.")
+    n: int | None = Field(default=None, description="Number of labels at the look that certified it.")
+    accepted: int | None = Field(default=None, description="Number of these above the threshold.")
+    errors: int | None = Field(default=None, description="Number of the accepted that were wrong.")
     coverage: float | None = None
     error_upper_bound: float | None = None
     about_n_more_labels: int | None = Field(
-        default=None, description="If not certified; absent where more of the same kind promise nothing."
+        default=None,
+        description="Estimate of the missing labels if not certified; absent if more labels of "
+        "this kind do not help.",
     )
 
 
 class SetReport(WireModel):
-    """What prediction sets can promise at one alpha."""
+    """The guarantee of prediction sets at one alpha."""
 
     alpha: float
     valid_for_alpha: bool
@@ -64,21 +75,24 @@ class SetReport(WireModel):
 
 
 class MonitoringReport(WireModel):
-    """Predictions and labels since the calibration began, and the alarms, which revoke at 1 / `alarm_delta`."""
+    """Predictions and labels since the calibration began, and the drift alarms.
+
+    An alarm whose wealth reaches 1 / `alarm_delta` revokes the certificates.
+    """
 
     logged: int
-    asked: int = Field(description="Predictions of the random share, whose labels are asked for.")
+    asked: int = Field(description="Number of predictions whose labels are requested, by a random choice.")
     labelled: int
     risk_wealth: float = Field(
-        description="Evidence that accepted answers are wrong more often than targeted; 1 is none."
+        description="Evidence that given answers are wrong more often than the target; 1 is no evidence."
     )
     domain_wealth: float = Field(
-        description="Evidence that inputs look otherwise than in the calibration; 1 is none."
+        description="Evidence that inputs differ from those of the calibration; 1 is no evidence."
     )
 
 
 class Calibration(WireModel):
-    """An adapter's calibration as it stands."""
+    """The present state of an adapter's calibration."""
 
     id: str
     object: Literal["calibration"] = "calibration"
@@ -86,8 +100,8 @@ class Calibration(WireModel):
     version: int
     state: Literal["active", "incomplete", "revoked"]
     revoked_reason: str | None = None
-    n: int = Field(description="Labelled outcomes.")
-    feedback: int = Field(description="Of these, labels of the random share.")
+    n: int = Field(description="Number of labelled outcomes.")
+    feedback: int = Field(description="Number of these that are requested labels of predictions.")
     accuracy: float | None = None
     confidence_kind: str
     samples: int | Literal["auto"]
@@ -100,7 +114,7 @@ class Calibration(WireModel):
 
 
 class DeletedCalibration(WireModel):
-    """Confirmation."""
+    """A calibration that was deleted."""
 
     adapter_id: str
     object: Literal["calibration"] = "calibration"
@@ -108,24 +122,27 @@ class DeletedCalibration(WireModel):
 
 
 class FeedbackRow(WireModel):
-    """The right answer to a logged prediction."""
+    """The label of a logged prediction."""
 
     prediction_id: str
     label: str
 
 
 class FeedbackRequest(WireModel):
-    """Labels, in the order in which they became known."""
+    """Labels of predictions, in the order in which they became known."""
 
     feedback: list[FeedbackRow] = Field(min_length=1, description="At most `max_inputs`.")
 
 
 class FeedbackResponse(WireModel):
-    """What became of them."""
+    """Numbers of stored labels, and the calibration with them."""
 
-    stored: int = Field(description="Labels that are new.")
+    stored: int = Field(description="Number of new labels.")
     asked: int = Field(
-        description="Of these, those of the random share: they recalibrate the gate and feed the alarm."
+        description="Number of new labels that were requested: these recalibrate the gate and "
+        "update the alarm."
     )
-    known: int = Field(description="Labels of predictions that had one; the first counts.")
+    known: int = Field(
+        description="Number of labels for predictions that had one already; the first one counts."
+    )
     calibration: Calibration

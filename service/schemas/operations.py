@@ -1,4 +1,4 @@
-"""The server itself: models, limits, workers, health, errors."""
+"""The server: models, limits, workers, health, errors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from service.schemas.wire import WireModel
 
 
 class ModelCard(WireModel):
-    """What requests may name as `model`: the base model with its global posterior, or an adapter."""
+    """A model that requests can name: the base model with its global posterior, or an adapter."""
 
     id: str
     object: Literal["model"] = "model"
     created: int = Field(
-        description="When the adapter was made, or for the base model this server started; Unix seconds."
+        description="Time at which the adapter was made, or this server started for the base "
+        "model; Unix seconds."
     )
     owned_by: Literal["abmll-serve"] = "abmll-serve"
-    parent: str | None = Field(description="Base model of an adapter; null for the base model itself.")
+    parent: str | None = Field(description="Base model of an adapter; null for the base model.")
     base: BaseInfo
     posterior: str
-    max_model_len: int = Field(description="Context, in tokens.")
+    max_model_len: int = Field(description="Length of the context, in tokens.")
 
 
 class ModelList(WireModel):
-    """A page of models: the base model first, then adapters ordered by id."""
+    """A page of models: the base model first, then adapters in order of their ids."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -35,7 +36,7 @@ class ModelList(WireModel):
 
 
 class LimitsReport(WireModel):
-    """What this server accepts; beyond `max_body_bytes` 413, beyond the others 422."""
+    """Limits of a request. One over `max_body_bytes` gets 413, one over another limit 422."""
 
     max_body_bytes: int
     max_support: int
@@ -54,23 +55,23 @@ class LimitsReport(WireModel):
 
 
 class WorkerReport(WireModel):
-    """One worker."""
+    """State of one worker."""
 
     name: str
     state: Literal["starting", "up", "down"]
-    restarts: int = Field(description="Times it was started again since the server started.")
-    jobs: int = Field(description="Jobs that wait or run on it.")
+    restarts: int = Field(description="Restarts since the server started.")
+    jobs: int = Field(description="Jobs that wait or run on it now.")
 
 
 class WorkerList(WireModel):
-    """The workers of this server."""
+    """States of all workers."""
 
     object: Literal["list"] = "list"
     data: list[WorkerReport]
 
 
 class VersionReport(WireModel):
-    """Versions of the service and of what computes."""
+    """Versions of the service and of the libraries that compute."""
 
     version: str
     torch: str
@@ -78,26 +79,27 @@ class VersionReport(WireModel):
 
 
 class Health(WireModel):
-    """State of this server."""
+    """State of the server."""
 
     status: Literal["alive", "ready"]
 
 
 class ErrorBody(WireModel):
-    """What went wrong."""
+    """Why a request was refused or failed."""
 
     code: str = Field(description="Stable name of the error.")
     message: str
-    param: str | None = Field(description="The field that is at fault.")
+    param: str | None = Field(description="The field that is wrong.")
     request_id: str
-    adapter_id: str | None = Field(default=None, description="The adapter that a retry will join or find.")
+    adapter_id: str | None = Field(default=None, description="The adapter that a retry joins or finds.")
     about_n_more_labels: int | None = Field(
         default=None,
-        description="With `cannot_certify`: labels that might do; null where more of the same kind promise nothing.",
+        description="With `cannot_certify`: estimate of the missing labels; null if more labels of "
+        "this kind do not help.",
     )
 
 
 class ErrorResponse(WireModel):
-    """Every answer that is not 2xx."""
+    """Body of every answer that is not 2xx."""
 
     error: ErrorBody

@@ -12,7 +12,7 @@ Cache = Literal["hit", "miss", "joined"]
 
 
 class OptionProbability(WireModel):
-    """One option's share of the posterior predictive."""
+    """The probability of one option in the posterior predictive."""
 
     option: str
     probability: float = Field(description="Average over samples.")
@@ -20,60 +20,69 @@ class OptionProbability(WireModel):
 
 
 class UncertaintyReport(WireModel):
-    """What the samples say about the answer; entropies in nats."""
+    """Uncertainty of the answer, from the samples. Entropies are in nats."""
 
     total_entropy: float = Field(description="Entropy of the averaged distribution.")
     expected_entropy: float = Field(description="Average entropy of the sampled distributions.")
     mutual_information: float = Field(
-        description="Total less expected entropy, corrected for the number of samples."
+        description="Total minus expected entropy, corrected for the number of samples."
     )
     mc_standard_error: float = Field(description="Standard error of the confidence, from sampling.")
     typicality: float | None = Field(
         default=None,
-        description="How like the adapter's examples the input is: a p-value, of n examples at least 1 / (n + 1). "
-        "None but for adapters with fixed classes.",
+        description="How like the adapter's examples the input is: a p-value, with n examples at "
+        "least 1 / (n + 1). Only for adapters with fixed classes.",
     )
 
 
 class AnswerCluster(WireModel):
-    """Free-text answers that mean the same."""
+    """A cluster of free-text answers that mean the same."""
 
-    answer: str = Field(description="The most probable of them.")
+    answer: str = Field(description="The most probable answer of the cluster.")
     probability: float = Field(
-        description="What the posterior predictive gives to all of them; the rest is also that of texts nobody wrote."
+        description="Probability of all its answers in the posterior predictive. All clusters "
+        "together have at most 1: the rest belongs to texts that no sample wrote."
     )
-    share: float = Field(description="Its part of all clusters' probability.")
+    share: float = Field(description="Its probability divided by that of all clusters.")
     members: list[str] = Field(description="The answers, the most probable first.")
 
 
 class TextReport(WireModel):
-    """What is known of a free-text answer; logarithms and entropies in nats."""
+    """Details of a free-text answer. Logarithms and entropies are in nats."""
 
     sequence_logprob: float = Field(
-        description="Log of the whole answer's probability, which is averaged over samples."
+        description="Log of the probability of the whole answer; the probability is averaged over samples."
     )
-    logprob_per_token: float = Field(description="The same by the answer's tokens.")
-    tokens: int = Field(description="Tokens of the answer, its end included.")
+    logprob_per_token: float = Field(description="`sequence_logprob` divided by `tokens`.")
+    tokens: int = Field(description="Tokens of the answer, with its end token.")
     complete: bool = Field(description="False where `max_new_tokens` cut it off.")
-    semantic_entropy: float = Field(description="Entropy of the clusters' shares.")
-    expected_semantic_entropy: float = Field(description="Average of the same within a sample.")
-    semantic_mutual_information: float = Field(
-        description="How much the samples disagree about the meaning: the first less the second entropy, "
-        "corrected for the number of samples."
+    semantic_entropy: float = Field(description="Entropy of the `share` of the clusters.")
+    expected_semantic_entropy: float = Field(
+        description="Average over samples of this entropy within one sample."
     )
-    clusters: list[AnswerCluster] = Field(description="All answers by meaning, the most probable first.")
+    semantic_mutual_information: float = Field(
+        description="How much the samples disagree about the meaning: `semantic_entropy` minus "
+        "`expected_semantic_entropy`, corrected for the number of samples."
+    )
+    clusters: list[AnswerCluster] = Field(
+        description="All answers by meaning, the most probable cluster first."
+    )
 
 
 class PredictionSet(WireModel):
-    """Options that hold the right one with the promised probability, over calibration and input together."""
+    """Options that contain the right one with the guaranteed probability.
+
+    The probability is over calibration and input together.
+    """
 
     options: list[str] = Field(description="Most probable first.")
     alpha: float
     valid_for_alpha: bool = Field(
-        description="Whether the calibration has enough labels for `alpha`; else the only valid set is all options."
+        description="Whether the calibration has enough labels for `alpha`; if not, only the set "
+        "of all options is valid."
     )
-    coverage: float = Field(description="The probability that is guaranteed; at least 1 - alpha.")
-    n: int = Field(description="Labelled examples behind it.")
+    coverage: float = Field(description="Guaranteed probability, at least 1 - alpha.")
+    n: int = Field(description="Labelled examples of the calibration.")
     note: str
 
 
@@ -82,32 +91,37 @@ class Prediction(WireModel):
 
     index: int = Field(description="Position of the input in the request.")
     answer: str = Field(
-        description="The most probable option, or text of the most probable meaning; given even when abstaining."
+        description="The most probable option, or a text of the most probable meaning; present "
+        "also when abstaining."
     )
-    confidence: float = Field(description="How sure the answer is, between 0 and 1.")
+    confidence: float = Field(description="Confidence of the answer, between 0 and 1.")
     confidence_kind: str = Field(
-        description="What `confidence` is: `predictive`, the answer's share of the posterior predictive, or `calibrated`, "
-        "the probability that the answer is right, by the temperature that the adapter's own held-out examples chose."
+        description="Kind of `confidence`. `predictive` is the answer's probability in the "
+        "posterior predictive. `calibrated` is the probability that the answer is "
+        "right, by the temperature that the adapter's held-out examples chose."
     )
-    margin: float = Field(description="Probability of the answer less that of the runner-up.")
+    margin: float = Field(description="Probability of the answer minus that of the runner-up.")
     decision: Literal["answer", "abstain"]
     abstain_reason: str | None = Field(
-        default=None, description="The first condition of the gate that fails."
+        default=None, description="The first condition of the gate that is not met."
     )
     distribution: list[OptionProbability]
     uncertainty: UncertaintyReport
     samples: int = Field(description="Posterior samples used.")
-    text: TextReport | None = Field(default=None, description="Of free text only.")
-    prediction_id: str | None = Field(default=None, description="To send its label by, as feedback.")
+    text: TextReport | None = Field(default=None, description="Details of free text; absent with options.")
+    prediction_id: str | None = Field(
+        default=None, description="Id with which its label can be sent as feedback."
+    )
     explored: bool | None = Field(
         default=None,
-        description="Whether it is of the random share whose labels are asked for. The decision does not depend on it.",
+        description="Whether its label is requested, by a random choice on which the decision does "
+        "not depend.",
     )
     prediction_set: PredictionSet | None = None
 
 
 class Usage(WireModel):
-    """Tokens."""
+    """Numbers of tokens."""
 
     support_tokens: int = Field(description="Tokens of the adapter's support.")
     prompt_tokens: int = Field(description="Tokens of the inputs and their options.")
@@ -115,7 +129,7 @@ class Usage(WireModel):
 
 
 class Timings(WireModel):
-    """Seconds; zero for what was not needed."""
+    """Times in seconds; zero for a step that was not needed."""
 
     queue_seconds: float
     adapt_seconds: float
@@ -124,25 +138,30 @@ class Timings(WireModel):
 
 
 class GateReport(WireModel):
-    """The calibrated gate that decided."""
+    """The calibrated gate that made the decisions."""
 
     calibration_id: str
     version: int
     threshold: float = Field(description="Answers of at least this confidence are given.")
-    n: int = Field(description="Labelled outcomes that the threshold comes from.")
+    n: int = Field(description="Labelled outcomes from which the threshold comes.")
     coverage: float = Field(
-        description="Share of inputs to expect above it: observed, or for a target coverage guaranteed."
+        description="Expected fraction of inputs above the threshold: observed, or for a target "
+        "coverage guaranteed."
     )
     target_error: float | None = None
     delta: float | None = None
     error_upper_bound: float | None = Field(
-        default=None, description="Clopper-Pearson bound behind the certificate, at most `target_error`."
+        default=None, description="Clopper-Pearson bound of the error, at most `target_error`."
     )
     target_coverage: float | None = None
 
 
 class PredictResponse(WireModel):
-    """Everything above `cache` is the same, byte for byte, whenever the same request is repeated under the same calibration."""
+    """Answers to the inputs.
+
+    All fields above `cache` are equal, byte for byte, for equal requests under the same
+    calibration.
+    """
 
     adapter_id: str
     predictions: list[Prediction]
@@ -152,25 +171,26 @@ class PredictResponse(WireModel):
     gate: GateReport | None = None
     calibrator: str | None = Field(
         default=None,
-        description="What calibrated the confidences: `held_out`, the adapter's own held-out examples.",
+        description="What calibrated the confidences: `held_out`, the adapter's held-out examples.",
     )
     cache: Cache = Field(
-        description="Whether the adapter was there (hit), was made (miss) or was being made (joined)."
+        description="`hit`: the adapter existed; `miss`: this request made it; `joined`: another "
+        "request was making it."
     )
     timings: Timings
     request_id: str
 
 
 class AdaptStep(WireModel):
-    """Streamed: a gradient step is made."""
+    """Event of a stream: one gradient step is done."""
 
-    step: int = Field(description="From 1.")
+    step: int = Field(description="Number of the step, from 1.")
     steps: int
     loss: float = Field(description="Mean loss of the step, in nats an example.")
 
 
 class AdapterFound(WireModel):
-    """Streamed: the adapter is there."""
+    """Event of a stream: the adapter exists."""
 
     adapter_id: str
     cache: Cache

@@ -16,7 +16,7 @@ class InputRow(WireModel):
 
     input: str = Field(description="The text.")
     options: list[str] | None = Field(
-        default=None, description="Options of this input; wins over the request's."
+        default=None, description="Options of this input, in place of the request's."
     )
 
 
@@ -31,61 +31,69 @@ Input = Annotated[
 
 
 class Gate(WireModel):
-    """When to abstain: below raw thresholds, which promise nothing and must all hold; or, for a calibrated adapter, below the
-    threshold that is certified for a target error, or that keeps a target coverage.
+    """When to abstain: a rule of one of three kinds.
+
+    Raw thresholds guarantee nothing; an answer must meet all of them. For a calibrated adapter,
+    `target_error` uses the threshold that is certified for this error, and `target_coverage` the
+    threshold that keeps this coverage.
     """
 
     min_confidence: float | None = Field(
-        default=None, ge=0, le=1, description="Least probability of the answer."
+        default=None, ge=0, le=1, description="Least confidence of the answer."
     )
     min_margin: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Least distance in probability between the answer and the runner-up.",
+        description="Least difference between the probabilities of the answer and of the runner-up.",
     )
     max_mutual_information: float | None = Field(
-        default=None, ge=0, description="Most mutual information between answer and weights, in nats."
+        default=None, ge=0, description="Most mutual information between the answer and the weights, in nats."
     )
     min_typicality: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Least typicality; about this share of inputs that are like the examples falls below. An input without one "
-        "abstains.",
+        description="Least typicality. Of inputs that are like the examples, about this fraction "
+        "is below. An input without a typicality abstains.",
     )
     max_semantic_entropy: float | None = Field(
         default=None,
         ge=0,
-        description="Most entropy between the meanings of free-text answers, in nats; needs an input without options.",
+        description="Most entropy of the meanings of free-text answers, in nats; needs an input "
+        "without options.",
     )
     min_logprob_per_token: float | None = Field(
         default=None,
         le=0,
-        description="Least log-probability of a free-text answer by its tokens, in nats; needs an input without options.",
+        description="Least log-probability of a free-text answer divided by its tokens, in nats; "
+        "needs an input without options.",
     )
     target_error: float | None = Field(
         default=None,
         ge=0.001,
         le=0.5,
-        description="Most error among accepted answers, certified from the adapter's calibration; goes with `delta` alone.",
+        description="Most error among given answers, certified from the adapter's calibration; "
+        "only `delta` may be with it.",
     )
     delta: float | None = Field(
         default=None,
         ge=1e-6,
         le=0.5,
-        description="Probability, over the labels, that the certificate for `target_error` is wrong; by default 0.1.",
+        description="Probability, over the labels of the calibration, that the certificate for "
+        "`target_error` is wrong; by default 0.1.",
     )
     target_coverage: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="Share of inputs to accept, from the adapter's calibration; alone in its gate. Says nothing of errors.",
+        description="Fraction of inputs to answer, from the adapter's calibration; the only field "
+        "of its gate. Guarantees nothing about errors.",
     )
 
     @property
     def calibrated(self) -> bool:
-        """Whether the threshold comes from the adapter's calibration."""
+        """Whether the gate's threshold comes from the adapter's calibration."""
         return self.target_error is not None or self.target_coverage is not None
 
     @model_validator(mode="after")
@@ -110,13 +118,11 @@ class SetRequest(WireModel):
     """A conformal prediction set for each input."""
 
     alpha: float = Field(
-        ge=0.001, le=0.5, description="The set may miss the right option with this probability."
+        ge=0.001, le=0.5, description="Most probability that the set misses the right option."
     )
 
 
 _PREDICT_EXAMPLE = demo.predict_body()
-
-
 _CREATE_EXAMPLE = {key: _PREDICT_EXAMPLE[key] for key in ("support", "options", "seed")}
 
 
@@ -134,7 +140,7 @@ class CreateAdapterRequest(WireModel):
 
 
 class PredictRequest(WireModel):
-    """Answer inputs with an adapter, named by `adapter_id` or made from `support`; exactly one of the two."""
+    """Answer inputs with an adapter that is named by `adapter_id` or made from `support`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PREDICT_EXAMPLE]})
 
@@ -151,32 +157,34 @@ class PredictRequest(WireModel):
     max_new_tokens: int = Field(default=32, ge=1, description="Longest free-text answer, in tokens.")
     stream: bool = Field(
         default=False,
-        description="Answer with server-sent events that refine the predictions as samples arrive.",
+        description="Answer with server-sent events, which refine the predictions with each chunk "
+        "of samples.",
     )
     answers_per_sample: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Free-text answers that each sample writes: the first greedily, the others by drawing tokens.",
+        description="Free-text answers of each sample: the first is greedy, the others draw their tokens.",
     )
     set: SetRequest | None = Field(
         default=None, description="Add a prediction set to each prediction; the adapter must be calibrated."
     )
     log: bool = Field(
         default=False,
-        description="Remember the predictions for feedback, also without a calibrated gate; the adapter must be calibrated.",
+        description="Store the predictions for feedback, also without a calibrated gate; the "
+        "adapter must be calibrated.",
     )
 
     confidence: Literal["predictive", "calibrated"] | None = Field(
         default=None,
-        description="The kind of confidence that is wanted; by default a calibrated one where it can be had. `predictive` is "
-        "the answer's share as it is; `calibrated` is refused where the adapter has no temperature of its own, or the answers "
-        "are free text.",
+        description="Kind of confidence; by default `calibrated` where it exists. `predictive` is "
+        "the answer's probability in the posterior predictive. `calibrated` is refused "
+        "if the adapter has no temperature of its own, or for free text.",
     )
 
     @property
     def calibrated(self) -> bool:
-        """Whether the adapter's calibration is needed."""
+        """Whether the request needs the adapter's calibration."""
         return self.log or self.set is not None or (self.gate is not None and self.gate.calibrated)
 
     @model_validator(mode="after")

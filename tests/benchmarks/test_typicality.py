@@ -13,7 +13,14 @@ from benchmarks.typicality import _states, fitted
 from tests.tiny import HIDDEN, tiny_model, tiny_tokenizer
 
 OPTIONS = ("positive", "negative")
-TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris", "money")
+TEXTS = (
+    "the film was wonderful",
+    "a badly told story",
+    "dull",
+    "the actors were great",
+    "Paris",
+    "money",
+)
 ITEMS = tuple(Example(text, OPTIONS[i % 2], OPTIONS) for i, text in enumerate(TEXTS))
 
 

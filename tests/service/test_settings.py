@@ -80,3 +80,12 @@ def test_serve_refuses_an_unknown_variable(monkeypatch) -> None:
     result = CliRunner().invoke(app, ["serve", "--print-config"])
     assert result.exit_code == 2
     assert "ABMLL_PROT" in result.output
+
+
+def test_help_shows_each_setting_below_the_heading_of_its_group() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    places = [
+        shown.index(text)
+        for text in ("Where the server listens", "--port", "How large a request", "--max-inputs")
+    ]
+    assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""Cohere's Classify: `POST /v1/classify`, for clients that speak it."""
+"""The surface of Cohere's Classify: `POST /v1/classify` (docs/interfaces-classify.md)."""
 
 from service.api.classify.rendering import error_shape
 from service.api.classify.routes import router

@@ -1,12 +1,14 @@
-"""`POST /v1/classify`."""
+"""The route `POST /v1/classify`."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.classify import wire
-from service.api.classify.rendering import classify_response, field_name, predict_request
-from service.api.http import JsonRoute, engine_of
+from service.api.classify.rendering import classify_response
+from service.api.classify.requests import field_name, predict_request
+from service.api.http import engine_of
+from service.api.json_bodies import JsonRoute
 from service.api.native.predicting import predict_and_render, renamed_fields
 from service.errors import InvalidRequestError
 
@@ -21,7 +23,8 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["Cohere Classify"]
 async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
     """Label texts by examples, as Cohere's Classify does.
 
-    The examples are a support set and their labels the options, in order of first appearance: equal examples are adapted to once.
+    The examples are the support, and their labels in order of first appearance are the options.
+    Equal examples are adapted to once.
     """
     with renamed_fields(field_name):
         native = predict_request(body)
@@ -38,6 +41,7 @@ async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
 
 
 async def _check_labels(adapter_id: str, request: Request) -> None:
+    """Raise `InvalidRequestError` if the adapter's examples have no options in common."""
     adapter = await engine_of(request).adapter(adapter_id)
     if not adapter.manifest.support.options:
         message = f"the examples of adapter {adapter_id} share no labels: ask it with POST /v1/predict"

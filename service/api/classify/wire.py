@@ -1,4 +1,4 @@
-"""The wire of Cohere's Classify, version 1; what is ours in it is below `abmll`."""
+"""The wire of Cohere's Classify, version 1. Fields of this server alone are below `abmll`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClassifyExample(WireModel):
 
 
 class ClassifyOptions(WireModel):
-    """What Classify has no field for."""
+    """Parameters that Classify does not have."""
 
     samples: schemas.Samples = 16
     seed: schemas.Seed = 0
@@ -41,18 +41,23 @@ class ClassifyRequest(WireModel):
 
     inputs: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, description="Texts to label.")
     examples: list[ClassifyExample] | None = Field(
-        default=None, description="Labelled examples, of two labels or more. One a label is enough."
+        default=None,
+        description="Labelled examples with at least two labels. One example for each label is enough.",
     )
     model: str | None = Field(
         default=None,
-        description="Without `examples` the id of an adapter; with them the base model, by default the one this server serves.",
+        description="Without `examples`, the id of an adapter. With them, the base model; by "
+        "default the one this server serves.",
     )
-    preset: str | None = Field(default=None, description="Refused: there are no presets here.")
+    preset: str | None = Field(default=None, description="Refused: this server has no presets.")
     truncate: Literal["NONE", "END"] | None = Field(
         default=None,
-        description="Whether to refuse texts that do not fit the context, or to cut their end. By default `END`.",
+        description="`NONE` refuses texts that do not fit the context, `END` cuts their end. By "
+        "default `END`.",
     )
-    abmll: ClassifyOptions = Field(default_factory=ClassifyOptions, description="What is ours.")
+    abmll: ClassifyOptions = Field(
+        default_factory=ClassifyOptions, description="Parameters of this server beyond Classify's."
+    )
 
     @field_validator("preset")
     @classmethod
@@ -71,13 +76,13 @@ class ClassifyRequest(WireModel):
 
 
 class LabelConfidence(WireModel):
-    """A label's share of the posterior predictive."""
+    """The probability of a label in the posterior predictive."""
 
     confidence: float
 
 
 class ClassificationDetails(WireModel):
-    """What stands behind a classification; the terms are those of `POST /v1/predict`."""
+    """Details of a classification, as in `POST /v1/predict`."""
 
     confidence_kind: str
     margin: float
@@ -94,9 +99,9 @@ class Classification(WireModel):
     input: str
     prediction: str = Field(description="The most probable label; given even when abstaining.")
     predictions: list[str]
-    confidence: float = Field(description="How sure the prediction is, between 0 and 1.")
+    confidence: float = Field(description="Confidence of the prediction, between 0 and 1.")
     confidences: list[float]
-    labels: dict[str, LabelConfidence] = Field(description="Probabilities of all labels; they add up to 1.")
+    labels: dict[str, LabelConfidence] = Field(description="Probabilities of all labels; their sum is 1.")
     classification_type: Literal["single-label"] = "single-label"
     abmll: ClassificationDetails
 
@@ -108,7 +113,7 @@ class ApiVersion(WireModel):
 
 
 class BilledUnits(WireModel):
-    """What Cohere would bill; here it costs nothing."""
+    """Number of classifications, which Cohere would bill."""
 
     classifications: int
 
@@ -130,7 +135,7 @@ class ClassifyMeta(WireModel):
 
 
 class ClassifyDetails(WireModel):
-    """By which adapter, and at what cost; the terms are those of `POST /v1/predict`."""
+    """The adapter, the tokens and the times, as in `POST /v1/predict`."""
 
     adapter_id: str
     seed: int
@@ -149,7 +154,7 @@ class ClassifyResponse(WireModel):
 
 
 class ClassifyError(WireModel):
-    """Every answer that is not 2xx."""
+    """Body of every answer that is not 2xx."""
 
     message: str
     id: str = Field(description="Id of the request.")

@@ -5,14 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from service import schemas
-from service.api.http import (
-    JsonRoute,
-    documented_errors,
-    engine_of,
-    request_id,
-    tenant_of,
-    unless_disconnected,
-)
+from service.api.error_answers import documented_errors
+from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.json_bodies import JsonRoute
 from service.api.native.rendering import diagnose_response
 from service.engine.requests import DiagnoseRequest
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from service import schemas
-from service.api.http import JsonRoute, documented_errors, engine_of, tenant_of, unless_disconnected
+from service.api.error_answers import documented_errors
+from service.api.http import engine_of, tenant_of, unless_disconnected
+from service.api.json_bodies import JsonRoute
 from service.api.native.rendering import calibration_object
 from service.api.native.requests import calibrate_request
 from service.errors import LimitExceededError

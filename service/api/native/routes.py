@@ -8,14 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api.http import (
-    JsonRoute,
-    documented_errors,
-    engine_of,
-    request_id,
-    tenant_of,
-    unless_disconnected,
-)
+from service.api.error_answers import documented_errors
+from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.json_bodies import JsonRoute
 from service.api.native import predicting, streaming
 from service.api.native.rendering import adapter_object, create_response
 from service.api.native.requests import adapt_request

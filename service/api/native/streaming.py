@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from abmll.errors import AbmllError
 from service import schemas
-from service.api.http import engine_of, request_id, shape_of, tenant_of, unless_disconnected
+from service.api.error_answers import shape_of
+from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
 from service.api.native.predicting import answer_of
 from service.api.native.rendering import prediction_object
 from service.api.native.requests import predict_request

@@ -1,4 +1,7 @@
-"""The Open Inference Protocol, version 2, over REST: `/v2`, for clients of KServe and Triton."""
+"""The surface of the Open Inference Protocol, version 2: `/v2` (docs/interfaces-oip.md).
+
+Clients of KServe and Triton use this protocol.
+"""
 
 from service.api.oip.rendering import error_shape
 from service.api.oip.routes import router

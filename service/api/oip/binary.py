@@ -1,4 +1,4 @@
-"""The binary tensor data extension: tensors behind the JSON object, whose length a header tells.
+"""The binary tensor data extension: tensors follow the JSON object, whose length is in a header.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol/binary-tensor-data-extension
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fastapi import Request
 
-from service.api.http import JsonRequest, JsonRoute, read_body
+from service.api.json_bodies import JsonRequest, JsonRoute, check_media_type
 from service.api.oip.wire import Datatype
 from service.errors import InvalidRequestError, UnsupportedMediaTypeError
 
@@ -21,22 +21,30 @@ _LENGTH = struct.Struct("<I")
 
 
 class TensorRoute(JsonRoute):
-    """A route whose body is JSON, then the bytes of tensors, which it leaves in `request.state.tensors`."""
+    """A route whose body is JSON and then the bytes of tensors.
+
+    Puts these bytes into `request.state.tensors`.
+    """
 
     async def read(self, request: Request) -> Request:
-        """`request` with its JSON read and parsed."""
+        """Return the request with its JSON read and parsed.
+
+        Raises `UnsupportedMediaTypeError` for a compressed body.
+        """
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMediaTypeError("compressed bodies are not accepted")
-        json, request.state.tensors = split(
-            await read_body(request, _MEDIA_TYPES), request.headers.get(JSON_LENGTH)
-        )
+        check_media_type(request, _MEDIA_TYPES)
+        json, request.state.tensors = split(await request.body(), request.headers.get(JSON_LENGTH))
         headers = request.headers.mutablecopy()
         headers["content-type"] = "application/json"
         return JsonRequest(Request({**request.scope, "headers": headers.raw}, request.receive), json)
 
 
 def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
-    """The JSON of `body`, as long as the header says, and what follows it. Raises `InvalidRequestError`."""
+    """Split `body` into its JSON, as long as the header says, and the bytes after it.
+
+    Raises `InvalidRequestError`.
+    """
     if json_length is None:
         return body, b""
     if not re.fullmatch("[0-9]{1,15}", json_length) or int(json_length) > len(body):
@@ -47,7 +55,10 @@ def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
 
 
 def decode_texts(tensor: bytes, param: str) -> list[str]:
-    """The texts of a BYTES tensor: each four bytes of length, little-endian, and UTF-8. Raises `InvalidRequestError`."""
+    """Decode a BYTES tensor: each text is its length in four bytes, little-endian, and then UTF-8.
+
+    Raises `InvalidRequestError`, with `param` as the wrong field.
+    """
     texts, offset = [], 0
     while offset < len(tensor):
         begin = offset + _LENGTH.size
@@ -64,7 +75,7 @@ def decode_texts(tensor: bytes, param: str) -> list[str]:
 
 
 def encode(datatype: Datatype, data: Sequence[str] | Sequence[float]) -> bytes:
-    """The elements of a tensor as binary data."""
+    """Encode the elements of a tensor as binary data."""
     if datatype == "FP64":
         return struct.pack(f"<{len(data)}d", *data)
     texts = (str(text).encode() for text in data)

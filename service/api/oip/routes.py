@@ -1,4 +1,4 @@
-"""The endpoints below `/v2`."""
+"""The routes below `/v2`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,9 @@ from service.api.http import engine_of
 from service.api.native.predicting import predict_and_render, renamed_fields
 from service.api.oip import wire
 from service.api.oip.binary import JSON_LENGTH, TensorRoute
-from service.api.oip.rendering import (
-    VERSION,
-    Model,
-    field_name,
-    infer_response,
-    metadata,
-    options_of,
-    predict_request,
-    wanted_outputs,
-)
+from service.api.oip.models import VERSION, Model, metadata
+from service.api.oip.rendering import infer_response
+from service.api.oip.requests import field_name, options_of, predict_request, wanted_outputs
 from service.engine.adapter_records import check_adapter
 from service.errors import UnknownAdapterError, UnknownModelError
 
@@ -33,7 +26,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": wire.InferResponse,
         "content": {"application/octet-stream": {}},
-        "description": f"With binary outputs, octets that begin with the JSON object; the header `{JSON_LENGTH}` has its length.",
+        "description": "With binary outputs, bytes that begin with the JSON object, whose length is in "
+        f"the header `{JSON_LENGTH}`.",
     }
 }
 router = APIRouter(prefix="/v2", route_class=TensorRoute, tags=["Open Inference Protocol"], responses=_ERRORS)
@@ -41,35 +35,36 @@ router = APIRouter(prefix="/v2", route_class=TensorRoute, tags=["Open Inference 
 
 @router.get("")
 async def server_metadata() -> wire.ServerMetadata:
-    """What serves."""
+    """Name the server and its extensions."""
     return wire.ServerMetadata(version=version_of("abmll-serve"), extensions=["binary_tensor_data"])
 
 
 @router.get("/health/live")
 async def server_live() -> wire.ServerLive:
-    """200 while the process answers."""
+    """Answer 200 while the process runs."""
     return wire.ServerLive()
 
 
 @router.get("/health/ready")
 async def server_ready(request: Request) -> wire.ServerReady:
-    """200 while requests are taken and a worker is up."""
+    """Answer 200 while requests are accepted and a worker is up."""
     engine_of(request).check_serving()
     return wire.ServerReady()
 
 
-# A base model's id may have slashes, so a name is a path; routes with more behind it come first.
+# The id of a base model may have slashes, so a name matches a path.
+# Routes with more parts come first.
 
 
 @router.get("/models/{name:path}/versions/{version}/ready")
 async def version_ready(name: str, version: str, request: Request) -> wire.ModelReady:
-    """As without the version."""
+    """Answer 200 while this version of the model answers."""
     return await _ready(name, version, request)
 
 
 @router.get("/models/{name:path}/versions/{version}")
 async def version_metadata(name: str, version: str, request: Request) -> wire.ModelMetadata:
-    """As without the version."""
+    """Describe what this version of the model takes and gives."""
     return metadata(await _find(name, version, request))
 
 
@@ -77,30 +72,37 @@ async def version_metadata(name: str, version: str, request: Request) -> wire.Mo
     "/models/{name:path}/versions/{version}/infer", response_model=wire.InferResponse, responses=_ANSWERS
 )
 async def version_infer(name: str, version: str, body: wire.InferRequest, request: Request) -> Response:
-    """As without the version."""
+    """Answer texts with this version of the model."""
     return await _infer(name, version, body, request)
 
 
 @router.get("/models/{name:path}/ready")
 async def model_ready(name: str, request: Request) -> wire.ModelReady:
-    """200 while the model answers."""
+    """Answer 200 while the model answers."""
     return await _ready(name, VERSION, request)
 
 
 @router.get("/models/{name:path}")
 async def model_metadata(name: str, request: Request) -> wire.ModelMetadata:
-    """What a model takes and gives. A model is an adapter, named by its id, or the base model."""
+    """Describe what a model takes and gives.
+
+    A model is an adapter, named by its id, or the base model.
+    """
     return metadata(await _find(name, VERSION, request))
 
 
 @router.post("/models/{name:path}/infer", response_model=wire.InferResponse, responses=_ANSWERS)
 async def model_infer(name: str, body: wire.InferRequest, request: Request) -> Response:
-    """Answer texts with an adapter; or with the base model, adapted first to the parameter `support`."""
+    """Answer texts with an adapter, or with the base model adapted to the parameter `support`."""
     return await _infer(name, VERSION, body, request)
 
 
 async def _find(name: str, version: str, request: Request) -> Model:
-    """Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or posterior."""
+    """Find the model.
+
+    Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or
+    posterior.
+    """
     engine = engine_of(request)
     served = engine.served
     manifest = None

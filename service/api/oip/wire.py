@@ -1,7 +1,8 @@
 """The wire of the Open Inference Protocol, version 2, with the binary tensor data extension.
 
-https://github.com/kserve/open-inference-protocol, `specification/protocol/inference_rest.md`. Parameters are scalars
-there, so what is a list in the native request is text that holds JSON.
+Source: https://github.com/kserve/open-inference-protocol,
+`specification/protocol/inference_rest.md`. The protocol's parameters are scalars, so a list of the
+native request is a text that holds JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ Datatype = Literal["BYTES", "FP64"]
 
 
 class InferParameters(schemas.Gate, schemas.Adapt):
-    """The fields of `POST /v1/predict`, side by side. Those of `Adapt` and `support` are for the base model only."""
+    """The fields of `POST /v1/predict`, at one level.
+
+    `support` and the fields of `Adapt` are for the base model only.
+    """
 
     support: str | None = Field(
         default=None,
@@ -31,14 +35,16 @@ class InferParameters(schemas.Gate, schemas.Adapt):
     truncate: bool = False
     max_new_tokens: int = Field(default=32, ge=1)
     binary_data_output: bool = Field(
-        default=False, description="Outputs as binary data, where they do not say themselves."
+        default=False, description="Send outputs as binary data where they do not say otherwise."
     )
 
 
 class InputParameters(WireModel):
-    """Of the binary tensor data extension."""
+    """Parameters of an input in the binary tensor data extension."""
 
-    binary_data_size: int | None = Field(default=None, ge=0, description="Bytes after the JSON object.")
+    binary_data_size: int | None = Field(
+        default=None, ge=0, description="Number of bytes after the JSON object."
+    )
 
 
 _Element = Annotated[
@@ -50,17 +56,19 @@ _Element = Annotated[
 class InputTensor(WireModel):
     """The texts to answer."""
 
-    name: str = Field(description="`text`.")
+    name: str = Field(description="Always `text`.")
     shape: list[int] = Field(description="[n] or [n, 1].")
-    datatype: str = Field(description="BYTES, texts in UTF-8.")
+    datatype: str = Field(description="BYTES: texts in UTF-8.")
     parameters: InputParameters = Field(default_factory=InputParameters)
-    data: list[_Element] | None = Field(default=None, description="Left out when sent as binary data.")
+    data: list[_Element] | None = Field(default=None, description="Absent when it follows as binary data.")
 
 
 class RequestedParameters(WireModel):
-    """Of the binary tensor data extension."""
+    """Parameters of a requested output in the binary tensor data extension."""
 
-    binary_data: bool | None = Field(default=None, description="After the JSON object, as binary data.")
+    binary_data: bool | None = Field(
+        default=None, description="Send it after the JSON object, as binary data."
+    )
 
 
 class RequestedOutput(WireModel):
@@ -85,20 +93,22 @@ class InferRequest(WireModel):
         }
     )
 
-    id: str | None = Field(default=None, description="Comes back with the answer.")
+    id: str | None = Field(default=None, description="Returned with the answer.")
     parameters: InferParameters = Field(default_factory=InferParameters)
     inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = Field(default=None, description="By default all.")
+    outputs: list[RequestedOutput] | None = Field(
+        default=None, description="Outputs to return; by default all."
+    )
 
 
 class OutputParameters(WireModel):
-    """Of the binary tensor data extension."""
+    """Parameters of an output in the binary tensor data extension."""
 
     binary_data_size: int
 
 
 class OutputTensor(WireModel):
-    """One output, row by row."""
+    """One output, in row-major order."""
 
     name: str
     shape: list[int]
@@ -110,7 +120,7 @@ class OutputTensor(WireModel):
 
 
 class AnswerParameters(WireModel):
-    """What is not a tensor."""
+    """Fields of the answer that are not tensors."""
 
     adapter_id: str
     seed: int
@@ -128,7 +138,7 @@ class InferResponse(WireModel):
 
 
 class TensorMetadata(WireModel):
-    """A tensor; -1 is any length."""
+    """Name, datatype and shape of a tensor. A length of -1 means any length."""
 
     name: str
     datatype: Datatype
@@ -136,7 +146,7 @@ class TensorMetadata(WireModel):
 
 
 class ModelMetadata(WireModel):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -146,14 +156,14 @@ class ModelMetadata(WireModel):
 
 
 class ModelReady(WireModel):
-    """That the model answers."""
+    """The model answers."""
 
     name: str
     ready: Literal[True] = True
 
 
 class ServerMetadata(WireModel):
-    """What serves."""
+    """Name, version and extensions of the server."""
 
     name: str = "abmll-serve"
     version: str
@@ -161,18 +171,18 @@ class ServerMetadata(WireModel):
 
 
 class ServerLive(WireModel):
-    """That the server answers."""
+    """The process runs."""
 
     live: Literal[True] = True
 
 
 class ServerReady(ServerLive):
-    """That the server takes work."""
+    """The server accepts requests."""
 
     ready: Literal[True] = True
 
 
 class InferError(WireModel):
-    """Every answer that is not 2xx."""
+    """Body of every answer that is not 2xx."""
 
     error: str

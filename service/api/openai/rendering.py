@@ -1,19 +1,17 @@
-"""Between OpenAI's shapes and our own: requests inward, answers and errors outward."""
+"""From the native answer to chats and completions, whole or in chunks, and from errors to OpenAI's."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from service import schemas
 from service.api.openai import wire
-from service.engine.answers import Answered as EngineAnswer
+from service.api.openai.requests import Body
+from service.engine.answers import Answered
 from service.errors import (
-    InvalidRequestError,
     PromptTooLongForContextError,
     QueueFullError,
     ServiceError,
@@ -23,51 +21,19 @@ from service.errors import (
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
-    from model_store.adapters.manifest import AdapterManifest
-    from service.executors.contract import ServedModel
 
-Body: TypeAlias = wire.ChatCompletionRequest | wire.CompletionRequest
-
-_IMPOSSIBLE = -9999.0  # OpenAI's number for what has no chance
+_IMPOSSIBLE = -9999.0  # OpenAI's number for the log of a probability of zero
 _CODES: dict[type[ServiceError], str] = {
     UnknownAdapterError: "model_not_found",
     UnknownModelError: "model_not_found",
     PromptTooLongForContextError: "context_length_exceeded",
     QueueFullError: "rate_limit_exceeded",
 }
-_IN_EXTRAS = re.compile(r"(support|options|samples|adapt|gate)\b")
-_INPUT = re.compile(r"inputs(\[\d+\])?(\.options)?")
-
-
-def native_request(body: Body, base_id: str, max_new_tokens: int) -> schemas.PredictRequest:
-    """The request of our own surface that `body` stands for. `max_new_tokens` is the most that the server takes.
-
-    Raises `InvalidRequestError` where the base model is named without `support`.
-    """
-    extras = body.abmll
-    adapted = extras.support is None
-    if adapted and body.model == base_id:
-        message = f"{base_id!r} is the base model: name an adapter, or send examples as abmll.support"
-        raise InvalidRequestError(message, "model")
-    usual = schemas.PredictRequest.model_fields["max_new_tokens"].default
-    return schemas.PredictRequest(
-        model=None if adapted else body.model,
-        adapter_id=body.model if adapted else None,
-        support=extras.support,
-        inputs=list(body.inputs),
-        options=extras.options,
-        samples=extras.samples,
-        seed=extras.seed if extras.seed is not None else body.seed or 0,
-        adapt=extras.adapt,
-        gate=extras.gate,
-        truncate=extras.truncate,
-        max_new_tokens=min(body.token_limit or usual, max_new_tokens),
-    )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer, in neither shape: `text` is what the client is to read."""
+    """The answer to one input, for a chat or a completion. `text` is what the client reads."""
 
     text: str
     finish_reason: wire.FinishReason
@@ -75,25 +41,32 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """All answers of a request. `head` has the fields that every object and chunk begins with."""
+class Answers:
+    """The answers of one request, for a chat or a completion.
 
-    head: dict[str, Any]
+    `common` has the fields that the whole object and every chunk have.
+    """
+
+    common: dict[str, Any]
     choices: Sequence[Choice]
     usage: wire.Usage
     extras: wire.AnswerExtras
 
 
-def answered_of(
-    predicted: EngineAnswer,
+def answers_of(
+    answered: Answered,
     answer: schemas.PredictResponse,
     native: schemas.PredictRequest,
     body: Body,
     created: int,
-) -> Answered:
-    """The `answer` to `native`, as which `body` was predicted. `created` is now, in Unix seconds."""
+) -> Answers:
+    """Collect the answers to `body`.
+
+    `native` is the request that stands for `body`, and `answer` the native answer to it. `created`
+    is the time in Unix seconds.
+    """
     prefix = "chatcmpl" if isinstance(body, wire.ChatCompletionRequest) else "cmpl"
-    examples = predicted.adapter.manifest.support.examples
+    examples = answered.adapter.manifest.support.examples
     free_text = not native.options and not any(example.options for example in examples)
     withhold = body.abmll.on_abstain == "null"
     choices = [
@@ -104,11 +77,11 @@ def answered_of(
             else "stop",
             prediction=prediction,
         )
-        for prediction, done in zip(answer.predictions, predicted.predictions, strict=True)
+        for prediction, done in zip(answer.predictions, answered.predictions, strict=True)
     ]
     used = answer.usage
-    return Answered(
-        head={"id": f"{prefix}-{answer.request_id}", "created": created, "model": body.model},
+    return Answers(
+        common={"id": f"{prefix}-{answer.request_id}", "created": created, "model": body.model},
         choices=choices,
         usage=wire.Usage(
             prompt_tokens=used.prompt_tokens,
@@ -127,18 +100,18 @@ def answered_of(
 
 
 def _is_cut(prediction: Prediction, max_new_tokens: int) -> bool:
-    """Whether the text came to its limit under every sample; of single samples' texts nothing is told."""
+    """Whether every sample's text reached its limit. Only the sum over samples is known."""
     return prediction.completion_tokens >= max(1, prediction.predictive.samples) * max_new_tokens
 
 
 # ---- chats ----------------------------------------------------------------------------------------------------------
 
 
-def chat_completion(answered: Answered, body: wire.ChatCompletionRequest) -> wire.ChatCompletion:
-    """The answer in one object."""
-    (choice,) = answered.choices
+def chat_completion(answers: Answers, body: wire.ChatCompletionRequest) -> wire.ChatCompletion:
+    """Make the answer as one object."""
+    (choice,) = answers.choices
     return wire.ChatCompletion(
-        **answered.head,
+        **answers.common,
         object="chat.completion",
         choices=[
             wire.ChatChoice(
@@ -149,19 +122,22 @@ def chat_completion(answered: Answered, body: wire.ChatCompletionRequest) -> wir
                 abmll=choice.prediction,
             )
         ],
-        usage=answered.usage,
-        abmll=answered.extras,
+        usage=answers.usage,
+        abmll=answers.extras,
     )
 
 
-def chat_chunks(answered: Answered, body: wire.ChatCompletionRequest) -> Iterator[wire.ChatChunk]:
-    """The answer in chunks: the role, the text, why it ends with all that is known of it, and the usage if asked for."""
-    (choice,) = answered.choices
-    head = _head_of_chunks(answered, body, "chat.completion.chunk")
+def chat_chunks(answers: Answers, body: wire.ChatCompletionRequest) -> Iterator[wire.ChatChunk]:
+    """Make the answer as chunks.
+
+    Their order: the role, the text, the finish reason with the prediction, the usage if requested.
+    """
+    (choice,) = answers.choices
+    common = _common_of_chunks(answers, body, "chat.completion.chunk")
 
     def chunk(delta: wire.ChatDelta, logprobs: wire.ChatLogprobs | None = None) -> wire.ChatChunk:
         added = wire.ChatChunkChoice(index=0, delta=delta, logprobs=logprobs, finish_reason=None)
-        return wire.ChatChunk(**head, choices=[added])
+        return wire.ChatChunk(**common, choices=[added])
 
     yield chunk(wire.ChatDelta(role="assistant", content=""))
     yield chunk(wire.ChatDelta(content=choice.text), _chat_logprobs(choice.prediction, body))
@@ -172,9 +148,9 @@ def chat_chunks(answered: Answered, body: wire.ChatCompletionRequest) -> Iterato
         finish_reason=choice.finish_reason,
         abmll=choice.prediction,
     )
-    yield wire.ChatChunk(**head, choices=[last], abmll=answered.extras)
+    yield wire.ChatChunk(**common, choices=[last], abmll=answers.extras)
     if _wants_usage(body):
-        yield wire.ChatChunk(**{**head, "choices": [], "usage": answered.usage})
+        yield wire.ChatChunk(**{**common, "choices": [], "usage": answers.usage})
 
 
 def _chat_logprobs(
@@ -193,10 +169,10 @@ def _chat_logprobs(
 # ---- completions ----------------------------------------------------------------------------------------------------
 
 
-def completion(answered: Answered, body: wire.CompletionRequest) -> wire.Completion:
-    """The answers in one object."""
+def completion(answers: Answers, body: wire.CompletionRequest) -> wire.Completion:
+    """Make the answers as one object."""
     return wire.Completion(
-        **answered.head,
+        **answers.common,
         object="text_completion",
         choices=[
             wire.CompletionChoice(
@@ -206,26 +182,30 @@ def completion(answered: Answered, body: wire.CompletionRequest) -> wire.Complet
                 finish_reason=choice.finish_reason,
                 abmll=choice.prediction,
             )
-            for index, choice in enumerate(answered.choices)
+            for index, choice in enumerate(answers.choices)
         ],
-        usage=answered.usage,
-        abmll=answered.extras,
+        usage=answers.usage,
+        abmll=answers.extras,
     )
 
 
-def completion_chunks(answered: Answered, body: wire.CompletionRequest) -> Iterator[wire.Completion]:
-    """The answers in chunks: of each the text, then why it ends with all that is known of it; the usage if asked for."""
-    head = _head_of_chunks(answered, body, "text_completion")
-    for index, choice in enumerate(answered.choices):
+def completion_chunks(answers: Answers, body: wire.CompletionRequest) -> Iterator[wire.Completion]:
+    """Make the answers as chunks.
+
+    Their order: for each answer its text, then its finish reason with the prediction; at the end
+    the usage if requested.
+    """
+    common = _common_of_chunks(answers, body, "text_completion")
+    for index, choice in enumerate(answers.choices):
         logprobs = _completion_logprobs(choice.prediction, body)
         text = wire.CompletionChoice(index=index, text=choice.text, logprobs=logprobs, finish_reason=None)
-        yield wire.Completion(**head, choices=[text])
+        yield wire.Completion(**common, choices=[text])
         last = wire.CompletionChoice(
             index=index, text="", logprobs=None, finish_reason=choice.finish_reason, abmll=choice.prediction
         )
-        yield wire.Completion(**head, choices=[last], abmll=answered.extras)
+        yield wire.Completion(**common, choices=[last], abmll=answers.extras)
     if _wants_usage(body):
-        yield wire.Completion(**{**head, "choices": [], "usage": answered.usage})
+        yield wire.Completion(**{**common, "choices": [], "usage": answers.usage})
 
 
 def _completion_logprobs(
@@ -247,12 +227,12 @@ def _completion_logprobs(
 
 
 def dump(answer: schemas.WireModel) -> str:
-    """JSON of what is set."""
+    """Return the JSON of the fields that are set."""
     return answer.model_dump_json(exclude_unset=True)
 
 
 def events(chunks: Iterable[schemas.WireModel]) -> str:
-    """Server-sent events, one a chunk, and the one that says it is all."""
+    """Return server-sent events: one for each chunk, then `[DONE]`."""
     return "".join(f"data: {data}\n\n" for data in [*map(dump, chunks), "[DONE]"])
 
 
@@ -260,63 +240,28 @@ def _wants_usage(body: Body) -> bool:
     return body.stream_options is not None and bool(body.stream_options.include_usage)
 
 
-def _head_of_chunks(answered: Answered, body: Body, object_: str) -> dict[str, Any]:
-    """What every chunk begins with; where usage is asked for, all but the last say that they have none."""
-    return {**answered.head, "object": object_, **({"usage": None} if _wants_usage(body) else {})}
+def _common_of_chunks(answers: Answers, body: Body, object_: str) -> dict[str, Any]:
+    """Return the fields of every chunk.
+
+    With usage requested, every chunk but the last has the usage null.
+    """
+    return {**answers.common, "object": object_, **({"usage": None} if _wants_usage(body) else {})}
 
 
 def _ranked(prediction: schemas.Prediction) -> list[tuple[str, float]]:
-    """Options and the logs of their probabilities, the answer first."""
+    """List options with the logs of their probabilities, the most probable first."""
     rows = sorted(prediction.distribution, key=lambda row: -row.probability)
     return [(row.option, math.log(row.probability) if row.probability > 0 else _IMPOSSIBLE) for row in rows]
-
-
-# ---- models ---------------------------------------------------------------------------------------------------------
-
-
-def base_card(served: ServedModel, started: datetime) -> schemas.ModelCard:
-    """The base model as a model."""
-    return schemas.ModelCard(
-        id=served.base.id,
-        created=int(started.timestamp()),
-        parent=None,
-        base=schemas.BaseInfo(**served.base.to_json()),
-        posterior=served.posterior_id,
-        max_model_len=served.encoder.max_tokens,
-    )
-
-
-def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.ModelCard:
-    """An adapter as a model."""
-    return schemas.ModelCard(
-        id=manifest.id,
-        created=int(datetime.fromisoformat(manifest.created).timestamp()),
-        parent=manifest.base.id,
-        base=schemas.BaseInfo(**manifest.base.to_json()),
-        posterior=manifest.posterior_id,
-        max_model_len=served.encoder.max_tokens,
-    )
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
 def error_shape(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """OpenAI's error object; the request's id is in the header only."""
+    """Make OpenAI's error object. The request's id is in the header only."""
     if error.status == QueueFullError.status:
         kind = "rate_limit_error"
     else:
         kind = "server_error" if error.status >= 500 else "invalid_request_error"
     code = _CODES.get(type(error), error.code)
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
-
-
-def field_name(native: str, inputs: str = "") -> str:
-    """What OpenAI's request calls a field of the native one; `inputs` is the template of the name of the n-th input."""
-    if native == "adapter_id":
-        return "model"
-    if _IN_EXTRAS.match(native):
-        return f"abmll.{native}"
-    if found := _INPUT.fullmatch(native):
-        return "abmll.options" if found[2] else found.expand(inputs)
-    return native

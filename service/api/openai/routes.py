@@ -1,4 +1,4 @@
-"""OpenAI's surface: models, chats and completions, for clients that are there already (docs/interfaces-openai.md)."""
+"""The routes of OpenAI's surface: models, chats and completions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
-from service.api.http import JsonRoute, engine_of
+from service.api.http import engine_of
+from service.api.json_bodies import JsonRoute
 from service.api.native import predicting
-from service.api.openai import rendering, wire
+from service.api.openai import models, rendering, requests, wire
 from service.engine.adapter_records import check_adapter, is_served
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -23,36 +24,35 @@ _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
 
-
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"])
 
 
 @router.get("/models", responses=_ERRORS)
 async def list_models(
     request: Request,
-    after: Annotated[str | None, Query(description="`last_id` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters of the page.")] = 100,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters on the page.")] = 100,
 ) -> schemas.ModelList:
-    """What requests may name as `model`: the base model, then the adapters made for it that this server keeps."""
+    """List what a request can name as `model`: the base model, then the stored adapters of it."""
     engine = engine_of(request)
     served = engine.served
-    cards = [rendering.base_card(served, request.app.state.started)] if after is None else []
+    cards = [models.base_card(served, request.app.state.started)] if after is None else []
     manifests, has_more = await engine.adapters(after, limit)
-    cards += [rendering.adapter_card(m, served) for m in manifests if is_served(m, served)]
+    cards += [models.adapter_card(m, served) for m in manifests if is_served(m, served)]
     return schemas.ModelList(data=cards, has_more=has_more, last_id=manifests[-1].id if manifests else after)
 
 
 @router.get("/models/{model_id:path}", responses=_ERRORS)
 async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
-    """The base model, or one adapter."""
+    """Show the base model, or one adapter."""
     engine = engine_of(request)
     served = engine.served
     if model_id == served.base.id:
-        return rendering.base_card(served, request.app.state.started)
-    with predicting.renamed_fields(rendering.field_name):
+        return models.base_card(served, request.app.state.started)
+    with predicting.renamed_fields(requests.field_name):
         manifest = (await engine.adapter(model_id)).manifest
         check_adapter(manifest, served)
-    return rendering.adapter_card(manifest, served)
+    return models.adapter_card(manifest, served)
 
 
 @router.post(
@@ -72,7 +72,7 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
     responses={200: {"content": _STREAM}, **_ERRORS},
 )
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
-    """Answer one or several texts with the adapter named as `model`, or with one made from `abmll.support`."""
+    """Answer texts with the adapter named as `model`, or with one made from `abmll.support`."""
     inputs = r"prompt\1"
     return await _answer(body, request, inputs, rendering.completion, rendering.completion_chunks)
 
@@ -81,21 +81,24 @@ async def _answer(
     body: B,
     request: Request,
     inputs: str,
-    whole: Callable[[rendering.Answered, B], schemas.WireModel],
-    chunks: Callable[[rendering.Answered, B], Iterable[schemas.WireModel]],
+    whole: Callable[[rendering.Answers, B], schemas.WireModel],
+    chunks: Callable[[rendering.Answers, B], Iterable[schemas.WireModel]],
 ) -> Response:
-    """Predict, and answer in one object or in events. `inputs` is what errors call the inputs."""
+    """Predict, and answer as one object or as events.
+
+    `inputs` is the template by which errors name an input.
+    """
     limit = request.app.state.settings.max_new_tokens
-    native = rendering.native_request(body, engine_of(request).served.base.id, limit)
-    with predicting.renamed_fields(partial(rendering.field_name, inputs=inputs)):
+    native = requests.native_request(body, engine_of(request).served.base.id, limit)
+    with predicting.renamed_fields(partial(requests.field_name, inputs=inputs)):
         done = await predicting.predict(native, request)
 
     def render() -> Response:
         answer = predicting.answer_of(done, native, request)
-        answered = rendering.answered_of(done, answer, native, body, int(time.time()))
+        answers = rendering.answers_of(done, answer, native, body, int(time.time()))
         if not body.stream:
-            return Response(rendering.dump(whole(answered, body)), media_type="application/json")
-        # Samples are averaged before anything is known: the events are all there at once.
-        return Response(rendering.events(chunks(answered, body)), media_type="text/event-stream")
+            return Response(rendering.dump(whole(answers, body)), media_type="application/json")
+        # A text is known only after all samples are averaged, so all events exist at once.
+        return Response(rendering.events(chunks(answers, body)), media_type="text/event-stream")
 
     return await asyncio.to_thread(render)

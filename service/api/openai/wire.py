@@ -1,7 +1,8 @@
 """The wire of the OpenAI-compatible surface.
 
-Of OpenAI's parameters, those that cannot matter here are accepted, or accepted at the value that changes nothing; the
-others are refused by name. In answers, what is optional is left unset where it is absent, and only what is set is sent.
+OpenAI's parameters without effect here are accepted and ignored, some only with the value that
+changes nothing. All others are refused by name. In answers, optional fields without a value are not
+set, and only set fields are sent.
 """
 
 from __future__ import annotations
@@ -54,16 +55,18 @@ _Tokens = Annotated[int, Field(ge=1)]
 
 
 class Extras(WireModel):
-    """What this server takes beyond OpenAI's parameters, as in `POST /v1/predict`."""
+    """Parameters of this server beyond OpenAI's, as in `POST /v1/predict`."""
 
     support: schemas.Support | None = None
     options: schemas.Options = None
     adapt: schemas.Adapt | None = Field(default=None, description="How to fit; only together with `support`.")
     samples: schemas.Samples = 16
-    seed: schemas.Seed | None = Field(default=None, description="Wins over the parameter outside of `abmll`.")
+    seed: schemas.Seed | None = Field(
+        default=None, description="Replaces the parameter `seed` outside of `abmll`."
+    )
     gate: schemas.Gate | None = Field(default=None, description="When to abstain; by default never.")
     on_abstain: Literal["answer", "null"] = Field(
-        default="answer", description="Content when abstaining: the answer all the same, or nothing (`null`)."
+        default="answer", description="Content when abstaining: the answer, or with `null` an empty text."
     )
     truncate: schemas.Truncate = False
 
@@ -78,21 +81,21 @@ class StreamOptions(WireModel):
     """How to stream."""
 
     include_usage: bool | None = Field(
-        default=None, description="Send the tokens used in a chunk of their own."
+        default=None, description="Send the number of used tokens in a last chunk."
     )
     include_obfuscation: bool | None = Field(default=None, description=_IGNORED)
 
 
 class _Request(WireModel):
-    """What chats and completions have in common."""
+    """Parameters that chats and completions have in common."""
 
-    model: str = Field(description="Id of an adapter; or of the base model, where `abmll` brings `support`.")
+    model: str = Field(description="Id of an adapter; or of the base model, if `abmll` has `support`.")
     abmll: Extras = Extras()
     seed: schemas.Seed | None = None
     stream: bool | None = Field(default=None, description="Answer in server-sent events.")
     stream_options: StreamOptions | None = None
     max_tokens: _Tokens | None = Field(
-        default=None, description="Longest free-text answer; no more than the server's limit."
+        default=None, description="Most tokens of a free-text answer; the server's limit holds too."
     )
     n: Literal[1] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description=_IGNORED)
@@ -139,10 +142,11 @@ class ChatCompletionRequest(_Request):
     messages: list[UserMessage] = Field(
         min_length=1, max_length=1, description="One message, of the role user."
     )
-    max_completion_tokens: _Tokens | None = Field(default=None, description="Wins over `max_tokens`.")
-    logprobs: bool | None = Field(default=None, description="Tell the log of the answer's probability.")
+    max_completion_tokens: _Tokens | None = Field(default=None, description="Replaces `max_tokens`.")
+    logprobs: bool | None = Field(default=None, description="Return the log of the answer's probability.")
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
-        default=None, description="Tell it of as many of the most probable options; needs `logprobs`."
+        default=None,
+        description="Return it for this many of the most probable options too; needs `logprobs`.",
     )
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
@@ -182,13 +186,13 @@ class ChatCompletionRequest(_Request):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """The texts to answer."""
+        """Texts to answer."""
         content = self.messages[0].content
         return [content if isinstance(content, str) else "\n".join(part.text for part in content)]
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens of a free text."""
+        """Most tokens of a free-text answer, or None."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -200,10 +204,11 @@ class CompletionRequest(_Request):
     prompt: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
         _TEXT_OR_LIST,
-    ] = Field(description="A text, or several; token ids are not taken.")
+    ] = Field(description="A text, or several; token ids are refused.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,
-        description="Tell the log of the answer's probability, and that of as many of the most probable options.",
+        description="Return the log of the answer's probability, and that of this many of the most "
+        "probable options.",
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
@@ -211,12 +216,12 @@ class CompletionRequest(_Request):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """The texts to answer."""
+        """Texts to answer."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens of a free text."""
+        """Most tokens of a free-text answer, or None."""
         return self.max_tokens
 
 
@@ -234,7 +239,7 @@ class Usage(WireModel):
 
 
 class AnswerExtras(WireModel):
-    """What there is to tell beyond OpenAI's fields; see `POST /v1/predict`."""
+    """Fields of the answer beyond OpenAI's; see `POST /v1/predict`."""
 
     adapter_id: str
     seed: int
@@ -249,7 +254,7 @@ class OptionLogprob(WireModel):
 
     token: str
     logprob: float = Field(
-        description="Log of its share of the posterior predictive; -9999 for a share of zero."
+        description="Log of its probability in the posterior predictive; -9999 for a probability of zero."
     )
     bytes: list[int] = Field(description="The text in UTF-8.")
 
@@ -257,7 +262,7 @@ class OptionLogprob(WireModel):
 class AnswerLogprob(OptionLogprob):
     """The answer as a token."""
 
-    top_logprobs: list[OptionLogprob] = Field(description="The most probable options, in falling order.")
+    top_logprobs: list[OptionLogprob] = Field(description="The most probable options, in decreasing order.")
 
 
 class ChatLogprobs(WireModel):
@@ -285,7 +290,7 @@ class ChatMessage(WireModel):
 
 
 class ChatChoice(WireModel):
-    """The answer, and all that is known of it."""
+    """The answer, with its prediction in the native form."""
 
     index: int
     message: ChatMessage
@@ -307,14 +312,14 @@ class ChatCompletion(WireModel):
 
 
 class ChatDelta(WireModel):
-    """What a chunk adds to the message."""
+    """Fields that a chunk adds to the message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChatChunkChoice(WireModel):
-    """What a chunk adds to the choice."""
+    """Fields that a chunk adds to the choice."""
 
     index: int
     delta: ChatDelta
@@ -336,7 +341,7 @@ class ChatChunk(WireModel):
 
 
 class CompletionChoice(WireModel):
-    """One answer; in chunks, what is added to it."""
+    """One answer; in a chunk, the fields that the chunk adds to it."""
 
     index: int
     text: str
@@ -358,15 +363,15 @@ class Completion(WireModel):
 
 
 class ErrorBody(WireModel):
-    """What went wrong."""
+    """Why a request was refused or failed."""
 
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    param: str | None = Field(description="The field that is at fault.")
+    param: str | None = Field(description="The field that is wrong.")
     code: str = Field(description="Stable name of the error.")
 
 
 class ErrorResponse(WireModel):
-    """Every answer that is not 2xx."""
+    """Body of every answer that is not 2xx."""
 
     error: ErrorBody

@@ -22,7 +22,13 @@ from abmll.text.tasks import Example, Query
 from tests.tiny import tiny_sentence_encoder
 
 OPTIONS = ("positive", "not related", "negative")
-TEXTS = ("the film was wonderful", "a badly told story", "dull", "the actors were great", "Paris")
+TEXTS = (
+    "the film was wonderful",
+    "a badly told story",
+    "dull",
+    "the actors were great",
+    "Paris",
+)
 SUPPORT = [Example(text, OPTIONS[i % 3], OPTIONS) for i, text in enumerate(TEXTS)]
 CLASSES = ((5,), (6, 7), (8,))
 PROMPT = EncodedPrompt((1, 2, 3), CLASSES, options=OPTIONS)

@@ -223,6 +223,64 @@ def test_a_body_over_the_limit_is_413_by_its_declared_length_and_by_what_arrives
 
 
 @pytest.mark.parametrize(
+    ("path", "media_type", "status"),
+    [
+        ("/v1/predict", "text/plain", 415),  # what the body is comes before how long it is
+        ("/v1/predict", "application/json", 413),
+        ("/v1/adapters/adp_0/diagnose", "application/json", 413),
+        ("/v1/adapters/adp_0/pin", "text/plain", 404),  # a route without a body reads none
+        ("/nope", "application/json", 404),
+    ],
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_only_routes_that_read_a_body_refuse_it(
+    tmp_path: Path, path: str, media_type: str, status: int, declared: bool
+) -> None:
+    server = Server(tmp_path, max_body_bytes=2000)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b" " * 500
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        content = b" " * 5000 if declared else chunks()
+        response = await client.post(path, content=content, headers={"content-type": media_type})
+        assert response.status_code == status, response.text
+
+    server.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/chat/completions", {"error": {"message", "type", "param", "code"}}),
+        ("/v1/classify", {"message", "id"}),
+        ("/v2/models/adp_0/infer", {"error"}),
+    ],
+)
+def test_a_streamed_body_over_the_limit_gets_the_error_of_its_surface(
+    tmp_path: Path, path: str, shape: Any
+) -> None:
+    server = Server(tmp_path, max_body_bytes=2000)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b" " * 500
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"content-type": "application/json"}
+        response = await client.post(path, content=chunks(), headers=headers)
+        assert response.status_code == 413
+        assert "the body is over the limit of 2000 bytes" in response.text
+        body = response.json()
+        assert set(body) == set(shape)
+        if isinstance(shape, dict):
+            assert set(body["error"]) == shape["error"]
+
+    server.run(scenario)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nope", 404, "not_found"),
@@ -250,13 +308,13 @@ def test_wrong_addresses_get_the_error_object(
     server.run(scenario)
 
 
-def test_contradictory_support_is_accepted_and_told(server: Server) -> None:
+def test_contradictory_support_is_accepted_with_a_warning(server: Server) -> None:
     support = [*SUPPORT, {"input": "good", "output": "no"}]
     answer = server.post("/v1/predict", changed(support=support)).json()
     assert answer["warnings"] == ["the input 'good' appears with different outputs"]
 
 
-def test_a_label_that_is_never_shown_is_told(server: Server) -> None:
+def test_a_label_without_an_example_gives_a_warning(server: Server) -> None:
     answer = server.post("/v1/predict", changed(options=["yes", "no", "maybe"])).json()
     assert answer["warnings"] == ["no support example is labelled 'maybe'"]
 

@@ -14,7 +14,7 @@ import cohere
 import httpx
 import pytest
 
-from service.api.classify.rendering import field_name
+from service.api.classify.requests import field_name
 from tests.service.conftest import Listening, Server
 from tests.service.fakes import MAX_TOKENS
 
@@ -75,7 +75,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def check_equal(answer: cohere.ClassifyResponse, native: dict[str, Any], inputs: list[str]) -> None:
-    """All that both answers tell is the same."""
+    """The fields that both answers have are equal."""
     assert [c.input for c in answer.classifications] == inputs
     assert len({c.id for c in answer.classifications}) == len(inputs)
     for ours, prediction in zip(answer.classifications, native["predictions"], strict=True):
@@ -86,8 +86,8 @@ def check_equal(answer: cohere.ClassifyResponse, native: dict[str, Any], inputs:
             (row["option"], row["probability"]) for row in prediction["distribution"]
         ]
         assert sum(value.confidence for value in ours.labels.values()) == pytest.approx(1)
-        told = "index", "answer", "confidence", "distribution"
-        assert ours.abmll == {key: value for key, value in prediction.items() if key not in told}
+        elsewhere = "index", "answer", "confidence", "distribution"
+        assert ours.abmll == {key: value for key, value in prediction.items() if key not in elsewhere}
     assert answer.meta.api_version.version == "1"
     assert answer.meta.billed_units.classifications == len(inputs)
     assert answer.meta.tokens.input_tokens == native["usage"]["prompt_tokens"]

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 
 from model_store.pretrained.identity import BaseIdentity
 from service.api.oip.binary import decode_texts, encode, split
-from service.api.oip.rendering import field_name
+from service.api.oip.requests import field_name
 from service.errors import InvalidRequestError
 from tests.service.conftest import Server
 from tests.service.fakes import MAX_TOKENS, FakeWorker, served_model
@@ -84,7 +84,7 @@ def column(result: triton.InferResult, name: str) -> Any:
 
 
 def check_equal(result: triton.InferResult, native: dict[str, Any]) -> None:
-    """All that both answers tell is the same."""
+    """The fields that both answers have are equal."""
     predictions = native["predictions"]
     shares = [prediction["distribution"] for prediction in predictions]
     assert column(result, "answer") == [prediction["answer"] for prediction in predictions]

@@ -62,10 +62,12 @@ def user(text: Any) -> Any:
     return [{"role": "user", "content": text}]
 
 
-def told(value: dict[str, Any]) -> dict[str, Any]:
+def without_nulls(value: dict[str, Any]) -> dict[str, Any]:
     """Without what is null, which our own surface leaves out."""
     return {
-        key: told(item) if isinstance(item, dict) else item for key, item in value.items() if item is not None
+        key: without_nulls(item) if isinstance(item, dict) else item
+        for key, item in value.items()
+        if item is not None
     }
 
 
@@ -168,8 +170,8 @@ def test_answers_are_those_of_our_own_surface(server: Server, extras: dict[str, 
             )
             for text in texts
         ]
-        assert [told(choice.abmll) for choice in completed.choices] == ours["predictions"]
-        assert [{**told(chat.choices[0].abmll), "index": i} for i, chat in enumerate(chats)] == ours[
+        assert [without_nulls(choice.abmll) for choice in completed.choices] == ours["predictions"]
+        assert [{**without_nulls(chat.choices[0].abmll), "index": i} for i, chat in enumerate(chats)] == ours[
             "predictions"
         ]
         answers = [prediction["answer"] for prediction in ours["predictions"]]
@@ -213,11 +215,15 @@ def test_the_base_model_answers_with_support(server: Server) -> None:
         assert made.model == BASE
         ours = await natively(http, **extras, seed=3, inputs=["fine"])
         assert ours["adapter_id"] == made.abmll["adapter_id"]
-        assert told(made.choices[0].abmll) == told(again.choices[0].abmll) == ours["predictions"][0]
+        assert (
+            without_nulls(made.choices[0].abmll)
+            == without_nulls(again.choices[0].abmll)
+            == ours["predictions"][0]
+        )
         by_id = await client.chat.completions.create(
             model=made.abmll["adapter_id"], messages=user("fine"), seed=3
         )
-        assert told(by_id.choices[0].abmll) == ours["predictions"][0]
+        assert without_nulls(by_id.choices[0].abmll) == ours["predictions"][0]
 
     play(server, scenario)
 
@@ -292,7 +298,7 @@ def test_decisions_are_counted_as_on_our_own_surface(server: Server) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("on_abstain", [None, "answer", "null"])
-def test_abstaining_is_told_and_the_content_is_withheld_where_asked(
+def test_abstaining_is_in_the_answer_and_the_content_is_withheld_on_request(
     server: Server, on_abstain: str | None, stream: bool
 ) -> None:
     async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:

@@ -94,7 +94,7 @@ def test_a_repeated_request_gets_the_same_bytes_up_to_cache_timings_and_request_
     assert len(parts[0]) > 1000
 
 
-def test_another_seed_samples_otherwise_and_is_told(tmp_path: Path) -> None:
+def test_another_seed_samples_otherwise_and_is_in_the_answer(tmp_path: Path) -> None:
     answers = [
         Server(tmp_path / str(seed)).post("/v1/predict", {**GOOD, "seed": seed}).json() for seed in (0, 1)
     ]

@@ -54,12 +54,12 @@ def posterior(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         r=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False
     )
     peft.get_peft_model(tiny_model(), config).save_pretrained(root / "lora")
-    told = invoke(
+    ran = invoke(
         "import-peft", root / "lora", "--out", root / "taken-over", "--spread", "0.05",
         "--posterior", "untrained", "--quantisation", "none", "--model", base, "--cache-dir", root,
     )  # fmt: skip
-    assert told.exit_code == 0, told.output
-    assert "rank 4, a mean for 8 of 8 adapted layers" in " ".join(told.output.split())
+    assert ran.exit_code == 0, ran.output
+    assert "rank 4, a mean for 8 of 8 adapted layers" in " ".join(ran.output.split())
     return root / "taken-over"
 
 
@@ -77,11 +77,9 @@ def adapter_id(model_options: list[object], posterior: Path, tmp_path: Path) -> 
     support = tmp_path / "support.jsonl"
     support.write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
     options = [part for option in OPTIONS for part in ("--option", option)]
-    told = invoke(
-        "adapt", support, *options, "--steps", 2, "--posterior", posterior, *model_options, "--json"
-    )
-    assert told.exit_code == 0, told.output
-    return str(json.loads(told.stdout)["id"])
+    ran = invoke("adapt", support, *options, "--steps", 2, "--posterior", posterior, *model_options, "--json")
+    assert ran.exit_code == 0, ran.output
+    return str(json.loads(ran.stdout)["id"])
 
 
 @torch.no_grad()
@@ -105,7 +103,7 @@ def predicted(
 ) -> torch.Tensor:
     inputs = Path(str(model_options[-1])).parent / "inputs.csv"
     inputs.write_text("\n".join(("input", *INPUTS)), "utf-8")
-    told = invoke(
+    ran = invoke(
         "predict",
         inputs,
         "--adapter",
@@ -116,8 +114,8 @@ def predicted(
         *model_options,
         "--json",
     )
-    assert told.exit_code == 0, told.output
-    rows = json.loads(told.stdout)["predictions"]
+    assert ran.exit_code == 0, ran.output
+    rows = json.loads(ran.stdout)["predictions"]
     by_option = [{entry["option"]: entry["probability"] for entry in row["distribution"]} for row in rows]
     return torch.tensor([[row[option] for option in OPTIONS] for row in by_option])
 
@@ -150,8 +148,8 @@ def test_exports_answer_in_peft_as_the_command_line_predicts(
 def test_a_global_posterior_is_exported_and_comes_back_as_it_was(
     base: Path, model_options: list[object], posterior: Path, tmp_path: Path
 ) -> None:
-    told = invoke("export", "--posterior", posterior, "--out", tmp_path / "mean", "--mean", *model_options)
-    assert told.exit_code == 0, told.output
+    ran = invoke("export", "--posterior", posterior, "--out", tmp_path / "mean", "--mean", *model_options)
+    assert ran.exit_code == 0, ran.output
     again = invoke(
         "import-peft", tmp_path / "mean", "--out", tmp_path / "x", "--id", "again",
         "--posterior", posterior, "--model", base, "--cache-dir", tmp_path,
@@ -182,17 +180,17 @@ def test_a_global_posterior_is_exported_and_comes_back_as_it_was(
         (["adp_00000000", "--samples", "65"], 2, "less than or equal to 64"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line(
+def test_what_cannot_be_exported_is_refused_in_one_line(
     command: list[str], status: int, message: str, model_options: list[object], tmp_path: Path
 ) -> None:
-    told = invoke("export", *command, "--out", tmp_path / "out", *model_options)
-    assert told.exit_code == status
-    assert message in " ".join(told.output.replace("│", " ").split())
-    assert "Traceback" not in told.output
+    ran = invoke("export", *command, "--out", tmp_path / "out", *model_options)
+    assert ran.exit_code == status
+    assert message in " ".join(ran.output.replace("│", " ").split())
+    assert "Traceback" not in ran.output
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_of_the_output_family_are_told_to_be_none(
+def test_samples_of_the_output_family_are_refused(
     posterior: Path, model_options: list[object], tmp_path: Path
 ) -> None:
     one = load_posterior(posterior)
@@ -201,12 +199,12 @@ def test_samples_of_the_output_family_are_told_to_be_none(
     manifest = replace(one.manifest, config=config, digest=posterior_digest(prior))
     save_posterior(tmp_path / "output", prior, manifest)
     command = ["export", "--posterior", tmp_path / "output", "--out", tmp_path / "out", *model_options]
-    told = invoke(*command, "--samples", 2)
-    assert (told.exit_code, "redrawn for every token" in " ".join(told.output.split())) == (1, True)
+    ran = invoke(*command, "--samples", 2)
+    assert (ran.exit_code, "redrawn for every token" in " ".join(ran.output.split())) == (1, True)
     assert invoke(*command).exit_code == 0
 
 
-def test_what_cannot_be_imported_is_told_in_one_line(base: Path, posterior: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_imported_is_refused_in_one_line(base: Path, posterior: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").write_text("precious")
     (tmp_path / "empty").mkdir()
@@ -218,9 +216,9 @@ def test_what_cannot_be_imported_is_told_in_one_line(base: Path, posterior: Path
         (lora, "out", ["--posterior", "nope"], "is no posterior"),
         (lora, "out", [], "no posterior ships for"),
     ):
-        told = invoke("import-peft", folder, "--out", tmp_path / out, *settings, *more)
-        assert told.exit_code in {1, 2}
-        assert message in " ".join(told.output.replace("│", " ").split())
-        assert "Traceback" not in told.output
+        ran = invoke("import-peft", folder, "--out", tmp_path / out, *settings, *more)
+        assert ran.exit_code in {1, 2}
+        assert message in " ".join(ran.output.replace("│", " ").split())
+        assert "Traceback" not in ran.output
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full/mine").read_text() == "precious"

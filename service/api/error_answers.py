@@ -1,0 +1,115 @@
+"""Errors as answers: each surface has its own shape of an error, which its paths choose."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.http import request_id
+from service.errors import DrainingError, ServiceError, from_exception, from_status, from_validation
+from service.schemas import ErrorResponse
+
+log = logging.getLogger(__name__)
+
+ErrorShape: TypeAlias = Callable[[ServiceError, str], dict[str, Any]]
+"""Makes the body of an error answer from the error and the request's id."""
+
+
+def native_error(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """Make the error object of the native surface."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "request_id": request_id,
+    }
+    if error.adapter_id is not None:
+        body["adapter_id"] = error.adapter_id
+    body |= error.details
+    return {"error": body}
+
+
+def message_with_field(error: ServiceError) -> str:
+    """Return the message after the name of the wrong field, for shapes that have one text only."""
+    return error.message if error.param is None else f"{error.param}: {error.message}"
+
+
+def shape_of(request: Request) -> ErrorShape:
+    """Return the error shape of the request's surface, by its path. The path needs no route."""
+    shapes: dict[str, ErrorShape] = request.app.state.error_shapes
+    path = request.url.path
+    return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), native_error)
+
+
+def error_response(
+    request: Request, error: ServiceError, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Answer with the error in the shape of its surface, and with its Retry-After."""
+    sent = dict(headers or {})
+    if error.retry_after_seconds is not None:
+        sent["retry-after"] = str(error.retry_after_seconds)
+    shape = shape_of(request)
+    return JSONResponse(shape(error, request_id(request)), _status_of(error, shape), sent)
+
+
+def _status_of(error: ServiceError, shape: ErrorShape) -> int:
+    """Return the status of the answer: clients of the compatible surfaces expect 400, not 422."""
+    return 400 if error.status == 422 and shape is not native_error else error.status
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer an expected error, as FastAPI's exception handler."""
+    if isinstance(error, RequestValidationError):
+        return error_response(request, from_validation(error.errors()))
+    if isinstance(error, HTTPException):
+        return error_response(request, from_status(error.status_code), dict(error.headers or {}))
+    return error_response(request, from_exception(error))
+
+
+class UnexpectedErrors:
+    """ASGI middleware that answers unexpected errors with 500, and cancelled requests with 503.
+
+    Shutdown cancels requests. Starlette's own handler of unexpected errors raises them again after
+    the answer, and does not see cancellation.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Raises the error where the answer has already begun."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except (Exception, asyncio.CancelledError) as error:
+            if begun:
+                raise
+            request = Request(scope)
+            if isinstance(error, asyncio.CancelledError):  # the time to drain is over
+                refusal: ServiceError = DrainingError("the server is shutting down")
+            else:
+                log.exception("request %s failed", request_id(request))
+                refusal = from_exception(error)
+            await error_response(request, refusal)(scope, receive, send)
+
+
+def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the native error object as the answer of `statuses`."""
+    return {status: {"model": ErrorResponse} for status in statuses}

@@ -1,0 +1,80 @@
+"""Bodies of requests as JSON: declared as JSON, and parsed strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+
+from service.errors import MalformedJsonError, UnsupportedMediaTypeError
+
+
+class JsonRoute(APIRoute):
+    """A route that checks the media type of its body and parses it before FastAPI does.
+
+    This is a route class and not middleware because only a route knows whether it takes a body, and
+    because FastAPI itself parses with `json.loads`, which accepts NaN. FastAPI documents
+    `get_route_handler` as the method to override.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, called with a request whose body is read and parsed."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        optional = not self.body_field.field_info.is_required()
+
+        async def read_and_handle(request: Request) -> Response:
+            if optional and _has_no_body(request):
+                return await handle(request)
+            return await handle(await self.read(request))
+
+        return read_and_handle
+
+    async def read(self, request: Request) -> Request:
+        """Return the request with its body read and parsed.
+
+        Raises as `check_media_type` and `JsonRequest`.
+        """
+        check_media_type(request)
+        return JsonRequest(request, await request.body())
+
+
+class JsonRequest(Request):
+    """A request with the JSON of `body` in place of what `request` would parse.
+
+    Raises `MalformedJsonError`.
+    """
+
+    def __init__(self, request: Request, body: bytes) -> None:
+        super().__init__(request.scope, request.receive)
+        try:
+            self._parsed = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise MalformedJsonError(f"the body is not JSON: {error}") from error
+        self._bytes = body
+
+    async def body(self) -> bytes:
+        """Return the body as bytes."""
+        return self._bytes
+
+    async def json(self) -> Any:
+        """Return the body, parsed."""
+        return self._parsed
+
+
+def check_media_type(request: Request, media_types: Collection[str] = ("application/json",)) -> None:
+    """Raise `UnsupportedMediaTypeError` unless the body is declared as one of `media_types`."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in media_types:
+        raise UnsupportedMediaTypeError(
+            "send the body as JSON, with the header content-type: application/json"
+        )
+
+
+def _has_no_body(request: Request) -> bool:
+    return "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"

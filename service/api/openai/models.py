@@ -1,0 +1,36 @@
+"""The base model and the adapters as OpenAI's models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from service import schemas
+
+if TYPE_CHECKING:
+    from model_store.adapters.manifest import AdapterManifest
+    from service.executors.contract import ServedModel
+
+
+def base_card(served: ServedModel, started: datetime) -> schemas.ModelCard:
+    """Show the base model. `started` is when this server started."""
+    return schemas.ModelCard(
+        id=served.base.id,
+        created=int(started.timestamp()),
+        parent=None,
+        base=schemas.BaseInfo(**served.base.to_json()),
+        posterior=served.posterior_id,
+        max_model_len=served.encoder.max_tokens,
+    )
+
+
+def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.ModelCard:
+    """Show an adapter as a model of its base."""
+    return schemas.ModelCard(
+        id=manifest.id,
+        created=int(datetime.fromisoformat(manifest.created).timestamp()),
+        parent=manifest.base.id,
+        base=schemas.BaseInfo(**manifest.base.to_json()),
+        posterior=manifest.posterior_id,
+        max_model_len=served.encoder.max_tokens,
+    )

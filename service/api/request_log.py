@@ -1,0 +1,59 @@
+"""Request ids, the access log, and the metrics of requests."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+access_log = logging.getLogger("service.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PROBES = {"/livez", "/readyz", "/metrics"}  # called every few seconds: logged at DEBUG
+
+
+class RequestLog:
+    """ASGI middleware, the outermost: gives each request an id, then logs and counts its answer.
+
+    The id is the client's `x-request-id` where that is well-formed, else a new one. It is in
+    `request.state.request_id` and in the answer's header `x-request-id`.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request.state.request_id = request_id
+        started = time.monotonic()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # The route's template and not the path: ids in paths would make a new series for each.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            seconds = time.monotonic() - started
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+            access_log.log(level, "%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)

@@ -1,0 +1,38 @@
+"""An engine in this process, for the time of one command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.engine.engine import Engine
+
+T = TypeVar("T")
+
+MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
+"""The settings that a command with its own engine takes as options."""
+
+
+def with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:
+    """Start an engine, run `work` on it, close it, and return the result of `work`.
+
+    Raises what loading the model raises (`StoreError`, `AbmllError`) and what `work` raises.
+    """
+    from service.engine.build import build_engine  # noqa: PLC0415
+    from service.executors.build import build_executor  # noqa: PLC0415
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    async def run() -> T:
+        metrics = Metrics()
+        engine = build_engine(settings, build_executor(settings, metrics, "inline"), metrics)
+        try:
+            await engine.start()
+            return await work(engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())

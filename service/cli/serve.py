@@ -1,0 +1,69 @@
+"""`abmll serve` starts the server; `abmll demo` sends a first request to a running one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import httpx
+import typer
+
+from service.cli.failures import expected_errors_in_one_line
+from service.cli.output import err, out
+from service.cli.settings_options import with_settings
+from service.schemas import demo as demo_task
+from service.settings import Settings
+
+
+@with_settings()
+def serve(
+    settings: Settings,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Once ready, answer a demo request and keep serving.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings and exit.")
+    ] = False,
+) -> None:
+    """Start the server."""
+    if print_config:
+        out.print_json(settings.model_dump_json())
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from service.executors.build import build_executor  # noqa: PLC0415
+    from service.metrics import Metrics  # noqa: PLC0415
+
+    # The worker processes start before the server's own imports: they need the same ones, and more.
+    metrics = Metrics()
+    executor = build_executor(settings, metrics, "process", early=True)
+    from service.server import serve as run  # noqa: PLC0415
+
+    with expected_errors_in_one_line():
+        raise typer.Exit(run(settings, executor, metrics, on_ready=_show_demo if demo else None))
+
+
+def demo(
+    url: Annotated[str, typer.Option(help="Address of a running server.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Send a first request to a running server: adapt to 16 support tickets and sort 6 new ones."""
+    if not _show_demo(url):
+        raise typer.Exit(1)
+
+
+def _show_demo(url: str) -> bool:
+    """Send the demo request to the server at `url` and print its answer, or its error and False."""
+    from service.cli.tables import prediction_table  # noqa: PLC0415
+
+    out.print(f"16 labelled support tickets and 6 new ones to POST {url}/v1/predict ...")
+    try:
+        response = httpx.post(f"{url}/v1/predict", json=demo_task.predict_body(), timeout=600)
+        answer = response.raise_for_status().json()
+    except httpx.HTTPStatusError as error:
+        err.print(f"[red]The server refused:[/] {error.response.text}")
+        return False
+    except httpx.HTTPError as error:
+        err.print(f"[red]No answer from {url}:[/] {error}")
+        return False
+    out.print(prediction_table(answer, demo_task.INPUTS))
+    return True
