@@ -25,14 +25,15 @@ WORDS, LOST = (
 # Patterns by word of the page: of whole identifiers, of whole file names, of text in a line.
 IDENTIFIERS = {
     "ask": r"Ask|Asked|ask_of",
-    "calibrator": r"\w*calibrators?(_\w+)?|\w*Calibrator",
+    # A field of the wire is called `calibrator`, and stays.
+    "calibrator": r"\w+_calibrators?|calibrators?_\w+|calibrators|\w*Calibrator",
     "calibration store": r"CalibrationStore",
     "crossfit": r"\w*cross_?fit|CrossFit",
-    "head": r"Head|HeadPosterior|(has|with|by)_head",
+    "head": r"Head|HeadPosterior|(has|with)_head",
     "reference": r"Reference",
     "scored": r"Scored",
     "told": r"_?(un)?told|told_\w+|\w+_told",
-    "watch": r"_?[Ww]atch",
+    "watch": r"[Ww]atch",
 }
 FILES = {
     "calibrator": r"calibrator\.py",

@@ -27,7 +27,7 @@ def test_without_a_limit_the_machine_counts(tmp_path: Path, limit, monkeypatch):
 
 
 def test_the_peak_is_that_since_the_watch_began() -> None:
-    """100 MB that are touched and given back count for the first measurement, and for no later one."""
+    """100 MB that are touched and given back count for the first peak, and for no later one."""
     before = watch_peak()()
     first = watch_peak()
     block = np.ones(100_000_000, np.uint8)
