@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from abmll.assurance.folds import Scored
 from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, temperature_factor
 from abmll.calibrator import Calibrator, Shown, features
+from abmll.posterior.config import TemperatureRule
 from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.common import arguments, table, write_results
 from benchmarks.kept import Kept, confidences, predictives
@@ -74,11 +75,12 @@ def main() -> None:
         raw, at_others = ([r for r in of if r.cell.shots == k] for of in (everything, others))
         arms = {RAW: raw, "at the temperature of the others": at_others}
         crossed += score_rows(k, raw, {arm: [confidences(r)[0] for r in of] for arm, of in arms.items()})
+    rule = prior.config.temperature
     about = [
         f"Calibrator {calibrator.id}, fitted on {', '.join(calibrator.fitted['tasks'])}; tested on {len(options.test)} others: "
         f"{', '.join(options.test)}. Kept answers of {options.method} in {options.cells.name}, S = {samples}; the posterior's "
-        f"temperature after k examples is {prior.config.temperature:g} (16 / k)^{prior.config.temperature_exponent:g} (with "
-        f"{prior.config.choice_temperature or prior.config.temperature:g} for multiple choice).",
+        f"temperature after k examples is {rule.base:g} (16 / k)^{rule.exponent:g} (with "
+        f"{rule.multiple_choice or rule.base:g} for multiple choice).",
         "Brier: mean (confidence - correct)^2, the mean over tasks. ECE: 15 bins, over the items of all tasks. Differences are "
         f"to the raw confidence, with 95 % percentile intervals over {RESAMPLES} draws of tasks. `folds known`: told the "
         "adapter's own estimate where there is one; `its own temperature`: what its held-out examples choose (4 folds), and the "
@@ -97,12 +99,12 @@ def main() -> None:
 
 def rule_since(prior: GlobalPosterior, kept: Kept) -> Rule:
     """The temperatures of `prior` relative to that of the kept answers. Raises `SystemExit` if they are of another posterior."""
-    plain = replace(prior, config=prior.config.untempered())
+    plain = replace(prior, config=replace(prior.config, temperature=TemperatureRule()))
     if kept.about["digest"] == posterior_digest(prior):
         return Rule()
     if kept.about["digest"] == posterior_digest(plain):
-        config = prior.config
-        return Rule(config.temperature, config.temperature_exponent, config.choice_temperature)
+        rule = prior.config.temperature
+        return Rule(rule.base, rule.exponent, rule.multiple_choice)
     raise SystemExit(f"{kept.method} in {kept.source.name} is of another posterior")
 
 

@@ -20,6 +20,7 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
+from abmll.posterior.config import TemperatureRule
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.draws import draw_support
@@ -79,7 +80,7 @@ class Served:
     def untempered(self) -> TaskPosterior:
         """Theta as it is and without a temperature, for comparing answers with code that knows none."""
         prior = self.model.prior
-        return TaskPosterior(prior.config.untempered(), prior.sites, prior.values)
+        return TaskPosterior(replace(prior.config, temperature=TemperatureRule()), prior.sites, prior.values)
 
 
 def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
@@ -93,7 +94,7 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
     base = load_base(loaded.manifest.base.id, quantisation=loaded.manifest.base.quantisation, progress=False)
     prior, template = loaded.prior, PromptTemplate.from_json(loaded.manifest.template)
     if total_scores:
-        prior = replace(prior, config=replace(prior.config, head_weight=0))
+        prior = replace(prior, config=replace(prior.config, similarity=None))
         template = replace(template, score="total")
     model = FewShotModel(
         base.model,

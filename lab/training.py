@@ -25,7 +25,7 @@ from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit
 from abmll.meta.train import POINT_RULES, MetaSettings, meta_train, trained_prior
 from abmll.meta.whitening import fit_whitening
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from model_store.bases import LoadedBase, load_base
@@ -51,8 +51,10 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a run. `noise_scale`, temperature and head are applied to the finished posterior.
+    """Everything that determines a run.
 
+    `posterior` is the configuration of the finished posterior. Training itself is without its noise scale, its temperature and
+    its Gaussian process, which are calibrated afterwards.
     `device`, `dtype`, `keep_dequantised` and `threads` are for the machine that trains (see `load_base`), and so is
     `tokens_per_pass`, what one backward pass may hold.
     """
@@ -61,18 +63,10 @@ class TrainingConfig:
     data: DataSettings
     base: str = "smollm2-135m-instruct"
     quantisation: Quantisation | None = None
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     meta: MetaSettings = field(default_factory=MetaSettings)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
-    noise_scale: float = 1.0
-    temperature: float = 1.0
-    temperature_exponent: float = 0.0
-    choice_temperature: float | None = None
-    head_weight: float = 0.0
-    head_noise: float = 0.5
-    head_spread: float = 0.5
-    sentence_encoder: str | None = None
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
@@ -140,19 +134,10 @@ def run_training(
     ):
         on_visit(metrics)
     prior = trained_prior(model, folder)
-    calibrated = replace(
-        prior.config,
-        noise_scale=config.noise_scale,
-        temperature=config.temperature,
-        temperature_exponent=config.temperature_exponent,
-        choice_temperature=config.choice_temperature,
-        head_weight=config.head_weight,
-        head_noise=config.head_noise,
-        head_spread=config.head_spread,
-        sentence_encoder=config.sentence_encoder,
-    )
+    noise = replace(prior.config.noise, scale=config.posterior.noise.scale)
+    calibrated = replace(config.posterior, noise=noise)
     whitening = None
-    if config.head_weight:
+    if calibrated.similarity:
         whitening = fit_whitening(model, collection.read(names), config.meta.max_row_tokens)
     return TrainingResult(
         replace(prior, config=calibrated, whitening=whitening),
@@ -210,8 +195,9 @@ def _prepare(config: TrainingConfig) -> tuple[Collection, list[str], LoadedBase,
         dtype=config.dtype,
     )
     point = config.meta.outer in POINT_RULES
-    adapter = config.adapter.without_noise() if point else config.adapter
-    model = FewShotModel(base.model, base.tokenizer, adapter, template=config.template)
+    noise = replace(config.posterior.noise, scale=1.0)
+    untrained = PosteriorConfig(config.posterior.layout, noise.as_point() if point else noise)
+    model = FewShotModel(base.model, base.tokenizer, untrained, template=config.template)
     model.prior = model.prior.without_noise() if point else model.prior
     return collection, names, base, model
 

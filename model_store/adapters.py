@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from abmll.assurance.diagnostics import Diagnosis
 from abmll.assurance.held_out import HeldOut
 from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example
 from model_store.diagnoses import read_diagnosis, write_diagnosis
@@ -100,7 +100,7 @@ class AdapterManifest:
     support: SupportRecord
     losses: tuple[float, ...]
     warnings: tuple[str, ...]
-    config: AdapterConfig
+    config: PosteriorConfig
     sites: tuple[Site, ...]
     held_out: HeldOut | None = None
     format_version: int = FORMAT_VERSION
@@ -139,7 +139,7 @@ class AdapterManifest:
                 "support": SupportRecord.from_json(values["support"]),
                 "losses": tuple(values["losses"]),
                 "warnings": tuple(values["warnings"]),
-                "config": AdapterConfig.from_json(values["config"]),
+                "config": PosteriorConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
                 "held_out": HeldOut(**values["held_out"]) if "held_out" in values else None,
             }

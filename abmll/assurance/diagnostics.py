@@ -14,6 +14,7 @@ from typing import Literal
 
 from abmll.assurance.folds import Scored
 from abmll.calibrator import Shown
+from abmll.posterior.movement import Movement
 from abmll.text.tasks import Example
 
 LEVEL = 0.9
@@ -116,23 +117,6 @@ def sign_test(one: int, other: int) -> float:
     n = one + other
     tail = sum(math.comb(n, i) for i in range(min(one, other) + 1))
     return min(1.0, 2 * tail / float(2**n))
-
-
-@dataclass(frozen=True)
-class Movement:
-    """How far a task posterior is from the global one.
-
-    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights; `kl_nats_floored` the same with no standard deviation
-    below the posterior's constant c, so that weights with almost none do not decide it. None for the `output` family, where
-    it depends on the input. `relative_mean_change` is the norm of the mean update's change over that of the global mean update,
-    None where that is zero.
-    """
-
-    parameters: int
-    kl_nats: float | None
-    kl_nats_per_parameter: float | None
-    kl_nats_floored: float | None
-    relative_mean_change: float | None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from abmll.prediction.generation import Writing
 from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
 from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.prediction.uncertainty import Predictive, summarise
+from abmll.similarity.features import Features
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
 
 # Samples of `auto` for free text.
@@ -28,7 +29,7 @@ class Prediction:
     """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
 
     Free text has `text`, and a predictive over meanings. `typicality` says how like the adapter's examples the input is
-    (`HeadPosterior.typicality`); None where there is no head.
+    (`GaussianProcess.typicality`); None where the adapter has no class examples.
     """
 
     predictive: Predictive
@@ -43,7 +44,7 @@ class QueryRun:
     """The predictions of some queries, options and free text mixed, unit by unit.
 
     `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
-    `equivalence` tells which free-text answers mean the same.
+    `equivalence` tells which free-text answers mean the same, `features` is the model's feature function.
     """
 
     def __init__(
@@ -58,13 +59,16 @@ class QueryRun:
         answers_per_sample: int = 1,
         max_new_tokens: int = 32,
         max_tokens: int = TOKENS_PER_CHUNK,
+        features: Features | None = None,
     ) -> None:
         self._equivalence = equivalence or NormalisedMatch()
         self._prompts, self._options, self._sampling = prompts, options, sampling
         self._posterior, self._max_tokens = posterior, max_tokens
         with_options = [i for i, texts in enumerate(options) if texts]
         free = [i for i, texts in enumerate(options) if not texts]
-        self._scoring = OptionRun(posterior, [prompts[i] for i in with_options], sampling, max_tokens)
+        self._scoring = OptionRun(
+            posterior, [prompts[i] for i in with_options], sampling, max_tokens, features
+        )
         self._with_options, self._free = with_options, free
         text_samples = min(sampling.samples, AUTO_TEXT_SAMPLES) if sampling.stop else sampling.samples
         self._text_sampling = Sampling(text_samples, sampling.seed)
@@ -121,7 +125,8 @@ class QueryRun:
                 EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
                 for i, found in zip(self._free, self._candidates, strict=True)
             ]
-            posterior = replace(self._posterior, head=None)  # which is about classes, not about texts
+            # The class examples are about classes, not about texts.
+            posterior = replace(self._posterior, class_examples=None)
             self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
 
     def predictions(self) -> list[Prediction]:
@@ -157,7 +162,7 @@ class QueryRun:
                 run.probabilities(n),
                 samples=drawn,
                 paired=run.paired,
-                temperature=run.config.temperature,
+                temperature=run.config.temperature.base,
             )
             options = prompt.tokens - len(prompt.prompt)
             return Prediction(found, len(prompt.prompt), options, settled, typicality=run.typicality(n))

@@ -5,7 +5,7 @@ Options are scored by their own words; models below about a billion parameters b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
@@ -66,6 +66,11 @@ class EncodedPrompt:
     def tokens(self) -> int:
         """Tokens of the prompt and all continuations."""
         return len(self.prompt) + sum(map(len, self.continuations))
+
+
+def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
+    """Whether the continuations are not the same, in any order, for all prompts."""
+    return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
 
 
 class PromptEncoder:

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from lab.evaluation.methods.adapted import Adapted
 from lab.evaluation.methods.averaged import Dropout, Ensemble
@@ -74,7 +74,7 @@ class EvaluationData:
 class EvaluationConfig:
     """Everything that determines the numbers.
 
-    `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own. `temperature` names methods
+    `posterior`, `template` and `serve` are those of an untrained theta; a posterior brings its own. `temperature` names methods
     that are reported a second time, scaled by a temperature fitted on the validation tasks (`NAME+T`). `items` test
     items of a task are asked, and `foreign_items` of another task. `resamples` are those of every bootstrap.
     `device`, `dtype` and `keep_dequantised` are of the machine (see `load_base`).
@@ -89,7 +89,7 @@ class EvaluationConfig:
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     temperature: tuple[str, ...] = ()

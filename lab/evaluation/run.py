@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Evaluation:
         posterior = self.posteriors.get(entry.posterior or "")
         shared = ("base", "quantisation", "adapter", "template", "serve", "items", "foreign_items")
         values = TypeAdapter(EvaluationConfig).dump_python(self.config, mode="json")
-        values["adapter"] = self.config.adapter.to_json()
+        values["adapter"] = self.config.posterior.to_json()
         return {
             **TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"name", "splits"}),
             "digest": posterior.manifest.digest if posterior else None,
@@ -133,7 +134,7 @@ class Evaluation:
 
     def _build(self, entry: Entry) -> FewShotModel:
         config, base = self.config, self._base
-        adapter, template, serve = config.adapter, config.template, config.serve
+        adapter, template, serve = config.posterior, config.template, config.serve
         posterior = self.posteriors.get(entry.posterior or "")
         if posterior:
             manifest = posterior.manifest
@@ -144,7 +145,7 @@ class Evaluation:
             adapter, template = manifest.config, PromptTemplate.from_json(manifest.template)
             serve = AdaptSettings(**manifest.adapt)
         if not entry.noise:
-            adapter = adapter.without_noise()
+            adapter = replace(adapter, noise=adapter.noise.as_point())
         encoder = entry.method.encoder if isinstance(entry.method, Embeddings) else adapter.sentence_encoder
         model = FewShotModel(
             base.model,

@@ -15,7 +15,8 @@ import torch
 from scipy.optimize import minimize
 
 from abmll.errors import AbmllError
-from abmll.prediction.uncertainty import temperature_after, tempered
+from abmll.posterior.config import TemperatureRule
+from abmll.prediction.uncertainty import tempered
 from lab.evaluation.metrics import Scored
 from lab.evaluation.records import CellResult, Floats
 
@@ -25,7 +26,7 @@ LIMITS = ((0.05, 20.0), (-2.0, 2.0))
 
 @dataclass(frozen=True)
 class Rule:
-    """T by the number of support examples (`uncertainty.temperature_after`); `choice` is for multiple choice (None: the same)."""
+    """T by the number of support examples (`TemperatureRule`); `choice` is for multiple choice (None: the same)."""
 
     temperature: float = 1.0
     exponent: float = 0.0
@@ -33,8 +34,8 @@ class Rule:
 
     def of(self, result: CellResult) -> float:
         """T for the answers of a cell."""
-        own = None if result.classes else self.choice
-        return temperature_after(result.support_size, own or self.temperature, self.exponent)
+        rule = TemperatureRule(self.temperature, self.exponent, self.choice)
+        return rule.after(result.support_size, multiple_choice=not result.classes)
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:

@@ -15,7 +15,7 @@ from abmll.decoder.rows import collate, packed_length
 from abmll.errors import PosteriorMismatchError
 from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
 from abmll.prediction.stopping import StopRule
@@ -253,7 +253,7 @@ def load_worker(settings: Settings) -> ModelWorker:
         model = FewShotModel(
             base.model,
             base.tokenizer,
-            AdapterConfig(),
+            PosteriorConfig(),
             template=RECOMMENDED_TEMPLATE,
             equivalence=equivalence,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abmll.similarity.gaussian_process import Head
+from abmll.similarity.class_examples import ClassExamples
 from abmll.text.tasks import Example
 from model_store import adapters, storage
 from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord
@@ -46,18 +46,18 @@ def test_what_is_put_is_got_also_after_a_restart(tmp_path):
     assert entries(tmp_path) == {adapter(1).manifest.id}
 
 
-def test_a_head_is_kept_with_its_adapter(tmp_path):
+def test_class_examples_are_kept_with_their_adapter(tmp_path):
     given = adapter(1)
-    head = Head(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
+    examples = ClassExamples(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
     with AdapterStore(tmp_path) as store:
-        store.put(replace(given, posterior=replace(given.posterior, head=head)))
+        store.put(replace(given, posterior=replace(given.posterior, class_examples=examples)))
     with AdapterStore(tmp_path) as store:
         found = store.get(given.manifest.id)
     assert found is not None
-    assert torch.equal(found.posterior.head.states, head.states)
-    assert found.posterior.head.labels.tolist() == [0, 1, 0]
-    assert found.posterior.head.classes == head.classes
-    assert torch.equal(found.posterior.head.names, head.names)
+    assert torch.equal(found.posterior.class_examples.features, examples.features)
+    assert found.posterior.class_examples.labels.tolist() == [0, 1, 0]
+    assert found.posterior.class_examples.classes == examples.classes
+    assert torch.equal(found.posterior.class_examples.names, examples.names)
 
 
 def test_the_support_is_recorded_with_the_options_that_all_examples_share():

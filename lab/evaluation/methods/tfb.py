@@ -77,7 +77,8 @@ class IsotropicNoise:
 
 def isotropic(posterior: TaskPosterior) -> TaskPosterior:
     """The same mean with a standard deviation of 1 for every weight, for `with_noise_scale` to set."""
-    config = replace(posterior.config, noise="weight", spread_offset=1.0)
+    noise = replace(posterior.config.noise, family="weight", offset=1.0)
+    config = replace(posterior.config, noise=noise)
     values = posterior.values.clone()
     for tensors in TaskPosterior(config, posterior.sites, values).by_site():
         tensors.spread_a.zero_()
