@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
+from abmll.decoder.layout import AdapterLayout
+from abmll.posterior.config import NoiseConfig, PosteriorConfig, TemperatureRule
 from abmll.similarity.class_examples import ClassExamples
+from abmll.similarity.gaussian_process import SimilarityConfig
 from abmll.text.tasks import Example
 from model_store import adapters, storage
-from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord
+from model_store.adapters import AdapterStore, StoredAdapter, SupportRecord, read_adapter
 from model_store.errors import StorageFullError, StoreInUseError
 from tests.model_store.processes import adapter, hang_before_sealing, put_forever
 
@@ -58,6 +62,32 @@ def test_class_examples_are_kept_with_their_adapter(tmp_path):
     assert found.posterior.class_examples.labels.tolist() == [0, 1, 0]
     assert found.posterior.class_examples.classes == examples.classes
     assert torch.equal(found.posterior.class_examples.names, examples.names)
+
+
+def test_an_adapter_that_was_stored_before_is_read_and_written_as_it_was(tmp_path):
+    """`written_before` is a store of the code in which a configuration was one flat record (commit a933237)."""
+    before = Path(__file__).parent / "written_before" / "adp_0000000000000001"
+    found = read_adapter(before.parent, before.name)
+    assert found.manifest.config == PosteriorConfig(
+        AdapterLayout(2, modules=("q",)),
+        NoiseConfig(scale=2.0),
+        TemperatureRule(2.5),
+        SimilarityConfig(4.0, 0.25, 0.75, "all-minilm-l6-v2"),
+    )
+    assert torch.equal(found.posterior.values, adapter(1).posterior.values)
+    examples = found.posterior.class_examples
+    assert torch.equal(examples.features, torch.arange(12.0).view(3, 4) / 8)
+    assert torch.equal(examples.names, torch.ones(2, 4))
+    assert (examples.labels.tolist(), examples.classes) == ([0, 1, 0], ((5,), (6, 7)))
+    with AdapterStore(tmp_path) as store:
+        store.put(found)
+    written = tmp_path / before.name
+    assert json.loads((written / "manifest.json").read_text()) == json.loads(
+        (before / "manifest.json").read_text()
+    )
+    one, other = (load((folder / "posterior.safetensors").read_bytes()) for folder in (before, written))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_support_is_recorded_with_the_options_that_all_examples_share():
