@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 from abmll.errors import AbmllError, PromptTooLongError
 from abmll.text.tasks import Example, Query, check_options, without_listed_options
 
-# What an option scores: its log-probability, that per token, or per token and beyond what it has behind no input (`decoder/references.py`).
+# What an option scores: its log-probability, that per token, or that per token beyond what the option has
+# behind no input (`decoder/references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
 
 
