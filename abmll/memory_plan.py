@@ -21,6 +21,7 @@ from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
 from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import collate
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.option_scores import SAMPLES_PER_CHUNK
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
@@ -107,7 +108,7 @@ def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
         adapt_bytes_per_token=_kept_bytes_per_token(backbone, prior),
         predict_bytes_per_token=_widest_bytes_per_token(backbone),
         adaptation_bytes=COPIES_IN_ADAPTATION * slot,
-        sample_bytes=_sample_bytes(backbone),
+        sample_bytes=family_of(prior.config.noise).sample_bytes(prior.config, backbone.sites, backbone.dtype),
     )
 
 
@@ -133,18 +134,10 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         batch = Batch.of([(0, prepared, i) for i in range(PROBE_ROWS)], backbone.device)
-        loss = step_loss(backbone, batch, unflatten(values, prior.sites, prior.config.rank), seeds=[1, 2])
+        phi = unflatten(values, prior.sites, prior.config.layout.rank)
+        loss = step_loss(backbone, prior.config, batch, phi, seeds=[1, 2])
     del loss
     return sum(kept.values()) // tokens + _widest_bytes_per_token(backbone)
-
-
-def _sample_bytes(backbone: Backbone) -> int:
-    """One sample as adapters of rank r + m (r + 1), and the signs it is made from; of the `output` family nothing is kept."""
-    config = backbone.config
-    if config.noise == "output":
-        return 0
-    rank = config.rank + config.noise_rank * (config.rank + 1) + config.noise_rank
-    return rank * sum(site.d_in + site.d_out for site in backbone.sites) * backbone.dtype.itemsize
 
 
 def _widest_bytes_per_token(backbone: Backbone) -> int:

@@ -11,7 +11,8 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import prepare
 from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.option_scores import TOKENS_PER_CHUNK
 from abmll.prediction.run import Prediction, QueryRun, advance
@@ -30,7 +31,7 @@ class FewShotModel:
         self,
         model: Any,
         tokenizer: Any,
-        prior: GlobalPosterior | AdapterConfig,
+        prior: GlobalPosterior | PosteriorConfig,
         *,
         template: PromptTemplate | None = None,
         defaults: AdaptSettings | None = None,
@@ -45,11 +46,12 @@ class FewShotModel:
         Raises `PosteriorMismatchError` if theta was made for other layers or with a sentence encoder that is not given, and
         `UnsupportedModelError` for an unknown layout.
         """
-        config = prior if isinstance(prior, AdapterConfig) else prior.config
-        self.backbone = Backbone(model, config)
+        config = prior if isinstance(prior, PosteriorConfig) else prior.config
+        family_of(config.noise)  # raises for an unknown one, here rather than at the first sample
+        self.backbone = Backbone(model, config.layout)
         self.prior = (
             GlobalPosterior.untrained(config, self.backbone.sites)
-            if isinstance(prior, AdapterConfig)
+            if isinstance(prior, PosteriorConfig)
             else prior
         )
         if self.prior.sites != self.backbone.sites:
@@ -64,7 +66,7 @@ class FewShotModel:
 
     @property
     def features(self) -> Features:
-        """What the Gaussian process beside the adapter sees of a prompt."""
+        """The feature function: what the Gaussian process beside the adapter sees of a prompt."""
         return Features(self.prior.whitening, self.sentences if self.prior.config.sentence_encoder else None)
 
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
@@ -95,8 +97,10 @@ class FewShotModel:
         """As `begin_adapt`, for support that is encoded already."""
         settings = settings or self.defaults
         batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-        prepared = prepare(self.backbone, examples, features=self.features)
-        return AdaptRun.start(self.backbone, self.prior, prepared, settings, batches, seed)
+        prepared = prepare(self.backbone, examples)
+        return AdaptRun.start(
+            self.backbone, self.prior, prepared, settings, batches, seed, features=self.features
+        )
 
     def step(self, runs: Sequence[AdaptRun]) -> None:
         """One gradient step of every run that is not done, in one batch."""
@@ -168,14 +172,14 @@ class FewShotModel:
     ) -> QueryRun:
         """As `begin_predict`, for queries that are encoded already."""
         posterior = posterior or TaskPosterior.start(self.prior)
-        head = posterior.head and replace(posterior.head, features=self.features)
         return QueryRun(
-            replace(posterior, values=posterior.values.to(self.backbone.device), head=head),
+            replace(posterior, values=posterior.values.to(self.backbone.device)),
             prompts,
             settings,
             self.encoder,
             equivalence=self.equivalence,
             max_tokens=max_tokens,
+            features=self.features,
         )
 
     def advance(self, runs: Sequence[QueryRun]) -> None:

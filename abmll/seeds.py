@@ -20,11 +20,12 @@ class SampleSeed:
     flip: int = 1
 
 
-def sample_seeds(seed: int, start: int, stop: int, noise: str = "weight") -> list[SampleSeed]:
-    """Seeds of samples `start` to `stop` of the sequence that `seed` names; sample n depends on `seed` and n alone.
+def sample_seeds(seed: int, start: int, stop: int, *, paired: bool) -> list[SampleSeed]:
+    """Return the seeds of samples `start` to `stop` of the sequence that `seed` names.
 
-    Samples of the `weight` family come in antithetic pairs 2k, 2k + 1: odd-order errors of their mean cancel.
+    Sample n depends on `seed` and n alone. `paired` samples 2k and 2k + 1 are antithetic: they share a seed
+    and differ in their sign, so that odd-order errors of their mean cancel.
     """
-    if noise == "output":
+    if not paired:
         return [SampleSeed(derive_seed(seed, "sample", n)) for n in range(start, stop)]
     return [SampleSeed(derive_seed(seed, "sample", n // 2), 1 - 2 * (n % 2)) for n in range(start, stop)]

@@ -71,7 +71,7 @@ class BlockLora:
             layer = base.model.layers[site.layer]
             parent = layer.mlp if site.module in {"gate", "up", "down"} else layer.self_attn
             wrapped = _BlockLinear(
-                getattr(parent, PEFT_NAMES[site.module]), prior.config.scaling, self._state
+                getattr(parent, PEFT_NAMES[site.module]), prior.config.layout.scaling, self._state
             )
             setattr(parent, PEFT_NAMES[site.module], wrapped)
             self._layers.append(wrapped)

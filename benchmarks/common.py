@@ -19,6 +19,7 @@ import torch
 
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
+from abmll.posterior.config import TemperatureRule
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.draws import draw_support
@@ -77,7 +78,7 @@ class Served:
     def untempered(self) -> TaskPosterior:
         """Theta as it is and without a temperature, for comparing answers with code that knows none."""
         prior = self.model.prior
-        return TaskPosterior(prior.config.untempered(), prior.sites, prior.values)
+        return TaskPosterior(replace(prior.config, temperature=TemperatureRule()), prior.sites, prior.values)
 
 
 def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
@@ -90,7 +91,7 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
     loaded = load_posterior(posterior or shipped_posteriors()[0])
     start = Start.of(loaded)
     if total_scores:
-        prior = replace(loaded.prior, config=replace(loaded.prior.config, head_weight=0))
+        prior = replace(loaded.prior, config=replace(loaded.prior.config, similarity=None))
         start = replace(start, theta=prior, template=replace(start.template, score="total"))
     model = load_model(loaded.manifest.base.id, start, progress=False).model
     if model.backbone.model.dtype != compute_dtype("cpu"):

@@ -134,7 +134,7 @@ class Shapes:
     @classmethod
     def of(cls, served: Served) -> Shapes:
         """Of the served model."""
-        config, prior = served.model.backbone.model.config, served.model.prior.config
+        config, layout = served.model.backbone.model.config, served.model.prior.config.layout
         d, inner = config.hidden_size, config.intermediate_size
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or d // heads
@@ -143,9 +143,9 @@ class Shapes:
             (d, q, "q"), (d, kv, "k"), (d, kv, "v"), (q, d, "o"), (d, inner, "gate"), (d, inner, "up"), (inner, d, "down"),
         ]  # fmt: skip
         settings = served.model.defaults
-        layers = prior.first_layer, config.num_hidden_layers - prior.first_layer
+        layers = layout.first_layer, config.num_hidden_layers - layout.first_layer
         head, steps = (d, config.vocab_size), (settings.steps, settings.batch_size)
-        return cls(linears, layers, head, prior.modules, prior.rank, steps)
+        return cls(linears, layers, head, layout.modules, layout.rank, steps)
 
     def adaptation(self, support: Sequence[EncodedPrompt]) -> Counter[Product]:
         """Of an adaptation whose steps go through the support in order, again and again."""

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from abmll.decoder.backbone import Backbone
+from abmll.decoder.layout import AdapterLayout
 from abmll.memory_plan import MemoryCosts, measure_costs
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks import common
 from benchmarks.scale_8b import Shape
@@ -83,8 +84,10 @@ def shape_costs(config: LlamaConfig, *, tied: bool) -> MemoryCosts:
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear) and path != "lm_head"
     ]
-    backbone = Backbone(model, AdapterConfig(first_layer=config.num_hidden_layers // 2))
-    dense = measure_costs(backbone, GlobalPosterior.untrained(backbone.config, backbone.sites))
+    backbone = Backbone(model, AdapterLayout(first_layer=config.num_hidden_layers // 2))
+    dense = measure_costs(
+        backbone, GlobalPosterior.untrained(PosteriorConfig(backbone.layout), backbone.sites)
+    )
     base = dense.base_bytes - 2 * sum(linears) + int(NF4_BYTES * sum(linears))
     return replace(dense, base_bytes=base, transient_bytes=2 * max(linears))
 

@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 
 from abmll.meta.collection import Collection
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from benchmarks import common
 from benchmarks.kept import Kept
 from benchmarks.leave_one_out import RESAMPLES, resampled
@@ -76,9 +76,9 @@ def at(pair: Pair, rules: Sequence[Rule]) -> Pair:
     return one, other
 
 
-def without_temperature(result: CellResult, config: AdapterConfig) -> CellResult:
+def without_temperature(result: CellResult, config: PosteriorConfig) -> CellResult:
     """The answers of an adapter of the posterior with this configuration, before the temperature was applied to them."""
-    served = config.after(result.support_size, multiple_choice=not result.classes).temperature
+    served = config.temperature.after(result.support_size, multiple_choice=not result.classes)
     return with_temperature(result, Rule(1 / served), result.cell.method)
 
 

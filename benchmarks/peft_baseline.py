@@ -47,7 +47,7 @@ def main() -> None:
     served = common.load_served(options.posterior, options.threads, total_scores=True)
     options.steps = options.steps or served.model.defaults.steps
     base = common.load_dense(served.manifest)
-    prior = served.model.prior
+    prior, layout = served.model.prior, served.model.prior.config.layout
     lora = PeftLora(
         base, prior, needed_only=False, dropout=options.dropout, rows_per_pass=options.rows_per_pass
     )
@@ -63,8 +63,8 @@ def main() -> None:
     about = (
         f"{options.shots} support examples, {options.items} inputs, S = {options.samples}, "
         f"adaptation as the posterior says but for {options.steps} steps: `{served.manifest.adapt}`. "
-        f"Baseline: PEFT LoRA, rank {prior.config.rank}, alpha {prior.config.alpha:g}, on {', '.join(prior.config.modules)} "
-        f"of layers {prior.config.first_layer} and up; one row for each (input, option), "
+        f"Baseline: PEFT LoRA, rank {layout.rank}, alpha {layout.alpha:g}, on {', '.join(layout.modules)} "
+        f"of layers {layout.first_layer} and up; one row for each (input, option), "
         f"{options.rows_per_pass} rows a batch, similar lengths together, `inference_mode`; a sample is a pass with dropout "
         f"p = {options.dropout} in the LoRA layers. PEFT starts from scratch. `x` is the time over ours."
     )

@@ -72,15 +72,15 @@ class PeftLora:
     def __init__(
         self, base: Any, prior: GlobalPosterior, *, dropout: float, needed_only: bool, rows_per_pass: int
     ) -> None:
-        config = prior.config
+        layout = prior.config.layout
         self._prior, self._needed_only, self._rows_per_pass = prior, needed_only, rows_per_pass
         self.model = get_peft_model(
             base,
             LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
+                r=layout.rank,
+                lora_alpha=layout.alpha,
                 lora_dropout=dropout,
-                target_modules=[PEFT_NAMES[name] for name in config.modules],
+                target_modules=[PEFT_NAMES[name] for name in layout.modules],
                 layers_to_transform=sorted({site.layer for site in prior.sites}),
                 task_type="CAUSAL_LM",
             ),

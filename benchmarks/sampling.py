@@ -14,7 +14,7 @@ import torch
 
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import Group, Rows, collate
-from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import mean_samples
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.option_scores import SAMPLES_PER_CHUNK
@@ -60,7 +60,7 @@ class Passes:
         self, served: Served, phi: TaskPosterior, groups: list[Group], samples: int, seed: int
     ) -> None:
         self._backbone, self._config, self._seed = served.model.backbone, phi.config, seed
-        self._tensors = unflatten(phi.values[None], phi.sites, phi.config.rank)
+        self._tensors = unflatten(phi.values[None], phi.sites, phi.config.layout.rank)
         self._chunks = [
             range(n, min(n + SAMPLES_PER_CHUNK, samples)) for n in range(0, samples, SAMPLES_PER_CHUNK)
         ]
@@ -71,7 +71,9 @@ class Passes:
     def mean(self) -> None:
         """The mean, as often as there are samples."""
         for chunk in self._chunks:
-            self._score(mean_samples(self._config, self._tensors), [0] * len(chunk), self._rows[len(chunk)])
+            self._score(
+                mean_samples(self._config.layout, self._tensors), [0] * len(chunk), self._rows[len(chunk)]
+            )
 
     @torch.no_grad()
     def samples(self) -> None:
@@ -86,8 +88,9 @@ class Passes:
             self._drawn(chunk)
 
     def _drawn(self, chunk: range) -> Any:
-        seeds = sample_seeds(self._seed, chunk.start, chunk.stop, self._config.noise)
-        return draw_samples(
+        family = family_of(self._config.noise)
+        seeds = sample_seeds(self._seed, chunk.start, chunk.stop, paired=family.paired)
+        return family.samples(
             self._config, self._backbone.sites, self._tensors, seeds=seeds, task_of_sample=[0] * len(seeds),
             dtype=self._backbone.dtype,
         )  # fmt: skip

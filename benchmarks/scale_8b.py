@@ -22,9 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.layout import AdapterLayout
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.text.tasks import Example, Query
 from benchmarks import common
 from model_store.pretrained.bases import load_base
@@ -95,7 +96,9 @@ def main() -> None:
     settings = AdaptSettings(steps=options.steps)
     model = stages.run(
         "wrap",
-        lambda: FewShotModel(built, tokenizer, AdapterConfig(first_layer=first_layer), defaults=settings),
+        lambda: FewShotModel(
+            built, tokenizer, PosteriorConfig(AdapterLayout(first_layer=first_layer)), defaults=settings
+        ),
     )
     costs = measure_costs(model.backbone, model.prior)
     labels = tuple(demo.OPTIONS)

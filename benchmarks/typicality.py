@@ -17,7 +17,7 @@ from torch import Tensor
 from abmll.adaptation.support import trunk_states
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
-from abmll.similarity.gaussian_process import HeadPosterior
+from abmll.similarity.gaussian_process import GaussianProcess
 from abmll.text.tasks import Example, Task
 from benchmarks.common import arguments, check_unseen, load_served, table, write_results
 from lab.evaluation.metrics import auroc
@@ -90,12 +90,13 @@ def _states(model: FewShotModel, task: Task) -> Tensor:
     return model.features(states, [prompt.text for prompt in prompts])
 
 
-def fitted(model: FewShotModel, support: Sequence[Example]) -> HeadPosterior:
+def fitted(model: FewShotModel, support: Sequence[Example]) -> GaussianProcess:
     """The Gaussian process of the support."""
     run = model.begin_adapt(support, replace(model.defaults, steps=0), truncate=True)
-    head, config = run.prepared.head(), model.prior.config
-    assert head is not None
-    return HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread)
+    examples, similarity = run.prepared.class_examples(model.features), model.prior.config.similarity
+    assert examples is not None
+    assert similarity is not None
+    return GaussianProcess(examples, similarity)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.semantic import Equivalence
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
@@ -31,7 +31,7 @@ class Start:
     untrained one.
     """
 
-    theta: GlobalPosterior | AdapterConfig = field(default_factory=AdapterConfig)
+    theta: GlobalPosterior | PosteriorConfig = field(default_factory=PosteriorConfig)
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     defaults: AdaptSettings = field(default_factory=AdaptSettings)
     point: bool = False
@@ -97,8 +97,10 @@ def build_model(
     """
     if start.manifest is not None:
         check_base(start.manifest, base.identity)
-    theta = start.theta.without_noise() if start.point else start.theta
-    config = theta if isinstance(theta, AdapterConfig) else theta.config
+    theta = start.theta
+    if start.point:
+        theta = _without_noise(theta)
+    config = theta if isinstance(theta, PosteriorConfig) else theta.config
     sentences = load_sentence_encoder(
         sentence_encoder or config.sentence_encoder,
         device=str(base.model.device),
@@ -117,6 +119,12 @@ def build_model(
     if start.point:
         model.prior = model.prior.without_noise()
     return model
+
+
+def _without_noise(theta: GlobalPosterior | PosteriorConfig) -> GlobalPosterior | PosteriorConfig:
+    if isinstance(theta, PosteriorConfig):
+        return replace(theta, noise=theta.noise.as_point())
+    return theta.without_noise()
 
 
 def check_base(posterior: PosteriorManifest, base: BaseIdentity) -> None:

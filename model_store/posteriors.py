@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
@@ -43,7 +43,7 @@ class PosteriorManifest:
 
     id: str
     base: BaseIdentity
-    config: AdapterConfig
+    config: PosteriorConfig
     sites: tuple[Site, ...]
     adapt: Mapping[str, Any]
     template: Mapping[str, Any]
@@ -108,7 +108,7 @@ class PosteriorManifest:
             **{
                 **values,
                 "base": BaseIdentity.from_json(values["base"]),
-                "config": AdapterConfig.from_json(values["config"]),
+                "config": PosteriorConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
             }
         )

@@ -14,7 +14,7 @@ from safetensors.torch import load, save_file
 
 from abmll.decoder.layout import Site
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from model_store.errors import CorruptArtifactError
 
@@ -57,7 +57,7 @@ def write_tensors(folder: Path, posterior: Posterior) -> None:
 
 
 def read_tensors(
-    folder: Path, kind: type[AnyPosterior], config: AdapterConfig, sites: Sequence[Site]
+    folder: Path, kind: type[AnyPosterior], config: PosteriorConfig, sites: Sequence[Site]
 ) -> AnyPosterior:
     """Read the posterior in `folder`.
 

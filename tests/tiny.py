@@ -6,6 +6,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from abmll.decoder.layout import MODULES, AdapterLayout
+from abmll.posterior.config import NoiseConfig, PosteriorConfig, TemperatureRule
+from abmll.similarity.gaussian_process import SimilarityConfig
+
 CORPUS = [
     "the film was wonderful and the actors were great",
     "a dull story, badly told; I want my money back",
@@ -25,6 +29,26 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**_COMMON),
     "phi": lambda: transformers.PhiConfig(**_COMMON),
 }
+
+
+def make_config(
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    modules: tuple[str, ...] = MODULES,
+    first_layer: int = 0,
+    noise_rank: int = 4,
+    temperature: TemperatureRule | None = None,
+    similarity: SimilarityConfig | None = None,
+    **noise: Any,
+) -> PosteriorConfig:
+    """A configuration of a posterior by its parts' values; `noise` are those of `NoiseConfig`."""
+    return PosteriorConfig(
+        AdapterLayout(rank, alpha, modules, first_layer),
+        NoiseConfig(rank=noise_rank, **noise),
+        temperature or TemperatureRule(),
+        similarity,
+    )
 
 
 def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:

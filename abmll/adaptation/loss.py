@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,15 +10,11 @@ from torch import Tensor
 
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import Site, SiteTensors
+from abmll.decoder.layout import SiteTensors
+from abmll.decoder.references import OptionReference
 from abmll.decoder.rows import Rows, by_prompt, collate
-from abmll.posterior.config import AdapterConfig
-from abmll.posterior.noise.output import OutputDraw
-from abmll.posterior.noise.weight import SignedDraw, signed_draw, weight_divergence
-from abmll.prediction.references import Reference
-
-# Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
-KL_ROWS = 16
+from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.noise.families import family_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Batch:
 
     hidden: Tensor
     rows: Rows
-    reference: Reference
+    reference: OptionReference
     labels: Sequence[int]
     task_of_row: Sequence[int]
 
@@ -41,7 +36,7 @@ class Batch:
         return cls(
             torch.cat([prepared.hidden[i] for _, prepared, i in chosen]),
             collate([example.prompt for example in examples], device),
-            Reference.joined([prepared.references[i] for _, prepared, i in chosen]),
+            OptionReference.joined([prepared.references[i] for _, prepared, i in chosen]),
             [example.label for example in examples],
             [task for task, _, _ in chosen],
         )
@@ -69,6 +64,7 @@ class StepLoss:
 
 def step_loss(
     backbone: Backbone,
+    config: PosteriorConfig,
     batch: Batch,
     phi: Sequence[SiteTensors],
     *,
@@ -78,63 +74,25 @@ def step_loss(
 ) -> StepLoss:
     """Expected NLL of T task posteriors `phi` [T, ...] on a batch of their examples, and their divergence from theta.
 
-    Every row draws its own sample from `seeds[i]`. With `prior` (theta, [T, ...]) the divergence from it is added up:
-    over tokens and units for the `output` family, over weights (estimated on rows chosen by `kl_seeds[t]`) for `weight`.
+    Every row draws its own sample from `seeds[i]`. With `prior` (theta, [T, ...]) the divergence from it is that of the noise
+    family; where it is estimated, task t is with `kl_seeds[t]`.
     """
     # The noise scale is calibrated for prediction, on posteriors that were fitted without it.
-    config, sites = replace(backbone.config, noise_scale=1.0), backbone.sites
+    config = replace(config, noise=replace(config.noise, scale=1.0))
     rows, tasks = batch.rows, batch.task_of_row
-    draw: OutputDraw | SignedDraw
-    if config.noise == "output":
-        draw = OutputDraw(config, phi, tasks, rows.lengths, seeds, prior)
-    else:
-        draw = signed_draw(
-            config,
-            sites,
-            phi,
-            seeds=seeds,
-            task_of_row=tasks,
-            row_tokens=rows.lengths,
-            dtype=batch.hidden.dtype,
-        )
+    draw = family_of(config.noise).training_draw(
+        config,
+        backbone.sites,
+        phi,
+        seeds=seeds,
+        task_of_row=tasks,
+        row_tokens=rows.lengths,
+        dtype=batch.hidden.dtype,
+        prior=prior,
+    )
     scores = batch.reference.score(backbone.log_probs(batch.hidden, rows, draw))
     nll = negative_log_likelihood(scores, rows, batch.labels)
-    kl = log_prior = nll.new_zeros(len(phi[0].mean_a))
     if prior is None:
-        return StepLoss(nll, kl, log_prior)
-    if isinstance(draw, OutputDraw):
-        index = torch.tensor(tasks, device=nll.device)
-        return StepLoss(nll, kl.index_add(0, index, draw.kl), log_prior.index_add(0, index, draw.log_prior))
-    by_task = [
-        weight_divergences(config, sites, _one(phi, t), _one(prior, t), seed)
-        for t, seed in enumerate(kl_seeds)
-    ]
-    kl, log_prior = (torch.cat(parts) for parts in zip(*by_task, strict=True))
-    return StepLoss(nll, kl, log_prior)
-
-
-def _one(tensors: Sequence[SiteTensors], task: int) -> list[SiteTensors]:
-    """The matrices of one task, as [1, ...]; of the only one there is (theta for every task) where there is but one."""
-    i = min(task, len(tensors[0].mean_a) - 1)
-    part = slice(i, i + 1)
-    return [SiteTensors(t.mean_a[part], t.mean_b[part], t.spread_a[part], t.spread_b[part]) for t in tensors]
-
-
-def weight_divergences(
-    config: AdapterConfig,
-    sites: Sequence[Site],
-    q: Sequence[SiteTensors],
-    p: Sequence[SiteTensors],
-    seed: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """KL(q || p) and log p(p), each [T] in nats over all sites of the `weight` family; with a `seed`, estimates on some rows."""
-    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
-    kls, log_priors = [], []
-    for site, q_site, p_site in zip(sites, q, p, strict=True):
-        rows = None
-        if seed is not None and site.d_out > KL_ROWS:
-            rows = torch.tensor(rng.sample(range(site.d_out), KL_ROWS), device=q_site.mean_a.device)
-        kl, log_prior = weight_divergence(config, q_site, p_site, rows)
-        kls.append(kl)
-        log_priors.append(log_prior)
-    return torch.stack(kls).sum(0), torch.stack(log_priors).sum(0)
+        zeros = nll.new_zeros(len(phi[0].mean_a))
+        return StepLoss(nll, zeros, zeros)
+    return StepLoss(nll, *draw.divergence(kl_seeds))

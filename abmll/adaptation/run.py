@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +22,11 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
+from abmll.posterior.config import TemperatureRule
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.seeds import derive_seed
+from abmll.similarity.features import Features
 
 # Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
@@ -61,6 +64,7 @@ class AdaptRun:
     """One task's adaptation between two steps; the same arguments give the same steps whatever runs beside it.
 
     `batches` names the examples of each step, `values` [P] is phi so far, `losses` are in nats per example, by step.
+    `features` is the model's feature function, for the class examples of a posterior with a Gaussian process.
     """
 
     prior: GlobalPosterior
@@ -70,6 +74,7 @@ class AdaptRun:
     seed: int
     values: Tensor
     optimiser: AdamW
+    features: Features = field(default_factory=Features)
     losses: list[float] = field(default_factory=list)
 
     @classmethod
@@ -82,10 +87,12 @@ class AdaptRun:
         batches: Sequence[Sequence[int]],
         seed: int,
         optimiser: AdamW | None = None,
+        features: Features | None = None,
     ) -> AdaptRun:
         """phi = theta; `optimiser` may carry moments over from earlier tasks, the default is a fresh one."""
         values = prior.values.to(backbone.device, copy=True)
-        return cls(prior, prepared, settings, batches, seed, values, optimiser or AdamW.zeros_like(values))
+        optimiser = optimiser or AdamW.zeros_like(values)
+        return cls(prior, prepared, settings, batches, seed, values, optimiser, features or Features())
 
     @property
     def done(self) -> bool:
@@ -99,13 +106,18 @@ class AdaptRun:
 
     @property
     def posterior(self) -> TaskPosterior:
-        """phi as it stands, on the CPU; without any step it is theta, which has no head."""
-        config = self.prior.config.after(
-            len(self.prepared.examples), multiple_choice=self.prepared.multiple_choice
+        """phi as it stands, on the CPU; without any step it is theta, which has no class examples."""
+        config, prepared = self.prior.config, self.prepared
+        temperature = config.temperature.after(
+            len(prepared.examples), multiple_choice=prepared.multiple_choice
         )
-        has_head = config.head_weight and self.batches
-        head = self.prepared.head() if has_head else None
-        return TaskPosterior(config, self.prior.sites, self.values.cpu(), head)
+        has_process = config.similarity is not None and self.batches
+        return TaskPosterior(
+            replace(config, temperature=TemperatureRule(temperature)),
+            self.prior.sites,
+            self.values.cpu(),
+            prepared.class_examples(self.features) if has_process else None,
+        )
 
     def result(self) -> Adaptation:
         """What was fitted."""
@@ -115,7 +127,8 @@ class AdaptRun:
 
 def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
     """One gradient step of every run, on its own examples with its own noise and optimiser, in passes of `max_tokens`."""
-    config, sites, rank = runs[0].prior.config, runs[0].prior.sites, runs[0].prior.config.rank
+    config, sites = runs[0].prior.config, runs[0].prior.sites
+    family, rank = family_of(config.noise), config.layout.rank
     values = torch.stack([run.values for run in runs]).requires_grad_()
     beta = torch.tensor([run.settings.beta for run in runs], device=values.device)
     theta = None
@@ -127,16 +140,17 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
     for part in _parts(work, max_tokens):
         loss = step_loss(
             backbone,
+            config,
             Batch.of([(t, run.prepared, i) for t, run, i in part], backbone.device),
             unflatten(values, sites, rank),
             seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in part],
             prior=theta,
             kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
         )
-        # The divergence of the `weight` family is the task's, not the part's: each part bears its share.
+        # Where the divergence is the task's and not the part's, each part bears its share of it.
         in_part = torch.bincount(torch.tensor([t for t, _, _ in part]), minlength=len(runs)).to(values.device)
         sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
-        share = in_part / sizes if config.noise == "weight" else torch.ones_like(beta)
+        share = torch.ones_like(beta) if family.divergence_of_tokens else in_part / sizes
         objective = loss.nll.sum() + (beta * share * loss.kl).sum()
         gradient += torch.autograd.grad(objective, values)[0]
         for (t, _, _), nll in zip(part, loss.nll.tolist(), strict=True):

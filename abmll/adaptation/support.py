@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from abmll.decoder.backbone import Backbone
+from abmll.decoder.references import OptionReference, option_references
 from abmll.decoder.rows import collate, packed_length, token_batches
-from abmll.prediction.references import Reference, references
+from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features
-from abmll.similarity.gaussian_process import Head, options_differ
-from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt, options_differ
 
 # Tokens of one trunk pass.
 TOKENS_PER_TRUNK = 2048
@@ -21,20 +21,16 @@ TOKENS_PER_TRUNK = 2048
 
 @dataclass(frozen=True)
 class Prepared:
-    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps.
-
-    `features` are what a Gaussian process beside the adapter sees.
-    """
+    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps."""
 
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
-    references: Sequence[Reference]
-    features: Features = field(default_factory=Features)
+    references: Sequence[OptionReference]
 
-    def head(self) -> Head | None:
-        """What a Gaussian process learns from (`head.py`); None without fixed classes."""
+    def class_examples(self, features: Features) -> ClassExamples | None:
+        """What a Gaussian process learns from, by what `features` makes of the prompts; None without fixed classes."""
         prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
-        return Head.of(prompts, self.hidden, labels, self.features)
+        return ClassExamples.of(prompts, self.hidden, labels, features)
 
     @property
     def multiple_choice(self) -> bool:
@@ -51,12 +47,11 @@ def prepare(
     backbone: Backbone,
     examples: Sequence[LabelledPrompt],
     max_tokens: int = TOKENS_PER_TRUNK,
-    features: Features | None = None,
 ) -> Prepared:
     """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
     prompts = [example.prompt for example in examples]
     hidden = trunk_states(backbone, prompts, max_tokens)
-    return Prepared(examples, hidden, references(backbone, prompts), features or Features())
+    return Prepared(examples, hidden, option_references(backbone, prompts))
 
 
 def trunk_states(

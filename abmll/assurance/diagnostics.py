@@ -16,6 +16,7 @@ from typing import Literal
 from scipy.stats import binomtest
 
 from abmll.assurance.folds import HeldOutAnswer
+from abmll.posterior.movement import Movement
 from abmll.text.tasks import Example
 
 # Level of every interval here.
@@ -123,24 +124,6 @@ def sign_test(one: int, other: int) -> float:
     This is McNemar's exact test.
     """
     return float(binomtest(one, one + other).pvalue) if one + other else 1.0
-
-
-@dataclass(frozen=True)
-class Movement:
-    """How far a task posterior is from the global one.
-
-    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights. `kl_nats_floored` is
-    the same with no standard deviation below the posterior's constant c, so that weights with
-    almost none do not decide it. Both are None for the family `output`, where they depend on the
-    input. `relative_mean_change` is the norm of the change of the mean update over the norm of the
-    global mean update; None where that is zero.
-    """
-
-    parameters: int
-    kl_nats: float | None
-    kl_nats_per_parameter: float | None
-    kl_nats_floored: float | None
-    relative_mean_change: float | None
 
 
 @dataclass(frozen=True)

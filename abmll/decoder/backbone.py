@@ -16,29 +16,20 @@ from torch import Tensor, nn
 
 from abmll.decoder.architectures import is_like_llamas
 from abmll.decoder.attention import Layout, additive_mask, use_packed_attention
-from abmll.decoder.layout import Site
+from abmll.decoder.layout import AdapterLayout, Site
 from abmll.decoder.norms import use_lean_norms
 from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import Rows
+from abmll.decoder.sites import decoder_layers, walk_sites
 from abmll.decoder.swiglu import use_lean_gates
 from abmll.errors import UnsupportedModelError
-from abmll.posterior.config import AdapterConfig
 from abmll.text.prompting import EncodedPrompt
 
-# The module-name rule: what each architecture calls a projection -> the name used in configurations and artifacts.
-MODULE_NAMES = {
-    "q_proj": "q", "k_proj": "k", "v_proj": "v", "query_key_value": "qkv", "qkv_proj": "qkv",
-    "o_proj": "o", "out_proj": "o", "dense": "o",
-    "gate_proj": "gate", "up_proj": "up", "gate_up_proj": "gate_up", "fc1": "up", "dense_h_to_4h": "up",
-    "down_proj": "down", "fc2": "down", "dense_4h_to_h": "down",
-}  # fmt: skip
-# A fused projection is adapted when one of its parts is asked for.
-FUSED = {"qkv": {"q", "k", "v"}, "gate_up": {"gate", "up"}}
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
 class Draw(Protocol):
-    """How the adapters of a batch change each site's layer; see `noise.py` for the families."""
+    """How the adapters of a batch change each site's layer; `posterior/noise` has the families."""
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """The adapted layer's output [N, d_out] at site number `site` for the batch's tokens `x` [N, d_in]."""
@@ -117,34 +108,36 @@ def _widen(layer: Any) -> None:
 
 
 class Backbone:
-    """A frozen `transformers` decoder whose layers from `config.first_layer` on take an adapter draw per call.
+    """A frozen `transformers` decoder whose layers from `layout.first_layer` on take an adapter draw per call.
 
     Takes the model over: its layers are wrapped in place. The draw is an argument of each call, so there is
     no active adapter between calls; calls must not overlap (one thread owns a backbone).
     Raises `UnsupportedModelError` where the module-name rule finds nothing to adapt.
     """
 
-    def __init__(self, model: Any, config: AdapterConfig) -> None:
-        self.model, self.config = model.eval().requires_grad_(False), config
+    def __init__(self, model: Any, layout: AdapterLayout) -> None:
+        self.model, self.layout = model.eval().requires_grad_(False), layout
         use_packed_attention(model)
         decoder = model.base_model
         norm = next((name for name in FINAL_NORMS if hasattr(decoder, name)), None)
-        layers = getattr(decoder, "layers", None)
-        if norm is None or layers is None:
+        layers = decoder_layers(model)
+        if norm is None:
             raise UnsupportedModelError(f"{type(decoder).__name__} has no `layers` followed by a final norm")
-        if not 0 <= config.first_layer < len(layers):
+        if not 0 <= layout.first_layer < len(layers):
             raise UnsupportedModelError(
-                f"first_layer {config.first_layer} is outside the model's {len(layers)} layers"
+                f"first_layer {layout.first_layer} is outside the model's {len(layers)} layers"
             )
         self._call = Call()
-        self.sites = _wrap(layers, config, self._call)
+        _unwrap(layers)
+        _freeze_quantised(layers)
+        self.sites = _adapt(model, layout, self._call)
         use_lean_norms(decoder)
         use_lean_gates(decoder)
         self._narrows = narrow_last_layer(layers[-1], self._call)
-        self._trunk = _part(decoder, list(layers)[: config.first_layer], norm)
-        self._top = _part(decoder, list(layers)[config.first_layer :], None)
+        self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
+        self._top = _part(decoder, list(layers)[layout.first_layer :], None)
         self._head = model.get_output_embeddings()
-        self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `options.references`
+        self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/references.py`
 
     @property
     def device(self) -> torch.device:
@@ -254,30 +247,38 @@ class _running:  # noqa: N801 - reads as a verb at its one use
         self._call.draw, self._call.tokens, self._call.narrowed = new.draw, new.tokens, new.narrowed
 
 
-def rule_name(leaf: str, modules: Sequence[str]) -> str:
-    """The rule's name of the projection that an architecture calls `leaf`; empty where `modules` do not ask for it."""
-    name = MODULE_NAMES.get(leaf, "")
-    return name if name in modules or FUSED.get(name, set()) & set(modules) else ""
+def _unwrap(layers: nn.ModuleList) -> None:
+    """Undo what an earlier `Backbone` did to the layers, but for quantised layers, which stay `FrozenLinear`."""
+    _widen(layers[-1])
+    for path, module in list(layers.named_modules()):
+        if isinstance(module, AdaptedLinear):
+            base = module.frozen.base
+            _replace(layers, path, module.frozen if is_quantised(base) else base)
 
 
-def _wrap(layers: Sequence[nn.Module], config: AdapterConfig, call: Call) -> tuple[Site, ...]:
+def _freeze_quantised(layers: nn.ModuleList) -> None:
+    """Make the dense weight of every quantised layer appear once a pass, whether the layer is adapted or not."""
+    for path, module in list(layers.named_modules()):
+        if is_quantised(module) and not isinstance(
+            layers.get_submodule(path.rpartition(".")[0]), FrozenLinear
+        ):
+            _replace(layers, path, FrozenLinear(module))
+
+
+def _adapt(model: Any, layout: AdapterLayout, call: Call) -> tuple[Site, ...]:
     sites: list[Site] = []
-    for index, layer in enumerate(layers):
-        _widen(layer)
-        for path, module in list(layer.named_modules()):
-            parent, _, leaf = path.rpartition(".")
-            name = rule_name(leaf, config.modules)
-            if isinstance(module, AdaptedLinear):
-                module = module.frozen  # noqa: PLW2901 - wrapped anew, for this backbone
-            if name and index >= config.first_layer:
-                frozen = module if isinstance(module, FrozenLinear) else FrozenLinear(module)
-                setattr(layer.get_submodule(parent), leaf, AdaptedLinear(frozen, len(sites), call))
-                sites.append(Site(index, name, frozen.in_features, frozen.out_features))
-            elif is_quantised(module):
-                setattr(layer.get_submodule(parent), leaf, FrozenLinear(module))
+    for path, site, module in walk_sites(model, layout):
+        frozen = module if isinstance(module, FrozenLinear) else FrozenLinear(module)
+        _replace(model, path, AdaptedLinear(frozen, len(sites), call))
+        sites.append(site)
     if not sites:
-        raise UnsupportedModelError(f"none of the modules {', '.join(config.modules)} was found")
+        raise UnsupportedModelError(f"none of the modules {', '.join(layout.modules)} was found")
     return tuple(sites)
+
+
+def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
 
 
 def _part(decoder: Any, layers: list[nn.Module], norm_to_skip: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""Which linear layers of a decoder are adapted, and how the values of their four LoRA matrices lie in one flat vector."""
+"""Which linear layers of a decoder are adapted, and how their four LoRA matrices lie in one flat vector."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ import torch
 from torch import Tensor
 
 MODULES = ("q", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """The LoRA adapters that a decoder gets: their rank, their scaling, and the layers that have one.
+
+    `modules` are names of the rule in `decoder/sites.py`. Layers below `first_layer` are not adapted.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    modules: tuple[str, ...] = MODULES
+    first_layer: int = 0
+
+    @property
+    def scaling(self) -> float:
+        """s = alpha / rank, by which every product B A x is multiplied."""
+        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
     if settings.outer in POINT_RULES:
         if settings.inner.beta or settings.prior_beta:
             raise AbmllError(f"the outer rule {settings.outer} has no KL: set beta and prior_beta to 0")
-        if prior.config != prior.config.without_noise():
+        if not prior.config.noise.is_point:
             raise AbmllError(f"the outer rule {settings.outer} is for a theta without noise")
 
 
@@ -363,10 +363,11 @@ def _outer_gradient(
     with_kl, with_nll = settings.outer == "adamw", settings.query or settings.outer == "fomaml"
     loss = step_loss(
         model.backbone,
+        config,
         batch,
-        unflatten(moved, sites, config.rank),
+        unflatten(moved, sites, config.layout.rank),
         seeds=[derive_seed(settings.seed, "outer", state.visit, i) for i in range(len(batch.labels))],
-        prior=unflatten(theta, sites, config.rank) if with_kl else None,
+        prior=unflatten(theta, sites, config.layout.rank) if with_kl else None,
         kl_seeds=[derive_seed(settings.seed, "outer", state.visit)],
     )
     gradient, measured = torch.zeros_like(theta), {}

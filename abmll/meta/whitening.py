@@ -11,7 +11,7 @@ from abmll.adaptation.support import trunk_states
 from abmll.meta.episodes import fitting_examples
 from abmll.model import FewShotModel
 from abmll.similarity.features import Whitening, mean_state
-from abmll.similarity.gaussian_process import options_differ
+from abmll.text.prompting import options_differ
 from abmll.text.tasks import Task
 
 # Inputs of a task whose states are looked at.

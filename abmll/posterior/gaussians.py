@@ -19,13 +19,6 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * (math.log(2 * math.pi) + log_var + (x - mean).square() * (-log_var).exp())
 
 
-def kl_one_sample(
-    sample: Tensor, mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor
-) -> Tensor:
-    """log q(sample) - log p(sample) by element: unbiased for `gaussian_kl` when `sample` ~ q (the released code's estimator)."""
-    return gaussian_log_prob(sample, mean_q, log_var_q) - gaussian_log_prob(sample, mean_p, log_var_p)
-
-
 def log_prior(mean: Tensor, log_var: Tensor, *, shape: float = 1.0, rate: float = 0.01) -> Tensor:
     """log N(mean; 0, 1) + log Gamma(exp(-log_var); shape, rate) by element (docs/method.md 1)."""
     precision = (-log_var).exp()

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from abmll.assurance.diagnostics import Movement
 from abmll.decoder.layout import Site, SiteTensors
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.gaussians import gaussian_kl
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.weight import SD_FLOOR
 from abmll.posterior.posteriors import Posterior
 
 # Elements of a weight matrix that are looked at together.
 ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far a task posterior is from the global one.
+
+    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights; `kl_nats_floored` the same with no standard deviation
+    below the posterior's constant c, so that weights with almost none do not decide it. None where the noise is not of the
+    weights. `relative_mean_change` is the norm of the mean update's change over that of the global mean update,
+    None where that is zero.
+    """
+
+    parameters: int
+    kl_nats: float | None
+    kl_nats_per_parameter: float | None
+    kl_nats_floored: float | None
+    relative_mean_change: float | None
 
 
 def movement(task: Posterior, prior: Posterior) -> Movement:
@@ -26,32 +42,30 @@ def movement(task: Posterior, prior: Posterior) -> Movement:
     The KL of the `weight` family is the closed form, summed over every element: that of `noise.weight_divergence`, in which no
     standard deviation is below `SD_FLOOR`. A spread that came close to zero or changed its sign in training makes a few elements
     decide that sum; so it is given a second time with no standard deviation below c (as served), which every element of an
-    untrained posterior has. Raises `PosteriorMismatchError` where the two are of different configurations (but for the
-    temperature) or sites.
+    untrained posterior has. Raises `PosteriorMismatchError` where the two differ in layout, noise or sites.
     """
-    if (task.config.untempered(), task.sites) != (prior.config.untempered(), prior.sites):
+    config, of_prior = task.config, prior.config
+    if (config.layout, config.noise, task.sites) != (of_prior.layout, of_prior.noise, prior.sites):
         raise PosteriorMismatchError("the posteriors have different configurations or sites")
-    config = task.config
+    family, scaling = family_of(config.noise), config.layout.scaling
     kl = floored = change = length = 0.0
-    floor = max(SD_FLOOR, config.spread_offset * config.noise_scale)
+    of_weights = False
+    floor = max(SD_FLOOR, config.noise.offset * config.noise.scale)
     for site, q_site, p_site in zip(task.sites, task.by_site(), prior.by_site(), strict=True):
         for q, p in zip(_slices(site, q_site), _slices(site, p_site), strict=True):
-            mean_q, mean_p = config.scaling * q.mean_b @ q.mean_a, config.scaling * p.mean_b @ p.mean_a
+            mean_q, mean_p = scaling * q.mean_b @ q.mean_a, scaling * p.mean_b @ p.mean_a
             change += float((mean_q - mean_p).square().sum())
             length += float(mean_p.square().sum())
-            if config.noise == "weight":
-                sd_q, sd_p = _sd(config, q), _sd(config, p)
+            sd_q, sd_p = family.weight_sd(config, q), family.weight_sd(config, p)
+            if sd_q is not None and sd_p is not None:
+                of_weights = True
                 kl += _kl(mean_q, sd_q, mean_p, sd_p, SD_FLOOR)
                 floored += _kl(mean_q, sd_q, mean_p, sd_p, floor)
     parameters = sum(site.d_in * site.d_out for site in task.sites)
     relative = math.sqrt(change / length) if length else None
-    if config.noise != "weight":
+    if not of_weights:
         return Movement(parameters, None, None, None, relative)
     return Movement(parameters, kl, kl / parameters, floored, relative)
-
-
-def _sd(config: AdapterConfig, t: SiteTensors) -> Tensor:
-    return (config.scaling * t.spread_b @ t.spread_a + config.spread_offset).abs() * config.noise_scale
 
 
 def _kl(mean_q: Tensor, sd_q: Tensor, mean_p: Tensor, sd_p: Tensor, floor: float) -> float:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from abmll.decoder.backbone import rule_name
-from abmll.decoder.layout import Site, unflatten
-from abmll.errors import PosteriorMismatchError, SampleNotALoraError
-from abmll.posterior.config import AdapterConfig
-from abmll.posterior.noise.weight import draw_signs, sign_count, weight_samples
+from abmll.decoder.layout import AdapterLayout, Site, unflatten
+from abmll.errors import PosteriorMismatchError
+from abmll.posterior.config import NoiseConfig
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.seeds import sample_seeds
 
@@ -43,27 +42,23 @@ class PlainLora:
 def mean_loras(posterior: Posterior) -> dict[Site, PlainLora]:
     """The mean, of rank r: the same numbers that the posterior holds."""
     sites = zip(posterior.sites, posterior.by_site(), strict=True)
-    return {site: PlainLora(t.mean_a, t.mean_b, posterior.config.alpha) for site, t in sites}
+    return {site: PlainLora(t.mean_a, t.mean_b, posterior.config.layout.alpha) for site, t in sites}
 
 
 def sample_loras(posterior: Posterior, seed: int, number: int) -> dict[Site, PlainLora]:
     """Sample `number` of the sequence that `seed` names, of rank r + m (r + 1) with scaling 1.
 
-    It is the one that a prediction with this seed draws in fp32. Raises `SampleNotALoraError` for the `output` family.
+    It is the one that a prediction with this seed draws in fp32. Raises `SampleNotALoraError` where the samples of the noise
+    family are none.
     """
     config, sites = posterior.config, posterior.sites
-    if config.noise == "output":
-        raise SampleNotALoraError(
-            "samples of the noise family `output` are redrawn for every token: only the mean is a LoRA"
-        )
-    (drawn,) = sample_seeds(seed, number, number + 1, config.noise)
-    values = posterior.values.detach().cpu()
-    signs = draw_signs(sign_count(sites, config.noise_rank), [drawn.seed])
-    tensors = unflatten(values[None], sites, config.rank)
-    loras = weight_samples(config, sites, tensors, signs, [0], [drawn.flip]).loras
+    family = family_of(config.noise)
+    seeds = sample_seeds(seed, number, number + 1, paired=family.paired)
+    tensors = unflatten(posterior.values.detach().cpu()[None], sites, config.layout.rank)
+    samples = family.samples(config, sites, tensors, seeds=seeds, task_of_sample=[0], dtype=torch.float32)
     return {
         site: PlainLora(lora.a[0], lora.b[0], float(lora.a.shape[1]))
-        for site, lora in zip(sites, loras, strict=True)
+        for site, lora in zip(sites, samples.as_loras(), strict=True)
     }
 
 
@@ -77,14 +72,15 @@ def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> Global
     values = GlobalPosterior.untrained(config, sites).values
     if other := next((site for site in loras if site not in sites), None):
         raise PosteriorMismatchError(f"{other.name} is not adapted by the posterior")
-    for site, new, old in zip(sites, unflatten(values, sites, config.rank), prior.by_site(), strict=True):
+    rank, scaling = config.layout.rank, config.layout.scaling
+    for site, new, old in zip(sites, unflatten(values, sites, rank), prior.by_site(), strict=True):
         new.spread_a.copy_(old.spread_a)
         new.spread_b.copy_(old.spread_b)
         if (lora := loras.get(site)) is None:
             continue
-        if lora.rank > config.rank:
+        if lora.rank > rank:
             raise PosteriorMismatchError(
-                f"{site.name} has rank {lora.rank}, more than the posterior's {config.rank}"
+                f"{site.name} has rank {lora.rank}, more than the posterior's {rank}"
             )
         if (*lora.a.shape, *lora.b.shape) != (lora.rank, site.d_in, site.d_out, lora.rank):
             found = f"A {tuple(lora.a.shape)} and B {tuple(lora.b.shape)}"
@@ -92,41 +88,25 @@ def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> Global
                 f"{site.name} is a layer {site.d_in} -> {site.d_out}; {found} do not fit"
             )
         new.mean_a[: lora.rank] = lora.a
-        new.mean_b[:, : lora.rank] = lora.b * (lora.scaling / config.scaling)
+        new.mean_b[:, : lora.rank] = lora.b * (lora.scaling / scaling)
     return replace(prior, values=values)
 
 
 def with_constant_spread(prior: GlobalPosterior, standard_deviation: float) -> GlobalPosterior:
     """The same mean in the `weight` family, every weight with this standard deviation: B_s zero, A_s as it was."""
     values = prior.values.clone()
-    for tensors in unflatten(values, prior.sites, prior.config.rank):
+    for tensors in unflatten(values, prior.sites, prior.config.layout.rank):
         tensors.spread_b.zero_()
-    config = replace(prior.config, noise="weight", spread_offset=standard_deviation, noise_scale=1.0)
-    return replace(prior, config=config, values=values)
+    noise = NoiseConfig("weight", standard_deviation, prior.config.noise.rank)
+    return replace(prior, config=replace(prior.config, noise=noise), values=values)
 
 
-def layout_of(loras: Mapping[Site, PlainLora]) -> AdapterConfig:
-    """The smallest configuration that holds `loras`: their modules, from their first layer on, with their largest rank."""
+def layout_of(loras: Mapping[Site, PlainLora]) -> AdapterLayout:
+    """The smallest layout that holds `loras`: their modules, from their first layer on, with their largest rank."""
     largest = max(loras.values(), key=lambda lora: lora.rank)
-    return AdapterConfig(
+    return AdapterLayout(
         rank=largest.rank,
         alpha=largest.alpha,
         modules=tuple(sorted({site.module for site in loras})),
         first_layer=min(site.layer for site in loras),
     )
-
-
-def module_paths(model: Any, config: AdapterConfig) -> dict[str, Site]:
-    """The sites of `config` in a causal `transformers` model, by the path of their module; those of a `Backbone`, in its order.
-
-    The model must not be wrapped by a `Backbone`; its weights are not looked at.
-    """
-    layers = model.base_model.layers
-    prefix = next(name for name, module in model.named_modules() if module is layers)
-    paths: dict[str, Site] = {}
-    for index, layer in enumerate(layers):
-        for path, module in layer.named_modules():
-            name = rule_name(path.rpartition(".")[2], config.modules)
-            if name and index >= config.first_layer:
-                paths[f"{prefix}.{index}.{path}"] = Site(index, name, module.in_features, module.out_features)
-    return paths

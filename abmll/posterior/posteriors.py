@@ -2,7 +2,7 @@
 
 Each adapted layer (a `Site`) has four LoRA matrices: a *mean* pair and a *spread* pair (docs/method.md 1, paper section 3).
 With s = alpha / rank, the mean is s * B_mu A_mu. The spread is s * B_s A_s + c and means, by noise family,
-the log-variance of the adapter's output (`output`) or the standard deviation of the weight (`weight`); see `noise.py`.
+the log-variance of the adapter's output (`output`) or the standard deviation of the weight (`weight`); see `noise/`.
 
 All numbers of one posterior lie in one flat fp32 vector, so an optimiser step, a copy or an average is one operation,
 and T tasks are a [T, P] matrix. `unflatten` gives the views by site.
@@ -20,29 +20,34 @@ from torch import Tensor
 
 from abmll.decoder.layout import Site, SiteTensors, flat_size, site_shapes, unflatten
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
+from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Whitening
-from abmll.similarity.gaussian_process import Head
 
 
 @dataclass(frozen=True)
 class Posterior:
     """A configuration, the sites it applies to, and P values [P] in fp32 (bf16 would round small updates away)."""
 
-    config: AdapterConfig
+    config: PosteriorConfig
     sites: tuple[Site, ...]
     values: Tensor
 
     def __post_init__(self) -> None:
-        expected = flat_size(self.sites, self.config.rank)
+        expected = flat_size(self.sites, self.config.layout.rank)
         if self.values.shape != (expected,):
             raise PosteriorMismatchError(
                 f"expected {expected} values for {len(self.sites)} sites, got {tuple(self.values.shape)}"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.to_tensors().values())
+
     def by_site(self) -> list[SiteTensors]:
         """The matrices of every site, as views."""
-        return unflatten(self.values, self.sites, self.config.rank)
+        return unflatten(self.values, self.sites, self.config.layout.rank)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Named tensors for a safetensors file: `layers.15.q.mean.A` and so on."""
@@ -54,12 +59,12 @@ class Posterior:
 
     @classmethod
     def from_tensors(
-        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+        cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
         """Inverse of `to_tensors`. Raises `PosteriorMismatchError` naming the first tensor that is missing or misshapen."""
         pieces = []
         for site in sites:
-            for part, shape in zip(_PARTS, site_shapes(site, config.rank), strict=True):
+            for part, shape in zip(_PARTS, site_shapes(site, config.layout.rank), strict=True):
                 name = f"{site.name}.{part}"
                 tensor = tensors.get(name)
                 if tensor is None or tuple(tensor.shape) != shape:
@@ -76,19 +81,19 @@ _PARTS = {"mean.A": "mean_a", "mean.B": "mean_b", "spread.A": "spread_a", "sprea
 class GlobalPosterior(Posterior):
     """theta: what all tasks share. A point estimate of the prior N(mu_theta, sigma_theta^2) over task posteriors.
 
-    `whitening` is that of the Gaussian process beside the adapter (`head.py`), if any.
+    `whitening` is that of the features which the Gaussian process beside the adapter sees, if any.
     """
 
     whitening: Whitening | None = None
 
     @classmethod
-    def untrained(cls, config: AdapterConfig, sites: Sequence[Site], seed: int = 0) -> GlobalPosterior:
+    def untrained(cls, config: PosteriorConfig, sites: Sequence[Site], seed: int = 0) -> GlobalPosterior:
         """Every A Kaiming-uniform(a = sqrt 5), every B zero: mean 0 and spread c exactly (docs/method.md 1)."""
         generator = torch.Generator().manual_seed(seed)
         pieces = []
         for site in sites:
             bound = 1 / math.sqrt(site.d_in)  # Kaiming-uniform with a = sqrt 5
-            for index, (rows, columns) in enumerate(site_shapes(site, config.rank)):
+            for index, (rows, columns) in enumerate(site_shapes(site, config.layout.rank)):
                 is_a = index % 2 == 0
                 values = torch.zeros(rows * columns)
                 pieces.append(values.uniform_(-bound, bound, generator=generator) if is_a else values)
@@ -100,10 +105,11 @@ class GlobalPosterior(Posterior):
         With both matrices of the spread pair at zero, neither has a gradient.
         """
         values = self.values.clone()
-        for tensors in unflatten(values, self.sites, self.config.rank):
+        for tensors in unflatten(values, self.sites, self.config.layout.rank):
             tensors.spread_a.zero_()
             tensors.spread_b.zero_()
-        return replace(self, config=self.config.without_noise(), values=values)
+        config = replace(self.config, noise=self.config.noise.as_point())
+        return replace(self, config=config, values=values)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As `Posterior.to_tensors`, with the whitening's."""
@@ -111,7 +117,7 @@ class GlobalPosterior(Posterior):
 
     @classmethod
     def from_tensors(
-        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+        cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
         """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
         return replace(
@@ -121,9 +127,12 @@ class GlobalPosterior(Posterior):
 
 @dataclass(frozen=True)
 class TaskPosterior(Posterior):
-    """phi: one task's q(phi | D) = N(mu_phi, sigma_phi^2), started at theta's values; with fixed classes it may have a `head`."""
+    """phi: one task's q(phi | D) = N(mu_phi, sigma_phi^2), started at theta's values.
 
-    head: Head | None = None
+    A task with fixed classes may have `class_examples`, from which the Gaussian process beside the adapter learns.
+    """
+
+    class_examples: ClassExamples | None = None
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
@@ -132,24 +141,21 @@ class TaskPosterior(Posterior):
 
     def with_noise_scale(self, scale: float) -> TaskPosterior:
         """The same posterior with every standard deviation multiplied by `scale`."""
-        return replace(self, config=replace(self.config, noise_scale=scale))
+        return replace(self, config=replace(self.config, noise=replace(self.config.noise, scale=scale)))
 
     def with_temperature_times(self, factor: float) -> TaskPosterior:
         """The same posterior with its temperature multiplied by `factor`."""
-        return replace(self, config=replace(self.config, temperature=self.config.temperature * factor))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        return self.values.nbytes + (self.head.nbytes if self.head else 0)
+        rule = self.config.temperature
+        return replace(self, config=replace(self.config, temperature=replace(rule, base=rule.base * factor)))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As `Posterior.to_tensors`, with the head's."""
-        return super().to_tensors() | (self.head.to_tensors() if self.head else {})
+        """As `Posterior.to_tensors`, with those of the class examples."""
+        return super().to_tensors() | (self.class_examples.to_tensors() if self.class_examples else {})
 
     @classmethod
     def from_tensors(
-        cls, config: AdapterConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
+        cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
         """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
-        return replace(super().from_tensors(config, sites, tensors), head=Head.from_tensors(tensors))
+        posterior = super().from_tensors(config, sites, tensors)
+        return replace(posterior, class_examples=ClassExamples.from_tensors(tensors))

@@ -17,9 +17,9 @@ from transformers import DynamicCache
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
-from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import mean_samples
 from abmll.seeds import derive_seed, sample_seeds
 
@@ -38,7 +38,7 @@ class Writing:
     """
 
     def __init__(
-        self, config: AdapterConfig, values: Tensor, prompts: Sequence[tuple[int, ...]], samples: int, seed: int,
+        self, config: PosteriorConfig, values: Tensor, prompts: Sequence[tuple[int, ...]], samples: int, seed: int,
         end: int, max_new_tokens: int, max_tokens: int, per_sample: int = 1,
     ) -> None:  # fmt: skip
         self._config, self._values, self._prompts, self._seed = config, values, prompts, seed
@@ -89,13 +89,14 @@ class Writing:
     def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
         answers = range(start, min(self._answers, start + self._at_once))
         first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
-        tensors = unflatten(self._values[None], backbone.sites, self._config.rank)
+        tensors = unflatten(self._values[None], backbone.sites, self._config.layout.rank)
         samples: Samples
         if self._samples == 0:
-            samples = mean_samples(self._config, tensors)
+            samples = mean_samples(self._config.layout, tensors)
         else:
-            seeds = sample_seeds(self._seed, first, last + 1, self._config.noise)
-            samples = draw_samples(
+            family = family_of(self._config.noise)
+            seeds = sample_seeds(self._seed, first, last + 1, paired=family.paired)
+            samples = family.samples(
                 self._config,
                 backbone.sites,
                 tensors,

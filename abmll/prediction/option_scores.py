@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import unflatten
+from abmll.decoder.layout import AdapterLayout, unflatten
+from abmll.decoder.references import OptionReference, option_references
 from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import NoiseConfig
 from abmll.posterior.noise.contract import Samples
-from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import mean_samples
 from abmll.posterior.posteriors import TaskPosterior
-from abmll.prediction.references import Reference, references
 from abmll.prediction.stopping import StopRule, settled
 from abmll.seeds import SampleSeed, sample_seeds
-from abmll.similarity.gaussian_process import HeadPosterior
+from abmll.similarity.features import Features
+from abmll.similarity.gaussian_process import GaussianProcess
 from abmll.text.prompting import EncodedPrompt
 
 # Tokens (times samples) of one pass of the adapted layers: bounds memory, large enough for full speed.
@@ -84,13 +85,14 @@ class Chunk:
         sampling = self.run.sampling
         if not sampling.samples:
             return [None]
-        return sample_seeds(sampling.seed, self.start, self.stop, self.run.config.noise)
+        return sample_seeds(sampling.seed, self.start, self.stop, paired=self.run.paired)
 
 
 class OptionRun:
     """The scores of every prompt's continuations under samples of a posterior, chunk by chunk.
 
-    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk.
+    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk. `features` is the model's feature
+    function, for a posterior with class examples.
     """
 
     def __init__(
@@ -99,16 +101,15 @@ class OptionRun:
         prompts: Sequence[EncodedPrompt],
         sampling: Sampling,
         max_tokens: int = TOKENS_PER_CHUNK,
+        features: Features | None = None,
     ) -> None:
         self.config, self.values, self.sampling = posterior.config, posterior.values, sampling
         self.max_tokens = max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
-        self._references: dict[int, Reference] = {}
-        head, config = posterior.head, posterior.config
-        self._head = (
-            HeadPosterior(head, config.head_weight, config.head_noise, config.head_spread) if head else None
-        )
-        self._states: dict[int, Tensor] = {}
+        self._references: dict[int, OptionReference] = {}
+        examples, similarity = posterior.class_examples, posterior.config.similarity
+        self._process = GaussianProcess(examples, similarity) if examples and similarity else None
+        self._features, self._features_of = features or Features(), dict[int, Tensor]()
         groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
         batches = token_batches([row.tokens for row, _ in groups], max_tokens)
         self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
@@ -116,7 +117,7 @@ class OptionRun:
     @property
     def paired(self) -> bool:
         """Whether samples come in antithetic pairs."""
-        return self.config.noise == "weight"
+        return family_of(self.config.noise).paired
 
     @property
     def done(self) -> bool:
@@ -153,20 +154,22 @@ class OptionRun:
             )
             self._blocks.insert(1, rest)
 
-    def begin(self, block: _Block, references: Mapping[int, Reference], hidden: Sequence[Tensor]) -> None:
+    def begin(
+        self, block: _Block, references: Mapping[int, OptionReference], hidden: Sequence[Tensor]
+    ) -> None:
         """Receive a block's trunk activations by row, and what the continuations of its prompts are measured by."""
         block.hidden = list(hidden)
         self._references.update(references)
-        if self._head is not None:
+        if self._process is not None:
             prompts = block.by_number
             rows = zip(block.groups, hidden, strict=True)
             own = [states for row, of_row in rows for states in row.prompt_states(of_row)]
-            features = self._head.features(own, [prompt.text for prompt in prompts.values()])
-            self._states.update(zip(prompts, features, strict=True))
+            features = self._features(own, [prompt.text for prompt in prompts.values()])
+            self._features_of.update(zip(prompts, features, strict=True))
 
     def typicality(self, number: int) -> float | None:
-        """How like the examples a prompt is, once its block has begun; None without a head."""
-        return self._head.typicality(self._states[number]) if self._head is not None else None
+        """How like the examples a prompt is, once its block has begun; None without class examples."""
+        return self._process.typicality(self._features_of[number]) if self._process is not None else None
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
         """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
@@ -176,9 +179,9 @@ class OptionRun:
         for i, values in enumerate(log_probs):
             number = numbers[i % len(numbers)]
             scores = self._references[number].score(values)
-            if self._head is not None:
-                scores = scores + self._head.scores(
-                    prompts[number], self._states[number], seeds[i // len(numbers)]
+            if self._process is not None:
+                scores = scores + self._process.scores(
+                    prompts[number], self._features_of[number], seeds[i // len(numbers)]
                 )
             self.scores[number].append(scores)
         block.sampled += chunk.copies
@@ -199,7 +202,7 @@ class OptionRun:
             self._blocks.pop(0)
 
     def _settled(self, number: int, rule: StopRule) -> bool:
-        temperature = self.config.temperature
+        temperature = self.config.temperature.base
         return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
 
     def scores_of(self, number: int) -> Tensor:
@@ -243,7 +246,7 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """What the first chunks of their blocks need once: the references of their continuations, and the trunk's activations."""
     members = [chunk.block.by_number for chunk in chunks]
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
-    found = iter(references(backbone, prompts_of_all, remember=True))
+    found = iter(option_references(backbone, prompts_of_all, remember=True))
     for chunk, prompts in zip(chunks, members, strict=True):
         rows = collate(chunk.block.groups, backbone.device)
         hidden = backbone.trunk(rows).split(rows.lengths)
@@ -251,17 +254,18 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Chunks that one pass can hold: of the mean or of samples, under one configuration but for the temperature."""
-    kinds: dict[tuple[AdapterConfig, bool], list[Chunk]] = {}
+    """Chunks that one pass can hold: of the mean or of samples, of one layout and noise."""
+    kinds: dict[tuple[AdapterLayout, NoiseConfig, bool], list[Chunk]] = {}
     for chunk in chunks:
-        kinds.setdefault((chunk.run.config.untempered(), chunk.run.sampling.samples == 0), []).append(chunk)
+        config, of_mean = chunk.run.config, chunk.run.sampling.samples == 0
+        kinds.setdefault((config.layout, config.noise, of_mean), []).append(chunk)
     yield from kinds.values()
 
 
 def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[int]]:
     """The samples that the chunks need, and each row's."""
     config, sites = chunks[0].run.config, backbone.sites
-    tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.rank)
+    tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.layout.rank)
     of_row: list[int] = []
     number = 0
     for chunk in chunks:
@@ -269,10 +273,10 @@ def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[in
             of_row += [number] * len(chunk.block.groups)
             number += 1
     if chunks[0].run.sampling.samples == 0:
-        return mean_samples(config, tensors), of_row
+        return mean_samples(config.layout, tensors), of_row
     seeds = [seed for chunk in chunks for seed in chunk.seeds if seed is not None]
     tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
-    return (
-        draw_samples(config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype),
-        of_row,
+    samples = family_of(config.noise).samples(
+        config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype
     )
+    return samples, of_row

@@ -19,6 +19,7 @@ from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, T
 from abmll.prediction.settings import PredictSettings
 from abmll.prediction.stopping import StopRule
 from abmll.prediction.uncertainty import Predictive, summarise
+from abmll.similarity.features import Features
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
 
 
@@ -27,7 +28,7 @@ class Prediction:
     """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
 
     Free text has `text`, and a predictive over meanings. `typicality` says how like the adapter's examples the input is
-    (`HeadPosterior.typicality`); None where there is no head.
+    (`GaussianProcess.typicality`); None where the adapter has no class examples.
     """
 
     predictive: Predictive
@@ -42,7 +43,7 @@ class QueryRun:
     """The predictions of some queries, options and free text mixed, unit by unit.
 
     `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
-    `equivalence` tells which free-text answers mean the same.
+    `equivalence` tells which free-text answers mean the same, `features` is the model's feature function.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class QueryRun:
         *,
         equivalence: Equivalence | None = None,
         max_tokens: int = TOKENS_PER_CHUNK,
+        features: Features | None = None,
     ) -> None:
         self._equivalence = equivalence or NormalisedMatch()
         self._prompts, self._encoder = prompts, encoder
@@ -66,6 +68,7 @@ class QueryRun:
             [prompts[i] for i in self._with_options],
             Sampling(settings.option_samples, settings.seed, stop),
             max_tokens,
+            features,
         )
         self._text_sampling = Sampling(settings.text_samples, settings.seed)
         self._writing = Writing(
@@ -121,7 +124,8 @@ class QueryRun:
                 EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
                 for i, found in zip(self._free, self._candidates, strict=True)
             ]
-            posterior = replace(self._posterior, head=None)  # which is about classes, not about texts
+            # The class examples are about classes, not about texts.
+            posterior = replace(self._posterior, class_examples=None)
             self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
 
     def predictions(self) -> list[Prediction]:
@@ -157,7 +161,7 @@ class QueryRun:
                 run.probabilities(n),
                 samples=drawn,
                 paired=run.paired,
-                temperature=run.config.temperature,
+                temperature=run.config.temperature.base,
             )
             options = prompt.tokens - len(prompt.prompt)
             return Prediction(found, len(prompt.prompt), options, settled, typicality=run.typicality(n))

@@ -17,10 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Support examples that a posterior's `temperature` is of, and the fewest and most that its growth is fitted on.
-TEMPERATURE_AT = 16
-TEMPERATURE_SIZES = (4, 32)
-
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -81,16 +77,6 @@ def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
         pairs: Tensor = samples.unflatten(0, (-1, 2)).mean(1)
         return pairs
     return samples
-
-
-def temperature_after(examples: int, temperature: float, exponent: float) -> float:
-    """`temperature` x (16 / `examples`)^`exponent`: that of a posterior which was adapted to so many examples.
-
-    The fewer there are, the more often a fixed number of steps sees each, and the surer of too much they make it. Outside of
-    `TEMPERATURE_SIZES`, between which such rules are fitted, it stays as it is at their ends.
-    """
-    fewest, most = TEMPERATURE_SIZES
-    return float(temperature * (TEMPERATURE_AT / min(max(examples, fewest), most)) ** exponent)
 
 
 def tempered(probabilities: Tensor, temperature: float) -> Tensor:

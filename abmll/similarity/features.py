@@ -1,4 +1,4 @@
-"""What the Gaussian process beside the adapter sees of a prompt (`head.py`): states of the trunk, and a sentence's embedding."""
+"""The features of a prompt, which the Gaussian process beside the adapter sees: trunk states and an embedding."""
 
 from __future__ import annotations
 

@@ -10,15 +10,13 @@ classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from abmll.seeds import SampleSeed, derive_seed
-from abmll.similarity.features import Features
+from abmll.similarity.class_examples import ClassExamples
 from abmll.text.prompting import EncodedPrompt
 
 # Between these the examples choose: weights, as multiples of the configuration's, and how much a class's name counts.
@@ -30,74 +28,22 @@ SHARPNESS = 8
 FARTHEST = 4.0
 
 
-def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
-    """Whether the continuations are not the same, in any order, for all prompts."""
-    return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
-
-
 @dataclass(frozen=True)
-class Head:
-    """Of a support with fixed classes: h of its examples [n, d], their classes' numbers [n], each class's token ids, and what
-    h(x) is multiplied with for its likeness to each class's name [C, d].
+class SimilarityConfig:
+    """How much the Gaussian process counts beside the adapter; calibrated after training, unknown to adaptation.
 
-    `features` tell how h is found; they are not among the tensors.
+    `weight` is what multiplies its mean. `noise` is the variance of its observations. `spread` is in nats: how far samples lie
+    about the mean. `sentence_encoder` names an encoder whose embeddings it sees beside the states of the trunk, if any.
     """
 
-    states: Tensor
-    labels: Tensor
-    classes: tuple[tuple[int, ...], ...]
-    names: Tensor
-    features: Features = field(default_factory=Features)
-
-    @classmethod
-    def of(
-        cls,
-        prompts: Sequence[EncodedPrompt],
-        hidden: Sequence[Tensor],
-        labels: Sequence[int],
-        features: Features,
-    ) -> Self | None:
-        """That of examples with their trunk states [tokens, d] and the places of their labels; None without fixed classes."""
-        classes = prompts[0].continuations
-        if len(classes) < 2 or options_differ(prompts):
-            return None
-        own = [states[: len(prompt.prompt)] for prompt, states in zip(prompts, hidden, strict=True)]
-        numbers = [
-            classes.index(prompt.continuations[label]) for prompt, label in zip(prompts, labels, strict=True)
-        ]
-        states = features(own, [prompt.text for prompt in prompts])
-        names = features.names(prompts[0].options, states.shape[1])
-        return cls(states, torch.tensor(numbers), classes, names, features)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its states and names."""
-        return self.states.nbytes + self.names.nbytes
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Named tensors for a safetensors file."""
-        longest = max(map(len, self.classes))
-        padded = [[*ids, *[-1] * (longest - len(ids))] for ids in self.classes]
-        return {
-            "head.states": self.states.contiguous(),
-            "head.labels": self.labels,
-            "head.classes": torch.tensor(padded),
-            "head.names": self.names.contiguous(),
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
-        """Inverse of `to_tensors`; None where there is none."""
-        if "head.states" not in tensors:
-            return None
-        classes = tuple(tuple(i for i in row if i >= 0) for row in tensors["head.classes"].tolist())
-        states = tensors["head.states"]
-        names = tensors.get("head.names", states.new_zeros(len(classes), states.shape[1]))
-        return cls(states, tensors["head.labels"], classes, names)
+    weight: float = 4.0
+    noise: float = 0.5
+    spread: float = 0.5
+    sentence_encoder: str | None = None
 
 
-class HeadPosterior:
-    """The posterior of w given a `head`, in fp64 on the CPU, and what an option's score gets by it.
+class GaussianProcess:
+    """The posterior of w given some examples, in fp64 on the CPU, and what an option's score gets by it.
 
     By the mean that is a multiple of the mean of f, about `weight`. The examples choose among `WEIGHTS`, and among `NAMES` how
     much of m_c is the class's name: the mean over all pairs, each by the likelihood of every example's label given the others.
@@ -106,17 +52,18 @@ class HeadPosterior:
     alike, so v lies close below 1 for all inputs, those of another task among them; the power tells them apart.
     """
 
-    def __init__(self, head: Head, weight: float, noise: float, spread: float) -> None:
-        self.features, self._noise, self._spread = head.features, noise, spread
-        self._number = {ids: number for number, ids in enumerate(head.classes)}
-        self._states = head.states.double()
-        one_hot = torch.nn.functional.one_hot(head.labels, len(head.classes)).double()
-        shares = (one_hot.sum(0) + 1) / (len(one_hot) + len(head.classes))
+    def __init__(self, examples: ClassExamples, config: SimilarityConfig) -> None:
+        noise = config.noise
+        self._noise, self._spread = noise, config.spread
+        self._number = {ids: number for number, ids in enumerate(examples.classes)}
+        self._states = examples.features.double()
+        one_hot = torch.nn.functional.one_hot(examples.labels, len(examples.classes)).double()
+        shares = (one_hot.sum(0) + 1) / (len(one_hot) + len(examples.classes))
         self._observed = one_hot - shares
         gram = self._states @ self._states.T
         self._inverse: Tensor = torch.linalg.inv(gram + noise * torch.eye(len(gram), dtype=gram.dtype))
-        names = head.names.double()
-        self._mean = self._averaged(weight, one_hot, (names - names.mean(0)).T)
+        names = examples.names.double()
+        self._mean = self._averaged(config.weight, one_hot, (names - names.mean(0)).T)
         self._left_out_variance = float((1 / self._inverse.diagonal() - noise).mean())
         self._drawn: dict[SampleSeed, Tensor] = {}
 
@@ -179,6 +126,7 @@ class HeadPosterior:
 
     def _deviation(self, sample: SampleSeed) -> Tensor:
         """[d, C]: a draw of w less its mean: one from the prior, corrected by what the examples say (Matheron's rule)."""
+        # The name of this stream stays what it was when samples were first served: others would be other answers.
         generator = torch.Generator().manual_seed(derive_seed(sample.seed, "head"))
         size, classes = self._states.shape[1], self._observed.shape[1]
         prior = sample.flip * torch.randn(size, classes, generator=generator).double()

@@ -5,14 +5,15 @@ Options are scored by their own words; models below about a billion parameters b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 from abmll.errors import AbmllError, PromptTooLongError
 from abmll.text.tasks import Example, Query, check_options, without_listed_options
 
-# What an option scores: its log-probability, that per token, or per token and beyond what it has behind no input (`options.py`).
+# What an option scores: its log-probability, that per token, or that per token beyond what the option has
+# behind no input (`decoder/references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
 
 
@@ -66,6 +67,11 @@ class EncodedPrompt:
     def tokens(self) -> int:
         """Tokens of the prompt and all continuations."""
         return len(self.prompt) + sum(map(len, self.continuations))
+
+
+def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
+    """Whether the continuations are not the same, in any order, for all prompts."""
+    return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
 
 
 class PromptEncoder:

@@ -72,7 +72,7 @@ class CellRunner:
 
     def _build(self, entry: Entry) -> FewShotModel:
         config, posterior = self.study.config, self.study.posterior(entry)
-        start = Start.of(posterior) if posterior else Start(config.adapter, config.template, config.serve)
+        start = Start.of(posterior) if posterior else Start(config.posterior, config.template, config.serve)
         return build_model(
             self._base,
             replace(start, point=not entry.noise),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from lab.configuration import read_configuration
 from lab.evaluation.methods.adapted import Adapted
@@ -77,7 +77,7 @@ class EvaluationData:
 class EvaluationConfig:
     """Everything that determines the numbers.
 
-    `adapter`, `template` and `serve` are those of an untrained theta; a posterior brings its own.
+    `posterior`, `template` and `serve` are those of an untrained theta; a posterior brings its own.
     `temperature` names methods that are reported a second time as `NAME+T`, at a temperature fitted
     on the validation tasks. Of each task `items` test items are asked, and `foreign_items` of
     another task. `resamples` are those of every bootstrap. Methods are compared with the method
@@ -95,7 +95,7 @@ class EvaluationConfig:
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     serve: AdaptSettings = field(default_factory=AdaptSettings)
     temperature: tuple[str, ...] = ()

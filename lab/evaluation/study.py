@@ -80,7 +80,7 @@ class Study:
         posterior = self.posterior(entry)
         shared = ("base", "quantisation", "adapter", "template", "serve", "items", "foreign_items")
         values = TypeAdapter(EvaluationConfig).dump_python(self.config, mode="json")
-        values["adapter"] = self.config.adapter.to_json()
+        values["adapter"] = self.config.posterior.to_json()
         return {
             **TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"name", "splits"}),
             "digest": posterior.manifest.digest if posterior else None,

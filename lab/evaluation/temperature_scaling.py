@@ -16,7 +16,8 @@ import torch
 from scipy.optimize import minimize
 
 from abmll.errors import AbmllError
-from abmll.prediction.uncertainty import temperature_after, tempered
+from abmll.posterior.config import TemperatureRule
+from abmll.prediction.uncertainty import tempered
 from lab.evaluation.cells import CellResult, Floats
 from lab.evaluation.metrics import ItemScores
 
@@ -26,7 +27,7 @@ LIMITS = ((0.05, 20.0), (-2.0, 2.0))
 
 @dataclass(frozen=True)
 class Rule:
-    """T by the number of support examples, as `uncertainty.temperature_after`.
+    """T by the number of support examples (`TemperatureRule`).
 
     `choice` replaces `temperature` for multiple choice; None means the same.
     """
@@ -37,8 +38,8 @@ class Rule:
 
     def of(self, result: CellResult) -> float:
         """Return T for the answers of a cell."""
-        own = None if result.classes else self.choice
-        return temperature_after(result.support_size, own or self.temperature, self.exponent)
+        rule = TemperatureRule(self.temperature, self.exponent, self.choice)
+        return rule.after(result.support_size, multiple_choice=not result.classes)
 
 
 def scaled(probabilities: Floats, temperature: float) -> Floats:

@@ -8,7 +8,7 @@ from pathlib import Path
 from abmll.adaptation.run import TOKENS_PER_BACKWARD
 from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.train import MetaSettings
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from lab.configuration import read_configuration
 from model_store.pretrained.catalogue import Dtype, Quantisation
@@ -32,8 +32,8 @@ class DataSettings:
 class TrainingConfig:
     """Everything that determines a run.
 
-    `noise_scale`, the temperatures, `head_*` and `sentence_encoder` take no part in training: the
-    finished posterior gets them. `serve` are the settings to adapt it with.
+    `posterior` is the configuration of the finished posterior. Its noise scale, its temperature and
+    its similarity take no part in training. `serve` are the settings to adapt it with.
 
     `device`, `dtype`, `keep_dequantised` (see `load_base`), `threads` and `tokens_per_pass` fit the
     machine that trains. `tokens_per_pass` bounds the tokens of one backward pass.
@@ -43,18 +43,10 @@ class TrainingConfig:
     data: DataSettings
     base: str = "smollm2-135m-instruct"
     quantisation: Quantisation | None = None
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     meta: MetaSettings = field(default_factory=MetaSettings)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
-    noise_scale: float = 1.0
-    temperature: float = 1.0
-    temperature_exponent: float = 0.0
-    choice_temperature: float | None = None
-    head_weight: float = 0.0
-    head_noise: float = 0.5
-    head_spread: float = 0.5
-    sentence_encoder: str | None = None
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
 from abmll.meta.train import POINT_RULES
 from abmll.model import FewShotModel
+from abmll.posterior.config import PosteriorConfig
 from lab.training.configuration import DataSettings, TrainingConfig
 from model_store.models import Start, build_model
 from model_store.pretrained.bases import LoadedBase, load_base
@@ -43,7 +45,8 @@ def prepare(config: TrainingConfig) -> Prepared:
         keep_dequantised=config.keep_dequantised,
         dtype=config.dtype,
     )
-    start = Start(config.adapter, config.template, point=config.meta.outer in POINT_RULES)
+    trained = PosteriorConfig(config.posterior.layout, replace(config.posterior.noise, scale=1.0))
+    start = Start(trained, config.template, point=config.meta.outer in POINT_RULES)
     return Prepared(collection, names, base, build_model(base, start))
 
 

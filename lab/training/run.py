@@ -36,20 +36,12 @@ def run_training(
     ):
         on_visit(metrics)
     trained = trained_prior(model, folder)
+    noise = replace(trained.config.noise, scale=config.posterior.noise.scale)
+    finished = replace(config.posterior, noise=noise)
     prior = replace(
         trained,
-        config=replace(
-            trained.config,
-            noise_scale=config.noise_scale,
-            temperature=config.temperature,
-            temperature_exponent=config.temperature_exponent,
-            choice_temperature=config.choice_temperature,
-            head_weight=config.head_weight,
-            head_noise=config.head_noise,
-            head_spread=config.head_spread,
-            sentence_encoder=config.sentence_encoder,
-        ),
-        whitening=fit_whitening(model, tasks, config.meta.max_row_tokens) if config.head_weight else None,
+        config=finished,
+        whitening=fit_whitening(model, tasks, config.meta.max_row_tokens) if finished.similarity else None,
     )
     manifest = PosteriorManifest.of(
         prior,

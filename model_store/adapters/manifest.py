@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from abmll.assurance.held_out import HeldOutSummary
 from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.text.tasks import Example
 from model_store.errors import UnsupportedFormatError
 from model_store.pretrained.identity import BaseIdentity
@@ -67,7 +67,7 @@ class AdapterManifest:
     support: SupportRecord
     losses: tuple[float, ...]
     warnings: tuple[str, ...]
-    config: AdapterConfig
+    config: PosteriorConfig
     sites: tuple[Site, ...]
     held_out: HeldOutSummary | None = None
     format_version: int = FORMAT_VERSION
@@ -106,7 +106,7 @@ class AdapterManifest:
                 "support": SupportRecord.from_json(values["support"]),
                 "losses": tuple(values["losses"]),
                 "warnings": tuple(values["warnings"]),
-                "config": AdapterConfig.from_json(values["config"]),
+                "config": PosteriorConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
                 "held_out": HeldOutSummary(**values["held_out"]) if "held_out" in values else None,
             }

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.decoder.backbone import MODULE_NAMES
-from abmll.decoder.layout import Site
+from abmll.decoder.layout import AdapterLayout, Site
+from abmll.decoder.sites import MODULE_NAMES, walk_sites
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.plain_lora import (
     PlainLora,
     layout_of,
     mean_loras,
-    module_paths,
     sample_loras,
     with_constant_spread,
     with_mean,
@@ -32,7 +31,7 @@ from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import staged
 
 # Every module that can be adapted, in every layer.
-_EVERYWHERE = AdapterConfig(modules=tuple(dict.fromkeys(MODULE_NAMES.values())))
+_EVERYWHERE = AdapterLayout(modules=tuple(dict.fromkeys(MODULE_NAMES.values())))
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,14 @@ def import_posterior(
     that the base does not have or that `like` does not adapt, and for a rank above that of `like`;
     `PosteriorMismatchError` for other sizes; `ValueError` for an `id` that is none.
     """
-    known = module_paths(skeleton.model, _EVERYWHERE)
+    known = {path: site for path, site, _ in walk_sites(skeleton.model, _EVERYWHERE)}
     if path := next((path for path in adapter.loras if path not in known), None):
         raise UnsupportedPeftError(f"{path} is no layer of {skeleton.identity.id} that can be adapted")
     loras = {known[path]: lora for path, lora in adapter.loras.items()}
     if like is None:
-        config = layout_of(loras)
-        start = GlobalPosterior.untrained(config, tuple(module_paths(skeleton.model, config).values()))
+        layout = layout_of(loras)
+        sites = tuple(site for _, site, _ in walk_sites(skeleton.model, layout))
+        start = GlobalPosterior.untrained(PosteriorConfig(layout), sites)
     else:
         start = like.prior
         _check_inside(loras, like)
@@ -143,7 +143,7 @@ def _check_inside(loras: Mapping[Site, PlainLora], like: LoadedPosterior) -> Non
     way_out = "an `untrained` posterior takes the adapter's own layers and rank"
     if site := next((site for site in loras if site not in like.prior.sites), None):
         raise UnsupportedPeftError(f"posterior {like.manifest.id} does not adapt {site.name}; {way_out}")
-    rank, most = max(lora.rank for lora in loras.values()), like.prior.config.rank
+    rank, most = max(lora.rank for lora in loras.values()), like.prior.config.layout.rank
     if rank > most:
         raise UnsupportedPeftError(
             f"the adapter has rank {rank}, posterior {like.manifest.id} {most}; {way_out}"
@@ -160,10 +160,10 @@ def _paths(subject: Subject, skeleton: BaseSkeleton) -> dict[Site, str]:
         raise PosteriorMismatchError(
             f"{subject.id} was made for {made.id} at revision {made.revision}, not for {given.id} at {given.revision}"
         )
-    paths = module_paths(skeleton.model, subject.posterior.config)
-    if tuple(paths.values()) != subject.posterior.sites:
+    paths = {site: path for path, site, _ in walk_sites(skeleton.model, subject.posterior.config.layout)}
+    if tuple(paths) != subject.posterior.sites:
         raise PosteriorMismatchError(f"{subject.id} was made for a model with other layers or sizes")
-    return {site: path for path, site in paths.items()}
+    return paths
 
 
 def _write(

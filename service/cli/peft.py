@@ -136,7 +136,7 @@ def import_peft(
         save_posterior(target, imported.prior, imported.manifest)
     config, found = imported.prior.config, f"{len(adapter.loras)} of {len(imported.prior.sites)}"
     console.print(
-        f"Wrote posterior {escape(id)} to {escape(str(out))}: rank {config.rank}, a mean for {found} adapted layers. "
+        f"Wrote posterior {escape(id)} to {escape(str(out))}: rank {config.layout.rank}, a mean for {found} adapted layers. "
         f"The adapter names {escape(adapter.base or 'no base')}; this posterior is for {escape(skeleton.identity.id)}."
     )
 

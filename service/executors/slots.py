@@ -38,8 +38,8 @@ class SlotTable:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the slots in use."""
-        return len(self._slots) * self._size * 4
+        """Bytes of the adapters that are here: P values each on the device, and class examples on the host."""
+        return sum(posterior.nbytes for posterior in self._slots.values())
 
     def acquire(self, adapter_id: str, posterior: TaskPosterior | None) -> TaskPosterior:
         """Lease the adapter, its values [P] on the device: copied from `posterior` on the host where they are not here yet.

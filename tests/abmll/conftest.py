@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.tasks import Example
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 LABELS = ("positive", "negative", "not related")
 
@@ -36,8 +35,8 @@ def make_model() -> Callable[..., FewShotModel]:
     """A tiny model with a random (not zero) global posterior, by architecture and adapter configuration."""
 
     def make(architecture: str = "llama", *, random_prior: bool = True, **config: object) -> FewShotModel:
-        values = {"rank": 4, "alpha": 8.0, "first_layer": 1, "spread_offset": 0.02, **config}
-        settings = AdapterConfig(**values)  # type: ignore[arg-type]
+        values = {"rank": 4, "alpha": 8.0, "first_layer": 1, "offset": 0.02, **config}
+        settings = make_config(**values)  # type: ignore[arg-type]
         model = FewShotModel(tiny_model(architecture), tiny_tokenizer(), settings)
         if random_prior:
             generator = torch.Generator().manual_seed(1)

@@ -8,9 +8,8 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.meta.train import MetaSettings, meta_train
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.text.tasks import Example, Query, Task
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,7 +23,7 @@ def test_adapting_and_predicting_agree_with_the_cpu(
 ) -> None:
     answers = []
     for device in ("cpu", "cuda"):
-        config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, noise=family, spread_offset=offset)  # type: ignore[arg-type]
+        config = make_config(rank=4, alpha=8.0, first_layer=1, family=family, offset=offset)  # type: ignore[arg-type]
         model = FewShotModel(tiny_model().to(device), tiny_tokenizer(), config)
         adapted = model.adapt(support, AdaptSettings(steps=3, learning_rate=0.01, batch_size=3), seed=1)
         queries = [Query(example.input, example.options) for example in support]
@@ -43,7 +42,7 @@ def test_meta_training_agrees_with_the_cpu(support: list[Example], tmp_path: Pat
     losses = []
     for device in ("cpu", "cuda"):
         model = FewShotModel(
-            tiny_model().to(device), tiny_tokenizer(), AdapterConfig(rank=4, alpha=8.0, first_layer=1)
+            tiny_model().to(device), tiny_tokenizer(), make_config(rank=4, alpha=8.0, first_layer=1)
         )
         losses.append([m["losses"] for m in meta_train(model, tasks, settings, tmp_path / device)])
     for cpu, gpu in zip(*losses, strict=True):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig, TemperatureRule
 from benchmarks import monte_carlo
 from lab.evaluation.temperature_scaling import Rule, with_temperature
 from tests.lab.evaluation.test_metrics import result
@@ -23,7 +23,7 @@ def test_differences_are_means_over_tasks() -> None:
 
 
 def test_the_temperature_is_taken_back() -> None:
-    config = AdapterConfig(temperature=2.0, temperature_exponent=0.5, choice_temperature=3.0)
+    config = PosteriorConfig(temperature=TemperatureRule(2.0, 0.5, 3.0))
     raw = result("one", [0.9, 0.6], [1, 0])
     served = with_temperature(raw, Rule(2.0, 0.5, 3.0), "ours")
     np.testing.assert_allclose(

@@ -6,11 +6,11 @@ import torch
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.similarity.features import Whitening
+from abmll.similarity.gaussian_process import SimilarityConfig
 from abmll.text.tasks import Example, Task
 from benchmarks.typicality import _states, fitted
-from tests.tiny import HIDDEN, tiny_model, tiny_tokenizer
+from tests.tiny import HIDDEN, make_config, tiny_model, tiny_tokenizer
 
 OPTIONS = ("positive", "negative")
 TEXTS = (
@@ -25,7 +25,7 @@ ITEMS = tuple(Example(text, OPTIONS[i % 2], OPTIONS) for i, text in enumerate(TE
 
 
 def test_its_typicalities_are_those_of_an_adapters_answers() -> None:
-    config = AdapterConfig(rank=2, first_layer=1, head_weight=4.0)
+    config = make_config(rank=2, first_layer=1, similarity=SimilarityConfig(4.0))
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config, defaults=AdaptSettings(2, 1e-3, 4))
     states = [torch.randn(20, HIDDEN, generator=torch.Generator().manual_seed(n)) for n in range(2)]
     model.prior = replace(model.prior, whitening=Whitening.of(states))

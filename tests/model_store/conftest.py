@@ -7,9 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
-from tests.tiny import CONFIGS, tiny_tokenizer
+from tests.tiny import CONFIGS, make_config, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +33,7 @@ def processes() -> ForkServerContext:
 
 @pytest.fixture
 def prior() -> GlobalPosterior:
-    config = AdapterConfig(rank=2, modules=("q", "down"), first_layer=1)
+    config = make_config(rank=2, modules=("q", "down"), first_layer=1)
     sites = tuple(
         Site(layer, m, d_in, d_out) for layer in (1, 2) for m, d_in, d_out in (("q", 8, 8), ("down", 12, 8))
     )

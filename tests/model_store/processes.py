@@ -10,22 +10,22 @@ import torch
 import model_store.adapters.store
 import model_store.pretrained.bases
 from abmll.decoder.layout import Site, flat_size
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example
 from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
 from model_store.adapters.store import AdapterStore, StoredAdapter
 from model_store.pretrained.identity import BaseIdentity
+from tests.tiny import make_config
 
-CONFIG = AdapterConfig(rank=2, modules=("q",))
+CONFIG = make_config(rank=2, modules=("q",))
 SITES = (Site(0, "q", 64, 64), Site(1, "q", 64, 64))
 
 
 def adapter(number: int) -> StoredAdapter:
     """The `number`-th adapter: the same in every process."""
     generator = torch.Generator().manual_seed(number)
-    values = torch.randn(flat_size(SITES, CONFIG.rank), generator=generator)
+    values = torch.randn(flat_size(SITES, CONFIG.layout.rank), generator=generator)
     support = [
         Example(f"film {number}", "good", ("good", "bad")),
         Example("a dull story", "bad", ("good", "bad")),

@@ -10,7 +10,7 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from abmll.text.tasks import Query
@@ -18,9 +18,9 @@ from model_store.models import Start, build_model, check_base, load_model
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
 from model_store.pretrained.bases import LoadedBase, load_base
 from model_store.pretrained.identity import BaseIdentity
-from tests.tiny import tiny_sentence_encoder
+from tests.tiny import make_config, tiny_sentence_encoder
 
-ADAPTER = AdapterConfig(rank=2, first_layer=1, modules=("q", "down"), spread_offset=0.05)
+ADAPTER = make_config(rank=2, first_layer=1, modules=("q", "down"), offset=0.05)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_without_a_posterior_theta_is_untrained(base: LoadedBase) -> None:
     model = build_model(base, Start(ADAPTER))
     assert torch.equal(model.prior.values, GlobalPosterior.untrained(ADAPTER, model.prior.sites).values)
     assert (model.encoder.template, model.defaults) == (RECOMMENDED_TEMPLATE, AdaptSettings())
-    assert Start().theta == AdapterConfig()
+    assert Start().theta == PosteriorConfig()
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from abmll.decoder.layout import Site, flat_size
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import NoiseConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.similarity.features import Whitening
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior, shipped_posteriors
 from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
+from tests.tiny import make_config
 
 
 def manifest_of(prior: GlobalPosterior, id: str = "tiny-1") -> PosteriorManifest:
@@ -79,7 +80,7 @@ def test_any_posterior_survives_its_tensors_bit_for_bit(sites, rank, data):
     if not size:
         return
     values = torch.tensor(data.draw(st.lists(numbers, min_size=size, max_size=size)), dtype=torch.float32)
-    posterior = TaskPosterior(AdapterConfig(rank=rank), sites, values)
+    posterior = TaskPosterior(make_config(rank=rank), sites, values)
     again = TaskPosterior.from_tensors(posterior.config, sites, posterior.to_tensors())
     assert torch.equal(again.values.view(torch.int32), values.view(torch.int32))
     assert posterior_digest(again) == posterior_digest(posterior)
@@ -94,7 +95,7 @@ def test_the_digest_covers_configuration_sites_and_every_value(prior):
         for posterior in (
             prior,
             GlobalPosterior(prior.config, prior.sites, changed),
-            GlobalPosterior(replace(prior.config, noise_scale=0.5), prior.sites, prior.values),
+            GlobalPosterior(replace(prior.config, noise=NoiseConfig(scale=0.5)), prior.sites, prior.values),
             GlobalPosterior(prior.config, other_sites, prior.values),
             replace(prior, whitening=Whitening(torch.zeros(3), torch.eye(3))),
             replace(prior, whitening=Whitening(torch.zeros(3), 2 * torch.eye(3))),

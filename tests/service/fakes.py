@@ -14,7 +14,6 @@ from abmll.adaptation.run import Adaptation
 from abmll.adaptation.settings import AdaptSettings
 from abmll.decoder.layout import Site, flat_size
 from abmll.errors import PromptTooLongError
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.prediction.semantic import Candidate, NormalisedMatch, read_answers
@@ -23,8 +22,9 @@ from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Example, Query, check_options
 from model_store.pretrained.identity import BaseIdentity
 from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
+from tests.tiny import make_config
 
-CONFIG = AdapterConfig(rank=1, modules=("q",))
+CONFIG = make_config(rank=1, modules=("q",))
 SITES = (Site(0, "q", 4, 4),)
 MAX_TOKENS = 256
 # Free-text answers, and what is made of their probabilities, so that the first is always the most probable.
@@ -129,7 +129,7 @@ class FakeWorker:
         if self.fail:
             raise self.fail
         generator = torch.Generator().manual_seed(_number(repr(job)) % 2**62)
-        values = torch.rand(flat_size(SITES, CONFIG.rank), generator=generator)
+        values = torch.rand(flat_size(SITES, CONFIG.layout.rank), generator=generator)
         losses = tuple(1.0 / (step + 1) for step in range(job.settings.steps))
         tokens = sum(example.prompt.tokens for example in job.examples)
         return Adaptation(TaskPosterior(CONFIG, SITES, values), losses, tokens)

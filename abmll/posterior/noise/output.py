@@ -1,4 +1,8 @@
-"""The `output` family: the adapter's output is Gaussian by token and unit."""
+"""The `output` family (the released code): the adapter's output is Gaussian by token and unit.
+
+Its mean is s B_mu (A_mu x) and its log-variance s B_s (A_s x) + c. Redrawn for every token, a sample cannot be
+one set of weights.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +13,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abmll.decoder.layout import SiteTensors
+from abmll.decoder.layout import Site, SiteTensors
 from abmll.decoder.low_rank import Segments
 from abmll.decoder.quantised import FrozenLinear
-from abmll.posterior.config import AdapterConfig
-from abmll.posterior.gaussians import gaussian_kl, kl_one_sample, log_prior
-from abmll.seeds import derive_seed
+from abmll.errors import SampleNotALoraError
+from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.gaussians import gaussian_kl, log_prior
+from abmll.posterior.noise.point import Lora
+from abmll.seeds import SampleSeed, derive_seed
 
 
 class OutputDraw:
-    """Adds m + exp(l / 2) eps for each token; with `prior`, adds up KL(phi || theta) and log p(theta) by row [R], in nats.
+    """Adds m + exp(l / 2) eps for each token, and with a `prior` adds up KL(phi || theta) and log p(theta) by row [R].
 
-    Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of `seed_of_row[i]` (no seeds: no
-    noise); its first `padding[i]` tokens take none. `kl_estimator` is `closed` (no extra variance) or `sample` (the released
-    code's log-ratio at the drawn value).
+    Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of `seed_of_row[i]`
+    (no seeds: no noise). The first `padding[i]` tokens of row i take none. The sums are in nats.
     """
 
     def __init__(
         self,
-        config: AdapterConfig,
+        config: PosteriorConfig,
         tensors: Sequence[SiteTensors],
         task_of_row: Sequence[int],
         row_tokens: Sequence[int],
         seed_of_row: Sequence[int] = (),
         prior: Sequence[SiteTensors] | None = None,
-        kl_estimator: str = "closed",
         padding: Sequence[int] = (),
     ) -> None:
-        self.config, self.tensors, self.prior, self.kl_estimator = config, tensors, prior, kl_estimator
+        self.config, self.tensors, self.prior = config, tensors, prior
         self.kl = self.log_prior = torch.zeros(len(row_tokens), device=tensors[0].mean_a.device)
-        self._tasks = Segments.of(task_of_row, row_tokens)
+        self._task_of_row, self._tasks = task_of_row, Segments.of(task_of_row, row_tokens)
         self._row_tokens = tuple(row_tokens)
         self._padding = tuple(padding) or (0,) * len(self._row_tokens)
         self._streams = [torch.Generator().manual_seed(seed) for seed in seed_of_row]
@@ -57,31 +61,35 @@ class OutputDraw:
             out = mean + (log_var / 2).exp() * noise.to(mean.device)
         if self.prior is not None:
             prior = self._moments(self.prior[site], x)
-            closed = self.kl_estimator == "closed"
-            kl = gaussian_kl(mean, log_var, *prior) if closed else kl_one_sample(out, mean, log_var, *prior)
-            self.kl = self.kl + self._by_row(kl)
+            self.kl = self.kl + self._by_row(gaussian_kl(mean, log_var, *prior))
             self.log_prior = self.log_prior + self._by_row(log_prior(*prior))
         return base + out.to(base.dtype)
 
     def narrowed(self, row_tokens: Sequence[int]) -> None:
         """See `Draw`: no; every token has noise and a share in the divergence, at every site."""
 
+    def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `TrainingDraw`: the closed form over the tokens and units of each task's rows, without a seed."""
+        tasks = torch.tensor(self._task_of_row, device=self.kl.device)
+        zeros = self.kl.new_zeros(len(self.tensors[0].mean_a))
+        return zeros.index_add(0, tasks, self.kl), zeros.index_add(0, tasks, self.log_prior)
+
     def _by_row(self, values: Tensor) -> Tensor:
         return torch.stack([part.sum() for part in values.sum(-1).split(self._row_tokens)])
 
     def _moments(self, t: SiteTensors, x: Tensor) -> tuple[Tensor, Tensor]:
-        scaling = self.config.scaling
+        scaling, noise = self.config.layout.scaling, self.config.noise
         parts = list(zip(x.split(self._tasks.lengths), self._tasks.index, strict=True))
         mean = torch.cat([scaling * part @ t.mean_a[i].T @ t.mean_b[i].T for part, i in parts])
         log_var = torch.cat([scaling * part @ t.spread_a[i].T @ t.spread_b[i].T for part, i in parts])
-        return mean, log_var + self.config.spread_offset + 2 * math.log(self.config.noise_scale)
+        return mean, log_var + noise.offset + 2 * math.log(noise.scale)
 
 
 @dataclass(frozen=True)
 class OutputSamples:
     """Samples of the `output` family: a seed each, whose stream every row replays over its own tokens."""
 
-    config: AdapterConfig
+    config: PosteriorConfig
     tensors: Sequence[SiteTensors]
     task_of_sample: Sequence[int]
     seeds: Sequence[int]
@@ -99,3 +107,52 @@ class OutputSamples:
         if step:
             seeds = [derive_seed(seed, "step", step) for seed in seeds]
         return OutputDraw(self.config, self.tensors, tasks, row_tokens, seeds, padding=padding)
+
+    def as_loras(self) -> Sequence[Lora]:
+        """See `Samples`: always raises."""
+        raise SampleNotALoraError(
+            "samples of the noise family `output` are redrawn for every token: only the mean is a LoRA"
+        )
+
+
+class OutputNoise:
+    """The `output` family. See `NoiseFamily`."""
+
+    name = "output"
+    paired = False
+    divergence_of_tokens = True
+
+    def training_draw(
+        self,
+        config: PosteriorConfig,
+        sites: Sequence[Site],
+        phi: Sequence[SiteTensors],
+        *,
+        seeds: Sequence[int],
+        task_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        dtype: torch.dtype,
+        prior: Sequence[SiteTensors] | None = None,
+    ) -> OutputDraw:
+        """See `NoiseFamily`."""
+        return OutputDraw(config, phi, task_of_row, row_tokens, seeds, prior)
+
+    def samples(
+        self,
+        config: PosteriorConfig,
+        sites: Sequence[Site],
+        tensors: Sequence[SiteTensors],
+        *,
+        seeds: Sequence[SampleSeed],
+        task_of_sample: Sequence[int],
+        dtype: torch.dtype,
+    ) -> OutputSamples:
+        """See `NoiseFamily`."""
+        return OutputSamples(config, tensors, task_of_sample, [sample.seed for sample in seeds])
+
+    def sample_bytes(self, config: PosteriorConfig, sites: Sequence[Site], dtype: torch.dtype) -> int:
+        """See `NoiseFamily`: nothing is kept of a sample."""
+        return 0
+
+    def weight_sd(self, config: PosteriorConfig, tensors: SiteTensors) -> None:
+        """See `NoiseFamily`: the noise is of outputs."""

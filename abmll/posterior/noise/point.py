@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from abmll.decoder.layout import SiteTensors
+from abmll.decoder.layout import AdapterLayout, SiteTensors
 from abmll.decoder.low_rank import Segments, add_loras
 from abmll.decoder.quantised import FrozenLinear
-from abmll.posterior.config import AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class LoraDraw:
 
 @dataclass(frozen=True)
 class LoraSamples:
-    """Samples that are LoRA adapters: those of the `weight` family, and the mean of either."""
+    """Samples that are LoRA adapters: those of the `weight` family, and the mean of every family."""
 
     loras: Sequence[Lora]
 
@@ -55,7 +54,11 @@ class LoraSamples:
         """See `Samples`: the weights are the same for every token."""
         return LoraDraw(self.loras, sample_of_row, Segments.of(sample_of_row, row_tokens))
 
+    def as_loras(self) -> Sequence[Lora]:
+        """See `Samples`."""
+        return self.loras
 
-def mean_samples(config: AdapterConfig, tensors: Sequence[SiteTensors]) -> LoraSamples:
-    """No noise: the means of T posteriors `tensors` [T, ...] as T samples, the same for both families."""
-    return LoraSamples([Lora(t.mean_a, config.scaling * t.mean_b) for t in tensors])
+
+def mean_samples(layout: AdapterLayout, tensors: Sequence[SiteTensors]) -> LoraSamples:
+    """Return the means of T posteriors `tensors` [T, ...] as T samples without noise, the same for every family."""
+    return LoraSamples([Lora(t.mean_a, layout.scaling * t.mean_b) for t in tensors])

@@ -1,19 +1,14 @@
-"""The two noise families: how a posterior becomes what an adapter adds to a layer's output.
+"""The `weight` family (the paper's equations): the weight update is Gaussian, one sample for a whole sequence.
 
-`weight` (the paper's equations): the weight update is Gaussian, mean s B_mu A_mu and standard deviation
-s B_s A_s + c by element. One sample is drawn for a whole sequence as a sign-structured low-rank adapter, whose first two
-moments are exactly the posterior's for all tokens jointly (docs/method.md 2), so every sample is an ordinary LoRA adapter
-of rank r + m (r + 1).
-
-`output` (the released code): the adapter's *output* is Gaussian by token and unit, mean s B_mu (A_mu x) and log-variance
-s B_s (A_s x) + c. Redrawn for every token, it cannot be one set of weights.
-
-Every random number of a sample comes from that sample's own seed, so a row's result does not depend on its batch mates.
+Its mean is s B_mu A_mu and its standard deviation s B_s A_s + c by element. A sample is drawn as a
+sign-structured low-rank adapter, whose first two moments are exactly the posterior's for all tokens jointly
+(docs/method.md 2), so every sample is an ordinary LoRA adapter of rank r + m (r + 1).
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,12 +19,15 @@ from abmll.decoder.layout import Site, SiteTensors
 from abmll.decoder.low_rank import SignedLoras, pick
 from abmll.decoder.quantised import FrozenLinear
 from abmll.decoder.ragged import Ragged, ragged
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.gaussians import gaussian_kl, log_prior
 from abmll.posterior.noise.point import Lora, LoraSamples
+from abmll.seeds import SampleSeed
 
 # sigma = s B_s A_s + c may come close to zero or change sign (the noise is symmetric); only the KL's logarithm needs a floor.
 SD_FLOOR = 1e-6
+# Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
+KL_ROWS = 16
 
 
 def draw_signs(
@@ -66,7 +64,7 @@ def split_signs(signs: Tensor, sites: Sequence[Site], noise_rank: int) -> list[t
 
 
 def weight_samples(
-    config: AdapterConfig,
+    config: PosteriorConfig,
     sites: Sequence[Site],
     tensors: Sequence[SiteTensors],
     signs: Tensor,
@@ -79,13 +77,13 @@ def weight_samples(
     The adapters have the dtype of `signs`: +-1 is exact in any, so casting before the product loses nothing by it.
     dW = s B_mu A_mu + m^-1/2 sum_k diag(u_k) [s B_s, 1] [A_s; c] diag(v_k), with u and v Rademacher.
     """
-    m, scaling, rank, dtype = config.noise_rank, config.scaling, config.rank, signs.dtype
-    noise_scaling = config.noise_scale / math.sqrt(m)
+    m, scaling, rank, dtype = config.noise.rank, config.layout.scaling, config.layout.rank, signs.dtype
+    noise_scaling = config.noise.scale / math.sqrt(m)
     flip = torch.tensor(flips or [1] * len(signs), dtype=dtype, device=signs.device)[:, None, None]
     task = torch.as_tensor(task_of_sample, device=signs.device)
     loras = []
     for site, t, (v, u) in zip(sites, tensors, split_signs(signs, sites, m), strict=True):
-        offset_row = torch.full_like(t.spread_a[:, :1], config.spread_offset)
+        offset_row = torch.full_like(t.spread_a[:, :1], config.noise.offset)
         ones = torch.full_like(t.spread_b[..., :1], noise_scaling)
         augmented_a = torch.cat([t.spread_a, offset_row], 1).to(dtype)  # [T, r + 1, d_in]
         augmented_b = torch.cat([scaling * noise_scaling * t.spread_b, ones], 2).to(
@@ -107,25 +105,28 @@ class SignedDraw:
     """One weight sample for each row, differentiable in the posterior: the draw of adaptation.
 
     Rows of task t use `tensors` [T, ...] at t and the signs of their own seed, with one sign vector (m = 1).
+    `prior` is theta, where the divergence from it is asked for.
     """
 
-    config: AdapterConfig
+    config: PosteriorConfig
+    sites: Sequence[Site]
     tensors: Sequence[SiteTensors]
     task_of_row: Tensor  # [R]
     signs: Sequence[tuple[Tensor, Tensor]]  # by site: v [R, 1, d_in] and u [R, 1, d_out]
     rows: Ragged
+    prior: Sequence[SiteTensors] | None = None
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """See `Draw`."""
-        t, (v, u) = self.tensors[site], self.signs[site]
-        ones = torch.full_like(t.spread_b[..., :1], self.config.noise_scale)
-        offset_row = torch.full_like(t.spread_a[:, :1], self.config.spread_offset)
-        scaling, dtype = self.config.scaling, x.dtype
+        t, (v, u), noise = self.tensors[site], self.signs[site], self.config.noise
+        ones = torch.full_like(t.spread_b[..., :1], noise.scale)
+        offset_row = torch.full_like(t.spread_a[:, :1], noise.offset)
+        scaling, dtype = self.config.layout.scaling, x.dtype
         stacks = (
             t.mean_a,
             torch.cat([t.spread_a, offset_row], 1),
             (scaling * t.mean_b).mT.contiguous(),
-            torch.cat([scaling * self.config.noise_scale * t.spread_b, ones], 2).mT.contiguous(),
+            torch.cat([scaling * noise.scale * t.spread_b, ones], 2).mT.contiguous(),
         )
         cast = [stack.to(dtype) for stack in stacks]
         out: Tensor = SignedLoras.apply(x, layer, self.rows, self.task_of_row, v[:, 0], u[:, 0], *cast)  # type: ignore[no-untyped-call]
@@ -135,29 +136,105 @@ class SignedDraw:
         """See `Draw`."""
         return replace(self, rows=ragged(row_tokens, self.task_of_row.device))
 
+    def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `TrainingDraw`: over the weights of each task, estimated on rows that `seeds[t]` chooses."""
+        if self.prior is None:
+            raise ValueError("the draw was made without a prior")
+        by_task = [
+            weight_divergences(self.config, self.sites, _one(self.tensors, t), _one(self.prior, t), seed)
+            for t, seed in enumerate(seeds)
+        ]
+        kl, log_prior = (torch.cat(parts) for parts in zip(*by_task, strict=True))
+        return kl, log_prior
 
-def signed_draw(
-    config: AdapterConfig,
+
+def _one(tensors: Sequence[SiteTensors], task: int) -> list[SiteTensors]:
+    """The matrices of one task, as [1, ...]; of the only one there is (theta for every task) where there is but one."""
+    i = min(task, len(tensors[0].mean_a) - 1)
+    part = slice(i, i + 1)
+    return [SiteTensors(t.mean_a[part], t.mean_b[part], t.spread_a[part], t.spread_b[part]) for t in tensors]
+
+
+class WeightNoise:
+    """The `weight` family. See `NoiseFamily`."""
+
+    name = "weight"
+    paired = True
+    divergence_of_tokens = False
+
+    def training_draw(
+        self,
+        config: PosteriorConfig,
+        sites: Sequence[Site],
+        phi: Sequence[SiteTensors],
+        *,
+        seeds: Sequence[int],
+        task_of_row: Sequence[int],
+        row_tokens: Sequence[int],
+        dtype: torch.dtype,
+        prior: Sequence[SiteTensors] | None = None,
+    ) -> SignedDraw:
+        """See `NoiseFamily`. One sign vector has the exact moments of many (docs/method.md 2) at a fraction of the cost."""
+        device = phi[0].mean_a.device
+        signs = split_signs(draw_signs(sign_count(sites, 1), seeds, device, dtype), sites, 1)
+        tasks = torch.tensor(task_of_row, device=device)
+        return SignedDraw(config, sites, phi, tasks, signs, ragged(row_tokens, device), prior)
+
+    def samples(
+        self,
+        config: PosteriorConfig,
+        sites: Sequence[Site],
+        tensors: Sequence[SiteTensors],
+        *,
+        seeds: Sequence[SampleSeed],
+        task_of_sample: Sequence[int],
+        dtype: torch.dtype,
+    ) -> LoraSamples:
+        """See `NoiseFamily`."""
+        device, count = tensors[0].mean_a.device, sign_count(sites, config.noise.rank)
+        signs = draw_signs(count, [sample.seed for sample in seeds], device, dtype)
+        flips = [sample.flip for sample in seeds]
+        return weight_samples(config, sites, tensors, signs, task_of_sample, flips)
+
+    def sample_bytes(self, config: PosteriorConfig, sites: Sequence[Site], dtype: torch.dtype) -> int:
+        """See `NoiseFamily`: adapters of rank r + m (r + 1), and the signs that they are made from."""
+        rank, m = config.layout.rank, config.noise.rank
+        width = rank + m * (rank + 1) + m
+        return width * sum(site.d_in + site.d_out for site in sites) * dtype.itemsize
+
+    def weight_sd(self, config: PosteriorConfig, tensors: SiteTensors) -> Tensor:
+        """See `NoiseFamily`."""
+        return weight_sd(config, tensors)
+
+
+def weight_sd(config: PosteriorConfig, t: SiteTensors) -> Tensor:
+    """The standard deviation [..., d_out, d_in] of each weight of a site."""
+    spread = config.layout.scaling * t.spread_b @ t.spread_a + config.noise.offset
+    return spread.abs() * config.noise.scale
+
+
+def weight_divergences(
+    config: PosteriorConfig,
     sites: Sequence[Site],
-    tensors: Sequence[SiteTensors],
-    *,
-    seeds: Sequence[int],
-    task_of_row: Sequence[int],
-    row_tokens: Sequence[int],
-    dtype: torch.dtype,
-) -> SignedDraw:
-    """A sample for each row i, of task `task_of_row[i]`, with the signs of `seeds[i]`.
-
-    One sign vector has the exact moments of many (docs/method.md 2) at a fraction of the cost.
-    """
-    device = tensors[0].mean_a.device
-    signs = draw_signs(sign_count(sites, 1), seeds, device, dtype)
-    tasks = torch.tensor(task_of_row, device=device)
-    return SignedDraw(config, tensors, tasks, split_signs(signs, sites, 1), ragged(row_tokens, device))
+    q: Sequence[SiteTensors],
+    p: Sequence[SiteTensors],
+    seed: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """KL(q || p) and log p(p), each [T] in nats over all sites of the `weight` family; with a `seed`, estimates on some rows."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    kls, log_priors = [], []
+    for site, q_site, p_site in zip(sites, q, p, strict=True):
+        rows = None
+        if seed is not None and site.d_out > KL_ROWS:
+            rows = torch.tensor(rng.sample(range(site.d_out), KL_ROWS), device=q_site.mean_a.device)
+        kl, log_prior = weight_divergence(config, q_site, p_site, rows)
+        kls.append(kl)
+        log_priors.append(log_prior)
+    return torch.stack(kls).sum(0), torch.stack(log_priors).sum(0)
 
 
 def weight_divergence(
-    config: AdapterConfig, q: SiteTensors, p: SiteTensors, rows: Tensor | None = None
+    config: PosteriorConfig, q: SiteTensors, p: SiteTensors, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """KL(q || p) and the log prior of p for one site's weight, in nats, summed over elements; leading dimensions [T] stay.
 
@@ -173,7 +250,6 @@ def weight_divergence(
     return kl.sum((-2, -1)) * scale, log_prior(mean_p, log_var_p).sum((-2, -1)) * scale
 
 
-def _weight_moments(config: AdapterConfig, t: SiteTensors) -> tuple[Tensor, Tensor]:
-    mean = config.scaling * t.mean_b @ t.mean_a
-    sd = (config.scaling * t.spread_b @ t.spread_a + config.spread_offset) * config.noise_scale
-    return mean, 2 * sd.abs().clamp_min(SD_FLOOR).log()
+def _weight_moments(config: PosteriorConfig, t: SiteTensors) -> tuple[Tensor, Tensor]:
+    mean = config.layout.scaling * t.mean_b @ t.mean_a
+    return mean, 2 * weight_sd(config, t).clamp_min(SD_FLOOR).log()

@@ -66,7 +66,7 @@ class Ensemble:
     ) -> tuple[list[Answer], Effort]:
         """See `Method`."""
         prior, effort, found = model.prior, Effort(), []
-        if self.start == "random" and prior.config != prior.config.without_noise():
+        if self.start == "random" and not prior.config.noise.is_point:
             raise AbmllError("an ensemble from random starts is of points: give it a theta without noise")
         try:
             for member in range(self.members):

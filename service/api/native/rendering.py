@@ -143,7 +143,7 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
         "options": list(support.options),
         "created": manifest.created,
         "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
-        "temperature": manifest.config.temperature,
+        "temperature": manifest.config.temperature.base,
         "held_out": schemas.HeldOutAnswers(**asdict(manifest.held_out)) if manifest.held_out else None,
         "warnings": list(manifest.warnings),
     }

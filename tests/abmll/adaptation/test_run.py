@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abmll.adaptation.adamw import AdamW
-from abmll.adaptation.loss import Batch, step_loss, weight_divergences
+from abmll.adaptation.loss import Batch, step_loss
 from abmll.adaptation.run import adapt_step, batch_order
 from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import prepare
@@ -16,6 +16,8 @@ from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
 from abmll.errors import OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
+from abmll.posterior.config import TemperatureRule
+from abmll.posterior.noise.weight import weight_divergences
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.tasks import Example
 
@@ -62,7 +64,7 @@ def test_adapting_lowers_the_loss_on_the_support_and_repeats_exactly(
     family: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
     offset = 0.02 if family == "weight" else -8.0
-    model = make_model(noise=family, spread_offset=offset)
+    model = make_model(family=family, offset=offset)
     settings = replace(FAST, steps=12)
     first, again = model.adapt(support, settings, seed=1), model.adapt(support, settings, seed=1)
     assert torch.equal(first.posterior.values, again.posterior.values)
@@ -77,9 +79,9 @@ def test_the_likelihood_does_not_depend_on_theta(
 ) -> None:
     """theta's adapters never enter the forward pass; they move the divergence only."""
     for family, offset in (("weight", 0.02), ("output", -8.0)):
-        model = make_model(noise=family, spread_offset=offset)
+        model = make_model(family=family, offset=offset)
         prepared = prepare(model.backbone, model.encode_support(support))
-        rank, sites = model.prior.config.rank, model.prior.sites
+        rank, sites = model.prior.config.layout.rank, model.prior.sites
         phi = unflatten(model.prior.values[None], sites, rank)
         losses = []
         for theta in (model.prior.values, model.prior.values * 1.1):
@@ -88,6 +90,7 @@ def test_the_likelihood_does_not_depend_on_theta(
             losses.append(
                 step_loss(
                     model.backbone,
+                    model.prior.config,
                     Batch.of([(0, prepared, i) for i in range(3)], torch.device("cpu")),
                     phi,
                     prior=prior,
@@ -103,7 +106,7 @@ def test_the_likelihood_does_not_depend_on_theta(
 def test_two_tasks_in_one_batch_get_the_gradients_they_get_alone(
     family: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    model = make_model(noise=family, spread_offset=0.02 if family == "weight" else -8.0)
+    model = make_model(family=family, offset=0.02 if family == "weight" else -8.0)
     config, sites = model.prior.config, model.prior.sites
     prepared = prepare(model.backbone, model.encode_support(support))
     both = torch.stack([model.prior.values, model.prior.values * 1.2]).requires_grad_()
@@ -111,8 +114,8 @@ def test_two_tasks_in_one_batch_get_the_gradients_they_get_alone(
 
     def gradient(values: torch.Tensor, chosen: list[int], tasks: list[int], seeds: list[int]) -> torch.Tensor:
         loss = step_loss(
-            model.backbone, Batch.of([(t, prepared, i) for t, i in zip(tasks, chosen, strict=True)], cpu),
-            unflatten(values, sites, config.rank), seeds=seeds,
+            model.backbone, config, Batch.of([(t, prepared, i) for t, i in zip(tasks, chosen, strict=True)], cpu),
+            unflatten(values, sites, config.layout.rank), seeds=seeds,
         )  # fmt: skip
         (found,) = torch.autograd.grad(loss.nll.sum(), values)
         return found
@@ -128,7 +131,7 @@ def test_beta_holds_phi_near_theta(make_model: Callable[..., FewShotModel], supp
     free, held = (model.adapt(support, replace(FAST, beta=beta), seed=1).posterior for beta in (0.0, 1e-2))
 
     def divergence(phi: TaskPosterior) -> float:
-        tensors = (unflatten(p.values[None], p.sites, p.config.rank) for p in (phi, model.prior))
+        tensors = (unflatten(p.values[None], p.sites, p.config.layout.rank) for p in (phi, model.prior))
         return float(weight_divergences(model.prior.config, model.prior.sites, *tensors)[0])
 
     assert divergence(held) < 0.8 * divergence(free)
@@ -175,7 +178,7 @@ def test_theta_of_another_model_is_refused(make_model: Callable[..., FewShotMode
 def test_a_step_in_parts_is_the_step_as_a_whole(
     family: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    model = make_model(noise=family, spread_offset=0.02 if family == "weight" else -6.0)
+    model = make_model(family=family, offset=0.02 if family == "weight" else -6.0)
     settings = replace(FAST, beta=1e-4, batch_size=6)
     results = []
     for tokens in (10_000, 20):
@@ -194,7 +197,7 @@ def test_tasks_adapted_together_are_those_adapted_one_by_one(
     family: str, architecture: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
     """Supports of other sizes and lengths, other seeds, rates and step counts, arriving in another order."""
-    model = make_model(architecture, noise=family, spread_offset=0.02 if family == "weight" else -6.0)
+    model = make_model(architecture, family=family, offset=0.02 if family == "weight" else -6.0)
     tasks = [
         (support, replace(FAST, beta=1e-5), 1),
         (support[:4], replace(FAST, steps=2, learning_rate=0.003), 2),
@@ -213,9 +216,7 @@ def test_tasks_adapted_together_are_those_adapted_one_by_one(
 def test_the_noise_scale_is_for_prediction_only(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    plain, scaled = (
-        make_model(noise_scale=scale, spread_offset=0.001, random_prior=False) for scale in (1.0, 8.0)
-    )
+    plain, scaled = (make_model(scale=scale, offset=0.001, random_prior=False) for scale in (1.0, 8.0))
     one, other = (model.adapt(support, replace(FAST, beta=1e-6), seed=1) for model in (plain, scaled))
     assert torch.equal(one.posterior.values, other.posterior.values)
     queries = [example.query for example in support]
@@ -229,10 +230,10 @@ def test_the_noise_scale_is_for_prediction_only(
 def test_an_adapters_temperature_is_that_of_its_support(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    model = make_model(temperature=1.5, temperature_exponent=0.5, random_prior=False)
+    model = make_model(temperature=TemperatureRule(1.5, 0.5), random_prior=False)
     plain = make_model(random_prior=False)
     fitted = model.adapt(support[:4], FAST, seed=1).posterior
-    assert fitted.config == replace(model.prior.config, temperature=3.0, temperature_exponent=0.0)
+    assert fitted.config == replace(model.prior.config, temperature=TemperatureRule(3.0))
     assert torch.equal(fitted.values, plain.adapt(support[:4], FAST, seed=1).posterior.values)
     queries = [example.query for example in support]
     tempered, raw = (
@@ -246,11 +247,10 @@ def test_an_adapters_temperature_is_that_of_its_support(
 def test_multiple_choice_has_a_temperature_of_its_own(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    model = make_model(temperature=1.5, temperature_exponent=0.5, choice_temperature=4.0, random_prior=False)
+    model = make_model(temperature=TemperatureRule(1.5, 0.5, 4.0), random_prior=False)
     differing = [replace(e, options=(e.output, f"{i} else")) for i, e in enumerate(support[:4])]
     turned = [replace(e, options=e.options[::-1]) if i % 2 else e for i, e in enumerate(support[:4])]
     free = [replace(e, options=()) for e in support[:4]]
     found = [model.adapt(kind, FAST, seed=1) for kind in (differing, turned, free)]
     assert [one.multiple_choice for one in found] == [True, False, False]
-    assert [one.posterior.config.temperature for one in found] == [8.0, 3.0, 3.0]
-    assert {one.posterior.config.choice_temperature for one in found} == {None}
+    assert [one.posterior.config.temperature for one in found] == list(map(TemperatureRule, (8.0, 3.0, 3.0)))

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from abmll.adaptation.loss import weight_divergences
 from abmll.assurance.diagnostics import (
     SURE,
     Comparison,
@@ -31,10 +30,11 @@ from abmll.assurance.diagnostics import (
 from abmll.assurance.folds import HeldOutAnswer
 from abmll.decoder.layout import Site, unflatten
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.movement import movement
+from abmll.posterior.noise.weight import weight_divergences
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.tasks import Example
+from tests.tiny import make_config
 
 OPTIONS = ("a", "b")
 
@@ -183,7 +183,7 @@ SITES = (Site(0, "q", 6, 8), Site(1, "down", 10, 6))
 @pytest.mark.parametrize("elements", [1 << 20, 12])
 def test_the_movement_is_that_of_dense_gaussians(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abmll.posterior.movement.ELEMENTS", elements)
-    config = AdapterConfig(rank=2, alpha=4.0, spread_offset=0.02, noise_scale=3.0)
+    config = make_config(rank=2, alpha=4.0, offset=0.02, scale=3.0)
     theta = GlobalPosterior.untrained(config, SITES, seed=1)
     noise = torch.randn(2, len(theta.values), generator=torch.Generator().manual_seed(0))
     theta = GlobalPosterior(config, SITES, theta.values + 0.1 * noise[0])
@@ -215,10 +215,10 @@ def test_the_movement_is_that_of_dense_gaussians(elements: int, monkeypatch: pyt
 
 
 def test_no_movement_and_what_has_none() -> None:
-    config = AdapterConfig(rank=2)
+    config = make_config(rank=2)
     theta = GlobalPosterior.untrained(config, SITES)
     assert movement(TaskPosterior.start(theta), theta) == Movement(108, 0.0, 0.0, 0.0, None)
-    output = GlobalPosterior.untrained(replace(config, noise="output"), SITES)
+    output = GlobalPosterior.untrained(replace(config, noise=replace(config.noise, family="output")), SITES)
     assert movement(TaskPosterior.start(output), output).kl_nats is None
     with pytest.raises(PosteriorMismatchError):
         movement(TaskPosterior.start(theta), output)

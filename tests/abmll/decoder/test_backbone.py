@@ -7,15 +7,16 @@ import pytest
 import torch
 import transformers
 
-from abmll.decoder.backbone import MODULE_NAMES, AdaptedLinear, Backbone
-from abmll.decoder.layout import unflatten
+from abmll.decoder.backbone import AdaptedLinear, Backbone
+from abmll.decoder.layout import AdapterLayout, unflatten
 from abmll.decoder.quantised import dense_weight
 from abmll.decoder.rows import by_prompt, collate, group, share_prefixes
+from abmll.decoder.sites import MODULE_NAMES
 from abmll.errors import UnsupportedModelError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.point import mean_samples
-from abmll.posterior.noise.weight import signed_draw
+from abmll.posterior.noise.weight import WeightNoise
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.prompting import EncodedPrompt
 from tests.tiny import CONFIGS, tiny_model
@@ -43,7 +44,7 @@ def reference_scores(model: object, prompt: EncodedPrompt) -> torch.Tensor:
 @pytest.mark.parametrize("first_layer", [0, 2])
 def test_packed_options_score_as_whole_sequences_one_by_one(architecture: str, first_layer: int) -> None:
     expected = [reference_scores(tiny_model(architecture), prompt) for prompt in PROMPTS]
-    backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=first_layer))
+    backbone = Backbone(tiny_model(architecture), AdapterLayout(first_layer=first_layer))
     rows = collate(PROMPTS)
     found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
     for one, other in zip(found, expected, strict=True):
@@ -52,10 +53,10 @@ def test_packed_options_score_as_whole_sequences_one_by_one(architecture: str, f
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_an_untrained_adapter_without_noise_reproduces_the_base_bit_for_bit(architecture: str) -> None:
-    backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=1))
-    theta = GlobalPosterior.untrained(backbone.config, backbone.sites)
+    backbone = Backbone(tiny_model(architecture), AdapterLayout(first_layer=1))
+    theta = GlobalPosterior.untrained(PosteriorConfig(backbone.layout), backbone.sites)
     rows = collate(PROMPTS)
-    samples = mean_samples(theta.config, unflatten(theta.values[None], theta.sites, 8))
+    samples = mean_samples(theta.config.layout, unflatten(theta.values[None], theta.sites, 8))
     draw = samples.for_rows([0] * len(PROMPTS), rows.lengths)
     hidden = backbone.trunk(rows)
     assert torch.equal(backbone.log_probs(hidden, rows, draw), backbone.log_probs(hidden, rows, None))
@@ -63,7 +64,7 @@ def test_an_untrained_adapter_without_noise_reproduces_the_base_bit_for_bit(arch
 
 def test_whole_model_in_bf16_agrees_within_its_rounding() -> None:
     expected = [reference_scores(tiny_model(dtype=torch.bfloat16), prompt) for prompt in PROMPTS]
-    backbone = Backbone(tiny_model(dtype=torch.bfloat16), AdapterConfig(first_layer=2))
+    backbone = Backbone(tiny_model(dtype=torch.bfloat16), AdapterLayout(first_layer=2))
     rows = collate(PROMPTS)
     found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
     for one, other in zip(found, expected, strict=True):
@@ -81,7 +82,7 @@ def test_whole_model_in_bf16_agrees_within_its_rounding() -> None:
     ],
 )
 def test_one_rule_finds_the_modules_of_every_architecture(architecture: str, expected: list[str]) -> None:
-    backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=3))
+    backbone = Backbone(tiny_model(architecture), AdapterLayout(first_layer=3))
     assert {site.layer for site in backbone.sites} == {3}
     assert sorted(site.module for site in backbone.sites) == sorted(expected)
     wrapped = [
@@ -103,7 +104,7 @@ def test_prompts_behind_a_shared_prefix_score_as_whole_sequences(architecture: s
     row = group([prompts[i] for i in members])
     assert row.shared >= len(prefix)
     assert row.tokens < sum(len(p.prompt) for p in prompts)
-    backbone = Backbone(tiny_model(architecture), AdapterConfig(first_layer=2))
+    backbone = Backbone(tiny_model(architecture), AdapterLayout(first_layer=2))
     rows = collate([row])
     found = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
     for i, scores in zip(members, found, strict=True):
@@ -126,8 +127,10 @@ def test_segments_of_tokens_use_their_own_adapters(
     monkeypatch.setattr("abmll.decoder.low_rank.MERGE_FROM_TOKENS", merge_from)
     model = make_model()
     other = model.prior.values * 1.5
-    tensors = unflatten(torch.stack([model.prior.values, other]), model.prior.sites, model.prior.config.rank)
-    samples = mean_samples(model.prior.config, tensors)
+    tensors = unflatten(
+        torch.stack([model.prior.values, other]), model.prior.sites, model.prior.config.layout.rank
+    )
+    samples = mean_samples(model.prior.config.layout, tensors)
     for order in ([0, 1, 1], [1, 0, 1], [1, 1, 1]):
         rows = collate(PROMPTS)
         hidden = model.backbone.trunk(rows)
@@ -146,15 +149,15 @@ def test_segments_of_tokens_use_their_own_adapters(
 def test_quantised_layers_give_what_their_dense_weights_give(quantisation: str) -> None:
     """Forward and gradient, with weights made dense once a pass and again in the backward pass."""
     dense, quantised = quantised_pair(quantisation)
-    backbones = [Backbone(model, AdapterConfig(rank=4, first_layer=1)) for model in (dense, quantised)]
+    backbones = [Backbone(model, AdapterLayout(rank=4, first_layer=1)) for model in (dense, quantised)]
     results = []
     for backbone in backbones:
-        theta = GlobalPosterior.untrained(backbone.config, backbone.sites)
+        theta = GlobalPosterior.untrained(PosteriorConfig(backbone.layout), backbone.sites)
         noise = 0.1 * torch.randn(theta.values.shape, generator=torch.Generator().manual_seed(1))
         values = (theta.values + noise)[None].requires_grad_()
         rows = collate(PROMPTS)
-        draw = signed_draw(
-            backbone.config, backbone.sites, unflatten(values, backbone.sites, 4),
+        draw = WeightNoise().training_draw(
+            theta.config, backbone.sites, unflatten(values, backbone.sites, 4),
             seeds=[1, 2, 3], task_of_row=[0, 0, 0], row_tokens=rows.lengths, dtype=torch.float32,
         )  # fmt: skip
         scores = backbone.log_probs(backbone.trunk(rows), rows, draw)
@@ -204,14 +207,14 @@ def quantised_pair(quantisation: str) -> tuple[Any, Any]:
 
 def test_what_cannot_be_adapted_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="outside the model's 4 layers"):
-        Backbone(tiny_model(), AdapterConfig(first_layer=4))
+        Backbone(tiny_model(), AdapterLayout(first_layer=4))
     with pytest.raises(UnsupportedModelError, match="none of the modules"):
-        Backbone(tiny_model(), AdapterConfig(modules=("nothing",)))
+        Backbone(tiny_model(), AdapterLayout(modules=("nothing",)))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_trunk_gives_the_same_activations_for_any_number_of_tokens(backend: str) -> None:
-    backbone = Backbone(tiny_model("llama"), AdapterConfig(first_layer=2))
+    backbone = Backbone(tiny_model("llama"), AdapterLayout(first_layer=2))
     batches = [collate(PROMPTS[:1]), collate(PROMPTS)]
     expected = [backbone.trunk(rows) for rows in batches]
     backbone.compile_trunk(backend)

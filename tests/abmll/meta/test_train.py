@@ -16,11 +16,10 @@ from abmll.meta.collection import Collection
 from abmll.meta.episodes import choose_encoder, fitting_examples, listed, shuffle_options
 from abmll.meta.train import MetaSettings, MetaState, meta_train, task_order, trained_prior
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import Example, Query, Task
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 SETTINGS = MetaSettings(
     visits=7,
@@ -179,7 +178,7 @@ POINT = replace(
 
 
 def point_model() -> FewShotModel:
-    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1).without_noise()
+    config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.0)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
     noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
     model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise).without_noise()

@@ -8,37 +8,38 @@ import torch
 
 from abmll.decoder.layout import Site, SiteTensors
 from abmll.decoder.quantised import FrozenLinear
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.gaussians import gaussian_kl, log_prior
-from abmll.posterior.noise.families import draw_samples
 from abmll.posterior.noise.output import OutputDraw
 from abmll.posterior.noise.weight import (
+    WeightNoise,
     draw_signs,
     sign_count,
-    signed_draw,
     split_signs,
     weight_divergence,
     weight_samples,
 )
 from abmll.seeds import SampleSeed, derive_seed
+from tests.tiny import make_config
 
 SITE = Site(0, "q", 12, 10)
-CONFIG = AdapterConfig(rank=3, alpha=6.0, spread_offset=0.3, noise_rank=4, noise_scale=1.5)
-COUNT = sign_count([SITE], CONFIG.noise_rank)
-OUTPUT = AdapterConfig(rank=3, alpha=6.0, spread_offset=-2.0, noise="output")
+CONFIG = make_config(rank=3, alpha=6.0, offset=0.3, noise_rank=4, scale=1.5)
+COUNT = sign_count([SITE], CONFIG.noise.rank)
+OUTPUT = make_config(rank=3, alpha=6.0, offset=-2.0, family="output")
 
 
 def tensors(tasks: int = 1, seed: int = 0, size: float = 0.3) -> SiteTensors:
     g = torch.Generator().manual_seed(seed)
-    r, i, o = CONFIG.rank, SITE.d_in, SITE.d_out
+    r, i, o = CONFIG.layout.rank, SITE.d_in, SITE.d_out
     a, b = (tasks, r, i), (tasks, o, r)
     return SiteTensors(*(size * torch.randn(shape, generator=g) for shape in (a, b, a, b)))
 
 
 def dense_moments(t: SiteTensors) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the weight update, straight from the equations."""
-    mean = CONFIG.scaling * t.mean_b[0] @ t.mean_a[0]
-    return mean, CONFIG.noise_scale * (CONFIG.scaling * t.spread_b[0] @ t.spread_a[0] + CONFIG.spread_offset)
+    mean = CONFIG.layout.scaling * t.mean_b[0] @ t.mean_a[0]
+    return mean, CONFIG.noise.scale * (
+        CONFIG.layout.scaling * t.spread_b[0] @ t.spread_a[0] + CONFIG.noise.offset
+    )
 
 
 def weights(t: SiteTensors, count: int, seed: int = 0) -> torch.Tensor:
@@ -100,14 +101,14 @@ def test_rows_pick_their_task_and_sample_by_index() -> None:
     task_of_sample = [1, 0, 1]
     seeds = [SampleSeed(4), SampleSeed(5, -1), SampleSeed(6)]
     arguments: Any = {"task_of_sample": task_of_sample, "dtype": torch.float32}
-    samples = draw_samples(CONFIG, [SITE], [t], seeds=seeds, **arguments)
+    samples = WeightNoise().samples(CONFIG, [SITE], [t], seeds=seeds, **arguments)
     lengths = [5, 2, 4, 5]
     x = torch.randn(sum(lengths), SITE.d_in)
     index = [2, 0, 1, 2]
     together = samples.for_rows(index, lengths)(0, x, frozen()).split(lengths)
     for sample, part, found in zip(index, x.split(lengths), together, strict=True):
         one = SiteTensors(*(v[task_of_sample[sample]][None] for v in vars(t).values()))
-        alone = draw_samples(
+        alone = WeightNoise().samples(
             CONFIG, [SITE], [one], seeds=[seeds[sample]], task_of_sample=[0], dtype=torch.float32
         )
         torch.testing.assert_close(found, alone.for_rows([0], [len(part)])(0, part, frozen()))
@@ -115,12 +116,12 @@ def test_rows_pick_their_task_and_sample_by_index() -> None:
 
 def test_a_signed_layer_is_the_sum_of_its_sampled_weights_forward_and_backward() -> None:
     """Against the dense update of each row's signs and autograd, for two tasks in one batch, with a bias."""
-    config = AdapterConfig(rank=3, alpha=6.0, spread_offset=0.3)
+    config = make_config(rank=3, alpha=6.0, offset=0.3)
     t, lengths, tasks, seeds = tensors(tasks=2), [4, 3, 5], [0, 1, 1], [7, 8, 9]
     layer = torch.nn.Linear(SITE.d_in, SITE.d_out).requires_grad_(False)
     x = torch.randn(sum(lengths), SITE.d_in, requires_grad=True)
     leaves = [v.clone().requires_grad_() for v in vars(t).values()]
-    draw = signed_draw(
+    draw = WeightNoise().training_draw(
         config, [SITE], [SiteTensors(*leaves)], seeds=seeds, task_of_row=tasks, row_tokens=lengths,
         dtype=torch.float32,
     )  # fmt: skip
@@ -129,8 +130,8 @@ def test_a_signed_layer_is_the_sum_of_its_sampled_weights_forward_and_backward()
     parts = []
     for part, task, v, u in zip(x.split(lengths), tasks, *signs, strict=True):
         mean_a, mean_b, spread_a, spread_b = (leaf[task] for leaf in leaves)
-        sd = config.scaling * spread_b @ spread_a + config.spread_offset
-        parts.append(layer(part) + part @ (config.scaling * mean_b @ mean_a + u.T * sd * v).T)
+        sd = config.layout.scaling * spread_b @ spread_a + config.noise.offset
+        parts.append(layer(part) + part @ (config.layout.scaling * mean_b @ mean_a + u.T * sd * v).T)
     expected = torch.cat(parts)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     weight = torch.randn(expected.shape)
@@ -166,8 +167,8 @@ def test_output_noise_has_the_stated_mean_and_variance() -> None:
     t, x = tensors(), torch.randn(3, SITE.d_in)
     n = 4000
     y = output_draw(t, n, 3, list(range(n)))(0, x.repeat(n, 1), frozen()).view(n, 3, -1)
-    mean = OUTPUT.scaling * x @ t.mean_a[0].T @ t.mean_b[0].T
-    sd = ((OUTPUT.scaling * x @ t.spread_a[0].T @ t.spread_b[0].T - 2.0) / 2).exp()
+    mean = OUTPUT.layout.scaling * x @ t.mean_a[0].T @ t.mean_b[0].T
+    sd = ((OUTPUT.layout.scaling * x @ t.spread_a[0].T @ t.spread_b[0].T - 2.0) / 2).exp()
     bias = frozen().bias
     assert ((y.mean(0) - mean - (0 if bias is None else bias)).abs() < 5 * sd / math.sqrt(n)).all()
     torch.testing.assert_close(y.std(0), sd, rtol=0.08, atol=0)
@@ -179,17 +180,18 @@ def test_output_noise_of_a_row_does_not_depend_on_its_batch_mates() -> None:
     torch.testing.assert_close(together[7:], output_draw(t, 1, 4, [4])(0, x[7:], frozen()))
 
 
-def test_output_divergence_both_estimators() -> None:
-    """Zero at theta for any noise; the one-sample estimator averages to the closed form."""
-    q, p, x = tensors(seed=1), tensors(seed=2), torch.randn(3, SITE.d_in)
-    at_theta = output_draw(q, 1, 3, [0], prior=[q], kl_estimator="sample")
-    at_theta(0, x, frozen())
-    torch.testing.assert_close(at_theta.kl, torch.zeros(1), atol=1e-5, rtol=0)
-    n = 4000
-    closed, sampled = (
-        output_draw(q, n, 3, list(range(n)), prior=[p], kl_estimator=kind) for kind in ("closed", "sample")
-    )
-    for draw in (closed, sampled):
-        draw(0, x.repeat(n, 1), frozen())
-    error = sampled.kl.std() / math.sqrt(n)
-    assert abs(sampled.kl.mean() - closed.kl[0]) < 4 * error
+def test_output_divergence_is_zero_at_theta_and_else_the_closed_form_of_each_token() -> None:
+    q, p, x = tensors(tasks=2, seed=1), tensors(tasks=2, seed=2), torch.randn(7, SITE.d_in)
+    at_theta = output_draw(q, 1, 3, [0], prior=[q])
+    at_theta(0, x[:3], frozen())
+    torch.testing.assert_close(at_theta.divergence([])[0], torch.zeros(2), atol=1e-5, rtol=0)
+    draw = OutputDraw(OUTPUT, [q], [0, 0, 1], [3, 2, 2], [4, 5, 6], prior=[p])
+    draw(0, x, frozen())
+    kl, prior = draw.divergence([])
+    for task, tokens in enumerate((x[:5], x[5:])):
+        moments = []
+        for t in (q, p):
+            mean = OUTPUT.layout.scaling * tokens @ t.mean_a[task].T @ t.mean_b[task].T
+            moments += [mean, OUTPUT.layout.scaling * tokens @ t.spread_a[task].T @ t.spread_b[task].T - 2.0]
+        torch.testing.assert_close(kl[task], gaussian_kl(*moments).sum())
+        torch.testing.assert_close(prior[task], log_prior(*moments[2:]).sum())

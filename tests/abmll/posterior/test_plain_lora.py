@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import Site
+from abmll.decoder.layout import AdapterLayout, Site
+from abmll.decoder.sites import walk_sites
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import NoiseConfig
 from abmll.posterior.noise.weight import draw_signs, sign_count, split_signs
 from abmll.posterior.plain_lora import (
     PlainLora,
     layout_of,
     mean_loras,
-    module_paths,
     sample_loras,
     with_constant_spread,
     with_mean,
 )
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.seeds import sample_seeds
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, make_config, tiny_model
 
 SITES = (Site(1, "q", 6, 8), Site(1, "down", 5, 6), Site(2, "q", 6, 8), Site(2, "down", 5, 6))
-CONFIG = AdapterConfig(rank=3, alpha=5.0, modules=("q", "down"), first_layer=1, noise_rank=2, noise_scale=1.7)
+CONFIG = make_config(rank=3, alpha=5.0, modules=("q", "down"), first_layer=1, noise_rank=2, scale=1.7)
 
 
 @pytest.fixture
@@ -43,19 +43,19 @@ def update(lora: PlainLora) -> torch.Tensor:
 
 
 def means(posterior: GlobalPosterior) -> list[torch.Tensor]:
-    s = posterior.config.scaling
+    s = posterior.config.layout.scaling
     return [s * t.mean_b.double() @ t.mean_a.double() for t in posterior.by_site()]
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize("first_layer", [0, 2])
 def test_paths_are_those_of_the_sites_of_a_backbone(architecture: str, first_layer: int) -> None:
-    model, config = tiny_model(architecture), AdapterConfig(first_layer=first_layer)
-    paths = module_paths(model, config)
+    model, layout = tiny_model(architecture), AdapterLayout(first_layer=first_layer)
+    paths = {path: site for path, site, _ in walk_sites(model, layout)}
     for path, site in paths.items():
         assert tuple(model.get_submodule(path).weight.shape) == (site.d_out, site.d_in)
         assert f"layers.{site.layer}." in path
-    assert tuple(paths.values()) == Backbone(model, config).sites
+    assert tuple(paths.values()) == Backbone(model, layout).sites
 
 
 def test_the_mean_keeps_its_factors_and_rank(prior: GlobalPosterior) -> None:
@@ -68,13 +68,13 @@ def test_the_mean_keeps_its_factors_and_rank(prior: GlobalPosterior) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_a_sample_is_the_formula_with_the_signs_of_its_seed(prior: GlobalPosterior, number: int) -> None:
-    m, s = CONFIG.noise_rank, CONFIG.scaling
-    (drawn,) = sample_seeds(7, number, number + 1)
+    m, s = CONFIG.noise.rank, CONFIG.layout.scaling
+    (drawn,) = sample_seeds(7, number, number + 1, paired=True)
     signs = split_signs(draw_signs(sign_count(SITES, m), [drawn.seed]).double(), SITES, m)
     loras = sample_loras(TaskPosterior.start(prior), 7, number)
     assert tuple(loras) == SITES
     for lora, t, mean, (v, u) in zip(loras.values(), prior.by_site(), means(prior), signs, strict=True):
-        sd = CONFIG.noise_scale * (s * t.spread_b.double() @ t.spread_a.double() + CONFIG.spread_offset)
+        sd = CONFIG.noise.scale * (s * t.spread_b.double() @ t.spread_a.double() + CONFIG.noise.offset)
         noise = sum(u[0, k][:, None] * sd * v[0, k] for k in range(m)) / m**0.5
         assert (lora.rank, lora.scaling) == (3 + m * 4, 1.0)
         torch.testing.assert_close(update(lora), mean + drawn.flip * noise, rtol=1e-5, atol=1e-5)
@@ -88,7 +88,7 @@ def test_samples_come_in_pairs_around_the_mean_and_depend_on_the_seed(prior: Glo
 
 
 def test_a_sample_of_the_output_family_is_no_lora_and_its_mean_is() -> None:
-    prior = random_prior(noise="output")
+    prior = random_prior(noise=NoiseConfig("output"))
     with pytest.raises(SampleNotALoraError, match="redrawn for every token"):
         sample_loras(prior, 0, 0)
     assert len(mean_loras(prior)) == len(SITES)
@@ -140,8 +140,8 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_constant_spread_moves_every_weight_by_one_standard_deviation(prior: GlobalPosterior) -> None:
-    found = with_constant_spread(random_prior(noise="output", noise_rank=1), 0.25)
-    assert found.config.noise == "weight"
+    found = with_constant_spread(random_prior(noise=NoiseConfig("output", rank=1)), 0.25)
+    assert found.config.noise.family == "weight"
     for lora, mean in zip(sample_loras(found, 3, 0).values(), means(prior), strict=True):
         torch.testing.assert_close(
             (update(lora) - mean).abs(), torch.full_like(mean, 0.25), atol=1e-5, rtol=0
@@ -153,5 +153,5 @@ def test_the_layout_of_an_adapter_is_the_smallest_that_holds_it() -> None:
         Site(2, "v", 6, 4): PlainLora(torch.ones(2, 6), torch.ones(4, 2), 8.0),
         Site(4, "q", 6, 8): PlainLora(torch.ones(5, 6), torch.ones(8, 5), 10.0),
     }
-    config = layout_of(loras)
-    assert (config.rank, config.alpha, config.modules, config.first_layer) == (5, 10.0, ("q", "v"), 2)
+    found = layout_of(loras)
+    assert found == AdapterLayout(5, 10.0, ("q", "v"), 2)

@@ -31,7 +31,7 @@ def test_an_answer_is_the_same_however_many_are_written(
     family: str, samples: int, make_model: Callable[..., FewShotModel]
 ) -> None:
     """Answer j of sample n: alone with its prompt or not, beside 3 or 5 answers, in other passes."""
-    model, count = make_model(noise=family, spread_offset=FAMILIES[family]), max(1, samples)
+    model, count = make_model(family=family, offset=FAMILIES[family]), max(1, samples)
     greedy, three, five = (write(model, samples, m) for m in (1, 3, 5))
     for prompt in range(2):
         for n in range(count):
@@ -72,7 +72,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
 def test_more_answers_find_more_meanings_and_leave_less_unwritten(
     make_model: Callable[..., FewShotModel],
 ) -> None:
-    model, query = make_model(spread_offset=0.02), Query("What is the capital of France?")
+    model, query = make_model(offset=0.02), Query("What is the capital of France?")
     few, many = (
         model.predict(None, [query], samples=4, seed=3, answers_per_sample=m, max_new_tokens=2)[0]
         for m in (1, 8)

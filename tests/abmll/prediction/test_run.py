@@ -12,7 +12,8 @@ from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import by_prompt, collate
 from abmll.errors import OptionsError, PromptTooLongError
 from abmll.model import FewShotModel
-from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.config import TemperatureRule
+from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import LoraSamples, mean_samples
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
@@ -35,7 +36,7 @@ FAMILIES = {"weight": 0.02, "output": -4.0}
 def test_one_by_one_in_any_order_and_in_one_batch_agree(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     together = model.predict(None, QUERIES, samples=5, seed=7)
     backwards = model.predict(None, QUERIES[::-1], samples=5, seed=7)[::-1]
     alone = [model.predict(None, [query], samples=5, seed=7)[0] for query in QUERIES]
@@ -50,7 +51,7 @@ def test_the_predictive_is_the_average_of_the_samples_probabilities(
     make_model: Callable[..., FewShotModel],
 ) -> None:
     """Each sample, materialised as dense weights and added to the base, gives the probabilities that are averaged."""
-    model = make_model(spread_offset=0.05)
+    model = make_model(offset=0.05)
     posterior = TaskPosterior.start(model.prior)
     query, count = QUERIES[0], 10  # more than one group of samples
     predictive = model.predict(posterior, [query], samples=count, seed=3)[0].predictive
@@ -82,7 +83,7 @@ def test_no_samples_is_the_noise_free_model_and_many_surround_it(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     small = {"weight": 0.002, "output": -12.0}[family]
-    model = make_model(noise=family, spread_offset=small, random_prior=False)
+    model = make_model(family=family, offset=small, random_prior=False)
     base = []
     for prompt in _prompts(model):
         rows = collate([prompt])
@@ -101,13 +102,13 @@ def test_no_samples_is_the_noise_free_model_and_many_surround_it(
 
 
 def _tensors(model: FewShotModel) -> list:  # type: ignore[type-arg]
-    return unflatten(model.prior.values[None], model.prior.sites, model.prior.config.rank)
+    return unflatten(model.prior.values[None], model.prior.sites, model.prior.config.layout.rank)
 
 
 def _samples(model: FewShotModel, count: int, seed: int) -> LoraSamples:
-    samples = draw_samples(
+    samples = family_of(model.prior.config.noise).samples(
         model.prior.config, model.prior.sites, _tensors(model),
-        seeds=sample_seeds(seed, 0, count), task_of_sample=[0] * count, dtype=torch.float32,
+        seeds=sample_seeds(seed, 0, count, paired=True), task_of_sample=[0] * count, dtype=torch.float32,
     )  # fmt: skip
     assert isinstance(samples, LoraSamples)
     return samples
@@ -121,7 +122,7 @@ def _prompts(model: FewShotModel) -> list[EncodedPrompt]:
 def test_a_sample_is_the_same_however_many_are_drawn(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     found = []
     for samples in (3, 11):
         run = model.begin_predict(None, QUERIES, samples=samples, seed=5)
@@ -133,8 +134,8 @@ def test_a_sample_is_the_same_however_many_are_drawn(
 
 
 def test_antithetic_samples_lie_opposite_each_other(make_model: Callable[..., FewShotModel]) -> None:
-    model = make_model(spread_offset=0.05)
-    mean = mean_samples(model.prior.config, _tensors(model)).loras
+    model = make_model(offset=0.05)
+    mean = mean_samples(model.prior.config.layout, _tensors(model)).loras
     for lora, middle in zip(_samples(model, 4, seed=1).loras, mean, strict=True):
         updates = lora.b @ lora.a
         for pair in (0, 2):
@@ -149,10 +150,12 @@ def test_posteriors_together_predict_as_one_by_one(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     """Several posteriors and temperatures, samples and the mean, options and free text, in one pass and in any order."""
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     posteriors = [
         TaskPosterior(
-            replace(model.prior.config, temperature=t), model.prior.sites, model.prior.values * factor
+            replace(model.prior.config, temperature=TemperatureRule(t)),
+            model.prior.sites,
+            model.prior.values * factor,
         )
         for factor, t in ((1.0, 1.0), (1.3, 2.0), (0.7, 0.5))
     ]
@@ -180,7 +183,7 @@ def test_posteriors_together_predict_as_one_by_one(
 
 
 def test_sampling_stops_when_the_rule_is_met_and_not_before(make_model: Callable[..., FewShotModel]) -> None:
-    model = make_model(spread_offset=0.05)
+    model = make_model(offset=0.05)
     most = model.predict(None, QUERIES, samples="auto", most_samples=32, tolerance=1e-6, seed=1)
     few = model.predict(None, QUERIES, samples="auto", most_samples=32, tolerance=0.5, seed=1)
     fixed = model.predict(None, QUERIES, samples=8, seed=1)
@@ -214,7 +217,7 @@ def test_greedy_text_of_the_mean_is_what_transformers_generates(
 
 def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[..., FewShotModel]) -> None:
     """Greedy tokens from the caches are the ones a full forward pass under the same sample prefers at every step."""
-    model = make_model(spread_offset=0.05)
+    model = make_model(offset=0.05)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
     found = written(model, prompts, 3, 2, 8)
     assert len({text for texts in found for text in texts}) > 2
@@ -234,7 +237,7 @@ def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[.
 def test_free_text_probabilities_are_those_of_whole_sequences(
     make_model: Callable[..., FewShotModel],
 ) -> None:
-    model = make_model(spread_offset=0.03)
+    model = make_model(offset=0.03)
     predictions = model.predict(
         None, [Query("the film"), Query("What is the capital of France?")], samples=4, max_new_tokens=5
     )
@@ -270,7 +273,7 @@ def test_what_does_not_fit_is_refused_or_cut_when_asked(make_model: Callable[...
 def test_the_size_of_a_chunk_does_not_matter(
     family: str, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     large = model.predict(None, QUERIES, samples=10, seed=7)
     monkeypatch.setattr("abmll.prediction.option_scores.SAMPLES_PER_CHUNK", 3)
     run = model.begin_predict(None, QUERIES, samples=10, seed=7, max_tokens=48)
@@ -297,7 +300,7 @@ def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     """In small chunks, of a block of queries after another, each partial is what a shorter run predicts."""
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     partials, run = followed(model, QUERIES, samples=10, max_tokens=60)
     shorter = {n: model.predict(None, QUERIES, samples=n, seed=7) for n in range(1, 11)}
     assert partials[0] == [None] * len(QUERIES)
@@ -323,7 +326,7 @@ def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
 
 
 def test_a_query_that_is_settled_early_keeps_its_prediction(make_model: Callable[..., FewShotModel]) -> None:
-    model = make_model(spread_offset=0.05)
+    model = make_model(offset=0.05)
     partials, run = followed(model, QUERIES, samples="auto", tolerance=0.005)
     final = run.predictions()
     counts = [prediction.predictive.samples for prediction in final]
@@ -336,7 +339,7 @@ def test_a_query_that_is_settled_early_keeps_its_prediction(make_model: Callable
 
 
 def test_texts_are_known_from_when_they_are_scored(make_model: Callable[..., FewShotModel]) -> None:
-    model = make_model(spread_offset=0.03)
+    model = make_model(offset=0.03)
     queries = [Query("the film"), Query("great", OPTIONS)]
     partials, run = followed(model, queries, samples=16, max_new_tokens=5)
     text = [partial[0] for partial in partials]

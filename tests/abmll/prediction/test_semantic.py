@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import collate
 from abmll.model import FewShotModel
-from abmll.posterior.noise.families import draw_samples
+from abmll.posterior.noise.families import family_of
 from abmll.prediction.generation import Writing
 from abmll.prediction.semantic import (
     Candidate,
@@ -248,14 +248,14 @@ def test_the_sequence_log_probability_is_that_of_dense_models(
     make_model: Callable[..., FewShotModel],
 ) -> None:
     """Each sample's dense model scores the answer token by token; the products are averaged."""
-    model, count = make_model(spread_offset=0.05), 4
+    model, count = make_model(offset=0.05), 4
     (prediction,) = model.predict(None, [QUERY], samples=count, seed=3, max_new_tokens=6)
     assert prediction.text is not None
     prompt = model.encoder.encode(QUERY).prompt
-    tensors = unflatten(model.prior.values[None], model.prior.sites, model.prior.config.rank)
-    samples = draw_samples(
+    tensors = unflatten(model.prior.values[None], model.prior.sites, model.prior.config.layout.rank)
+    samples = family_of(model.prior.config.noise).samples(
         model.prior.config, model.prior.sites, tensors,
-        seeds=sample_seeds(3, 0, count), task_of_sample=[0] * count, dtype=torch.float32,
+        seeds=sample_seeds(3, 0, count, paired=True), task_of_sample=[0] * count, dtype=torch.float32,
     )  # fmt: skip
     writing = Writing(model.prior.config, model.prior.values, [prompt], count, 3, 0, 6, 10_000)
     while not writing.done:
@@ -284,18 +284,18 @@ def test_probabilities_are_the_averages_of_the_samples_own(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     """Every candidate scored under one sample at a time, in both families."""
-    model, count = make_model(noise=family, spread_offset=FAMILIES[family]), 4
+    model, count = make_model(family=family, offset=FAMILIES[family]), 4
     run = model.begin_predict(None, [QUERY], samples=count, seed=3, max_new_tokens=6)
     while not run.done:
         model.advance([run])
     (prediction,) = run.predictions()
     (candidates,) = run._candidates
     rows = collate([EncodedPrompt(model.encoder.encode(QUERY).prompt, tuple(candidates.values()))])
-    tensors = unflatten(model.prior.values[None], model.prior.sites, model.prior.config.rank)
+    tensors = unflatten(model.prior.values[None], model.prior.sites, model.prior.config.layout.rank)
     scores = []
     for n in range(count):
-        seeds = sample_seeds(3, n, n + 1, family)
-        sample = draw_samples(
+        seeds = sample_seeds(3, n, n + 1, paired=family == "weight")
+        sample = family_of(model.prior.config.noise).samples(
             model.prior.config, model.prior.sites, tensors,
             seeds=seeds, task_of_sample=[0], dtype=torch.float32,
         )  # fmt: skip
@@ -316,7 +316,7 @@ def test_probabilities_are_the_averages_of_the_samples_own(
 def test_answers_of_a_model_hold_together_and_repeat(
     family: str, samples: int, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(noise=family, spread_offset=FAMILIES[family])
+    model = make_model(family=family, offset=FAMILIES[family])
     (prediction,) = model.predict(None, [QUERY], samples=samples, seed=3, max_new_tokens=6)
     predictive, answer = prediction.predictive, prediction.text
     assert answer is not None
@@ -348,7 +348,7 @@ def test_a_models_equivalence_sees_the_question_and_decides(make_model: Callable
             asked.add(question)
             return True
 
-    model = make_model(spread_offset=0.05)
+    model = make_model(offset=0.05)
     apart = model.predict(None, [QUERY], samples=6, seed=3, max_new_tokens=6)[0]
     model.equivalence = Anything()
     together = model.predict(None, [QUERY], samples=6, seed=3, max_new_tokens=6)[0]

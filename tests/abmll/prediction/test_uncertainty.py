@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abmll.prediction.uncertainty import blocks_of, entropy, pooled_values, summarise, temperature_after
+from abmll.prediction.uncertainty import blocks_of, entropy, pooled_values, summarise
 
 
 def test_two_samples_by_hand() -> None:
@@ -136,9 +136,3 @@ def test_the_error_of_a_tempered_average_is_that_over_many_draws(paired: bool) -
 def test_at_a_temperature_of_one_the_pseudo_values_are_the_blocks() -> None:
     p = torch.rand(8, 3, dtype=torch.float64).softmax(-1)
     assert torch.equal(pooled_values(p, 1.0, paired=True), blocks_of(p, paired=True))
-
-
-def test_the_temperature_falls_with_more_examples_as_far_as_it_was_fitted() -> None:
-    found = [temperature_after(n, 1.5, 0.5) for n in (0, 4, 8, 16, 32, 1000)]
-    assert found == pytest.approx([3.0, 3.0, 1.5 * 2**0.5, 1.5, 1.5 / 2**0.5, 1.5 / 2**0.5])
-    assert temperature_after(4, 1.5, 0.0) == 1.5

@@ -11,11 +11,18 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.decoder.rows import collate, group
 from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.seeds import SampleSeed, sample_seeds
+from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features, Whitening
-from abmll.similarity.gaussian_process import FARTHEST, NAMES, SHARPNESS, WEIGHTS, Head, HeadPosterior
+from abmll.similarity.gaussian_process import (
+    FARTHEST,
+    NAMES,
+    SHARPNESS,
+    WEIGHTS,
+    GaussianProcess,
+    SimilarityConfig,
+)
 from abmll.similarity.sentence_encoder import SentenceEncoder
 from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Example, Query
@@ -34,6 +41,7 @@ CLASSES = ((5,), (6, 7), (8,))
 PROMPT = EncodedPrompt((1, 2, 3), CLASSES, options=OPTIONS)
 NAMELESS = torch.zeros(3, 6)
 WEIGHT, NOISE, SPREAD = 4.0, 0.5, 1.5
+CONFIG = SimilarityConfig(WEIGHT, NOISE, SPREAD)
 
 
 def unit(count: int, size: int, seed: int) -> torch.Tensor:
@@ -43,47 +51,55 @@ def unit(count: int, size: int, seed: int) -> torch.Tensor:
 
 
 @pytest.fixture
-def head() -> Head:
-    return Head(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES, unit(3, 6, seed=7))
+def examples() -> ClassExamples:
+    return ClassExamples(unit(5, 6, seed=0), torch.tensor([0, 1, 2, 0, 0]), CLASSES, unit(3, 6, seed=7))
 
 
-def expected_f(head: Head, of: list[int], state: torch.Tensor, name: float) -> tuple[torch.Tensor, float]:
+def expected_f(
+    examples: ClassExamples, of: list[int], state: torch.Tensor, name: float
+) -> tuple[torch.Tensor, float]:
     """Mean [C] and variance of f at `state` given the examples `of`, as textbooks have them, with m = `name` times the likeness
     to the classes' names less its mean: m + k (K + noise I)^-1 (y - m), and k** - k (K + noise I)^-1 k.
     """
-    states, names = head.states.double(), (head.names - head.names.mean(0)).double()
+    states, names = examples.features.double(), (examples.names - examples.names.mean(0)).double()
     inverse = torch.linalg.inv(states[of] @ states[of].T + NOISE * torch.eye(len(of)))
     shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # of all five: one more of each than there are
-    observed = (torch.nn.functional.one_hot(head.labels, 3).double() - shares)[of]
+    observed = (torch.nn.functional.one_hot(examples.labels, 3).double() - shares)[of]
     k, prior = states[of] @ state.double(), name * states[of] @ names.T
     return name * names @ state.double() + k @ inverse @ (observed - prior), float(1 - k @ inverse @ k)
 
 
-def expected_scores(head: Head, state: torch.Tensor) -> torch.Tensor:
+def expected_scores(examples: ClassExamples, state: torch.Tensor) -> torch.Tensor:
     """[C] by the mean: over weights and names, each by the likelihood of every label in a fit without its example."""
-    one_hot, likelihoods, scores = torch.nn.functional.one_hot(head.labels, 3), [], []
+    one_hot, likelihoods, scores = torch.nn.functional.one_hot(examples.labels, 3), [], []
     for name, factor in product(NAMES, WEIGHTS):
         likelihood = torch.zeros(()).double()
-        for i, label in enumerate(head.labels.tolist()):
+        for i, label in enumerate(examples.labels.tolist()):
             others = [j for j in range(5) if j != i]
-            f, _ = expected_f(head, others, head.states[i], name)
+            f, _ = expected_f(examples, others, examples.features[i], name)
             shares = (one_hot[others].sum(0) + 1) / 7
             likelihood += (shares.log() + WEIGHT * factor * f).log_softmax(0)[label]
         likelihoods.append(likelihood)
-        scores.append(WEIGHT * factor * expected_f(head, list(range(5)), state, name)[0])
+        scores.append(WEIGHT * factor * expected_f(examples, list(range(5)), state, name)[0])
     return torch.stack(likelihoods).softmax(0) @ torch.stack(scores)
 
 
-def left_out_variance(head: Head) -> float:
+def left_out_variance(examples: ClassExamples) -> float:
     """The variance of f at every example given the others, on average."""
-    return sum(expected_f(head, [j for j in range(5) if j != i], head.states[i], 0)[1] for i in range(5)) / 5
+    return (
+        sum(
+            expected_f(examples, [j for j in range(5) if j != i], examples.features[i], 0)[1]
+            for i in range(5)
+        )
+        / 5
+    )
 
 
-def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
-    _, variance = expected_f(head, list(range(5)), state, 0)
-    spread = SPREAD * min(FARTHEST, (variance / left_out_variance(head)) ** SHARPNESS)
-    mean, variance = expected_scores(head, state), spread**2 * variance
+def test_mean_and_samples_are_those_of_the_gaussian_process(examples: ClassExamples) -> None:
+    fitted, state = GaussianProcess(examples, CONFIG), unit(1, 6, seed=9)[0]
+    _, variance = expected_f(examples, list(range(5)), state, 0)
+    spread = SPREAD * min(FARTHEST, (variance / left_out_variance(examples)) ** SHARPNESS)
+    mean, variance = expected_scores(examples, state), spread**2 * variance
     torch.testing.assert_close(fitted.scores(PROMPT, state, None).double(), mean, atol=1e-6, rtol=1e-5)
     drawn = torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(4000)]).double()
     error = (variance / len(drawn)) ** 0.5
@@ -92,32 +108,34 @@ def test_mean_and_samples_are_those_of_the_gaussian_process(head: Head) -> None:
     torch.testing.assert_close(covariance, variance * torch.eye(3).double(), atol=0.1 * variance, rtol=0)
 
 
-def test_it_knows_less_of_an_input_that_is_like_no_example(head: Head) -> None:
-    head = replace(head, names=NAMELESS)
-    fitted, known = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
-    unlike = torch.linalg.svd(head.states).Vh[-1]  # at a right angle to all five
+def test_it_knows_less_of_an_input_that_is_like_no_example(examples: ClassExamples) -> None:
+    examples = replace(examples, names=NAMELESS)
+    fitted, known = GaussianProcess(examples, CONFIG), examples.features[0]
+    unlike = torch.linalg.svd(examples.features).Vh[-1]  # at a right angle to all five
     spread = [
         torch.stack([fitted.scores(PROMPT, state, SampleSeed(n)) for n in range(2000)]).std(0).mean()
         for state in (known, unlike)
     ]
     assert fitted.scores(PROMPT, unlike, None) == pytest.approx([0, 0, 0], abs=1e-6)
-    far = min(FARTHEST, (1 / left_out_variance(head)) ** SHARPNESS)
+    far = min(FARTHEST, (1 / left_out_variance(examples)) ** SHARPNESS)
     assert spread[1] == pytest.approx(SPREAD * far, rel=0.05)  # the prior's
     assert spread[0] < 0.2 * spread[1]
 
 
 def test_examples_that_are_all_alike_leave_a_bounded_spread() -> None:
     states = unit(1, 6, seed=0).expand(5, 6)
-    head = Head(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES, NAMELESS)
-    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+    examples = ClassExamples(states, torch.tensor([0, 1, 2, 0, 0]), CLASSES, NAMELESS)
+    fitted = GaussianProcess(examples, CONFIG)
     unlike = torch.linalg.svd(states).Vh[-1]
     drawn = torch.stack([fitted.scores(PROMPT, unlike, SampleSeed(n)) for n in range(2000)])
     assert drawn.std(0).mean() == pytest.approx(SPREAD * FARTHEST, rel=0.05)
 
 
-def test_samples_lie_about_the_mean_as_far_as_the_spread_says(head: Head) -> None:
+def test_samples_lie_about_the_mean_as_far_as_the_spread_says(examples: ClassExamples) -> None:
     state, seed = unit(1, 6, seed=9)[0], SampleSeed(3)
-    wide, half, none = (HeadPosterior(head, WEIGHT, NOISE, spread) for spread in (1.0, 0.5, 0.0))
+    wide, half, none = (
+        GaussianProcess(examples, replace(CONFIG, spread=spread)) for spread in (1.0, 0.5, 0.0)
+    )
     mean = wide.scores(PROMPT, state, None)
     away = wide.scores(PROMPT, state, seed) - mean
     torch.testing.assert_close(half.scores(PROMPT, state, seed) - mean, away / 2, atol=1e-5, rtol=0)
@@ -126,7 +144,7 @@ def test_samples_lie_about_the_mean_as_far_as_the_spread_says(head: Head) -> Non
 
 def scale(states: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, at: torch.Tensor) -> float:
     """How far the first of two classes is ahead of the other at a state."""
-    fitted = HeadPosterior(Head(states, labels, ((5,), (6,)), names), WEIGHT, NOISE, SPREAD)
+    fitted = GaussianProcess(ClassExamples(states, labels, ((5,), (6,)), names), CONFIG)
     a, b = fitted.scores(EncodedPrompt((1,), ((5,), (6,))), at, None).tolist()
     return float(a - b)
 
@@ -149,17 +167,19 @@ def test_names_count_where_the_examples_bear_them_out() -> None:
 
 def test_a_class_that_no_example_shows_is_known_by_its_name() -> None:
     labels, names = torch.tensor([0, 1] * 6), torch.eye(3)
-    head = Head(names[labels], labels, CLASSES, names)
-    unseen = HeadPosterior(head, WEIGHT, NOISE, SPREAD).scores(PROMPT, names[2], None)
+    examples = ClassExamples(names[labels], labels, CLASSES, names)
+    unseen = GaussianProcess(examples, CONFIG).scores(PROMPT, names[2], None)
     assert unseen[2] - unseen[:2].max() > 1
-    nameless = HeadPosterior(replace(head, names=torch.zeros(3, 3)), WEIGHT, NOISE, SPREAD)
+    nameless = GaussianProcess(replace(examples, names=torch.zeros(3, 3)), CONFIG)
     assert nameless.scores(PROMPT, names[2], None).abs().max() < 1e-6
 
 
-def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(head: Head) -> None:
-    fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(
+    examples: ClassExamples,
+) -> None:
+    fitted = GaussianProcess(examples, CONFIG)
     for state in unit(20, 6, seed=5):
-        together = torch.cat([head.states, state[None]]).double()
+        together = torch.cat([examples.features, state[None]]).double()
         found = []
         for i in range(6):
             others = together[[j for j in range(6) if j != i]]
@@ -179,8 +199,8 @@ def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is(
 
     like, unlike = [], []
     for _ in range(400):
-        head = Head(drawn(19, 3.0), torch.arange(19) % 3, CLASSES, torch.zeros(3, 12))
-        fitted = HeadPosterior(head, WEIGHT, NOISE, SPREAD)
+        examples = ClassExamples(drawn(19, 3.0), torch.arange(19) % 3, CLASSES, torch.zeros(3, 12))
+        fitted = GaussianProcess(examples, CONFIG)
         like.append(fitted.typicality(drawn(1, 3.0)[0]))
         unlike.append(fitted.typicality(drawn(1, -3.0)[0]))
     found = torch.tensor(like)
@@ -193,22 +213,20 @@ def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is(
 
 
 def test_an_input_that_is_the_only_example_is_typical() -> None:
-    fitted = HeadPosterior(
-        Head(unit(1, 6, seed=0), torch.tensor([0]), CLASSES, NAMELESS), WEIGHT, NOISE, SPREAD
-    )
+    fitted = GaussianProcess(ClassExamples(unit(1, 6, seed=0), torch.tensor([0]), CLASSES, NAMELESS), CONFIG)
     assert fitted.typicality(unit(1, 6, seed=0)[0]) == 1
     assert fitted.typicality(unit(1, 6, seed=1)[0]) == 1
 
 
-def test_antithetic_samples_average_to_the_mean(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), unit(1, 6, seed=9)[0]
-    pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2)]
+def test_antithetic_samples_average_to_the_mean(examples: ClassExamples) -> None:
+    fitted, state = GaussianProcess(examples, CONFIG), unit(1, 6, seed=9)[0]
+    pair = [fitted.scores(PROMPT, state, sample) for sample in sample_seeds(3, 0, 2, paired=True)]
     assert not torch.allclose(pair[0], pair[1], atol=0.1)
     torch.testing.assert_close(sum(pair) / 2, fitted.scores(PROMPT, state, None), atol=1e-5, rtol=0)
 
 
-def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) -> None:
-    fitted, state = HeadPosterior(head, WEIGHT, NOISE, SPREAD), head.states[0]
+def test_classes_are_found_by_their_tokens_and_others_get_nothing(examples: ClassExamples) -> None:
+    fitted, state = GaussianProcess(examples, CONFIG), examples.features[0]
     whole = fitted.scores(PROMPT, state, None)
     some = fitted.scores(replace(PROMPT, continuations=(CLASSES[2], CLASSES[0])), state, None)
     assert some.tolist() == [whole[2], whole[0]]
@@ -217,27 +235,29 @@ def test_classes_are_found_by_their_tokens_and_others_get_nothing(head: Head) ->
     assert fitted.scores(EncodedPrompt((1,)), state, None).tolist() == []
 
 
-def test_a_head_is_of_fixed_classes_in_any_order() -> None:
+def test_class_examples_are_of_fixed_classes_in_any_order() -> None:
     hidden = [torch.randn(4, 6) for _ in range(3)]
     prompts = [PROMPT, replace(PROMPT, continuations=CLASSES[::-1]), PROMPT]
     features = Features(Whitening(torch.ones(6), torch.diag(torch.arange(6.0))))
-    found = Head.of(prompts, hidden, [0, 0, 1], features)
+    found = ClassExamples.of(prompts, hidden, [0, 0, 1], features)
     assert found is not None
     assert found.labels.tolist() == [0, 2, 1]
     own = [states[:3] for states in hidden]  # the prompt has three tokens
-    torch.testing.assert_close(found.states, features(own, ["", "", ""]))
+    torch.testing.assert_close(found.features, features(own, ["", "", ""]))
     others = [PROMPT, replace(PROMPT, continuations=((5,), (9,)))]
-    assert Head.of(others, hidden[:2], [0, 0], features) is None
-    assert Head.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0], features) is None  # free text
+    assert ClassExamples.of(others, hidden[:2], [0, 0], features) is None
+    assert (
+        ClassExamples.of([EncodedPrompt((1, 2, 3), ((4, 0),))], hidden[:1], [0], features) is None
+    )  # free text
 
 
-def with_head(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
+def with_process(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
     prior = model.prior
     d = model.backbone.model.config.hidden_size
     states = [torch.randn(20, d, generator=torch.Generator().manual_seed(n)) for n in range(2)]
-    config = replace(prior.config, head_weight=WEIGHT)
+    config = replace(prior.config, similarity=SimilarityConfig(WEIGHT))
     if encoder:
-        config = replace(config, sentence_encoder="tiny")
+        config = replace(config, similarity=SimilarityConfig(WEIGHT, sentence_encoder="tiny"))
         model.sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
     model.prior = replace(prior, config=config, whitening=Whitening.of(states))
     return model
@@ -245,30 +265,30 @@ def with_head(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
 
 def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel]) -> None:
     """A diagnosis compares with it on examples that were given to the adapter."""
-    model = with_head(make_model())
-    assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.head is not None
-    assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.head is None
+    model = with_process(make_model())
+    assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.class_examples is not None
+    assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.class_examples is None
 
 
 @pytest.mark.parametrize(("samples", "encoder"), [(0, False), (4, False), (0, True), (4, True)])
 def test_a_prediction_adds_it_to_every_samples_scores(
     samples: int, encoder: bool, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = with_head(make_model(), encoder=encoder)
+    model = with_process(make_model(), encoder=encoder)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
-    assert posterior.head is not None
+    assert posterior.class_examples is not None
     query = Query("a wonderful story", OPTIONS)
     runs = [
         model.begin_predict(p, [query], samples=samples, seed=3)
-        for p in (posterior, replace(posterior, head=None))
+        for p in (posterior, replace(posterior, class_examples=None))
     ]
     model.advance(runs)
     prompt = model.encoder.encode(query)
     rows = collate([replace(prompt, continuations=())])
     (state,) = model.features([model.backbone.trunk(rows)], [query.input])
-    config = posterior.config
-    fitted = HeadPosterior(posterior.head, WEIGHT, config.head_noise, config.head_spread)
-    seeds = sample_seeds(3, 0, samples) if samples else [None]
+    assert posterior.config.similarity is not None
+    fitted = GaussianProcess(posterior.class_examples, posterior.config.similarity)
+    seeds = sample_seeds(3, 0, samples, paired=True) if samples else [None]
     added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
     assert runs[0].predictions()[0].typicality == fitted.typicality(state)
     assert runs[1].predictions()[0].typicality is None
@@ -279,14 +299,14 @@ def test_a_prediction_adds_it_to_every_samples_scores(
 
 @pytest.mark.parametrize("encoder", [False, True])
 def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[..., FewShotModel]) -> None:
-    """Also where prompts share a prefix, and for a task that has no head beside one that has."""
-    model = with_head(make_model(), encoder=encoder)
+    """Also where prompts share a prefix, and for a task that has no class examples beside one that has."""
+    model = with_process(make_model(), encoder=encoder)
     start = "the film was wonderful and the actors were great and the story was told " * 2
     queries = [Query(start + end, OPTIONS) for end in ("well", "badly", "in Paris")]
     choices = [Example(t, ("yes", "no", t)[i % 3], ("yes", "no", t)) for i, t in enumerate(TEXTS)]
     settings = AdaptSettings(2, 1e-3, 4)
     fixed, open_ = (model.adapt(support, settings).posterior for support in (SUPPORT, choices))
-    assert open_.head is None
+    assert open_.class_examples is None
     assert group([model.encoder.encode(query) for query in queries]).shared > 16
     asked = [(fixed, queries), (open_, queries)]
     for together, (posterior, _) in zip(model.predict_many(asked, samples=4, seed=3), asked, strict=True):
@@ -295,27 +315,29 @@ def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[
             expected = pytest.approx(alone.predictive.probabilities, abs=1e-4)
             assert found.predictive.probabilities == expected
             assert found.typicality == alone.typicality
-            assert (found.typicality is None) == (posterior.head is None)
+            assert (found.typicality is None) == (posterior.class_examples is None)
 
 
-def test_it_is_kept_with_the_posterior(head: Head, make_model: Callable[..., FewShotModel]) -> None:
+def test_it_is_kept_with_the_posterior(
+    examples: ClassExamples, make_model: Callable[..., FewShotModel]
+) -> None:
     start = TaskPosterior.start(make_model().prior)
-    for posterior in (start, replace(start, head=head)):
+    for posterior in (start, replace(start, class_examples=examples)):
         again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
         assert torch.equal(again.values, posterior.values)
-        if posterior.head is None:
-            assert again.head is None
+        if posterior.class_examples is None:
+            assert again.class_examples is None
         else:
-            assert again.head is not None
-            assert torch.equal(again.head.states, head.states)
-            assert torch.equal(again.head.labels, head.labels)
-            assert torch.equal(again.head.names, head.names)
-            assert again.head.classes == head.classes
+            assert again.class_examples is not None
+            assert torch.equal(again.class_examples.features, examples.features)
+            assert torch.equal(again.class_examples.labels, examples.labels)
+            assert torch.equal(again.class_examples.names, examples.names)
+            assert again.class_examples.classes == examples.classes
 
 
 def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:
     """Whitening and encoder are the model's, and not kept with it."""
-    model = with_head(make_model(), encoder=True)
+    model = with_process(make_model(), encoder=True)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
     again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
     before, after = (
@@ -324,14 +346,10 @@ def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotMod
     assert after[0].predictive.probabilities == before[0].predictive.probabilities
 
 
-def test_configurations_without_it_are_written_as_before() -> None:
-    assert not [name for name in AdapterConfig().to_json() if name.startswith(("head", "sentence"))]
-    config = AdapterConfig(head_weight=2.0, head_noise=0.1, sentence_encoder="tiny")
-    assert AdapterConfig.from_json(config.to_json()) == config
-
-
 def test_a_posterior_that_names_an_encoder_needs_it(make_model: Callable[..., FewShotModel]) -> None:
     model = make_model()
-    prior = replace(model.prior, config=replace(model.prior.config, sentence_encoder="tiny"))
+    prior = replace(
+        model.prior, config=replace(model.prior.config, similarity=SimilarityConfig(sentence_encoder="tiny"))
+    )
     with pytest.raises(PosteriorMismatchError, match="encoder tiny"):
         FewShotModel(model.backbone.model, model.encoder.tokenizer, prior)

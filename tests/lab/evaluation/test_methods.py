@@ -13,7 +13,6 @@ from abmll.assurance.folds import make_folds
 from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.uncertainty import tempered
 from abmll.seeds import derive_seed
@@ -34,7 +33,7 @@ from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
 from lab.evaluation.methods.scoring import log_probs
 from lab.evaluation.methods.tfb import IsotropicNoise, isotropic, largest_within, support_nll
-from tests.tiny import tiny_model, tiny_sentence_encoder, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_sentence_encoder, tiny_tokenizer
 
 SETTINGS = AdaptSettings(steps=3, learning_rate=0.01, batch_size=4)
 LABELS = ("positive", "negative", "not related")
@@ -42,7 +41,7 @@ QUERIES = [Query("wonderful", LABELS), Query("a dull story", LABELS), Query("Par
 
 
 def point_model(template: PromptTemplate | None = None) -> FewShotModel:
-    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1).without_noise()
+    config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.0)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config, template=template, defaults=SETTINGS)
     model.prior = model.prior.without_noise()
     return model

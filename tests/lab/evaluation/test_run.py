@@ -14,7 +14,6 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.train import MetaSettings, OuterRule
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.draws import draw_uniformly
 from abmll.text.files import read_task
@@ -35,9 +34,10 @@ from lab.training.run import run_training
 from model_store.posteriors import PosteriorManifest, save_posterior
 from model_store.pretrained.bases import load_base
 from tests.lab.conftest import Run
+from tests.tiny import make_config
 
 LABELS = ["positive", "negative"]
-ADAPTER = AdapterConfig(rank=2, alpha=4.0, first_layer=2, modules=("q", "down"), spread_offset=0.05)
+UNTRAINED = make_config(rank=2, alpha=4.0, first_layer=2, modules=("q", "down"), offset=0.05)
 SERVE = AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
 
 
@@ -76,9 +76,9 @@ def posterior(folder: Path, checkpoint: Path, trained_on: list[str] | None) -> s
     import torch
 
     base = load_base(str(checkpoint), quantisation="none", progress=False)
-    model = FewShotModel(base.model, base.tokenizer, ADAPTER)
+    model = FewShotModel(base.model, base.tokenizer, UNTRAINED)
     noise = 0.05 * torch.randn(len(model.prior.values), generator=torch.Generator().manual_seed(0))
-    theta = GlobalPosterior(ADAPTER, model.prior.sites, model.prior.values + noise)
+    theta = GlobalPosterior(UNTRAINED, model.prior.sites, model.prior.values + noise)
     manifest = PosteriorManifest.of(
         theta,
         id=folder.name,
@@ -106,7 +106,7 @@ def config(data: Path, checkpoint: Path, tmp_path: Path) -> EvaluationConfig:
         baseline="lora",
         base=str(checkpoint),
         quantisation="none",
-        adapter=ADAPTER,
+        posterior=UNTRAINED,
         serve=SERVE,
         temperature=("lora",),
         shots=(4, "2 per class"),
@@ -273,7 +273,7 @@ def test_a_baseline_that_meta_train_made_is_a_point(
         data=DataSettings(config.data.folder, leave_out=("one", "two", "choice", "free")),
         base=str(checkpoint),
         quantisation="none",
-        adapter=ADAPTER,
+        posterior=UNTRAINED,
         meta=MetaSettings(visits=2, inner=inner, outer=rule, outer_rate=0.01, average_from=0.0),
         serve=SERVE,
     )
@@ -296,7 +296,7 @@ id: small
 base: {checkpoint}
 quantisation: none
 data: {{folder: {data}, tasks: [one, two]}}
-adapter: {{rank: 2, first_layer: 2, modules: [q]}}
+posterior: {{layout: {{rank: 2, first_layer: 2, modules: [q]}}}}
 baseline: zero-shot
 methods:
   - {{name: zero-shot, method: {{kind: prior}}}}

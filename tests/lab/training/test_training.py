@@ -11,11 +11,12 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.train import MetaSettings
-from abmll.posterior.config import AdapterConfig
+from abmll.similarity.gaussian_process import SimilarityConfig
 from lab.training.configuration import DataSettings, TrainingConfig
 from lab.training.dry_run import dry_run
 from lab.training.run import run_training
 from tests.lab.conftest import Run
+from tests.tiny import make_config
 
 LABELS = ["positive", "negative"]
 
@@ -50,7 +51,7 @@ def config(tmp_path: Path, checkpoint: Path) -> TrainingConfig:
         data=DataSettings(data),
         base=str(checkpoint),
         quantisation="none",
-        adapter=AdapterConfig(rank=2, first_layer=2, modules=("q",)),
+        posterior=make_config(rank=2, first_layer=2, modules=("q",)),
         meta=MetaSettings(visits=100, inner=AdaptSettings(steps=2, batch_size=4), max_row_tokens=40),
     )
 
@@ -82,7 +83,7 @@ id: small
 base: {config.base}
 quantisation: none
 data: {{folder: {config.data.folder}}}
-adapter: {{rank: 2, first_layer: 2, modules: [q]}}
+posterior: {{layout: {{rank: 2, first_layer: 2, modules: [q]}}}}
 meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
 """
     path = tmp_path / "run.yaml"
@@ -102,16 +103,19 @@ def test_a_posterior_with_a_head_is_trained_with_its_whitening(
     config: TrainingConfig, tmp_path: Path
 ) -> None:
     """The inputs of tasks with fixed classes, those that fit; the same however often the finished run is read."""
-    config = replace(config, meta=replace(config.meta, visits=2), head_weight=2.0, head_spread=0.5)
+    with_process = replace(config.posterior, similarity=SimilarityConfig(2.0, spread=0.5))
+    config = replace(config, meta=replace(config.meta, visits=2), posterior=with_process)
     found = [run_training(config, tmp_path / "run", lambda _: None).prior for _ in range(2)]
-    assert found[0].config.head_spread == 0.5
+    assert found[0].config.similarity == SimilarityConfig(2.0, 0.5, 0.5)
     one, other = (prior.whitening for prior in found)
     assert one is not None
     assert other is not None
     assert torch.equal(one.map, other.map)
     assert torch.isfinite(one.map).all()
     assert one.mean.abs().max() > 0
-    plain = run_training(replace(config, head_weight=0.0), tmp_path / "run", lambda _: None).prior
+    plain = run_training(
+        replace(config, posterior=replace(with_process, similarity=None)), tmp_path / "run", lambda _: None
+    ).prior
     assert plain.whitening is None
     assert torch.equal(plain.values, found[0].values)
 

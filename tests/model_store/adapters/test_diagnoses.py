@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from abmll.assurance.diagnostics import Diagnosis, Movement, diagnose
+from abmll.assurance.diagnostics import Diagnosis, diagnose
 from abmll.assurance.folds import HeldOutAnswer
+from abmll.posterior.movement import Movement
 from abmll.text.tasks import Example
 from model_store import storage
 from model_store.adapters.store import AdapterStore

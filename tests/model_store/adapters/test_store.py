@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from abmll.assurance.held_out import HeldOutSummary
-from abmll.similarity.gaussian_process import Head
+from abmll.decoder.layout import AdapterLayout
+from abmll.posterior.config import NoiseConfig, PosteriorConfig, TemperatureRule
+from abmll.similarity.class_examples import ClassExamples
+from abmll.similarity.gaussian_process import SimilarityConfig
 from abmll.text.tasks import Example
 from model_store import storage
 from model_store.adapters import manifest
 from model_store.adapters import store as adapters
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
-from model_store.adapters.store import AdapterStore, StoredAdapter
+from model_store.adapters.store import AdapterStore, StoredAdapter, read_adapter
 from model_store.errors import StorageFullError, StoreInUseError, UnsupportedFormatError
 from tests.model_store.processes import adapter, hang_before_sealing, put_forever
 
@@ -52,18 +56,44 @@ def test_what_is_put_is_got_also_after_a_restart(tmp_path):
     assert entries(tmp_path) == {adapter(1).manifest.id}
 
 
-def test_a_head_is_kept_with_its_adapter(tmp_path):
+def test_class_examples_are_kept_with_their_adapter(tmp_path):
     given = adapter(1)
-    head = Head(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
+    examples = ClassExamples(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
     with AdapterStore(tmp_path) as store:
-        store.put(replace(given, posterior=replace(given.posterior, head=head)))
+        store.put(replace(given, posterior=replace(given.posterior, class_examples=examples)))
     with AdapterStore(tmp_path) as store:
         found = store.get(given.manifest.id)
     assert found is not None
-    assert torch.equal(found.posterior.head.states, head.states)
-    assert found.posterior.head.labels.tolist() == [0, 1, 0]
-    assert found.posterior.head.classes == head.classes
-    assert torch.equal(found.posterior.head.names, head.names)
+    assert torch.equal(found.posterior.class_examples.features, examples.features)
+    assert found.posterior.class_examples.labels.tolist() == [0, 1, 0]
+    assert found.posterior.class_examples.classes == examples.classes
+    assert torch.equal(found.posterior.class_examples.names, examples.names)
+
+
+def test_an_adapter_that_was_stored_before_is_read_and_written_as_it_was(tmp_path):
+    """`written_before` is a store of the code in which a configuration was one flat record (commit a933237)."""
+    before = Path(__file__).parent / "written_before" / "adp_0000000000000001"
+    found = read_adapter(before.parent, before.name)
+    assert found.manifest.config == PosteriorConfig(
+        AdapterLayout(2, modules=("q",)),
+        NoiseConfig(scale=2.0),
+        TemperatureRule(2.5),
+        SimilarityConfig(4.0, 0.25, 0.75, "all-minilm-l6-v2"),
+    )
+    assert torch.equal(found.posterior.values, adapter(1).posterior.values)
+    examples = found.posterior.class_examples
+    assert torch.equal(examples.features, torch.arange(12.0).view(3, 4) / 8)
+    assert torch.equal(examples.names, torch.ones(2, 4))
+    assert (examples.labels.tolist(), examples.classes) == ([0, 1, 0], ((5,), (6, 7)))
+    with AdapterStore(tmp_path) as store:
+        store.put(found)
+    written = tmp_path / before.name
+    assert json.loads((written / "manifest.json").read_text()) == json.loads(
+        (before / "manifest.json").read_text()
+    )
+    one, other = (load((folder / "posterior.safetensors").read_bytes()) for folder in (before, written))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_manifest_reads_what_it_wrote():

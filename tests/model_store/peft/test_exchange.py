@@ -18,10 +18,9 @@ from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import by_prompt, collate
 from abmll.errors import PosteriorMismatchError, SampleNotALoraError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.noise.contract import Samples
-from abmll.posterior.noise.families import draw_samples
 from abmll.posterior.noise.point import mean_samples
+from abmll.posterior.noise.weight import WeightNoise
 from abmll.posterior.plain_lora import PlainLora
 from abmll.posterior.posteriors import GlobalPosterior, Posterior, TaskPosterior
 from abmll.seeds import sample_seeds
@@ -38,7 +37,7 @@ from model_store.peft.format import public_name, read_peft, write_peft
 from model_store.posteriors import LoadedPosterior, PosteriorManifest, load_posterior, save_posterior
 from model_store.pretrained.bases import BaseSkeleton, load_base, load_base_skeleton
 from model_store.pretrained.identity import BaseIdentity
-from tests.tiny import CONFIGS, VOCABULARY, tiny_model, tiny_tokenizer
+from tests.tiny import CONFIGS, VOCABULARY, make_config, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers, of what peft calls
@@ -77,8 +76,8 @@ def load_skeleton(base: Path) -> BaseSkeleton:
 def make_model(architecture: str = "llama", **config: object) -> FewShotModel:
     """A tiny model with a posterior that is random and wide, so that samples differ."""
     torch.set_num_threads(1)
-    values = {"rank": 4, "alpha": 10.0, "first_layer": 1, "spread_offset": 0.02, "noise_scale": 1.5, **config}
-    model = FewShotModel(tiny_model(architecture), tiny_tokenizer(), AdapterConfig(**values))  # type: ignore[arg-type]
+    values = {"rank": 4, "alpha": 10.0, "first_layer": 1, "offset": 0.02, "scale": 1.5, **config}
+    model = FewShotModel(tiny_model(architecture), tiny_tokenizer(), make_config(**values))  # type: ignore[arg-type]
     noise = 0.1 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
     model.prior = GlobalPosterior(model.prior.config, model.prior.sites, model.prior.values + noise)
     return model
@@ -109,17 +108,20 @@ def our_log_probs(model: FewShotModel, samples: Samples) -> list[torch.Tensor]:
 def our_mean(model: FewShotModel) -> list[torch.Tensor]:
     prior = model.prior
     return our_log_probs(
-        model, mean_samples(prior.config, unflatten(prior.values[None], prior.sites, prior.config.rank))
+        model,
+        mean_samples(
+            prior.config.layout, unflatten(prior.values[None], prior.sites, prior.config.layout.rank)
+        ),
     )
 
 
 def our_sample(model: FewShotModel, seed: int, number: int) -> list[torch.Tensor]:
     prior = model.prior
-    tensors = unflatten(prior.values[None], prior.sites, prior.config.rank)
-    seeds = sample_seeds(seed, number, number + 1)
+    tensors = unflatten(prior.values[None], prior.sites, prior.config.layout.rank)
+    seeds = sample_seeds(seed, number, number + 1, paired=True)
     return our_log_probs(
         model,
-        draw_samples(
+        WeightNoise().samples(
             prior.config, prior.sites, tensors, seeds=seeds, task_of_sample=[0], dtype=torch.float32
         ),
     )
@@ -266,7 +268,7 @@ def test_a_base_of_the_hub_is_named_as_there() -> None:
 def test_samples_of_the_output_family_are_refused_and_leave_nothing(
     skeleton: BaseSkeleton, base: Path, tmp_path: Path
 ) -> None:
-    model = make_model(noise="output", spread_offset=-20.0)
+    model = make_model(family="output", offset=-20.0)
     subject = subject_of(model.prior, skeleton)
     with pytest.raises(SampleNotALoraError):
         export_samples(
@@ -375,17 +377,17 @@ def test_an_adapter_made_by_peft_has_equal_logits_here(
     with theirs.disable_adapter():
         assert differ(found, peft_log_probs(theirs))
     if own_layout:
-        assert imported.prior.config.rank == max(
+        assert imported.prior.config.layout.rank == max(
             config.get("r", 2), *config.get("rank_pattern", {"": 0}).values()
         )
-        assert imported.prior.config.first_layer == 1
+        assert imported.prior.config.layout.first_layer == 1
 
 
 def test_a_given_spread_replaces_the_posteriors(skeleton: BaseSkeleton, tmp_path: Path) -> None:
     peft_adapter(tmp_path)
-    like = loaded(make_model(noise="output"), skeleton.identity)
+    like = loaded(make_model(family="output"), skeleton.identity)
     config = import_posterior(read_peft(tmp_path), skeleton, like, id="wide", spread=0.03).prior.config
-    assert (config.noise, config.spread_offset, config.noise_scale) == ("weight", 0.03, 1.0)
+    assert (config.noise.family, config.noise.offset, config.noise.scale) == ("weight", 0.03, 1.0)
 
 
 def test_an_imported_mean_is_where_adaptation_starts_and_serving_samples(

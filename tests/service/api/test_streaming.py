@@ -21,7 +21,6 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt
@@ -34,7 +33,7 @@ from service.gating.confidence import Confidence
 from service.gating.decisions import DecidedPrediction
 from tests.service.conftest import Listening, Server, until
 from tests.service.fakes import FakeRun, FakeWorker, served_model
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
 CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
@@ -171,7 +170,7 @@ def server(tmp_path: Path, worker: SteppedWorker) -> Server:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
     """A server on a tiny random model."""
     torch.set_num_threads(1)
-    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, spread_offset=0.05)
+    config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.05)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
     noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
     model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise)

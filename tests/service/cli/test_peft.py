@@ -194,7 +194,7 @@ def test_samples_of_the_output_family_are_refused(
     posterior: Path, model_options: list[object], tmp_path: Path
 ) -> None:
     one = load_posterior(posterior)
-    config = replace(one.prior.config, noise="output")
+    config = replace(one.prior.config, noise=replace(one.prior.config.noise, family="output"))
     prior = GlobalPosterior(config, one.prior.sites, one.prior.values)
     manifest = replace(one.manifest, config=config, digest=posterior_digest(prior))
     save_posterior(tmp_path / "output", prior, manifest)

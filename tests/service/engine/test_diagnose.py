@@ -18,7 +18,6 @@ from abmll.assurance.folds import held_out_answers, make_folds
 from abmll.cross_fitting import cross_predict
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.movement import movement
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.demonstrations import fitting
@@ -31,7 +30,7 @@ from service.executors.contract import ServedModel
 from service.executors.worker import ModelWorker
 from tests.service.conftest import Server, until
 from tests.service.fakes import FakeWorker
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 OPTIONS = ["yes", "no"]
 SUPPORT = [{"input": f"text {i}", "output": OPTIONS[i % 2]} for i in range(6)]
@@ -211,7 +210,7 @@ def test_a_body_that_is_there_must_be_declared_as_json(server: Server) -> None:
 
 def tiny_worker() -> tuple[ModelWorker, FewShotModel]:
     torch.set_num_threads(1)
-    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, spread_offset=0.02)
+    config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.02)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config, defaults=AdaptSettings(2, 0.01, 4))
     noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
     model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise)

@@ -183,7 +183,7 @@ def test_after_the_deadline_an_adaptation_lingers_for_its_grace_and_no_longer(tm
 
 
 def test_pinned_adapters_stay_in_memory_and_must_fit(tmp_path: Path) -> None:
-    adapter_bytes = 4 * flat_size(SITES, CONFIG.rank)
+    adapter_bytes = 4 * flat_size(SITES, CONFIG.layout.rank)
     server = Server(tmp_path, adapter_memory_bytes=2 * adapter_bytes)
     reads: list[str] = []
 

@@ -9,14 +9,13 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query
 from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel
 from service.executors.worker import ModelWorker
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 OPTIONS = ("good", "bad", "neither of them")
 TEXTS = [
@@ -35,7 +34,7 @@ ENCODER = PromptEncoder(tiny_tokenizer(), PromptTemplate(), 512)
 @pytest.fixture
 def model() -> FewShotModel:
     torch.set_num_threads(1)
-    config = AdapterConfig(rank=4, alpha=8.0, first_layer=1, spread_offset=0.02)
+    config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.02)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
     noise = 0.05 * torch.randn(model.prior.values.shape, generator=torch.Generator().manual_seed(1))
     model.prior = GlobalPosterior(config, model.prior.sites, model.prior.values + noise)

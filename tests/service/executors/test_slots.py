@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from abmll.decoder.layout import Site
-from abmll.posterior.config import AdapterConfig
+from abmll.posterior.config import TemperatureRule
 from abmll.posterior.posteriors import TaskPosterior
 from service.executors.slots import SlotsFullError, SlotTable
+from tests.tiny import make_config
 
 
 def adapter(number: float) -> TaskPosterior:
     """Of four values."""
-    config = AdapterConfig(rank=1, temperature=number)
+    config = make_config(rank=1, temperature=TemperatureRule(number))
     return TaskPosterior(config, (Site(0, "q", 1, 1),), torch.full((4,), number))
 
 

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import PosteriorMismatchError, UnsupportedModelError
 from abmll.model import FewShotModel
-from abmll.posterior.config import AdapterConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import PromptTemplate
@@ -39,7 +38,7 @@ from service.executors.worker import load_worker
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import Server
-from tests.tiny import CONFIGS, tiny_tokenizer
+from tests.tiny import CONFIGS, make_config, tiny_tokenizer
 
 ROWS = [{"input": "great film", "output": "good"}, {"input": "dull story", "output": "bad"}] * 2
 OPTIONS = ("good", "bad")
@@ -72,7 +71,7 @@ def prior_and_base(arguments: dict[str, Any]) -> tuple[GlobalPosterior, BaseIden
     loaded = load_base(
         arguments["model"], quantisation="none", cache_dir=arguments["cache_dir"], progress=False
     )
-    return FewShotModel(loaded.model, loaded.tokenizer, AdapterConfig()).prior, loaded.identity
+    return FewShotModel(loaded.model, loaded.tokenizer, make_config()).prior, loaded.identity
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
-class Reference:
+class OptionReference:
     """What log-probabilities [continuations] of a prompt are measured by: `offset` in nats, `length` in tokens (or 0 and 1)."""
 
     offset: Tensor
@@ -35,19 +35,19 @@ class Reference:
         """[..., continuations] to the same."""
         return (log_probs - self.offset) / self.length
 
-    def cpu(self) -> Reference:
+    def cpu(self) -> OptionReference:
         """The same in the processor's memory."""
-        return Reference(self.offset.cpu(), self.length.cpu())
+        return OptionReference(self.offset.cpu(), self.length.cpu())
 
     @classmethod
-    def joined(cls, references: Sequence[Reference]) -> Reference:
+    def joined(cls, references: Sequence[OptionReference]) -> OptionReference:
         """That of all their continuations in order."""
         return cls(torch.cat([r.offset for r in references]), torch.cat([r.length for r in references]))
 
 
-def references(
+def option_references(
     backbone: Backbone, prompts: Sequence[EncodedPrompt], *, remember: bool = False
-) -> list[Reference]:
+) -> list[OptionReference]:
     """What the continuations of each prompt are measured by, as its template asks (`PromptTemplate.score`).
 
     Runs the base model once over each different set of options that is to be compared with no input. `remember` looks up and
@@ -65,7 +65,7 @@ def references(
         lengths = [len(ids) if prompt.per_token else 1 for ids in prompt.continuations]
         length = torch.tensor(lengths, dtype=torch.float32, device=backbone.device)
         offset = found[_without_input(prompt)] if prompt.neutral else torch.zeros_like(length)
-        made.append(Reference(offset, length))
+        made.append(OptionReference(offset, length))
     return made
 
 

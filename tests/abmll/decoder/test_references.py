@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder import references as options
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
-from abmll.prediction import references as options
 from abmll.text.prompting import OptionScore, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query, without_listed_options
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -68,7 +68,7 @@ def test_the_reference_is_the_base_models_and_no_samples(make_model: Callable[..
     """Options' scores under a posterior differ between two scorings by what the base gives, the same in every sample."""
     logits = {}
     for score in ("mean", "pmi"):
-        model = scoring(make_model(spread_offset=0.05), score)
+        model = scoring(make_model(offset=0.05), score)
         run = model.begin_predict(TaskPosterior.start(model.prior), QUERIES, samples=4, seed=3)
         while not run.done:
             model.advance([run])
@@ -100,7 +100,7 @@ def test_together_and_one_by_one_agree(
 def test_the_first_loss_is_that_of_the_scores(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    model = scoring(make_model(random_prior=False, spread_offset=0.0), "pmi")
+    model = scoring(make_model(random_prior=False, offset=0.0), "pmi")
     found = model.predict(None, [example.query for example in support], samples=0)
     expected = [
         -math.log(one.predictive.probabilities[example.options.index(example.output)])
