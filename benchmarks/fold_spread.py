@@ -1,9 +1,9 @@
 """How far an adapter's own temperature may leave the posterior's: NLL on validation tasks by the spread of its prior.
 
-    python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json --method abmll-S8 \\
-        --estimates benchmarks/results/fold_spread.jsonl
+    python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json.gz --method v5-S8 \\
+        --estimates runs/leave_one_out.jsonl
 
-`--answers` is the results folder of an evaluation, or a file of kept answers (`benchmarks.kept`); `--estimates` is the work file
+`--answers` is the results folder of an evaluation, or a file made of one (`benchmarks.answers`); `--estimates` is the work file
 of `benchmarks.leave_one_out` for the same tasks, k and seeds. Writes benchmarks/results/fold_spread.md, which `SPREAD` and
 `CHOICE_SPREAD` of `abmll/held_out.py` are chosen from. Needs no model.
 """
@@ -20,9 +20,9 @@ from abmll.evaluation.records import CellResult
 from abmll.evaluation.temperature import Rule, with_temperature
 from abmll.folds import Scored
 from abmll.held_out import temperature_factor
-from benchmarks.calibrator import key_of, rule_since
+from abmll.posterior import GlobalPosterior
+from benchmarks.answers import Answers
 from benchmarks.common import arguments, table, write_results
-from benchmarks.kept import Kept
 from benchmarks.leave_one_out import Key, held_out
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
@@ -39,12 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     prior = load_posterior(options.posterior or shipped_posteriors()[0]).prior
     estimates = held_out(options.estimates, posterior_digest(prior))
-    kept = Kept(options.answers, options.method)
-    cells = [
-        cell
-        for cell in replace(kept, rule=rule_since(prior, kept)).cells([], options.shots)
-        if key_of(cell) in estimates
-    ]
+    answers = Answers(options.answers, options.method)
+    served = replace(answers, rule=rule_since(prior, answers))
+    cells = [cell for cell in served.cells([], options.shots) if key_of(cell) in estimates]
     rows = []
     for kind, fixed in (("fixed classes", True), ("multiple choice", False)):
         for k in options.shots:
@@ -65,6 +62,22 @@ def main() -> None:
         {"rows": rows},
         options,
     )
+
+
+def rule_since(prior: GlobalPosterior, answers: Answers) -> Rule:
+    """The temperatures of `prior` relative to those of the answers. Raises `SystemExit` if they are of another posterior."""
+    config = prior.config
+    digest = answers.about["digest"]
+    if digest == posterior_digest(prior):
+        return Rule()
+    if digest == posterior_digest(replace(prior, config=config.untempered())):
+        return Rule(config.temperature, config.temperature_exponent, config.choice_temperature)
+    raise SystemExit(f"{answers.method} in {answers.source.name} is of another posterior")
+
+
+def key_of(result: CellResult) -> Key:
+    """By what the held-out answers of its adapter are found."""
+    return result.cell.task, result.cell.shots, result.cell.seed
 
 
 def mean_nll(cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[Scored]], spread: float) -> str:

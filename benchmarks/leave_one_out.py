@@ -1,10 +1,10 @@
 """How well the accuracy that an adapter shows on its own held-out examples predicts its accuracy on test items.
 
-    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/all_tasks --method abmll-S8 --tasks TASK... --shots 16
+    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/seeds --method abmll-S16 --tasks TASK... --shots 16
 
 For every task, k and support seed the support is cut into folds, adapters are fitted to all but one and asked for that one, as
-`abmll diagnose` does. The accuracy on test items is that of an evaluation's kept answers with the same support. Finished
-estimates are kept in `--work` (JSON Lines), so an interrupted run goes on; `benchmarks.calibrator` reads them too.
+`abmll diagnose` does. The accuracy on test items is that of an evaluation's answers with the same support. Finished
+estimates are kept in `--work` (JSON Lines), so an interrupted run goes on; `benchmarks.fold_spread` reads them too.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from abmll.folds import Scored, make_folds
 from abmll.meta.collection import Collection
 from abmll.tasks import Task
 from benchmarks import common
+from benchmarks.answers import DIGITS, Answers, confidences
 from benchmarks.common import Served
-from benchmarks.kept import DIGITS, Kept, confidences
 
 RESAMPLES = 5000
 Row = dict[str, Any]
@@ -40,7 +40,7 @@ KEY = ("posterior", "task", "shots", "seed", "folds", "samples")
 def main() -> None:
     parser = common.arguments(__doc__, repeats=1, data=True)
     parser.add_argument("--cells", type=Path, required=True, help="results folder of an evaluation")
-    parser.add_argument("--method", required=True, help="whose kept answers are its test")
+    parser.add_argument("--method", required=True, help="whose answers are its test")
     parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--shots", nargs="+", default=["16"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS[:1]))
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     served = common.load_served(options.posterior, options.threads)
     estimates = collect(served, options)
-    results = Kept(options.cells, options.method).cells(options.tasks, options.shots)
+    results = Answers(options.cells, options.method).cells(options.tasks, options.shots)
     rows = [estimate_row(k, estimates, results) for k in options.shots]
     about = [
         f"Posterior {served.manifest.id}; {options.folds} folds, S = {options.samples}; support seeds "

@@ -6,9 +6,8 @@ import pytest
 
 from abmll.folds import Scored
 from abmll.held_out import temperature_factor
-from benchmarks.calibrator import key_of
-from benchmarks.fold_spread import mean_nll
-from tests.benchmarks.test_calibrator import result
+from benchmarks.fold_spread import key_of, mean_nll
+from tests.benchmarks.test_answers import result
 
 
 def test_a_spread_of_zero_is_the_posteriors_temperature_and_others_that_of_the_folds() -> None:

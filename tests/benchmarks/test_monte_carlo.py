@@ -6,7 +6,7 @@ import pytest
 from abmll.evaluation.temperature import Rule, with_temperature
 from abmll.posterior import AdapterConfig
 from benchmarks import monte_carlo
-from tests.benchmarks.test_calibrator import result
+from tests.benchmarks.test_answers import result
 
 
 def test_differences_are_means_over_tasks() -> None:

@@ -1,13 +1,15 @@
-"""Answers that an evaluation has kept, read again for what needs no model.
+"""The answers of one method of an evaluation, read again for what needs no model.
 
-    python -m benchmarks.kept --cells runs/all_tasks --method abmll-S8 --out benchmarks/results/all_tasks_shots/answers.json
+    python -m benchmarks.answers --cells runs/seeds --method abmll-S16 --out benchmarks/results/seeds/abmll-S16.json.gz
 
-makes one file of a method's cells, which is read like the folder that it comes from (`abmll evaluate --out FOLDER`).
+This makes one compressed file of a method's cells. The file is read like the folder that it comes from
+(`abmll evaluate --out FOLDER`).
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -20,17 +22,16 @@ from numpy.typing import NDArray
 from abmll.evaluation.metrics import Scored
 from abmll.evaluation.records import Cell, CellResult, Cost, Floats, pad
 from abmll.evaluation.temperature import Rule, with_temperature
-from abmll.uncertainty import Predictive, Uncertainty
 
 DIGITS = 6
 AS_GIVEN = Rule()
 
 
 @dataclass(frozen=True)
-class Kept:
+class Answers:
     """The answers of `method` in `source`, at the temperatures of `rule` relative to the one that they were given at.
 
-    `source` is the results folder of an evaluation, or a file made of one.
+    `source` is the results folder of an evaluation, or a file (`.json.gz`) made of one.
     """
 
     source: Path
@@ -40,8 +41,11 @@ class Kept:
     @property
     def about(self) -> dict[str, Any]:
         """What the method is, as the evaluation wrote it. Raises `KeyError` for a method that is not there."""
-        path = self.source if self.source.is_file() else self.source / "methods.json"
-        methods: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        file = self.source.is_file()
+        text = (
+            gzip.decompress(self.source.read_bytes()) if file else (self.source / "methods.json").read_bytes()
+        )
+        methods: dict[str, dict[str, Any]] = json.loads(text)
         return methods[self.method]
 
     def cells(self, tasks: Collection[str], shots: Collection[str]) -> list[CellResult]:
@@ -103,34 +107,18 @@ def confidences(result: CellResult) -> tuple[Floats, NDArray[np.bool_]]:
     return scored.confidence, scored.correct.astype(bool)
 
 
-def predictives(result: CellResult, samples: int) -> list[Predictive]:
-    """The answers as a server has them; what was not kept (stds, the parts of the entropy) is nan."""
-    nan = float("nan")
-    return [
-        Predictive(
-            options=tuple(map(str, range(width))),
-            probabilities=tuple(row[:width].tolist()),
-            stds=(nan,) * int(width),
-            uncertainty=Uncertainty(nan, nan, float(information), nan),
-            samples=samples,
-        )
-        for row, width, information in zip(
-            result.probabilities, result.widths, result.mutual_information, strict=True
-        )
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cells", type=Path, required=True, help="results folder of an evaluation")
     parser.add_argument("--method", required=True, help="whose answers")
-    parser.add_argument("--out", type=Path, required=True, help="the file made")
+    parser.add_argument("--out", type=Path, required=True, help="the file made, `.json.gz`")
     options = parser.parse_args()
-    content = Kept(options.cells, options.method).to_json()
+    content = Answers(options.cells, options.method).to_json()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    text = json.dumps(content, separators=(",", ":")) + "\n"
+    options.out.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 if __name__ == "__main__":
