@@ -1,4 +1,4 @@
-"""Tables from kept cells: `results.json` for programs and `results.md` for people. No model is needed."""
+"""Tables from kept cells: `results.json.gz` for programs and `results.md` for people. No model is needed."""
 
 from __future__ import annotations
 

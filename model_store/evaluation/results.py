@@ -3,12 +3,13 @@
 methods.json            what each method in the folder is: another one under its name is refused
     foreign.json            whose items count as out of distribution for each task: likewise
 cells/METHOD/*.npz      every item's answer, one file a cell; what is there is not run again
-results.json, .md       tables; `report` makes them anew from the cells alone
+results.md, .json.gz    tables; `report` makes them anew from the cells alone
 *.png                   reliability and risk-coverage plots
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import platform
@@ -62,7 +63,8 @@ def report(config: EvaluationConfig, folder: Path, command: str) -> Path:
     if missing:
         notes.append(f"**{missing} cells have not run**; a task counts only where all its seeds have.")
     about = {"title": f"Evaluation {config.id}", "notes": notes, "run": run}
-    (folder / "results.json").write_text(json.dumps({**summary, "run": run}, indent=1) + "\n", "utf-8")
+    text = json.dumps({**summary, "run": run}, indent=1) + "\n"
+    (folder / "results.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     (folder / "results.md").write_text(markdown(summary, about), "utf-8")
     for section in summary["sections"]:
         tasks = study.splits[section["split"]]

@@ -1,5 +1,6 @@
 """An evaluation on a tiny base: resumed equals uninterrupted, parallel equals serial, tables without a model, and refusals."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_tables_come_from_the_cells_alone(
     run_evaluation(config, folder, lambda done, total, cell: None)
     monkeypatch.setattr(run_module, "load_base", lambda *_, **__: pytest.fail("a model was loaded"))
     report(config, folder, "abmll evaluate")
-    found = json.loads((folder / "results.json").read_text())
+    found = json.loads(gzip.decompress((folder / "results.json.gz").read_bytes()))
     (section,) = found["sections"]
     assert (section["split"], section["shots"]) == ("split", "4")
     assert list(section["methods"]) == ["zero-shot", "lora", "abmll-S3", "lora+T"]
@@ -305,7 +306,7 @@ resamples: 20
     path.write_text(text)
     found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out)])
     assert found.exit_code == 0, found.output
-    assert {p.name for p in out.iterdir()} >= {"results.json", "results.md", "methods.json", "cells"}
+    assert {p.name for p in out.iterdir()} >= {"results.json.gz", "results.md", "methods.json", "cells"}
     cells = sorted(p.stat().st_mtime_ns for p in out.rglob("*.npz"))
     found = CliRunner().invoke(app, ["evaluate", "--config", str(path), "--out", str(out), "--report-only"])
     assert found.exit_code == 0, found.output
