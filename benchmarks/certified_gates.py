@@ -1,7 +1,7 @@
 """Certified gates by simulation: how often is a certificate wrong, and what does it cost in coverage?
 
     python -m benchmarks.certified_gates
-    python -m benchmarks.certified_gates --cells runs/equal_budget --method abmll
+    python -m benchmarks.certified_gates --cells benchmarks/results/seeds/abmll-S16.json.gz --method abmll-S16
 
 A task is a population of (confidence, correct) pairs: the toy below, or the answers of an evaluation, from which calibration
 sets are drawn with replacement, so that the truth is known. For each draw of n labels the certificate at the target error
@@ -13,9 +13,10 @@ The toy has confidences Beta(3.4, 1.6), right with just that probability: 68 % a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,8 @@ from scipy.stats import beta, binomtest
 
 from abmll.assurance.certificates import Certificate, certify, certify_looks, coverage_cuts
 from benchmarks import common
-from benchmarks.kept import Kept, confidences
+from benchmarks.answers import Answers, confidences
+from lab.evaluation.cells import CellResult
 
 TOY = (3.4, 1.6)
 METHODS = ("naive", "certified", "certified, looked at 4 times")
@@ -63,6 +65,12 @@ class Records:
         self._confidence = np.asarray(confidence, float)[order]
         self._correct = np.asarray(correct, bool)[order]
         self._wrong_from = np.append(np.cumsum(~self._correct[::-1])[::-1], 0)
+
+    @classmethod
+    def of(cls, name: str, cells: Sequence[CellResult]) -> Self:
+        """The items of all `cells` of the task: one for each support seed."""
+        confidence, correct = zip(*map(confidences, cells), strict=True)
+        return cls(name, np.concatenate(confidence), np.concatenate(correct))
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         drawn = rng.integers(len(self._confidence), size=n)
@@ -119,8 +127,12 @@ def simulate(
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--cells", type=Path, help="results folder of an evaluation")
-    parser.add_argument("--method", help="whose kept answers")
+    parser.add_argument(
+        "--cells",
+        type=Path,
+        help="results folder of an evaluation, or a file made of one (`benchmarks.answers`)",
+    )
+    parser.add_argument("--method", help="whose answers")
     parser.add_argument("--shots", nargs="+", default=["16"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 500, 1000])
     parser.add_argument("--targets", nargs="+", type=float, default=[0.05, 0.1, 0.2])
@@ -132,24 +144,25 @@ def main() -> None:
     tasks: list[Toy | Records] = [Toy()]
     name = "certified_gates"
     if options.cells:
-        kept = Kept(options.cells, options.method).cells([], options.shots)
-        tasks = [Records(result.cell.task, *confidences(result)) for result in kept]
+        cells = Answers(options.cells, options.method).cells([], options.shots)
+        names = sorted({cell.cell.task for cell in cells})
+        tasks = [Records.of(name, [cell for cell in cells if cell.cell.task == name]) for name in names]
         name = "certified_gates_records"
     rows, data = [], []
     for target in options.targets:
         oracle = float(np.mean([task.oracle(target) for task in tasks]))
         for n in options.sizes:
-            cells = [
+            runs = [
                 simulate(task, n, target, options.delta, options.draws, options.seed + i)
                 for i, task in enumerate(tasks)
             ]
             total = options.draws * len(tasks)
             for method in METHODS:
-                wrong = int(sum(cell[method]["violations"] for cell in cells))
+                wrong = int(sum(run[method]["violations"] for run in runs))
                 interval = binomtest(wrong, total).proportion_ci(0.95, method="exact")
-                worst = max(cell[method]["violations"] / options.draws for cell in cells)
-                served = sum(cell[method]["served"] for cell in cells) / total
-                coverage = float(np.mean([cell[method]["coverage"] for cell in cells]))
+                worst = max(run[method]["violations"] / options.draws for run in runs)
+                served = sum(run[method]["served"] for run in runs) / total
+                coverage = float(np.mean([run[method]["coverage"] for run in runs]))
                 rate = f"{wrong / total:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
                 rows.append(
                     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import platform
 import shlex
@@ -33,6 +34,7 @@ from model_store.pretrained.convert import compute_dtype
 
 RESULTS = Path("benchmarks/results")
 QUICK_RESULTS = Path("runs/quick")
+LARGE = 65_536
 
 
 def commit() -> str:
@@ -207,11 +209,14 @@ def write_results(
     options: argparse.Namespace,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """`NAME.md` and `NAME.json`: what was found, and the command, commit, seed and machine it comes from."""
+    """Write `NAME.md` and `NAME.json`: what was found, and the command, commit, seed and machine it comes from.
+
+    Data of more than `LARGE` bytes are compressed: `NAME.json.gz`.
+    """
     folder = QUICK_RESULTS if options.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     made = {
-        "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip(),
         "commit": commit(),
         "seed": options.seed,
         "machine": processor(),
@@ -226,6 +231,10 @@ def write_results(
     )
     text = "\n\n".join([f"# {title}", *about, how, *tables]) + "\n"
     (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.json").write_text(json.dumps({"made": made, **data}, indent=1) + "\n")
+    content = (json.dumps({"made": made, **data}, indent=1) + "\n").encode()
+    if len(content) > LARGE:
+        (folder / f"{name}.json.gz").write_bytes(gzip.compress(content, mtime=0))
+    else:
+        (folder / f"{name}.json").write_bytes(content)
     print(f"\n{text}")
     return folder / f"{name}.md"

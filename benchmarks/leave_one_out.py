@@ -1,10 +1,10 @@
 """How well the accuracy that an adapter shows on its own held-out examples predicts its accuracy on test items.
 
-    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/all_tasks --method abmll-S8 --tasks TASK... --shots 16
+    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/seeds --method abmll-S16 --tasks TASK... --shots 16
 
 For every task, k and support seed the support is cut into folds, adapters are fitted to all but one and asked for that one, as
-`abmll diagnose` does. The accuracy on test items is that of an evaluation's kept answers with the same support. Finished
-estimates are kept in `--work` (JSON Lines), so an interrupted run goes on; `benchmarks.calibrator` reads them too.
+`abmll diagnose` does. The accuracy on test items is that of an evaluation's answers with the same support. Finished
+estimates are kept in `--work` (JSON Lines), so an interrupted run goes on; `benchmarks.fold_spread` reads them too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from scipy.stats import binom, spearmanr
 
 from abmll.assurance.diagnostics import LEVEL, wilson
-from abmll.assurance.folds import HeldOutAnswer, make_folds
+from abmll.assurance.folds import make_folds
 from abmll.cross_fitting import cross_predict
 from abmll.meta.collection import Collection
 from abmll.text.tasks import Task
 from benchmarks import common
+from benchmarks.answers import DIGITS, Answers, confidences
 from benchmarks.common import Served
-from benchmarks.kept import DIGITS, Kept, confidences
 from lab.evaluation.cells import CellResult
+from lab.evaluation.metrics import ItemScores
 from lab.evaluation.protocol import SEEDS, episode
 
 RESAMPLES = 5000
@@ -40,7 +41,7 @@ KEY = ("posterior", "task", "shots", "seed", "folds", "samples")
 def main() -> None:
     parser = common.arguments(__doc__, repeats=1, data=True)
     parser.add_argument("--cells", type=Path, required=True, help="results folder of an evaluation")
-    parser.add_argument("--method", required=True, help="whose kept answers are its test")
+    parser.add_argument("--method", required=True, help="whose answers are its test")
     parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--shots", nargs="+", default=["16"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS[:1]))
@@ -50,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     served = common.load_served(options.posterior, options.threads)
     estimates = collect(served, options)
-    results = Kept(options.cells, options.method).cells(options.tasks, options.shots)
+    results = Answers(options.cells, options.method).cells(options.tasks, options.shots)
     rows = [estimate_row(k, estimates, results) for k in options.shots]
     about = [
         f"Posterior {served.manifest.id}; {options.folds} folds, S = {options.samples}; support seeds "
@@ -188,12 +189,12 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tu
     return float(low), float(high)
 
 
-def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[HeldOutAnswer]]:
+def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[ItemScores]]:
     """The answers to held-out examples by task, k and seed, for adapters of the posterior with this digest."""
     rows = [row for row in read_estimates(path) if row["posterior"] == posterior and row["n"]]
     return {
         (row["task"], row["shots"], row["seed"]): [
-            HeldOutAnswer(i, tuple(probabilities), label)
+            ItemScores(i, tuple(probabilities), label)
             for i, (label, probabilities) in enumerate(row["answers"])
         ]
         for row in rows

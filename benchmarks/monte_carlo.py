@@ -1,10 +1,10 @@
 """What samples of the weights add to their mean: one posterior's adapters, at temperatures and without any.
 
-    python -m benchmarks.monte_carlo --sampled benchmarks/results/seeds/abmll-S16.json abmll-S16 \
-        --mean benchmarks/results/seeds/abmll-S0.json abmll-S0 --fit TASK...
+    python -m benchmarks.monte_carlo --sampled benchmarks/results/seeds/abmll-S16.json.gz abmll-S16 \
+        --mean benchmarks/results/seeds/abmll-S0.json.gz abmll-S0 --fit TASK...
 
-Each is the results folder of an evaluation, or a file of the answers that it has kept (`benchmarks.kept`), and the method
-there. Writes benchmarks/results/monte_carlo.md: sampled less mean, over the support seeds and test tasks of each split.
+Each is the results folder of an evaluation, or a file made of one (`benchmarks.answers`), and the method there.
+Writes benchmarks/results/monte_carlo.md: sampled less mean, over the support seeds and test tasks of each split.
 What is served has one temperature for both, fitted to samples; `--fit` names the validation tasks on which each gets its own.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from abmll.meta.collection import Collection
 from abmll.posterior.config import PosteriorConfig
 from benchmarks import common
-from benchmarks.kept import Kept
+from benchmarks.answers import Answers
 from benchmarks.leave_one_out import RESAMPLES, resampled
 from lab.evaluation.cells import CellResult
 from lab.evaluation.metrics import evaluate
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--shots", default="16")
     options = parser.parse_args()
     config = load_posterior(options.posterior or shipped_posteriors()[0]).prior.config
-    kept = [Kept(Path(source), method) for source, method in (options.sampled, options.mean)]
-    sampled, mean = ({(r.cell.task, r.cell.seed): r for r in of.cells([], [options.shots])} for of in kept)
+    answers = [Answers(Path(source), method) for source, method in (options.sampled, options.mean)]
+    sampled, mean = ({(r.cell.task, r.cell.seed): r for r in of.cells([], [options.shots])} for of in answers)
     both = sorted(sampled.keys() & mean.keys())
     fitted = [[r for (task, _), r in of.items() if task in options.fit] for of in (sampled, mean)]
     own = [fit_temperature(cells) for cells in fitted] if options.fit else []
@@ -59,8 +59,8 @@ def main() -> None:
         rows.append([split, tasks, "none", *differences(plain)])
     seeds = ", ".join(map(str, sorted({seed for _, seed in both})))
     about = [
-        f"{kept[0].method} less {kept[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of that over "
-        f"seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
+        f"{answers[0].method} less {answers[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of that "
+        f"over seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
     ]
     if own:
         about.append(

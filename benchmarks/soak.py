@@ -27,8 +27,9 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file
 
-from abmll.adapt import Adaptation, AdaptSettings
-from abmll.tasks import Example, Query
+from abmll.adaptation.run import Adaptation
+from abmll.adaptation.settings import AdaptSettings
+from abmll.text.tasks import Example, Query
 from benchmarks import common
 from benchmarks.http_server import Server
 from service.executors.contract import AdaptJob, PredictJob

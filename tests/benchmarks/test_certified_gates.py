@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.certified_gates import Records, Toy, naive_threshold, simulate
 from benchmarks.drift import Stream, run, summary
+from tests.benchmarks.test_answers import result
 
 
 def test_coverage_and_error_of_the_toy_are_those_of_many_draws():
@@ -26,6 +27,12 @@ def test_records_are_counted_from_the_threshold_up_with_ties():
     assert task.oracle(0.4) == 0.75
     drawn, _ = task.draw(np.random.default_rng(0), 100)
     assert set(drawn) == {0.2, 0.5, 0.9}
+
+
+def test_the_items_of_all_support_seeds_are_one_population():
+    task = Records.of("t", [result("t", [0.9, 0.6], [1, 0]), result("t", [0.7], [1])])
+    assert task.above(0.65) == (pytest.approx(2 / 3), 0.0)
+    assert task.above(0.0) == (1.0, pytest.approx(1 / 3))
 
 
 def test_the_naive_threshold_takes_ties_together():

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from abmll.posterior.config import PosteriorConfig, TemperatureRule
+from abmll.posterior.config import TemperatureRule
 from benchmarks import monte_carlo
 from lab.evaluation.temperature_scaling import Rule, with_temperature
-from tests.lab.evaluation.test_metrics import result
+from tests.benchmarks.test_answers import result
+from tests.tiny import make_config
 
 
 def test_differences_are_means_over_tasks() -> None:
@@ -23,7 +24,7 @@ def test_differences_are_means_over_tasks() -> None:
 
 
 def test_the_temperature_is_taken_back() -> None:
-    config = PosteriorConfig(temperature=TemperatureRule(2.0, 0.5, 3.0))
+    config = make_config(temperature=TemperatureRule(2.0, 0.5, 3.0))
     raw = result("one", [0.9, 0.6], [1, 0])
     served = with_temperature(raw, Rule(2.0, 0.5, 3.0), "ours")
     np.testing.assert_allclose(
