@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from abmll.assurance.folds import HeldOutAnswer
 from abmll.assurance.held_out import temperature_factor
 from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.answers import Answers
 from benchmarks.common import arguments, table, write_results
 from benchmarks.leave_one_out import Key, held_out
 from lab.evaluation.cells import CellResult
-from lab.evaluation.metrics import ItemScores, evaluate
+from lab.evaluation.metrics import evaluate
 from lab.evaluation.temperature_scaling import Rule, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.tensors import posterior_digest
@@ -80,7 +81,7 @@ def key_of(result: CellResult) -> Key:
 
 
 def mean_nll(
-    cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[ItemScores]], spread: float
+    cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[HeldOutAnswer]], spread: float
 ) -> str:
     """Of the cells at the temperatures that their held-out answers choose; a spread of 0 leaves the posterior's."""
     factors = [temperature_factor(estimates[key_of(cell)], spread) if spread else 1.0 for cell in cells]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, spearmanr
 
 from abmll.assurance.diagnostics import LEVEL, wilson
-from abmll.assurance.folds import make_folds
+from abmll.assurance.folds import HeldOutAnswer, make_folds
 from abmll.cross_fitting import cross_predict
 from abmll.meta.collection import Collection
 from abmll.text.tasks import Task
@@ -29,7 +29,6 @@ from benchmarks import common
 from benchmarks.answers import DIGITS, Answers, confidences
 from benchmarks.common import Served
 from lab.evaluation.cells import CellResult
-from lab.evaluation.metrics import ItemScores
 from lab.evaluation.protocol import SEEDS, episode
 
 RESAMPLES = 5000
@@ -189,12 +188,12 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tu
     return float(low), float(high)
 
 
-def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[ItemScores]]:
+def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[HeldOutAnswer]]:
     """The answers to held-out examples by task, k and seed, for adapters of the posterior with this digest."""
     rows = [row for row in read_estimates(path) if row["posterior"] == posterior and row["n"]]
     return {
         (row["task"], row["shots"], row["seed"]): [
-            ItemScores(i, tuple(probabilities), label)
+            HeldOutAnswer(i, tuple(probabilities), label)
             for i, (label, probabilities) in enumerate(row["answers"])
         ]
         for row in rows

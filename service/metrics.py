@@ -6,13 +6,7 @@ few values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-if TYPE_CHECKING:
-    from service.gating.decisions import DecidedPrediction
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
@@ -140,11 +134,10 @@ class Metrics:
         self.unit_runs.labels(lane).observe(runs)
         self.unit_tokens.labels(lane).observe(tokens)
 
-    def record_decisions(self, predictions: Iterable[DecidedPrediction]) -> None:
-        """Record answered predictions."""
-        for prediction in predictions:
-            self.confidence.observe(prediction.confidence.value)
-            self.decisions.labels(prediction.decision, prediction.abstain_reason or "").inc()
+    def record_decision(self, confidence: float, decision: str, reason: str | None) -> None:
+        """Record one answered prediction; `reason` says why it abstained, None where it answered."""
+        self.confidence.observe(confidence)
+        self.decisions.labels(decision, reason or "").inc()
 
     def render(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""

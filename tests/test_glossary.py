@@ -54,15 +54,8 @@ BENCHMARKS = {f"benchmarks.{p.stem}": p for p in (ROOT / "benchmarks").glob("*.p
 SOURCE = sorted({*source_files().values(), *TESTS.values(), *BENCHMARKS.values()} - {Path(__file__)})
 # Words that work in progress elsewhere still has to take out.
 STILL_THERE = {
-    "ask": "service/gating, service/api/native, service/engine/requests.py, service/cli/main.py",
-    "calibrator": "abmll/calibrator.py and its callers",
-    "head": "abmll/similarity, posterior, adaptation, and tests",
-    "kept": "benchmarks/kept.py",
-    "reference": "abmll/prediction/references.py and its callers",
-    "scored": "client/abmll_client/predictors.py, lab/evaluation/metrics.py and their callers",
     "that of a": "docstrings that begin so in abmll/meta, text, decoder and others",
     "told": "some 30 files",
-    "watch": "service/engine/progress.py, engine.py, service/api/native/streaming.py",
 }
 
 

@@ -204,7 +204,8 @@ class Engine:
         what `GateKeeper.open` and `close` raise too.
         """
         answered = await self._predict(request, tenant, feed)
-        self._metrics.record_decisions(answered.predictions)
+        for row in answered.predictions:
+            self._metrics.record_decision(row.confidence.value, row.decision, row.abstain_reason)
         return answered
 
     async def _predict(

@@ -46,6 +46,6 @@ def test_a_calibrated_adaptation_is_the_plain_one_at_the_temperature_of_its_held
     rows = cross_predict(model, support, folds, settings, seed=5, samples=4)
     assert found.temperature_factor == pytest.approx(temperature_factor(rows, spread), rel=0.06 * spread)
     assert (found.n, found.correct) == (len(rows), sum(row.correct for row in rows))
-    ratio = adaptation.posterior.config.temperature / plain.posterior.config.temperature
+    ratio = adaptation.posterior.config.temperature.base / plain.posterior.config.temperature.base
     assert ratio == pytest.approx(found.temperature_factor)
     assert ratio != 1

@@ -12,6 +12,7 @@ from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
+from abmll.similarity.gaussian_process import SimilarityConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from abmll.text.tasks import Query
 from model_store.models import Start, build_model, check_base, load_model
@@ -99,7 +100,7 @@ def test_the_sentence_encoder_that_theta_names_is_loaded(base: LoadedBase, tmp_p
     model.save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
     name = str(tmp_path / "encoder")
-    named = Start(replace(ADAPTER, sentence_encoder=name))
+    named = Start(replace(ADAPTER, similarity=SimilarityConfig(sentence_encoder=name)))
     for start, given in ((named, None), (Start(ADAPTER), name)):
         built = build_model(base, start, sentence_encoder=given, cache_dir=tmp_path / "cache", progress=False)
         assert built.sentences is not None
