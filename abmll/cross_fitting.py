@@ -68,7 +68,7 @@ def _held_out(
     samples: int,
     truncate: bool,
 ) -> list[HeldOutAnswer]:
-    asking = [
+    runs = [
         model.begin_predict(
             adaptation.posterior,
             fold.queries(support),
@@ -79,11 +79,11 @@ def _held_out(
         )
         for adaptation, fold in zip(fitted, folds, strict=True)
     ]
-    while not all(run.done for run in asking):
-        model.advance(asking)
+    while not all(run.done for run in runs):
+        model.advance(runs)
     found = [
         row
-        for run, fold in zip(asking, folds, strict=True)
+        for run, fold in zip(runs, folds, strict=True)
         for row in held_out_answers(support, fold.held_out, run.predictions())
     ]
     return sorted(found, key=lambda row: row.index)

@@ -1,4 +1,4 @@
-"""A base model with a global posterior, ready to adapt and to predict: what a server or a notebook holds."""
+"""The facade: a base model with a global posterior, which adapts and predicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from abmll.text.tasks import Example, Query, check_support
 
 
 class FewShotModel:
-    """Adapts to support examples and predicts with Monte Carlo samples. One thread owns it; the `encoder` may be shared."""
+    """Adapts to support examples, and predicts with Monte Carlo samples.
+
+    One thread owns it. Its `encoder` may be shared between threads.
+    """
 
     def __init__(
         self,
@@ -39,15 +42,17 @@ class FewShotModel:
         equivalence: Equivalence | None = None,
         sentences: SentenceEncoder | None = None,
     ) -> None:
-        """Wrap `model` in place. `prior` is a trained theta, or a configuration for an untrained one (B = 0).
+        """Wrap `model` in place.
 
-        `equivalence` tells which free-text answers mean the same; by default those that are the same text, normalised.
-        `sentences` is the sentence encoder that `prior` names, if it names one.
-        Raises `PosteriorMismatchError` if theta was made for other layers or with a sentence encoder that is not given, and
-        `UnsupportedModelError` for an unknown layout.
+        `prior` is a trained theta, or a configuration, which gives an untrained one (B = 0).
+        `equivalence` says which free-text answers mean the same; by default, those that are the
+        same text, normalised. `sentences` is the sentence encoder that `prior` names, if it names
+        one. Raises `PosteriorMismatchError` where theta was made for other layers, names an unknown
+        noise family, or needs a sentence encoder that is not given, and `UnsupportedModelError` for
+        an unknown architecture.
         """
         config = prior if isinstance(prior, PosteriorConfig) else prior.config
-        family_of(config.noise)  # raises for an unknown one, here rather than at the first sample
+        family_of(config.noise)  # raises for an unknown family before the first sample
         self.backbone = Backbone(model, config.layout)
         self.prior = (
             GlobalPosterior.untrained(config, self.backbone.sites)
@@ -66,11 +71,14 @@ class FewShotModel:
 
     @property
     def features(self) -> Features:
-        """The feature function: what the Gaussian process beside the adapter sees of a prompt."""
+        """Return the feature function: what the Gaussian process sees of a prompt."""
         return Features(self.prior.whitening, self.sentences if self.prior.config.sentence_encoder else None)
 
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
-        """The support in tokens. Raises `SupportError`, `OptionsError` or `PromptTooLongError`."""
+        """Return the support in tokens.
+
+        Raises `SupportError`, `OptionsError` or `PromptTooLongError`.
+        """
         check_support(support)
         return [
             LabelledPrompt(
@@ -88,13 +96,16 @@ class FewShotModel:
         *,
         truncate: bool = False,
     ) -> AdaptRun:
-        """An adaptation before its first step, the trunk run over its support. Errors as `encode_support`."""
+        """Return an adaptation before its first step, with the trunk run over its support.
+
+        Raises as `encode_support`.
+        """
         return self.start_adapt(self.encode_support(support, truncate=truncate), settings, seed)
 
     def start_adapt(
         self, examples: Sequence[LabelledPrompt], settings: AdaptSettings | None = None, seed: int = 0
     ) -> AdaptRun:
-        """As `begin_adapt`, for support that is encoded already."""
+        """Return what `begin_adapt` does, for support that is encoded already."""
         settings = settings or self.defaults
         batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
         prepared = prepare(self.backbone, examples)
@@ -103,7 +114,7 @@ class FewShotModel:
         )
 
     def step(self, runs: Sequence[AdaptRun]) -> None:
-        """One gradient step of every run that is not done, in one batch."""
+        """Make one gradient step of every run that is not done, in one batch."""
         adapt_step(self.backbone, [run for run in runs if not run.done])
 
     def adapt(
@@ -115,9 +126,9 @@ class FewShotModel:
         truncate: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> Adaptation:
-        """phi fitted to `support` from theta; the same arguments give the same posterior. Errors as `encode_support`.
+        """Fit phi to `support` from theta. The same arguments give the same posterior.
 
-        `on_step` gets each step's number.
+        `on_step` is called with the number of each step. Raises as `encode_support`.
         """
         run = self.begin_adapt(support, settings, seed, truncate=truncate)
         while not run.done:
@@ -134,7 +145,10 @@ class FewShotModel:
         *,
         truncate: bool = False,
     ) -> list[Adaptation]:
-        """One posterior for each support, fitted together: the same as one by one, up to rounding."""
+        """Adapt to each support, all together: the same as one by one, up to rounding.
+
+        Raises as `encode_support`.
+        """
         runs = [self.begin_adapt(support, settings, seed, truncate=truncate) for support in supports]
         while not all(run.done for run in runs):
             self.step(runs)
@@ -143,7 +157,7 @@ class FewShotModel:
     def encode_queries(
         self, queries: Sequence[Query], settings: PredictSettings, *, truncate: bool = False
     ) -> list[EncodedPrompt]:
-        """The queries in tokens. Raises `OptionsError` or `PromptTooLongError`."""
+        """Return the queries in tokens. Raises `OptionsError` or `PromptTooLongError`."""
         return [
             self.encoder.encode(query, truncate=truncate, max_new_tokens=settings.max_new_tokens)
             for query in queries
@@ -158,7 +172,7 @@ class FewShotModel:
         max_tokens: int = TOKENS_PER_CHUNK,
         **settings: Any,
     ) -> QueryRun:
-        """A prediction before its first unit; see `predict`."""
+        """Return a prediction before its first unit; see `predict`."""
         chosen = PredictSettings(**settings)
         prompts = self.encode_queries(queries, chosen, truncate=truncate)
         return self.start_predict(posterior, prompts, chosen, max_tokens)
@@ -170,7 +184,7 @@ class FewShotModel:
         settings: PredictSettings,
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> QueryRun:
-        """As `begin_predict`, for queries that are encoded already."""
+        """Return what `begin_predict` does, for queries that are encoded already."""
         posterior = posterior or TaskPosterior.start(self.prior)
         return QueryRun(
             replace(posterior, values=posterior.values.to(self.backbone.device)),
@@ -183,7 +197,7 @@ class FewShotModel:
         )
 
     def advance(self, runs: Sequence[QueryRun]) -> None:
-        """One unit of every run that is not done; the chunks of options in one batch."""
+        """Do one unit of every run that is not done, with the chunks of options in one batch."""
         advance(self.backbone, [run for run in runs if not run.done])
 
     def predict(
@@ -194,9 +208,10 @@ class FewShotModel:
         truncate: bool = False,
         **settings: Any,
     ) -> list[Prediction]:
-        """A prediction for each query; `posterior` None is theta itself.
+        """Return a prediction for each query, by `posterior` or by theta (None).
 
-        `settings` are the fields of `PredictSettings`. Raises `OptionsError` or `PromptTooLongError`.
+        `settings` are the fields of `PredictSettings`. Raises `OptionsError` or
+        `PromptTooLongError`.
         """
         run = self.begin_predict(posterior, queries, truncate=truncate, **settings)
         while not run.done:
@@ -206,7 +221,10 @@ class FewShotModel:
     def predict_many(
         self, requests: Sequence[tuple[TaskPosterior | None, Sequence[Query]]], **settings: Any
     ) -> list[list[Prediction]]:
-        """Predictions for the queries of several posteriors together: the same as one by one, up to rounding."""
+        """Predict for several posteriors together: the same as one by one, up to rounding.
+
+        `requests` are posteriors with their queries. Raises as `predict`.
+        """
         share = TOKENS_PER_CHUNK // max(1, len(requests))
         runs = [
             self.begin_predict(posterior, queries, max_tokens=share, **settings)

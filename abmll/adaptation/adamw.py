@@ -1,4 +1,4 @@
-"""The inner optimiser."""
+"""The optimiser of adaptation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass
 class AdamW:
-    """AdamW without weight decay on one flat tensor (the paper's optimiser), its state beside the values it moves."""
+    """AdamW without weight decay (the paper's optimiser) for one flat tensor.
+
+    Holds both moments and the number of steps, but not the values that it moves.
+    """
 
     first: Tensor
     second: Tensor
@@ -18,11 +21,14 @@ class AdamW:
 
     @classmethod
     def zeros_like(cls, values: Tensor) -> AdamW:
-        """A fresh optimiser for `values`."""
+        """Return a fresh optimiser for `values`."""
         return cls(torch.zeros_like(values), torch.zeros_like(values))
 
     def update(self, values: Tensor, gradient: Tensor, learning_rate: float) -> Tensor:
-        """`values` one step further down `gradient` (PyTorch's defaults: betas .9 and .999, epsilon 1e-8)."""
+        """Return `values` one step further down `gradient`.
+
+        The constants are PyTorch's defaults: betas 0.9 and 0.999, epsilon 1e-8.
+        """
         self.step += 1
         self.first.lerp_(gradient, 0.1)
         self.second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)

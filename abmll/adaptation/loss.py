@@ -1,4 +1,4 @@
-"""The loss of one gradient step: NLL under one posterior sample for each example, and KL(phi || theta)."""
+"""The loss of one gradient step: NLL under one posterior sample a row, and KL(phi || theta)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from abmll.posterior.noise.families import family_of
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one or more tasks for one pass: trunk activations [N, d], rows, their options' reference, labels, and each
-    row's task (ascending).
+    """Examples of one or more tasks for one pass, each a row.
+
+    `hidden` [N, d] are trunk activations. `reference` is the option reference of all rows.
+    `task_of_row` is ascending.
     """
 
     hidden: Tensor
@@ -31,7 +33,7 @@ class Batch:
 
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Prepared, int]], device: torch.device) -> Batch:
-        """The batch of (task, its support, example number) in that order."""
+        """Make the batch of `chosen`: (task, its support, number of the example), in that order."""
         examples = [prepared.examples[i] for _, prepared, i in chosen]
         return cls(
             torch.cat([prepared.hidden[i] for _, prepared, i in chosen]),
@@ -43,7 +45,10 @@ class Batch:
 
 
 def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
-    """NLL [R] in nats from segment scores [M]: over a row's options, or of its only continuation."""
+    """Return NLL [R] in nats from segment scores [M].
+
+    It is over the options of a row, or of the only continuation where a row has one.
+    """
     losses = []
     for row, label in zip(by_prompt(scores, rows), labels, strict=True):
         losses.append(-row[0] if len(row) == 1 else row.logsumexp(0) - row[label])
@@ -52,9 +57,10 @@ def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Of one batch, in nats: NLL [R] by example under one posterior sample each; KL(phi || theta) and log p(theta) [T] by task.
+    """The loss of one batch, in nats.
 
-    The last two are zero where no prior was given.
+    `nll` [R] is by row, each under one posterior sample. `kl` is KL(phi || theta) and `log_prior`
+    is log p(theta), both [T] by task, and zero where no prior was given.
     """
 
     nll: Tensor
@@ -72,12 +78,12 @@ def step_loss(
     prior: Sequence[SiteTensors] | None = None,
     kl_seeds: Sequence[int] = (),
 ) -> StepLoss:
-    """Expected NLL of T task posteriors `phi` [T, ...] on a batch of their examples, and their divergence from theta.
+    """Return the NLL of T task posteriors `phi` [T, ...] on a batch, and the divergence from theta.
 
-    Every row draws its own sample from `seeds[i]`. With `prior` (theta, [T, ...]) the divergence from it is that of the noise
-    family; where it is estimated, task t is with `kl_seeds[t]`.
+    Row i draws its own sample with `seeds[i]`. With `prior` (theta, [T, ...]), the divergence is
+    the one of the noise family; where the family estimates it, `kl_seeds[t]` is the seed of task t.
     """
-    # The noise scale is calibrated for prediction, on posteriors that were fitted without it.
+    # The noise scale is for prediction. It is chosen on posteriors that were fitted without it.
     config = replace(config, noise=replace(config.noise, scale=1.0))
     rows, tasks = batch.rows, batch.task_of_row
     draw = family_of(config.noise).training_draw(

@@ -1,10 +1,11 @@
-"""Adaptation: K gradient steps on phi from theta on the support (docs/method.md 3), of many tasks in one batch.
+"""Adaptation: K gradient steps on phi from theta, for many tasks in one batch (docs/method.md 3).
 
-The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), one posterior sample for each example i of the batch.
-A task with options is scored by the options-normalised likelihood; free text by the likelihood of its tokens.
+The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), with one posterior sample for each
+example i of the batch. With options, the likelihood is normalised over them; without, it is the
+likelihood of the label's tokens.
 
-`AdaptRun` is one task's adaptation between steps: its phi, optimiser state, step count and seed. `adapt_step` moves
-any number of them by one step in one forward and backward pass.
+`AdaptRun` is one task's adaptation between steps: its phi, optimiser state, step count and seed.
+`adapt_step` moves any number of runs by one step, in one forward and backward pass.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.seeds import derive_seed
 from abmll.similarity.features import Features
 
-# Tokens that one backward pass may hold; a step on more is the sum of the gradients of its parts.
+# Tokens that one backward pass may hold. A step on more sums the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The adapted posterior, the mean loss (nats per example) of each step, the tokens the support holds, and whether it is of
-    multiple choice (`Prepared.multiple_choice`).
+    """An adapted posterior and how it was made.
+
+    `losses` has the mean loss of each step, in nats per example. `support_tokens` is the number of
+    tokens of the support's prompts. `multiple_choice` is `Prepared.multiple_choice`.
     """
 
     posterior: TaskPosterior
@@ -45,13 +48,13 @@ class Adaptation:
 
 
 def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Which examples each step sees: whole passes in random order, cut into batches."""
+    """Return the examples of each step: whole passes in random order, cut into batches."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     stream: list[int] = []
     batches = []
     for _ in range(steps):
         if len(stream) < batch_size:
-            # What is left of this pass comes last in the next, so that no batch holds an example twice.
+            # What is left of this pass comes last in the next: no batch holds an example twice.
             stream += sorted(rng.sample(range(size), size), key=lambda i: i in stream)
         count = min(batch_size, size)
         batches.append(stream[:count])
@@ -61,10 +64,12 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
 
 @dataclass
 class AdaptRun:
-    """One task's adaptation between two steps; the same arguments give the same steps whatever runs beside it.
+    """One task's adaptation between two steps.
 
-    `batches` names the examples of each step, `values` [P] is phi so far, `losses` are in nats per example, by step.
-    `features` is the model's feature function, for the class examples of a posterior with a Gaussian process.
+    The same arguments give the same steps, whatever runs beside it. `batches` has the numbers of
+    the examples of each step, `values` [P] is phi so far, and `losses` are in nats per example, by
+    step. `features` is the model's feature function, for the class examples of a posterior with a
+    Gaussian process.
     """
 
     prior: GlobalPosterior
@@ -89,24 +94,30 @@ class AdaptRun:
         optimiser: AdamW | None = None,
         features: Features | None = None,
     ) -> AdaptRun:
-        """phi = theta; `optimiser` may carry moments over from earlier tasks, the default is a fresh one."""
+        """Return a run with phi = theta.
+
+        `optimiser` may have moments of earlier tasks; by default it is fresh.
+        """
         values = prior.values.to(backbone.device, copy=True)
         optimiser = optimiser or AdamW.zeros_like(values)
         return cls(prior, prepared, settings, batches, seed, values, optimiser, features or Features())
 
     @property
     def done(self) -> bool:
-        """Whether all steps are made."""
+        """Return whether all steps are made."""
         return len(self.losses) == len(self.batches)
 
     @property
     def next_batch(self) -> Sequence[int]:
-        """The examples of the next step."""
+        """Return the numbers of the next step's examples."""
         return self.batches[len(self.losses)]
 
     @property
     def posterior(self) -> TaskPosterior:
-        """phi as it stands, on the CPU; without any step it is theta, which has no class examples."""
+        """Return phi as it stands, on the CPU.
+
+        Without any step it is theta, and has no class examples.
+        """
         config, prepared = self.prior.config, self.prepared
         temperature = config.temperature.after(
             len(prepared.examples), multiple_choice=prepared.multiple_choice
@@ -120,13 +131,16 @@ class AdaptRun:
         )
 
     def result(self) -> Adaptation:
-        """What was fitted."""
+        """Return what was fitted."""
         tokens = sum(example.prompt.tokens for example in self.prepared.examples)
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 
 
 def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
-    """One gradient step of every run, on its own examples with its own noise and optimiser, in passes of `max_tokens`."""
+    """Make one gradient step of every run, in passes of at most `max_tokens`.
+
+    Each run has its own examples, noise and optimiser. All have the same configuration and sites.
+    """
     config, sites = runs[0].prior.config, runs[0].prior.sites
     family, rank = family_of(config.noise), config.layout.rank
     values = torch.stack([run.values for run in runs]).requires_grad_()
@@ -147,7 +161,7 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
             prior=theta,
             kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
         )
-        # Where the divergence is the task's and not the part's, each part bears its share of it.
+        # A divergence that is one number for the task is divided among the parts of its batch.
         in_part = torch.bincount(torch.tensor([t for t, _, _ in part]), minlength=len(runs)).to(values.device)
         sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
         share = torch.ones_like(beta) if family.divergence_of_tokens else in_part / sizes
@@ -163,7 +177,10 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
 def _parts(
     work: Sequence[tuple[int, AdaptRun, int]], max_tokens: int
 ) -> Iterator[list[tuple[int, AdaptRun, int]]]:
-    """Cut the examples of a step, in order, into passes of at most `max_tokens` (or one longer example)."""
+    """Yield the examples of a step, in order, in passes of at most `max_tokens`.
+
+    An example that is longer is a pass of its own.
+    """
     part: list[tuple[int, AdaptRun, int]] = []
     total = 0
     for item in work:

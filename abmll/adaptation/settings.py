@@ -1,4 +1,4 @@
-"""How phi is fitted."""
+"""Settings of adaptation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """How phi is fitted: AdamW steps on batches of support examples.
+    """Settings of one adaptation: AdamW steps on batches of support examples.
 
-    `beta` weighs KL(phi || theta); 0 is what the paper does at test time.
+    `beta` is the weight of KL(phi || theta); the paper has 0 at test time.
     """
 
     steps: int = 6

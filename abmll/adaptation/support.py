@@ -1,4 +1,4 @@
-"""A support set ready for gradient steps: its trunk activations and option references, computed once."""
+"""A support ready for gradient steps."""
 
 from __future__ import annotations
 
@@ -21,25 +21,29 @@ TOKENS_PER_TRUNK = 2048
 
 @dataclass(frozen=True)
 class Prepared:
-    """Support with its trunk activations [tokens, d] and its options' references by example, computed once for all steps."""
+    """A support, with what is computed once for all steps.
+
+    `hidden` has the trunk activations [tokens, d] and `references` the option reference of each
+    example.
+    """
 
     examples: Sequence[LabelledPrompt]
     hidden: Sequence[Tensor]
     references: Sequence[OptionReference]
 
     def class_examples(self, features: Features) -> ClassExamples | None:
-        """What a Gaussian process learns from, by what `features` makes of the prompts; None without fixed classes."""
+        """Return what the Gaussian process learns from, or None without fixed classes."""
         prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
         return ClassExamples.of(prompts, self.hidden, labels, features)
 
     @property
     def multiple_choice(self) -> bool:
-        """Whether every example has options, and they differ from one to another."""
+        """Return whether every example has options, and they differ between examples."""
         prompts = [example.prompt for example in self.examples]
         return all(len(prompt.continuations) > 1 for prompt in prompts) and options_differ(prompts)
 
     def tokens(self, chosen: Sequence[int]) -> int:
-        """Tokens of the chosen examples."""
+        """Return the number of tokens of the chosen examples."""
         return sum(len(self.hidden[i]) for i in chosen)
 
 
@@ -48,7 +52,10 @@ def prepare(
     examples: Sequence[LabelledPrompt],
     max_tokens: int = TOKENS_PER_TRUNK,
 ) -> Prepared:
-    """Run the trunk over the support in passes of at most `max_tokens`, and the base model over options that need a reference."""
+    """Run the trunk over the support, in passes of at most `max_tokens`.
+
+    Also runs the base model over the options that need a reference.
+    """
     prompts = [example.prompt for example in examples]
     hidden = trunk_states(backbone, prompts, max_tokens)
     return Prepared(examples, hidden, option_references(backbone, prompts))
@@ -57,7 +64,10 @@ def prepare(
 def trunk_states(
     backbone: Backbone, prompts: Sequence[EncodedPrompt], max_tokens: int = TOKENS_PER_TRUNK
 ) -> list[Tensor]:
-    """The trunk's states [tokens, d] of each prompt with its continuations, in passes of at most `max_tokens`."""
+    """Return the trunk's states [tokens, d] of each prompt with its continuations.
+
+    They are computed in passes of at most `max_tokens`.
+    """
     hidden: list[Tensor] = [torch.empty(0)] * len(prompts)
     for chunk in token_batches([packed_length(prompt) for prompt in prompts], max_tokens):
         rows = collate([prompts[i] for i in chunk], backbone.device)

@@ -1,1 +1,1 @@
-"""Distributions over a decoder's weights: the global posterior theta and the task posterior phi."""
+"""Gaussians over a decoder's updates: the global posterior theta and the task posterior phi."""

@@ -1,4 +1,7 @@
-"""What a posterior is of: a record for each of its four parts, kept with every artifact."""
+"""The configuration of a posterior: one record for each of its four parts.
+
+Every artifact and every adapter keeps one.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from typing import Any, Self
 from abmll.decoder.layout import MODULES, AdapterLayout
 from abmll.similarity.gaussian_process import SimilarityConfig
 
-# Support examples after which a posterior has the temperature `TemperatureRule.base`.
+# Number of support examples for which the temperature is `TemperatureRule.base`.
 TEMPERATURE_AT = 16
-# The fewest and the most support examples that the growth of a temperature is fitted on.
+# The smallest and the largest number of support examples that a temperature rule is fitted on.
 TEMPERATURE_SIZES = (4, 32)
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How an adapter is random.
+    """How a posterior is sampled.
 
-    `family` names a noise family (`noise/families.py`). `offset` is the constant c: a log-variance for the
-    family `output` (the paper's -20), a standard deviation of the weight for `weight`. `rank` is m of the
-    sign-structured draw. `scale` multiplies every standard deviation in prediction. It is calibrated after
-    training, and adaptation does not know it.
+    `family` names a noise family (`noise/families.py`). `offset` is the constant c: a log-variance
+    for the family `output` (-20 in the paper), a standard deviation of the weight for `weight`.
+    `rank` is m, the number of sign vectors of a sample. `scale` multiplies every standard deviation
+    in prediction. It is chosen after training, and adaptation does not use it.
     """
 
     family: str = "weight"
@@ -36,17 +39,18 @@ class NoiseConfig:
 
     @property
     def is_point(self) -> bool:
-        """Whether c is that of a point."""
+        """Return whether this is the noise of a point."""
         return self == self.as_point()
 
 
 @dataclass(frozen=True)
 class TemperatureRule:
-    """The temperature of a task posterior, by how many examples it was adapted to.
+    """The temperature of a task posterior, by the number of its examples.
 
-    A temperature flattens (above 1) or sharpens the averaged distribution over options. `base` is the one
-    after 16 examples, and that after n is `base` x (16 / n)^`exponent`. `multiple_choice` takes the place of
-    `base` where options differ from question to question (None: `base` is for both).
+    A temperature above 1 flattens the predictive, one below 1 sharpens it. After n examples it is
+    `base` x (16 / n)^`exponent`, so `base` is the temperature after 16 examples. `multiple_choice`
+    takes the place of `base` where options differ from input to input; with None, `base` is for
+    both.
     """
 
     base: float = 1.0
@@ -56,9 +60,9 @@ class TemperatureRule:
     def after(self, examples: int, *, multiple_choice: bool = False) -> float:
         """Return the temperature after `examples` support examples.
 
-        The fewer examples there are, the more often a fixed number of steps sees each, and the surer of too
-        much they make the posterior. Outside `TEMPERATURE_SIZES`, between which rules are fitted, the
-        temperature stays as it is at their ends.
+        With fewer examples, a fixed number of steps uses each of them more often, and the posterior
+        becomes more overconfident. Rules are fitted for numbers of examples in `TEMPERATURE_SIZES`.
+        Outside of that range the temperature stays what it is at the nearer end.
         """
         base = (self.multiple_choice if multiple_choice else None) or self.base
         fewest, most = TEMPERATURE_SIZES
@@ -67,9 +71,10 @@ class TemperatureRule:
 
 @dataclass(frozen=True)
 class PosteriorConfig:
-    """What is adapted, how it is random, its temperature, and the Gaussian process beside it (None: there is none).
+    """What is adapted, the noise, the temperature, and the Gaussian process beside the adapter.
 
-    The temperature rule of a task posterior is one number, its `base`.
+    `similarity` is None where there is no Gaussian process. In the configuration of a task
+    posterior, the temperature rule is one number, its `base`.
     """
 
     layout: AdapterLayout = field(default_factory=AdapterLayout)
@@ -79,13 +84,14 @@ class PosteriorConfig:
 
     @property
     def sentence_encoder(self) -> str | None:
-        """The name of the sentence encoder that the posterior needs, if any."""
+        """Return the name of the sentence encoder that the posterior needs, if any."""
         return self.similarity.sentence_encoder if self.similarity else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for a manifest, in the one flat form that files have had from the beginning.
+        """Return plain values for a manifest, in the flat form that all files have.
 
-        What has no effect is left out, as in files from before it existed, so that digests stay what they were.
+        A value that has no effect is left out. So a record that could be written before a key
+        existed is written without the key, and its digest stays what it was.
         """
         layout, noise, temperature, similarity = self.layout, self.noise, self.temperature, self.similarity
         values: dict[str, Any] = {
@@ -114,7 +120,10 @@ class PosteriorConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote, now or before a key existed. Raises `TypeError` for an unknown key."""
+        """Read what `to_json` wrote, now or before a key existed.
+
+        Raises `TypeError` for an unknown key.
+        """
         if unknown := set(values) - set(_DEFAULTS):
             raise TypeError(f"unknown keys of a configuration: {', '.join(sorted(unknown))}")
         known = {**_DEFAULTS, **values}
@@ -131,7 +140,7 @@ class PosteriorConfig:
         )
 
 
-# Every key of the flat form, with what it means where a file does not have it.
+# Every key of the flat form, with its value where a file does not have the key.
 _DEFAULTS: dict[str, Any] = {
     "rank": 8, "alpha": 16.0, "modules": MODULES, "first_layer": 0,
     "noise": "weight", "spread_offset": 1e-3, "noise_rank": 4, "noise_scale": 1.0,

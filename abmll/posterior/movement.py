@@ -1,4 +1,4 @@
-"""How far adaptation moved a posterior: KL and change of the mean, over the adapted weights (docs/method.md 3)."""
+"""How far adaptation moved a posterior: KL and change of the mean (docs/method.md 3)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.weight import SD_FLOOR
 from abmll.posterior.posteriors import Posterior
 
-# Elements of a weight matrix that are looked at together.
+# Elements of a weight matrix that are computed at once; bounds memory.
 ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Movement:
-    """How far a task posterior is from the global one.
+    """How far a task posterior is from the global one, over all `parameters` adapted weights.
 
-    `kl_nats` is KL(q_phi || q_theta) over all `parameters` adapted weights; `kl_nats_floored` the same with no standard deviation
-    below the posterior's constant c, so that weights with almost none do not decide it. None where the noise is not of the
-    weights. `relative_mean_change` is the norm of the mean update's change over that of the global mean update,
-    None where that is zero.
+    `kl_nats` is KL(q_phi || q_theta). `kl_nats_floored` is the same KL with no standard deviation
+    below the constant c, so that weights with almost no noise do not dominate it. The KLs are None
+    where the noise does not belong to the weights. `relative_mean_change` is the norm of the change
+    of the mean update, divided by the norm of the global mean update; None where the latter is
+    zero.
     """
 
     parameters: int
@@ -37,12 +38,13 @@ class Movement:
 
 
 def movement(task: Posterior, prior: Posterior) -> Movement:
-    """From `prior` to `task`, both with the noise that they are served with, in fp64.
+    """Return how far `task` is from `prior`, both with the noise of prediction, computed in fp64.
 
-    The KL of the `weight` family is the closed form, summed over every element: that of `noise.weight_divergence`, in which no
-    standard deviation is below `SD_FLOOR`. A spread that came close to zero or changed its sign in training makes a few elements
-    decide that sum; so it is given a second time with no standard deviation below c (as served), which every element of an
-    untrained posterior has. Raises `PosteriorMismatchError` where the two differ in layout, noise or sites.
+    The KL of the `weight` family is the closed form of `noise.weight.weight_divergence`, summed
+    over every element; no standard deviation is below `SD_FLOOR` in it. Where training brought a
+    spread close to zero or changed its sign, a few elements dominate that sum. So a second sum has
+    no standard deviation below c times the noise scale, which is what every element of an untrained
+    posterior has. Raises `PosteriorMismatchError` where the two differ in layout, noise or sites.
     """
     config, of_prior = task.config, prior.config
     if (config.layout, config.noise, task.sites) != (of_prior.layout, of_prior.noise, prior.sites):
@@ -74,7 +76,7 @@ def _kl(mean_q: Tensor, sd_q: Tensor, mean_p: Tensor, sd_p: Tensor, floor: float
 
 
 def _slices(site: Site, tensors: SiteTensors) -> Iterator[SiteTensors]:
-    """The site's matrices in fp64, for some output units at a time."""
+    """Yield the site's matrices in fp64, a block of output units at a time."""
     mean_a, spread_a = tensors.mean_a.double(), tensors.spread_a.double()
     step = max(1, ELEMENTS // site.d_in)
     for start in range(0, site.d_out, step):

@@ -1,7 +1,7 @@
-"""Posteriors as plain LoRA factors, the form that other software reads, and back.
+"""Posteriors as plain LoRA factors, which is the form that other software reads, and back.
 
-The mean is a LoRA of rank r. A sample of the `weight` family is one of rank r + m (r + 1) (docs/method.md 2). A sample of the
-`output` family is redrawn for every token, so it is none.
+The mean is a LoRA of rank r. A sample of the `weight` family is a LoRA of rank r + m (r + 1)
+(docs/method.md 2). A sample of the `output` family has new noise for every token, so it is no LoRA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from abmll.seeds import sample_seeds
 
 @dataclass(frozen=True)
 class PlainLora:
-    """Adds alpha / R * B A x to one linear layer's output: A [R, d_in] and B [d_out, R], in fp32."""
+    """A LoRA of one linear layer: it adds alpha / R * B A x to the output.
+
+    A is [R, d_in] and B is [d_out, R], both in fp32.
+    """
 
     a: Tensor
     b: Tensor
@@ -30,26 +33,26 @@ class PlainLora:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Return R."""
         return self.a.shape[0]
 
     @property
     def scaling(self) -> float:
-        """alpha / R."""
+        """Return alpha / R."""
         return self.alpha / self.rank
 
 
 def mean_loras(posterior: Posterior) -> dict[Site, PlainLora]:
-    """The mean, of rank r: the same numbers that the posterior holds."""
+    """Return the mean as LoRAs of rank r: the same numbers that the posterior holds."""
     sites = zip(posterior.sites, posterior.by_site(), strict=True)
     return {site: PlainLora(t.mean_a, t.mean_b, posterior.config.layout.alpha) for site, t in sites}
 
 
 def sample_loras(posterior: Posterior, seed: int, number: int) -> dict[Site, PlainLora]:
-    """Sample `number` of the sequence that `seed` names, of rank r + m (r + 1) with scaling 1.
+    """Return sample `number` of the sequence that `seed` names, as LoRAs of rank r + m (r + 1).
 
-    It is the one that a prediction with this seed draws in fp32. Raises `SampleNotALoraError` where the samples of the noise
-    family are none.
+    Their scaling is 1. The sample is the one that a prediction with this seed draws in fp32. Raises
+    `SampleNotALoraError` where samples of the noise family are no LoRAs.
     """
     config, sites = posterior.config, posterior.sites
     family = family_of(config.noise)
@@ -63,10 +66,11 @@ def sample_loras(posterior: Posterior, seed: int, number: int) -> dict[Site, Pla
 
 
 def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> GlobalPosterior:
-    """`prior` with the mean given by `loras` and its own spread; sites without one get a mean of zero.
+    """Return `prior` with the mean that `loras` give, and with its own spread.
 
-    A rank below r is filled up with columns of B that are zero, whose rows of A are an untrained posterior's, so that
-    adaptation can use them. Raises `PosteriorMismatchError` for another site, another shape, or a larger rank.
+    A site without a LoRA gets a mean of zero. A rank below r is filled up so that adaptation can
+    use the rest: the columns of B are zero, the rows of A are those of an untrained posterior.
+    Raises `PosteriorMismatchError` for a site that is not adapted, another shape, or a larger rank.
     """
     config, sites = prior.config, prior.sites
     values = GlobalPosterior.untrained(config, sites).values
@@ -93,7 +97,10 @@ def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> Global
 
 
 def with_constant_spread(prior: GlobalPosterior, standard_deviation: float) -> GlobalPosterior:
-    """The same mean in the `weight` family, every weight with this standard deviation: B_s zero, A_s as it was."""
+    """Return the same mean in the `weight` family, with one standard deviation for all weights.
+
+    B_s is zero, and A_s is unchanged.
+    """
     values = prior.values.clone()
     for tensors in unflatten(values, prior.sites, prior.config.layout.rank):
         tensors.spread_b.zero_()
@@ -102,7 +109,10 @@ def with_constant_spread(prior: GlobalPosterior, standard_deviation: float) -> G
 
 
 def layout_of(loras: Mapping[Site, PlainLora]) -> AdapterLayout:
-    """The smallest layout that holds `loras`: their modules, from their first layer on, with their largest rank."""
+    """Return the smallest layout that holds `loras`.
+
+    It has their modules, their first layer and their largest rank.
+    """
     largest = max(loras.values(), key=lambda lora: lora.rank)
     return AdapterLayout(
         rank=largest.rank,

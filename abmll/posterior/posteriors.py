@@ -1,11 +1,12 @@
-"""The global posterior theta, the task posterior phi, and the distances between them.
+"""The global posterior theta and the task posterior phi.
 
-Each adapted layer (a `Site`) has four LoRA matrices: a *mean* pair and a *spread* pair (docs/method.md 1, paper section 3).
-With s = alpha / rank, the mean is s * B_mu A_mu. The spread is s * B_s A_s + c and means, by noise family,
-the log-variance of the adapter's output (`output`) or the standard deviation of the weight (`weight`); see `noise/`.
+Each adapted layer (a `Site`) has four LoRA matrices: a mean pair and a spread pair
+(docs/method.md 1, paper section 3). With s = alpha / rank, the mean is s * B_mu A_mu. The spread is
+s * B_s A_s + c. It is the log-variance of the adapter's output in the noise family `output`, and
+the standard deviation of the weight in the family `weight`; see `noise/`.
 
-All numbers of one posterior lie in one flat fp32 vector, so an optimiser step, a copy or an average is one operation,
-and T tasks are a [T, P] matrix. `unflatten` gives the views by site.
+All numbers of one posterior lie in one flat fp32 vector. So an optimiser step, a copy or an average
+is one operation, and T tasks are a [T, P] matrix. `unflatten` gives views by site.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from abmll.similarity.features import Whitening
 
 @dataclass(frozen=True)
 class Posterior:
-    """A configuration, the sites it applies to, and P values [P] in fp32 (bf16 would round small updates away)."""
+    """A configuration, the sites that it applies to, and P values [P].
+
+    The values are in fp32, because bf16 would round small updates away. Raises
+    `PosteriorMismatchError` where their number is not P.
+    """
 
     config: PosteriorConfig
     sites: tuple[Site, ...]
@@ -42,15 +47,15 @@ class Posterior:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its tensors."""
+        """Return the bytes of all its tensors."""
         return sum(tensor.nbytes for tensor in self.to_tensors().values())
 
     def by_site(self) -> list[SiteTensors]:
-        """The matrices of every site, as views."""
+        """Return the matrices of every site, as views."""
         return unflatten(self.values, self.sites, self.config.layout.rank)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Named tensors for a safetensors file: `layers.15.q.mean.A` and so on."""
+        """Return named tensors for a safetensors file: `layers.15.q.mean.A` and so on."""
         return {
             f"{site.name}.{part}": getattr(tensors, field).contiguous()
             for site, tensors in zip(self.sites, self.by_site(), strict=True)
@@ -61,7 +66,11 @@ class Posterior:
     def from_tensors(
         cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
-        """Inverse of `to_tensors`. Raises `PosteriorMismatchError` naming the first tensor that is missing or misshapen."""
+        """Read what `to_tensors` wrote.
+
+        Raises `PosteriorMismatchError` with the name of the first tensor that is missing or
+        misshapen.
+        """
         pieces = []
         for site in sites:
             for part, shape in zip(_PARTS, site_shapes(site, config.layout.rank), strict=True):
@@ -79,16 +88,20 @@ _PARTS = {"mean.A": "mean_a", "mean.B": "mean_b", "spread.A": "spread_a", "sprea
 
 @dataclass(frozen=True)
 class GlobalPosterior(Posterior):
-    """theta: what all tasks share. A point estimate of the prior N(mu_theta, sigma_theta^2) over task posteriors.
+    """theta, where every adaptation starts.
 
-    `whitening` is that of the features which the Gaussian process beside the adapter sees, if any.
+    It is a point estimate of the prior N(mu_theta, sigma_theta^2) over task posteriors. `whitening`
+    is the one of the features of the Gaussian process, if there is one.
     """
 
     whitening: Whitening | None = None
 
     @classmethod
     def untrained(cls, config: PosteriorConfig, sites: Sequence[Site], seed: int = 0) -> GlobalPosterior:
-        """Every A Kaiming-uniform(a = sqrt 5), every B zero: mean 0 and spread c exactly (docs/method.md 1)."""
+        """Return a posterior with mean 0 and spread c exactly (docs/method.md 1).
+
+        Every A is Kaiming-uniform with a = sqrt 5, every B is zero.
+        """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
         for site in sites:
@@ -100,9 +113,10 @@ class GlobalPosterior(Posterior):
         return cls(config, tuple(sites), torch.cat(pieces))
 
     def without_noise(self) -> GlobalPosterior:
-        """The same mean with a spread of zero, which stays zero under adaptation: ordinary LoRA.
+        """Return the same mean with a spread of zero: ordinary LoRA.
 
-        With both matrices of the spread pair at zero, neither has a gradient.
+        The spread stays zero under adaptation: with both matrices of the pair at zero, neither has
+        a gradient.
         """
         values = self.values.clone()
         for tensors in unflatten(values, self.sites, self.config.layout.rank):
@@ -112,14 +126,14 @@ class GlobalPosterior(Posterior):
         return replace(self, config=config, values=values)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As `Posterior.to_tensors`, with the whitening's."""
+        """Return the tensors of `Posterior.to_tensors` and of the whitening."""
         return super().to_tensors() | (self.whitening.to_tensors() if self.whitening else {})
 
     @classmethod
     def from_tensors(
         cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
-        """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
+        """Read what `to_tensors` wrote. Raises as `Posterior.from_tensors`."""
         return replace(
             super().from_tensors(config, sites, tensors), whitening=Whitening.from_tensors(tensors)
         )
@@ -127,35 +141,35 @@ class GlobalPosterior(Posterior):
 
 @dataclass(frozen=True)
 class TaskPosterior(Posterior):
-    """phi: one task's q(phi | D) = N(mu_phi, sigma_phi^2), started at theta's values.
+    """phi: the posterior of one task, q(phi | D) = N(mu_phi, sigma_phi^2).
 
-    A task with fixed classes may have `class_examples`, from which the Gaussian process beside the adapter learns.
+    A task with fixed classes may have `class_examples`, which the Gaussian process learns from.
     """
 
     class_examples: ClassExamples | None = None
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
-        """phi = theta, all four matrices copied."""
+        """Return phi = theta, with a copy of all four matrices."""
         return cls(prior.config, prior.sites, prior.values.clone())
 
     def with_noise_scale(self, scale: float) -> TaskPosterior:
-        """The same posterior with every standard deviation multiplied by `scale`."""
+        """Return the same posterior with the noise scale `scale`."""
         return replace(self, config=replace(self.config, noise=replace(self.config.noise, scale=scale)))
 
     def with_temperature_times(self, factor: float) -> TaskPosterior:
-        """The same posterior with its temperature multiplied by `factor`."""
+        """Return the same posterior with its temperature multiplied by `factor`."""
         rule = self.config.temperature
         return replace(self, config=replace(self.config, temperature=replace(rule, base=rule.base * factor)))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As `Posterior.to_tensors`, with those of the class examples."""
+        """Return the tensors of `Posterior.to_tensors` and of the class examples."""
         return super().to_tensors() | (self.class_examples.to_tensors() if self.class_examples else {})
 
     @classmethod
     def from_tensors(
         cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
-        """Inverse of `to_tensors`. Raises as `Posterior.from_tensors`."""
+        """Read what `to_tensors` wrote. Raises as `Posterior.from_tensors`."""
         posterior = super().from_tensors(config, sites, tensors)
         return replace(posterior, class_examples=ClassExamples.from_tensors(tensors))

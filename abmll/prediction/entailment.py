@@ -1,4 +1,4 @@
-"""Answers mean the same where each entails the other, as a natural-language-inference model judges."""
+"""Equivalence of answers, judged by a natural-language-inference model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from abmll.prediction.semantic import normalise
 
 
 class EntailmentMatch:
-    """Bidirectional entailment: with the question before both, `a` entails `b` and `b` entails `a`. An `Equivalence`.
+    """An `Equivalence`: with the question before both, `a` entails `b` and `b` entails `a`.
 
-    Takes a `transformers` sequence classifier in evaluation mode that has a class `entailment`, and its tokenizer, which
-    must cut from the left: a long question loses its beginning, the answers stay whole. Answers that `normalise` to the same
-    text are the same without being judged. Raises `UnsupportedModelError` for a model without that class.
+    `model` is a `transformers` sequence classifier in evaluation mode with a class `entailment`.
+    Its `tokenizer` must cut from the left: a long question loses its beginning, and the answers
+    stay whole. Answers that `normalise` to the same text are the same without the model. Raises
+    `UnsupportedModelError` for a model without that class, and `ValueError` for a tokenizer that
+    cuts from the right.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -29,7 +31,7 @@ class EntailmentMatch:
 
     @torch.no_grad()
     def same(self, question: str, a: str, b: str) -> bool:
-        """See `Equivalence`: one pass over both directions."""
+        """See `Equivalence`. One pass has both directions."""
         if normalise(a) == normalise(b):
             return True
         one, other = f"{question} {a}", f"{question} {b}"

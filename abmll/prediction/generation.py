@@ -1,8 +1,8 @@
-"""Writing free-text answers under posterior samples, a few tokens a unit.
+"""Free-text answers, written under posterior samples, a few tokens a unit.
 
-A sample's weights stay the same for its whole sequence, so its KV cache is consistent. The adapted layers keep a cache
-for each answer; the trunk keeps one for each prompt, in which the answers' tokens are parallel branches behind
-it: the prompt is computed and stored once.
+A sample's weights stay the same for a whole answer, so its KV cache is consistent. The adapted
+layers have a cache for each answer. The trunk has one for each prompt: the prompt is computed and
+stored once, and the answers' tokens are parallel branches behind it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import mean_samples
 from abmll.seeds import derive_seed, sample_seeds
 
-# Tokens written between two chances to let other work in.
+# Tokens written in one unit; other work can run between two units.
 TOKENS_PER_UNIT = 16
-# Answers to a prompt that are written side by side.
+# Answers to a prompt that are written in one batch.
 ANSWERS_AT_ONCE = 8
 
 
 class Writing:
-    """Answers of every sample to every prompt; `written` [prompts][samples * per_sample] has the ids of those that are done.
+    """The answers of every sample to every prompt, while they are written.
 
-    An answer ends with `end` unless `max_new_tokens` cut it off. `samples` 0 writes with the mean. Of `per_sample` answers
-    the first is greedy and the others are drawn token by token, answer j of sample n from a stream that depends on `seed`, n
-    and j alone.
+    `written` [prompts][samples * per_sample] has the token ids of the answers that are done. An
+    answer ends with `end` unless `max_new_tokens` cut it off. With `samples` 0, the mean of the
+    posterior writes. Of the `per_sample` answers of a sample, the first is greedy. Tokens of the
+    others are drawn: answer j of sample n from a stream that depends on `seed`, n and j alone.
     """
 
     def __init__(
@@ -57,12 +58,12 @@ class Writing:
 
     @property
     def done(self) -> bool:
-        """Whether everything is written."""
+        """Return whether everything is written."""
         return not self._todo and self._state is None
 
     @property
     def next_tokens(self) -> int:
-        """Tokens of the next unit."""
+        """Return the number of tokens of the next unit."""
         if self._state is not None:
             return len(self._state.done) * TOKENS_PER_UNIT
         chunk, _ = self._todo[0]
@@ -70,7 +71,10 @@ class Writing:
 
     @torch.no_grad()
     def advance(self, backbone: Backbone) -> None:
-        """Read some prompts, or write up to `TOKENS_PER_UNIT` tokens behind those that are read."""
+        """Do one unit.
+
+        It reads some prompts, or writes up to `TOKENS_PER_UNIT` tokens behind those that were read.
+        """
         chunk, start = self._todo[0]
         if self._state is None:
             self._state = self._read(backbone, chunk, start)
@@ -109,7 +113,10 @@ class Writing:
         return _State.read(backbone, samples, sample_of_row, streams, [self._prompts[i] for i in chunk])
 
     def _stream(self, answer: int) -> torch.Generator | None:
-        """What a drawn answer is drawn with; None for a greedy one. Each prompt has its own, so its batch does not matter."""
+        """Return the generator of a drawn answer; None for a greedy one.
+
+        Each prompt has its own generator, so the other prompts of its batch do not matter.
+        """
         sample, draw = divmod(answer, self._per_sample)
         if draw == 0:
             return None
@@ -118,7 +125,10 @@ class Writing:
 
 @dataclass
 class _State:
-    """B prompts and G answers to each in the middle of writing; row g * B + b is answer g behind prompt b."""
+    """B prompts and G answers to each, while they are written.
+
+    Row g * B + b is answer g behind prompt b.
+    """
 
     samples: Samples
     sample_of_row: Sequence[int]
@@ -126,7 +136,7 @@ class _State:
     count: int
     prompts: int
     valid: Tensor  # [B, P]: real tokens of the left-padded prompts
-    position: Tensor  # [B, 1]: of the prompts' last tokens
+    position: Tensor  # [B, 1]: the place of the last token that was read
     trunk: DynamicCache
     top: DynamicCache
     next: Tensor  # [G * B, 1]: tokens chosen but not yet read
@@ -163,7 +173,7 @@ class _State:
         )  # fmt: skip
 
     def finished(self, max_new_tokens: int) -> bool:
-        """Whether every row has ended or is as long as it may be."""
+        """Return whether every row has ended or has `max_new_tokens` tokens."""
         return self.written.shape[1] >= max_new_tokens or bool(self.done.all())
 
     def write(self, backbone: Backbone, end: int) -> None:
@@ -173,7 +183,7 @@ class _State:
         self.done = self.done | (token[:, 0] == end)
         self.position = self.position + 1
         count, prompts, steps = self.count, self.prompts, self.written.shape[1]
-        # In the trunk the answers to a prompt are branches: each sees the prompt and its own earlier tokens.
+        # In the trunk an answer is a branch: it sees the prompt and its own earlier tokens.
         own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, steps)
         behind = own.expand(prompts, count, count * steps)
         visible = torch.cat([self.valid[:, None, :].expand(prompts, count, -1), behind], -1)
@@ -188,13 +198,17 @@ class _State:
         self.next = _choose(logits, self.streams)
 
     def texts(self, end: int) -> list[list[tuple[int, ...]]]:
-        """What was written, by prompt and answer, up to its end."""
+        """Return what was written, by prompt and answer, up to the end of each answer."""
         rows = [tuple(row[: row.index(end) + 1] if end in row else row) for row in self.written.tolist()]
         return [[rows[g * self.prompts + b] for g in range(self.count)] for b in range(self.prompts)]
 
 
 def _choose(logits: Tensor, streams: Sequence[torch.Generator | None]) -> Tensor:
-    """The next tokens [R, 1]: the most probable, or one drawn with the row's stream (the largest logit with Gumbel noise)."""
+    """Return the next tokens [R, 1].
+
+    A row without a stream gets the most probable token. A row with one draws a token with it: the
+    one with the largest sum of logit and Gumbel noise.
+    """
     scores = logits.clone()
     for row, stream in enumerate(streams):
         if stream is not None:

@@ -1,6 +1,6 @@
 """The scores of options under samples of a posterior, in chunks of samples.
 
-`score_chunk` advances any number of runs, whatever posteriors they use, in one pass.
+`score_chunk` advances any number of runs in one pass, also runs of different posteriors.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ from abmll.similarity.features import Features
 from abmll.similarity.gaussian_process import GaussianProcess
 from abmll.text.prompting import EncodedPrompt
 
-# Tokens (times samples) of one pass of the adapted layers: bounds memory, large enough for full speed.
+# Tokens times samples of one pass of the adapted layers: bounds memory, and reaches full speed.
 TOKENS_PER_CHUNK = 8192
-# Posterior samples turned into adapters at once; each costs rank r + m (r + 1) matrices while it is used.
+# Posterior samples that are turned into adapters of rank r + m (r + 1) at once.
 SAMPLES_PER_CHUNK = 8
-# Samples of `auto` between two looks at whether they suffice.
+# With a stop rule, samples between two checks of it.
 SAMPLES_PER_LOOK = 8
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """S samples of the sequence that `seed` names (0: the mean), or with a `stop` rule at most S, by prompt."""
+    """How many samples a prompt gets.
+
+    They are the first `samples` of the sequence that `seed` names; with 0, the mean. With a `stop`
+    rule, `samples` is the most that a prompt gets.
+    """
 
     samples: int
     seed: int
@@ -45,7 +49,11 @@ class Sampling:
 
 @dataclass
 class _Block:
-    """Rows that are computed together: their prompts' numbers, and trunk activations [tokens, d] once they are there."""
+    """Rows that are computed together.
+
+    `numbers` are the numbers of their prompts. `hidden` are the trunk activations [tokens, d] of
+    each row, once they are computed. `sampled` counts the samples that are done.
+    """
 
     groups: list[Group]
     numbers: list[list[int]]  # by group
@@ -67,7 +75,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples of some rows of one run: what a pass does for it."""
+    """Samples `start` to `stop` of one block of a run: what one pass does for the run."""
 
     run: OptionRun
     block: _Block
@@ -76,12 +84,12 @@ class Chunk:
 
     @property
     def copies(self) -> int:
-        """How often each row is computed: once for each sample, once for the mean."""
+        """Return how often each row is computed: once for each sample, or once for the mean."""
         return max(1, self.stop - self.start)
 
     @property
     def seeds(self) -> Sequence[SampleSeed | None]:
-        """Of each copy; None is the mean."""
+        """Return the seed of each copy; None stands for the mean."""
         sampling = self.run.sampling
         if not sampling.samples:
             return [None]
@@ -91,8 +99,8 @@ class Chunk:
 class OptionRun:
     """The scores of every prompt's continuations under samples of a posterior, chunk by chunk.
 
-    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk. `features` is the model's feature
-    function, for a posterior with class examples.
+    The values of `posterior` lie on the backbone's device. `max_tokens` bounds a chunk. `features`
+    is the model's feature function, for a posterior with class examples.
     """
 
     def __init__(
@@ -116,22 +124,25 @@ class OptionRun:
 
     @property
     def paired(self) -> bool:
-        """Whether samples come in antithetic pairs."""
+        """Return whether samples come in antithetic pairs."""
         return family_of(self.config.noise).paired
 
     @property
     def done(self) -> bool:
-        """Whether every prompt has its samples."""
+        """Return whether every prompt has its samples."""
         return not self._blocks
 
     @property
     def next_tokens(self) -> int:
-        """Tokens of the next chunk."""
+        """Return the number of tokens of the next chunk."""
         chunk = self.next_chunk()
         return chunk.block.tokens * chunk.copies
 
     def next_chunk(self) -> Chunk:
-        """The samples to draw next; all of a block's before the next block's."""
+        """Return the samples to draw next.
+
+        A block gets all of its samples before the next block begins.
+        """
         block = self._blocks[0]
         left = self.sampling.samples - block.sampled
         at_once = max(1, min(left, SAMPLES_PER_CHUNK, self.max_tokens // block.tokens))
@@ -141,7 +152,10 @@ class OptionRun:
         return Chunk(self, block, block.sampled, stop)
 
     def shrink(self, max_tokens: int) -> None:
-        """Make the next chunks smaller: fewer samples at once, and where one is too many, fewer rows."""
+        """Make the next chunks smaller.
+
+        They have fewer samples, and where one sample is too much, fewer rows.
+        """
         self.max_tokens = max_tokens
         block = self._blocks[0]
         while block.tokens > max_tokens and len(block.groups) > 1:
@@ -157,7 +171,7 @@ class OptionRun:
     def begin(
         self, block: _Block, references: Mapping[int, OptionReference], hidden: Sequence[Tensor]
     ) -> None:
-        """Receive a block's trunk activations by row, and what the continuations of its prompts are measured by."""
+        """Receive a block's trunk activations by row, and its prompts' option references."""
         block.hidden = list(hidden)
         self._references.update(references)
         if self._process is not None:
@@ -168,11 +182,14 @@ class OptionRun:
             self._features_of.update(zip(prompts, features, strict=True))
 
     def typicality(self, number: int) -> float | None:
-        """How like the examples a prompt is, once its block has begun; None without class examples."""
+        """Return the typicality of a prompt whose block has begun; None without class examples."""
         return self._process.typicality(self._features_of[number]) if self._process is not None else None
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
-        """Receive a chunk's `log_probs`: by sample and then by prompt of the block, each [continuations]."""
+        """Receive a chunk's `log_probs`, each [continuations].
+
+        They are by sample, and then by prompt of the block.
+        """
         block = chunk.block
         prompts, seeds = block.by_number, chunk.seeds
         numbers = list(prompts)
@@ -191,7 +208,7 @@ class OptionRun:
             self._drop_settled(block, self.sampling.stop)
 
     def _drop_settled(self, block: _Block, rule: StopRule) -> None:
-        """Let go of rows all of whose prompts are settled."""
+        """Remove the rows of which all prompts are settled."""
         open_ = [
             i for i, members in enumerate(block.numbers) if not all(self._settled(n, rule) for n in members)
         ]
@@ -206,26 +223,34 @@ class OptionRun:
         return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
 
     def scores_of(self, number: int) -> Tensor:
-        """Scores [samples, continuations] of one prompt, on the CPU in fp64: log-probabilities, or as its template has them."""
+        """Return the scores [samples, continuations] of one prompt, on the CPU in fp64.
+
+        They are `OptionReference.score` of the log-probabilities, plus the scores of the Gaussian
+        process.
+        """
         return torch.stack(self.scores[number]).double()
 
     def probabilities(self, number: int) -> Tensor:
-        """[samples, options] of one prompt."""
+        """Return the probabilities [samples, options] of one prompt."""
         return self.scores_of(number).softmax(-1)
 
     def drawn(self, number: int) -> int:
-        """Samples that one prompt got; 0 for the mean."""
+        """Return the number of samples that one prompt got; 0 for the mean."""
         return len(self.scores[number]) if self.sampling.samples else 0
 
     @property
     def unsettled(self) -> frozenset[int]:
-        """Prompts that are to get more samples."""
+        """Return the numbers of the prompts that are to get more samples."""
         return frozenset(n for block in self._blocks for members in block.numbers for n in members)
 
 
 @torch.no_grad()
 def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
-    """Compute the chunks in one pass (two, where some are of the mean and some are not) and hand each its log-probabilities."""
+    """Compute the chunks and give each run its log-probabilities.
+
+    Chunks of the same layout and noise share a pass, but for those of the mean, which have their
+    own.
+    """
     _begin(backbone, [chunk for chunk in chunks if not chunk.block.hidden])
     found: list[tuple[Chunk, list[Tensor]]] = []
     for alike in _alike(chunks):
@@ -238,12 +263,15 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
-    for chunk, values in found:  # only now, so that a pass that fails leaves every run as it was
+    for chunk, values in found:  # after all passes: one that fails leaves every run as it was
         chunk.run.take(chunk, values)
 
 
 def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
-    """What the first chunks of their blocks need once: the references of their continuations, and the trunk's activations."""
+    """Compute what a block needs once, before its first chunk.
+
+    That is the option references of its prompts, and the trunk's activations.
+    """
     members = [chunk.block.by_number for chunk in chunks]
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
     found = iter(option_references(backbone, prompts_of_all, remember=True))
@@ -254,7 +282,7 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Chunks that one pass can hold: of the mean or of samples, of one layout and noise."""
+    """Yield the chunks by pass: one pass has one layout and noise, and all or none of the mean."""
     kinds: dict[tuple[AdapterLayout, NoiseConfig, bool], list[Chunk]] = {}
     for chunk in chunks:
         config, of_mean = chunk.run.config, chunk.run.sampling.samples == 0
@@ -263,7 +291,7 @@ def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
 
 
 def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[int]]:
-    """The samples that the chunks need, and each row's."""
+    """Return the samples that the chunks need, and the number of each row's sample."""
     config, sites = chunks[0].run.config, backbone.sites
     tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.layout.rank)
     of_row: list[int] = []

@@ -1,8 +1,10 @@
-"""Prediction: the average over S posterior samples, in probability space (docs/method.md 5), unit by unit.
+"""Prediction, unit by unit: the average over S posterior samples, in probability space.
 
-Options: softmax over the options' scores under each sample, then the mean. Free text: each sample's weights write one
-answer greedily, and more by drawing tokens where asked; every distinct answer is then scored under every sample. Answers that
-mean the same are one outcome (`semantic.py`), and the probability that is left belongs to texts nobody wrote.
+See docs/method.md 5. With options, it is the mean over samples of the softmax of the options'
+scores. Free text is written first: each sample's weights write one answer greedily, and more by
+drawing tokens where `answers_per_sample` is above 1. Then every distinct answer is scored under
+every sample. Answers that mean the same are one outcome (`semantic.py`). The rest of the
+probability belongs to texts that no sample wrote.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ from abmll.text.prompting import EncodedPrompt, PromptEncoder
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one query, and the tokens it took; not `settled` while more samples are to come.
+    """The prediction for one query, and the tokens it took.
 
-    Free text has `text`, and a predictive over meanings. `typicality` says how like the adapter's examples the input is
-    (`GaussianProcess.typicality`); None where the adapter has no class examples.
+    It is not `settled` while more samples are to come. Free text has `text`, and its predictive is
+    over meanings. `typicality` says how like the adapter's examples the input is
+    (`GaussianProcess.typicality`); it is None where the adapter has no class examples.
     """
 
     predictive: Predictive
@@ -40,10 +43,11 @@ class Prediction:
 
 
 class QueryRun:
-    """The predictions of some queries, options and free text mixed, unit by unit.
+    """The predictions for some queries, options and free text mixed, unit by unit.
 
-    `kind` of the next unit: `score` is a chunk of an `OptionRun` and may share its pass with others', `write` is not.
-    `equivalence` tells which free-text answers mean the same, `features` is the model's feature function.
+    The next unit has a `kind`: a unit `score` is a chunk of an `OptionRun` and may share its pass
+    with chunks of other runs, a unit `write` may not. `equivalence` says which free-text answers
+    mean the same. `features` is the model's feature function.
     """
 
     def __init__(
@@ -82,19 +86,19 @@ class QueryRun:
 
     @property
     def done(self) -> bool:
-        """Whether every query has its prediction."""
+        """Return whether every query has its prediction."""
         return self._scoring.done and (
             self._writing is None or (self._text_scoring is not None and self._text_scoring.done)
         )
 
     @property
     def kind(self) -> Literal["score", "write"]:
-        """What the next unit is."""
+        """Return the kind of the next unit."""
         return "score" if not self._scoring.done or self._text_scoring is not None else "write"
 
     @property
     def next_tokens(self) -> int:
-        """Tokens of the next unit."""
+        """Return the number of tokens of the next unit."""
         if self.kind == "score":
             return self._current.next_tokens
         assert self._writing is not None
@@ -111,11 +115,14 @@ class QueryRun:
             self._current.shrink(max_tokens)
 
     def next_chunk(self) -> Chunk:
-        """The next unit of kind `score`."""
+        """Return the next unit of kind `score`."""
         return self._current.next_chunk()
 
     def write(self, backbone: Backbone) -> None:
-        """Do the next unit of kind `write`: some tokens of the answers; once they are written, they are to be scored."""
+        """Do the next unit of kind `write`: some tokens of the answers.
+
+        The last such unit prepares the scoring of the answers.
+        """
         assert self._writing is not None
         self._writing.advance(backbone)
         if self._writing.done:
@@ -124,21 +131,25 @@ class QueryRun:
                 EncodedPrompt(self._prompts[i].prompt, tuple(found.values()))
                 for i, found in zip(self._free, self._candidates, strict=True)
             ]
-            # The class examples are about classes, not about texts.
+            # Class examples say nothing about written texts.
             posterior = replace(self._posterior, class_examples=None)
             self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
 
     def predictions(self) -> list[Prediction]:
-        """One for each query, in order. Only once `done`."""
+        """Return one prediction for each query, in order.
+
+        Raises `RuntimeError` before the run is done.
+        """
         found = [prediction for prediction in self.partial() if prediction is not None]
         if not self.done or len(found) < len(self._prompts):
             raise RuntimeError("the run is not done")
         return found
 
     def partial(self) -> list[Prediction | None]:
-        """What the samples so far predict for each query, in order; None where there is none yet.
+        """Return what the samples so far predict for each query, in order.
 
-        Costs what is new since the last call. Texts count once all of them are written.
+        It is None for a query without a sample; free text has none before all answers are written.
+        Only what is new since the last call is computed.
         """
         for run, numbers in ((self._scoring, self._with_options), (self._text_scoring, self._free)):
             if run is None:
@@ -179,7 +190,10 @@ class QueryRun:
 
 
 def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:
-    """One unit of every run: the chunks to score in one pass, the writing one by one."""
+    """Do one unit of every run.
+
+    The chunks to score share passes. The units of writing run one by one.
+    """
     chunks = [run.next_chunk() for run in runs if run.kind == "score"]
     writing = [run for run in runs if run.kind == "write"]
     if chunks:
@@ -189,7 +203,10 @@ def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:
 
 
 def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dict[str, tuple[int, ...]]:
-    """Different answers, with their ids: answers that read alike count once, as first written."""
+    """Return the different texts of the answers, with their token ids.
+
+    Answers that decode to the same text count once, with the ids of the first.
+    """
     texts: dict[str, tuple[int, ...]] = {}
     for ids in written:
         texts.setdefault(encoder.decode(ids), ids)

@@ -1,8 +1,9 @@
-"""Free-text answers by what they mean (docs/free-text.md): clusters of answers, and the entropies over them, in nats.
+"""Free-text answers by meaning: clusters of answers, and entropies over them in nats.
 
-Semantic entropy is Farquhar, Kossen, Kuhn and Gal's ("Detecting hallucinations in large language models using semantic
-entropy", Nature 2024), its probability-weighted estimator: every candidate text has its exact probability under every
-posterior sample, and an answer's uncertainty is that between meanings, given that the answer is one of the candidates.
+See docs/free-text.md. Semantic entropy is from Farquhar, Kossen, Kuhn and Gal ("Detecting
+hallucinations in large language models using semantic entropy", Nature 2024). This is their
+probability-weighted estimator: every candidate text has its exact probability under every posterior
+sample. The entropy is over the meanings, given that the answer is one of the candidates.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ from torch import Tensor
 from abmll.prediction.uncertainty import Predictive, blocks_of, entropy, summarise
 
 ARTICLES = frozenset({"a", "an", "the"})
-# Punctuation that tells answers apart: C# and C, 50% and 50, AT&T.
+# Punctuation that distinguishes answers: C# and C, 50% and 50, AT&T.
 _KEPT_MARKS = frozenset("#%&@*/\\")
 # A mark that belongs to a number (1.5, 10:30, .5), and a sign (-5, but not the dash of 2019-2020).
 _IN_NUMBER = re.compile(r"[.,:](?=\d)|(?<![^\W_])-(?=\d)")
 
 
 class Equivalence(Protocol):
-    """When two answers mean the same. Expected to be reflexive and symmetric, not to be transitive."""
+    """Decides when two answers mean the same.
+
+    It should be reflexive and symmetric. It need not be transitive.
+    """
 
     def same(self, question: str, a: str, b: str) -> bool:
-        """Whether `a` and `b`, as answers to `question`, mean the same."""
+        """Return whether `a` and `b`, as answers to `question`, mean the same."""
 
 
 class NormalisedMatch:
-    """Answers are the same where `normalise` makes them the same text; the question does not matter."""
+    """An `Equivalence`: answers are the same where `normalise` makes them the same text.
+
+    The question does not matter.
+    """
 
     def same(self, question: str, a: str, b: str) -> bool:
         """See `Equivalence`."""
@@ -42,10 +49,11 @@ class NormalisedMatch:
 
 
 def normalise(text: str) -> str:
-    """`text` without case, articles, punctuation and extra space, as SQuAD's scores compare answers.
+    """Return `text` without case, articles, punctuation and extra space.
 
-    Other than there, what may change an answer's meaning stays: marks inside numbers and a sign before one, the marks in
-    `#%&@*/` and symbols (`C++`), and an article that nothing follows (`vitamin A`). A text of punctuation alone stays as it is.
+    SQuAD's scores compare answers like this. Unlike there, what may change an answer's meaning
+    stays: marks inside numbers and a sign before one, the marks in `#%&@*/\\` and symbols (`C++`),
+    and an article that nothing follows (`vitamin A`). A text of punctuation alone stays as it is.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     numeric = {match.start() for match in _IN_NUMBER.finditer(folded)}
@@ -63,11 +71,12 @@ def _without_punctuation(mark: str) -> str:
 
 
 def cluster(question: str, texts: Sequence[str], equivalence: Equivalence) -> list[list[int]]:
-    """Indices of `texts` by meaning: each text joins the first cluster whose every member means the same, or begins one.
+    """Return the indices of `texts` by meaning.
 
-    So all members of a cluster are equivalent to each other. An equivalence that is not transitive is not closed: where a ~ b
-    and b ~ c only, c stays apart. That keeps more clusters, and more entropy, than merging would. At most C (C - 1) / 2
-    comparisons.
+    Each text joins the first cluster all of whose members mean the same, or begins one. So all
+    members of a cluster are equivalent to each other. Where a ~ b and b ~ c only, c stays apart
+    from a and b: this gives more clusters, and more entropy, than merging them would. It takes at
+    most C (C - 1) / 2 comparisons of C texts.
     """
     clusters: list[list[int]] = []
     for i, text in enumerate(texts):
@@ -84,7 +93,8 @@ def cluster(question: str, texts: Sequence[str], equivalence: Equivalence) -> li
 class Cluster:
     """Candidate answers that mean the same, the most probable one first.
 
-    `probability` is what the posterior predictive gives to the members, `share` the same as a part of all candidates'.
+    `probability` is the sum of the members' probabilities in the predictive. `share` is the
+    probability of the cluster given that the answer is one of the candidates.
     """
 
     members: tuple[str, ...]
@@ -93,16 +103,17 @@ class Cluster:
 
     @property
     def answer(self) -> str:
-        """The most probable member."""
+        """Return the most probable member."""
         return self.members[0]
 
 
 @dataclass(frozen=True)
 class SemanticEntropy:
-    """Entropies between meanings, given that the answer is one of the candidates, in nats.
+    """Entropies over meanings, given that the answer is one of the candidates, in nats.
 
-    `total` is that of the predictive's shares, `expected` the average within a weight sample (by how much of its probability
-    the candidates have), `mutual_information` the difference, corrected for the number of samples: the weights' disagreement.
+    `total` is the entropy of the predictive. `expected` is the mean entropy of the samples, each
+    weighted by the probability that it gives to the candidates. `mutual_information` is the
+    difference, corrected for the number of samples: how much the samples disagree.
     """
 
     total: float
@@ -112,10 +123,12 @@ class SemanticEntropy:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """What is known of a free-text answer: its own log-probability in nats, its tokens (its end is one), and its rivals.
+    """A free-text answer, with its uncertainty and the other candidates.
 
-    `complete` says whether the model ended it; one that was cut off has the probability of all texts that begin so.
-    `clusters` are all candidates by meaning, the most probable first: the answer is the first one's.
+    `sequence_logprob` is in nats. `tokens` counts the end of the text as one. `complete` says
+    whether the model ended the text; one that was cut off has the probability of all texts that
+    begin so. `clusters` are all candidates by meaning, the most probable first; the answer is the
+    first one's.
     """
 
     sequence_logprob: float
@@ -126,7 +139,7 @@ class TextAnswer:
 
     @property
     def logprob_per_token(self) -> float:
-        """The answer's log-probability by its number of tokens."""
+        """Return the answer's log-probability divided by its number of tokens."""
         return self.sequence_logprob / self.tokens
 
 
@@ -148,13 +161,16 @@ def read_answers(
     samples: int,
     paired: bool = False,
 ) -> tuple[Predictive, TextAnswer]:
-    """The predictive over meanings, and the answer: the most probable text of the most probable meaning.
+    """Return the predictive over meanings, and the answer.
 
-    `log_probs` [max(S, 1), C] are whole texts' under each sample, S is `samples` (0: the mean alone), `paired` as in `summarise`.
+    The answer is the most probable text of the most probable meaning. `log_probs` [max(S, 1), C]
+    are the log-probabilities of whole texts under each sample. S is `samples` (0: the mean alone).
+    `paired` is as in `summarise`.
 
-    The predictive's options are the clusters' answers. Its probabilities are not renormalised over the candidates, so the
-    confidence is a lower bound of what the model gives to that meaning: texts that nobody wrote count against it, as one
-    more outcome. Renormalised, an answer without a rival would be certain however improbable it is, as is any with S = 0.
+    The predictive's options are the clusters' answers. Its probabilities are not renormalised over
+    the candidates, so the confidence is a lower bound of the probability of that meaning: texts
+    that no sample wrote count as one more outcome. Renormalised, an answer without a rival would be
+    certain, however improbable it is. With S = 0 and one answer a sample, no answer has a rival.
     """
     scores = log_probs.double()
     own = _log_mean(scores)
@@ -184,13 +200,14 @@ def read_answers(
 
 
 def semantic_entropy(log_masses: Tensor, *, paired: bool = False) -> SemanticEntropy:
-    """From the clusters' log-probabilities [S, K] under each sample; `paired` as in `summarise`.
+    """Return the entropies of the clusters' log-probabilities [S, K] under each sample.
 
-    Given that the answer is a candidate, cluster k under sample n has q_n(k) = p_n(k) / Z_n, and n itself the weight
-    w_n = Z_n / sum Z with Z_n = sum_k p_n(k). Total H[sum_n w_n q_n] less expected sum_n w_n H[q_n] is the mutual information
-    of meaning and weights. Its bias goes by the jackknife over independent blocks, as in `jackknife_information`.
+    `paired` is as in `summarise`. Given that the answer is a candidate, cluster k under sample n
+    has q_n(k) = p_n(k) / Z_n, and n itself the weight w_n = Z_n / sum Z, with Z_n = sum_k p_n(k).
+    The mutual information of meaning and weights is total H[sum_n w_n q_n] less expected sum_n w_n
+    H[q_n]. The jackknife over independent blocks corrects its bias, as in `jackknife_information`.
     """
-    if log_masses.shape[1] == 1:  # exactly, so that a gate at 0 lets it through
+    if log_masses.shape[1] == 1:  # exact zeros, so that a threshold of 0 is met
         return SemanticEntropy(0.0, 0.0, 0.0)
     log_totals, within = log_masses.logsumexp(-1), log_masses.softmax(-1)
     total, expected = _entropies(log_totals, within)
@@ -205,16 +222,19 @@ def semantic_entropy(log_masses: Tensor, *, paired: bool = False) -> SemanticEnt
 
 
 def _entropies(log_totals: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """Total and expected entropy [...] of samples with log Z_n [..., S] and q_n [S, K]."""
+    """Return total and expected entropy [...] of samples with log Z_n [..., S] and q_n [S, K]."""
     weights = log_totals.softmax(-1)
     return entropy(weights @ within), weights @ entropy(within)
 
 
 def _log_mean(scores: Tensor) -> Tensor:
-    """log mean_n exp of [S, C], over the samples."""
+    """Return the log of the mean over samples of exp(`scores`), for `scores` [S, C]."""
     return scores.logsumexp(0) - math.log(len(scores))
 
 
 def _at_most_one(log_masses: Tensor) -> Tensor:
-    """Rows [S, K] divided by their sum where it is over one: by rounding, or in the `output` family, with other noise a text."""
+    """Divide rows [S, K] of log-probabilities by their sum where it is over one.
+
+    Rounding can bring it there. So can the `output` family, in which every text has other noise.
+    """
     return log_masses - log_masses.logsumexp(-1, keepdim=True).clamp_min(0)

@@ -1,4 +1,7 @@
-"""How queries are answered: plain values that a request, a job and a run share. Imports no torch."""
+"""Settings of a prediction: plain values for a request, a job and a run.
+
+This file imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from typing import Literal, TypeAlias
 
 Samples: TypeAlias = int | Literal["auto"]
 
-# Samples that "auto" means for free text.
+# Number of samples that "auto" means for free text.
 AUTO_TEXT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What must hold for an answer to be given; None asks nothing.
+    """Bounds that an answer must meet, or the gate abstains; None sets no bound.
 
     Information, entropy and log-probability are in nats. `max_semantic_entropy` and
-    `min_logprob_per_token` are about free text and ask nothing of an answer that was chosen from
-    options. An input whose typicality is not known fails `min_typicality`.
+    `min_logprob_per_token` are for free text: an answer that was chosen from options meets them
+    always. An input whose typicality is not known fails `min_typicality`.
     """
 
     min_confidence: float | None = None
@@ -29,18 +32,19 @@ class Thresholds:
 
     @property
     def of_text(self) -> bool:
-        """Whether a threshold is about free text."""
+        """Return whether a threshold is for free text."""
         return self.max_semantic_entropy is not None or self.min_logprob_per_token is not None
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How queries are answered. Equal settings, posterior and prompts give equal predictions.
+    """Settings of one prediction. Equal settings, posterior and prompts give equal predictions.
 
     `samples` is the number of posterior samples; 0 predicts with the posterior's mean. "auto" draws
-    until the confidence is known to +-`tolerance` or `thresholds` are decided, at most `most_samples`.
-    Free text takes `AUTO_TEXT_SAMPLES` then. Each sample writes `answers_per_sample` free-text answers
-    of at most `max_new_tokens` tokens: the first greedily, the others by drawing tokens.
+    until the confidence is known to +-`tolerance` or `thresholds` are decided, at most
+    `most_samples`. For free text, "auto" is `AUTO_TEXT_SAMPLES`. Each sample writes
+    `answers_per_sample` free-text answers of at most `max_new_tokens` tokens: the first greedily,
+    the others by drawing tokens.
     """
 
     samples: Samples = 16
@@ -53,12 +57,12 @@ class PredictSettings:
 
     @property
     def option_samples(self) -> int:
-        """The most samples that a query with options gets."""
+        """Return the most samples that a query with options gets."""
         return self.most_samples if self.samples == "auto" else self.samples
 
     @property
     def text_samples(self) -> int:
-        """The samples that a free-text query gets."""
+        """Return the number of samples that a free-text query gets."""
         if self.samples == "auto":
             return min(self.most_samples, AUTO_TEXT_SAMPLES)
         return self.samples

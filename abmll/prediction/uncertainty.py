@@ -1,12 +1,14 @@
-"""From Monte Carlo samples of option probabilities to an answer and its uncertainty. Entropies are in nats.
+"""An answer and its uncertainty, from Monte Carlo samples of option probabilities.
 
-With p_n the distribution under sample n of S and p = mean_n p_n:
-total entropy H[p] = expected entropy mean_n H[p_n] + mutual information between answer and weights.
-The plug-in mutual information is biased low because the mean of few samples is noisy; the jackknife over independent
-blocks of samples removes that to first order. An antithetic pair is one block: its two samples are not independent.
+Entropies are in nats. Let p_n be the distribution under sample n of S, and p = mean_n p_n. The
+total entropy H[p] is the expected entropy mean_n H[p_n] plus the mutual information of answer and
+weights. The plug-in mutual information is biased low, because the mean of few samples is noisy. The
+jackknife over independent blocks of samples removes that bias to first order. An antithetic pair is
+one block, because its two samples are not independent.
 
-A temperature T acts on the average, p^(1/T) normalised: pool, then calibrate (Rahaman and Thiery 2021). Probabilities, stds,
-confidence and its standard error are at T; the entropies are of the samples as they are, so that they still add up.
+A temperature T acts on the average, as p^(1/T) normalised: pool, then calibrate (Rahaman and Thiery
+2021). Probabilities, stds, confidence and its standard error are at T. The entropies are of the
+samples as they are, so that they still add up.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Entropies in nats; `mc_standard_error` is that of the top option's probability, over the samples."""
+    """Entropies in nats, and the error of the top option's probability.
+
+    `mc_standard_error` is the Monte Carlo standard error of that probability, over the samples.
+    """
 
     total_entropy: float
     expected_entropy: float
@@ -30,11 +35,10 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Predictive:
-    """The posterior predictive over `options`: S sampled distributions averaged in probability space.
+    """The predictive over `options`: S sampled distributions, averaged in probability space.
 
-    `probabilities` and `stds` follow `options`, both at the temperature; `stds` are over samples (0 where there are fewer
-    than two).
-    `confidence` is the top probability and `margin` its distance to the second. `samples` is S, 0 for the mean only.
+    `probabilities` and `stds` follow `options`, both at the temperature. `stds` are over samples,
+    and 0 where there are fewer than two. `samples` is S, or 0 for the mean only.
     """
 
     options: tuple[str, ...]
@@ -45,34 +49,37 @@ class Predictive:
 
     @property
     def top(self) -> int:
-        """Index of the most probable option; the first of several equal ones."""
+        """Return the index of the most probable option, the first of several equal ones."""
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
     @property
     def answer(self) -> str:
-        """The most probable option."""
+        """Return the most probable option."""
         return self.options[self.top]
 
     @property
     def confidence(self) -> float:
-        """Probability of the answer."""
+        """Return the probability of the answer."""
         return self.probabilities[self.top]
 
     @property
     def margin(self) -> float:
-        """Probability of the answer less that of the runner-up."""
+        """Return the probability of the answer minus that of the second option."""
         rest = [p for i, p in enumerate(self.probabilities) if i != self.top]
         return self.confidence - max(rest, default=0.0)
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Shannon entropy in nats over the last dimension; zero probabilities count nothing."""
+    """Return the Shannon entropy in nats over the last dimension; a zero counts as 0 log 0 = 0."""
     values: Tensor = torch.special.entr(probabilities).sum(-1)
     return values
 
 
 def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
-    """Means [K, C] of independent blocks of `samples` [S, C]: of pairs where `paired` and S allows, else each by itself."""
+    """Return the means [K, C] of independent blocks of `samples` [S, C].
+
+    A block is a pair where `paired` and S is even and at least 4, else a single sample.
+    """
     if paired and len(samples) >= 4 and len(samples) % 2 == 0:
         pairs: Tensor = samples.unflatten(0, (-1, 2)).mean(1)
         return pairs
@@ -80,16 +87,20 @@ def blocks_of(samples: Tensor, *, paired: bool) -> Tensor:
 
 
 def tempered(probabilities: Tensor, temperature: float) -> Tensor:
-    """`probabilities` [..., C], each row to one, to the power 1 / `temperature` and to one again; zeros stay zero."""
+    """Return `probabilities` [..., C] to the power 1 / `temperature`, normalised.
+
+    Each row must sum to one. Zeros stay zero.
+    """
     if temperature == 1:
         return probabilities
     return (probabilities.log() / temperature).softmax(-1)
 
 
 def pooled_values(samples: Tensor, temperature: float, *, paired: bool) -> Tensor:
-    """Jackknife pseudo-values [K, C] of the tempered average of `samples` [S, C], one a block: their spread is its error.
+    """Return jackknife pseudo-values [K, C] of the tempered average of `samples` [S, C].
 
-    At a temperature of 1 they are the blocks themselves.
+    There is one for each block, and their spread gives the error of the average. At a temperature
+    of 1 they are the blocks themselves.
     """
     blocks = blocks_of(samples, paired=paired)
     count = len(blocks)
@@ -102,9 +113,10 @@ def pooled_values(samples: Tensor, temperature: float, *, paired: bool) -> Tenso
 
 
 def jackknife_information(outcomes: Tensor, *, paired: bool) -> tuple[float, float]:
-    """Mutual information in nats of sampled distributions [S, C], bias-corrected, and its standard error.
+    """Return mutual information of sampled distributions [S, C] and its standard error, in nats.
 
-    Jackknife over blocks: K I - (K - 1) mean_k I_(-k), where I_(-k) leaves block k out. With one sample both are 0.
+    The jackknife over K blocks corrects the bias: K I - (K - 1) mean_k I_(-k), where I_(-k) leaves
+    block k out. With one sample both are 0.
     """
     if len(outcomes) < 2:
         return 0.0, 0.0
@@ -128,12 +140,12 @@ def summarise(
     paired: bool = False,
     temperature: float = 1.0,
 ) -> Predictive:
-    """The predictive of sampled distributions `probabilities` [max(S, 1), C] over `options`.
+    """Return the predictive of sampled distributions `probabilities` [max(S, 1), C] over `options`.
 
-    What a row lacks to one belongs to outcomes that are not listed and counts as one more outcome in the entropies.
-    `samples` is S; with S = 0 the single row is the noise-free distribution and nothing is known of its spread.
-    `paired` says that samples 2k and 2k + 1 are antithetic: the standard error is then that over pairs. A `temperature`
-    other than 1 is for rows that sum to one.
+    Where a row sums to less than one, the rest counts as one more outcome in the entropies.
+    `samples` is S; with S = 0 the single row is the distribution of the mean, and nothing is known
+    of its spread. `paired` says that samples 2k and 2k + 1 are antithetic: the standard error is
+    then over pairs. A `temperature` other than 1 is for rows that sum to one.
     """
     p = probabilities.double()
     mean = tempered(p.mean(0), temperature)

@@ -1,4 +1,4 @@
-"""The same answers on a GPU as on the CPU, within what another order of summation explains."""
+"""Answers on a GPU are those on the CPU, up to the order of summation."""
 
 from pathlib import Path
 

@@ -41,7 +41,7 @@ def test_a_budget_that_is_too_small_still_serves_one_short_row() -> None:
 
 
 def test_measuring_leaves_no_graph_behind(make_model: Callable[..., FewShotModel]) -> None:
-    """A saved output that held its own history would keep the probe's activations for good."""
+    """A saved output that held its own history would never free the probe's activations."""
 
     def nodes() -> int:
         gc.collect()

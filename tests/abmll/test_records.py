@@ -1,4 +1,4 @@
-"""Records are data: an adaptation and its posterior pickle to their tensors, and hold nothing of the model that made them."""
+"""Records are data: adaptations and posteriors pickle to their tensors, without the model."""
 
 import io
 import pickle
@@ -20,9 +20,9 @@ from abmll.similarity.sentence_encoder import SentenceEncoder
 from abmll.text.tasks import Example
 from tests.tiny import HIDDEN, tiny_sentence_encoder
 
-# What a pickle may weigh over its tensors: the configuration, the sites, losses.
+# Size of a pickle relative to its tensors: the rest is configuration, sites and losses.
 ROOM = 1.05
-# A pickle names what it holds. These belong to the model.
+# A pickle names the modules of what it holds. These belong to the model.
 NETWORKS = (
     "torch.nn",
     "transformers",
@@ -50,7 +50,10 @@ def adaptation(model: FewShotModel, support: list[Example]) -> Adaptation:
 
 
 def tensors_of(record: Any) -> list[torch.Tensor]:
-    """Every tensor that a pickle of `record` has to write, with what is behind it."""
+    """Return every tensor that a pickle of `record` writes.
+
+    Fails where the record holds a network.
+    """
     found: list[torch.Tensor] = []
 
     class Collector(pickle.Pickler):
@@ -65,7 +68,7 @@ def tensors_of(record: Any) -> list[torch.Tensor]:
 
 
 def named_in(data: bytes) -> set[str]:
-    """The modules whose names a pickle holds."""
+    """Return the names of modules that a pickle holds."""
     return {
         str(value)
         for op, value, _ in pickletools.genops(data)
@@ -76,7 +79,7 @@ def named_in(data: bytes) -> set[str]:
 def test_an_adaptation_pickles_to_its_tensors(adaptation: Adaptation) -> None:
     posterior = adaptation.posterior
     assert posterior.class_examples is not None
-    assert posterior.class_examples.features.shape[1] == 2 * HIDDEN  # the encoder's are among them
+    assert posterior.class_examples.features.shape[1] == 2 * HIDDEN  # states and sentences
     for record in (adaptation, posterior):
         data = pickle.dumps(record)
         assert len(data) <= ROOM * posterior.nbytes

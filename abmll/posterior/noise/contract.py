@@ -1,7 +1,8 @@
-"""What a noise family is: one object that says how a posterior becomes what an adapter adds to a layer's output.
+"""The contract of a noise family.
 
-A family is registered in `families.py`. Every random number of a sample comes from the seed of that sample,
-so the result of a row does not depend on the other rows of its batch.
+A family is one object that says how a posterior becomes what an adapter adds to a layer's output.
+It is registered in `families.py`. Every random number of a sample comes from the seed of that
+sample, so the result of a row does not depend on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from abmll.seeds import SampleSeed
 
 
 class Samples(Protocol):
-    """G draws from one or more posteriors, to be handed to the rows of as many batches as needed."""
+    """G draws from one or more posteriors, for the rows of any number of batches."""
 
     def for_rows(
         self,
@@ -29,14 +30,18 @@ class Samples(Protocol):
         padding: Sequence[int] = (),
         step: int = 0,
     ) -> Draw:
-        """Return the draw of a batch of packed rows: row i of `row_tokens[i]` tokens uses sample `sample_of_row[i]`.
+        """Return the draw of a batch of packed rows.
 
-        Where noise belongs to tokens, the first `padding[i]` tokens of row i take none of it, and tokens that
-        are read in a later `step` get other noise than those before.
+        Row i has `row_tokens[i]` tokens and uses sample `sample_of_row[i]`. Where noise belongs to
+        tokens, the first `padding[i]` tokens of row i have none, and tokens that are read in a
+        later `step` have other noise than earlier ones.
         """
 
     def as_loras(self) -> Sequence[Lora]:
-        """Return the samples as LoRA adapters, by site. Raises `SampleNotALoraError` where they are none."""
+        """Return the samples as LoRA adapters, by site.
+
+        Raises `SampleNotALoraError` where they are no LoRAs.
+        """
 
 
 class TrainingDraw(Draw, Protocol):
@@ -45,8 +50,8 @@ class TrainingDraw(Draw, Protocol):
     def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return KL(phi || theta) and log p(theta), each [T] by task, in nats.
 
-        Only for a draw that was made with a prior, after the forward pass that used the draw. Where the
-        divergence is estimated, task t is estimated with `seeds[t]`.
+        The draw must have been made with a prior, and its forward pass must be done. Where the
+        divergence is estimated, `seeds[t]` is the seed of task t.
         """
 
 
@@ -54,11 +59,11 @@ class NoiseFamily(Protocol):
     """One way in which a posterior is random. Holds no state."""
 
     name: str
-    """What configurations and files call the family."""
+    """The name of the family in configurations and files."""
     paired: bool
     """Whether samples 2k and 2k + 1 are antithetic (`seeds.sample_seeds`)."""
     divergence_of_tokens: bool
-    """Whether the divergence of a step is a sum over the tokens of its batch, or one number for the task."""
+    """Whether a step's divergence is a sum over its batch's tokens, not one number for the task."""
 
     def training_draw(
         self,
@@ -72,9 +77,11 @@ class NoiseFamily(Protocol):
         dtype: torch.dtype,
         prior: Sequence[SiteTensors] | None = None,
     ) -> TrainingDraw:
-        """Return a sample for each row i, of task `task_of_row[i]` of `phi` [T, ...], with the noise of `seeds[i]`.
+        """Return one sample for each row.
 
-        `prior` is theta [T or 1, ...], where the divergence from it is asked for. `dtype` is that of activations.
+        Row i belongs to task `task_of_row[i]` of `phi` [T, ...] and has the noise of `seeds[i]`.
+        `prior` is theta [T or 1, ...]; it is given where the divergence from theta is needed.
+        `dtype` is the dtype of the activations.
         """
 
     def samples(
@@ -87,13 +94,17 @@ class NoiseFamily(Protocol):
         task_of_sample: Sequence[int],
         dtype: torch.dtype,
     ) -> Samples:
-        """Return G samples for prediction: sample g from task `task_of_sample[g]` of `tensors` [T, ...], by `seeds[g]`.
+        """Return G samples for prediction.
 
-        `dtype` is that of the activations that the samples will be applied to.
+        Sample g is drawn from task `task_of_sample[g]` of `tensors` [T, ...] with `seeds[g]`.
+        `dtype` is the dtype of the activations that the samples will be applied to.
         """
 
     def sample_bytes(self, config: PosteriorConfig, sites: Sequence[Site], dtype: torch.dtype) -> int:
         """Return the bytes that one sample takes while it is used."""
 
     def weight_sd(self, config: PosteriorConfig, tensors: SiteTensors) -> Tensor | None:
-        """Return the standard deviation of each weight [d_out, d_in] of a site, or None where weights have none."""
+        """Return the standard deviation of each weight [d_out, d_in] of a site.
+
+        Returns None where the noise does not belong to the weights.
+        """

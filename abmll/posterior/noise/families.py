@@ -12,7 +12,7 @@ FAMILIES: dict[str, NoiseFamily] = {family.name: family for family in (WeightNoi
 
 
 def family_of(noise: NoiseConfig) -> NoiseFamily:
-    """Return the family that `noise` names. Raises `PosteriorMismatchError` for a name that none has."""
+    """Return the family that `noise` names. Raises `PosteriorMismatchError` for an unknown name."""
     if noise.family not in FAMILIES:
         raise PosteriorMismatchError(f"no noise family {noise.family!r}: known are {', '.join(FAMILIES)}")
     return FAMILIES[noise.family]

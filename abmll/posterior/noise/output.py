@@ -1,7 +1,7 @@
-"""The `output` family (the released code): the adapter's output is Gaussian by token and unit.
+"""The `output` family (the released code): Gaussian noise on the adapter's output.
 
-Its mean is s B_mu (A_mu x) and its log-variance s B_s (A_s x) + c. Redrawn for every token, a sample cannot be
-one set of weights.
+Each token and unit has its own noise, with mean s B_mu (A_mu x) and log-variance s B_s (A_s x) + c.
+As every token has new noise, a sample is no set of weights.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from abmll.seeds import SampleSeed, derive_seed
 
 
 class OutputDraw:
-    """Adds m + exp(l / 2) eps for each token, and with a `prior` adds up KL(phi || theta) and log p(theta) by row [R].
+    """Adds m + exp(l / 2) eps for each token, where m is the mean and l the log-variance.
 
-    Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of `seed_of_row[i]`
-    (no seeds: no noise). The first `padding[i]` tokens of row i take none. The sums are in nats.
+    Row i takes task `task_of_row[i]` of `tensors` [T, ...] and its noise from the stream of
+    `seed_of_row[i]`; without seeds there is no noise. The first `padding[i]` tokens of row i have
+    no noise. With a `prior`, the draw also sums KL(phi || theta) and log p(theta) by row [R], in
+    nats.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class OutputDraw:
         self._streams = [torch.Generator().manual_seed(seed) for seed in seed_of_row]
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
-        """See `Draw`; the addition is computed in fp32."""
+        """See `Draw`. Computes the addition in fp32."""
         base: Tensor = layer(x)
         x = x.float()
         mean, log_var = self._moments(self.tensors[site], x)
@@ -66,10 +68,13 @@ class OutputDraw:
         return base + out.to(base.dtype)
 
     def narrowed(self, row_tokens: Sequence[int]) -> None:
-        """See `Draw`: no; every token has noise and a share in the divergence, at every site."""
+        """See `Draw`. Returns None: each token has noise and a term of the divergence."""
 
     def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `TrainingDraw`: the closed form over the tokens and units of each task's rows, without a seed."""
+        """See `TrainingDraw`. The closed form needs no seed.
+
+        It is summed over the tokens and units of each task's rows.
+        """
         tasks = torch.tensor(self._task_of_row, device=self.kl.device)
         zeros = self.kl.new_zeros(len(self.tensors[0].mean_a))
         return zeros.index_add(0, tasks, self.kl), zeros.index_add(0, tasks, self.log_prior)
@@ -87,7 +92,10 @@ class OutputDraw:
 
 @dataclass(frozen=True)
 class OutputSamples:
-    """Samples of the `output` family: a seed each, whose stream every row replays over its own tokens."""
+    """Samples of the `output` family.
+
+    Sample g is `seeds[g]`: every row that uses it draws the noise of its own tokens from that seed.
+    """
 
     config: PosteriorConfig
     tensors: Sequence[SiteTensors]
@@ -109,7 +117,7 @@ class OutputSamples:
         return OutputDraw(self.config, self.tensors, tasks, row_tokens, seeds, padding=padding)
 
     def as_loras(self) -> Sequence[Lora]:
-        """See `Samples`: always raises."""
+        """See `Samples`. Always raises."""
         raise SampleNotALoraError(
             "samples of the noise family `output` are redrawn for every token: only the mean is a LoRA"
         )
@@ -151,8 +159,8 @@ class OutputNoise:
         return OutputSamples(config, tensors, task_of_sample, [sample.seed for sample in seeds])
 
     def sample_bytes(self, config: PosteriorConfig, sites: Sequence[Site], dtype: torch.dtype) -> int:
-        """See `NoiseFamily`: nothing is kept of a sample."""
+        """See `NoiseFamily`. A sample holds no tensors of its own."""
         return 0
 
     def weight_sd(self, config: PosteriorConfig, tensors: SiteTensors) -> None:
-        """See `NoiseFamily`: the noise is of outputs."""
+        """See `NoiseFamily`. The noise belongs to outputs, not to weights."""

@@ -14,7 +14,7 @@ from abmll.decoder.quantised import FrozenLinear
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters of one site: G of them, A [G, R, d_in] and B [G, d_out, R], already scaled."""
+    """G low-rank adapters of one site, scaled already: A [G, R, d_in] and B [G, d_out, R]."""
 
     a: Tensor
     b: Tensor
@@ -22,7 +22,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class LoraDraw:
-    """Adds B A x, where each row's tokens use their own adapter of the site's stack."""
+    """Adds B A x. Row i uses adapter `sample_of_row[i]` of each site."""
 
     sites: Sequence[Lora]
     sample_of_row: Sequence[int]
@@ -40,7 +40,7 @@ class LoraDraw:
 
 @dataclass(frozen=True)
 class LoraSamples:
-    """Samples that are LoRA adapters: those of the `weight` family, and the mean of every family."""
+    """Samples that are LoRAs: those of the `weight` family, and the mean of every family."""
 
     loras: Sequence[Lora]
 
@@ -51,7 +51,7 @@ class LoraSamples:
         padding: Sequence[int] = (),
         step: int = 0,
     ) -> LoraDraw:
-        """See `Samples`: the weights are the same for every token."""
+        """See `Samples`. The weights are the same for every token."""
         return LoraDraw(self.loras, sample_of_row, Segments.of(sample_of_row, row_tokens))
 
     def as_loras(self) -> Sequence[Lora]:
@@ -60,5 +60,5 @@ class LoraSamples:
 
 
 def mean_samples(layout: AdapterLayout, tensors: Sequence[SiteTensors]) -> LoraSamples:
-    """Return the means of T posteriors `tensors` [T, ...] as T samples without noise, the same for every family."""
+    """Return the means of T posteriors `tensors` [T, ...] as T samples, for any noise family."""
     return LoraSamples([Lora(t.mean_a, layout.scaling * t.mean_b) for t in tensors])

@@ -1,8 +1,9 @@
-"""The `weight` family (the paper's equations): the weight update is Gaussian, one sample for a whole sequence.
+"""The `weight` family (the paper's equations): Gaussian noise on the weights.
 
-Its mean is s B_mu A_mu and its standard deviation s B_s A_s + c by element. A sample is drawn as a
-sign-structured low-rank adapter, whose first two moments are exactly the posterior's for all tokens jointly
-(docs/method.md 2), so every sample is an ordinary LoRA adapter of rank r + m (r + 1).
+One sample serves a whole sequence. By element, the update has mean s B_mu A_mu and standard
+deviation s B_s A_s + c. A sample is drawn as a sign-structured low-rank adapter. Its first two
+moments are exactly the posterior's, for all tokens jointly (docs/method.md 2). So every sample is
+an ordinary LoRA of rank r + m (r + 1).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from abmll.posterior.gaussians import gaussian_kl, log_prior
 from abmll.posterior.noise.point import Lora, LoraSamples
 from abmll.seeds import SampleSeed
 
-# sigma = s B_s A_s + c may come close to zero or change sign (the noise is symmetric); only the KL's logarithm needs a floor.
+# s B_s A_s + c may come close to zero or change its sign, as the noise is symmetric. Only the
+# logarithm in the KL needs a floor.
 SD_FLOOR = 1e-6
-# Output rows of each weight matrix on which a step's KL is computed; the sum is scaled up (unbiased, see `weight_divergence`).
+# Output rows of each weight matrix on which a step's KL is estimated (`weight_divergence`).
 KL_ROWS = 16
 
 
@@ -36,12 +38,15 @@ def draw_signs(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """`count` independent signs +-1 for each seed, [G, count]. Equal seeds give equal rows and are drawn once."""
+    """Return `count` independent signs +-1 for each seed, [G, count].
+
+    Equal seeds give equal rows and are drawn once.
+    """
     words = -(-count // 8)
     drawn: dict[int, Tensor] = {}
     for seed in seeds:
         if seed not in drawn:
-            # Eight signs from each random byte: drawing is then a small part of building the adapter.
+            # Eight signs from each random byte make drawing a small part of building the adapter.
             generator = torch.Generator().manual_seed(seed)
             drawn[seed] = torch.randint(0, 256, (words,), dtype=torch.uint8, generator=generator)
     raw = torch.stack(list(drawn.values())).to(device)
@@ -52,12 +57,12 @@ def draw_signs(
 
 
 def sign_count(sites: Sequence[Site], noise_rank: int) -> int:
-    """Signs of one sample: u_k and v_k of every site."""
+    """Return the number of signs of one sample: the u_k and v_k of every site."""
     return noise_rank * sum(site.d_in + site.d_out for site in sites)
 
 
 def split_signs(signs: Tensor, sites: Sequence[Site], noise_rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Views v [G, m, d_in] and u [G, m, d_out] by site of `signs` [G, count]."""
+    """Return views v [G, m, d_in] and u [G, m, d_out] by site of `signs` [G, count]."""
     sizes = [noise_rank * size for site in sites for size in (site.d_in, site.d_out)]
     pieces = [piece.unflatten(1, (noise_rank, -1)) for piece in torch.split(signs, sizes, dim=1)]
     return list(zip(pieces[::2], pieces[1::2], strict=True))
@@ -71,11 +76,14 @@ def weight_samples(
     task_of_sample: Sequence[int],
     flips: Sequence[int] = (),
 ) -> LoraSamples:
-    """G weight samples as LoRA adapters, sample g from task `task_of_sample[g]` of `tensors` [T, ...] with its `signs`.
+    """Return G weight samples as LoRA adapters.
 
-    `flips` [G] of +-1 multiply the noise: a sample and its flip are an antithetic pair, mean +- the same deviation.
-    The adapters have the dtype of `signs`: +-1 is exact in any, so casting before the product loses nothing by it.
-    dW = s B_mu A_mu + m^-1/2 sum_k diag(u_k) [s B_s, 1] [A_s; c] diag(v_k), with u and v Rademacher.
+    Sample g is drawn from task `task_of_sample[g]` of `tensors` [T, ...] with `signs[g]`. `flips`
+    [G] of +-1 multiply the noise: a sample and its flip are an antithetic pair, mean +- the same
+    deviation. The adapters have the dtype of `signs`: +-1 is exact in any dtype, so a cast before
+    the product costs no precision. With Rademacher u and v:
+
+    dW = s B_mu A_mu + m^-1/2 sum_k diag(u_k) [s B_s, 1] [A_s; c] diag(v_k).
     """
     m, scaling, rank, dtype = config.noise.rank, config.layout.scaling, config.layout.rank, signs.dtype
     noise_scaling = config.noise.scale / math.sqrt(m)
@@ -102,10 +110,10 @@ def weight_samples(
 
 @dataclass(frozen=True)
 class SignedDraw:
-    """One weight sample for each row, differentiable in the posterior: the draw of adaptation.
+    """The draw of adaptation: one weight sample for each row, differentiable in the posterior.
 
-    Rows of task t use `tensors` [T, ...] at t and the signs of their own seed, with one sign vector (m = 1).
-    `prior` is theta, where the divergence from it is asked for.
+    Row i uses task `task_of_row[i]` of `tensors` [T, ...] and the signs of its own seed, with one
+    sign vector (m = 1). `prior` is theta; it is given where the divergence from theta is needed.
     """
 
     config: PosteriorConfig
@@ -137,7 +145,10 @@ class SignedDraw:
         return replace(self, rows=ragged(row_tokens, self.task_of_row.device))
 
     def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `TrainingDraw`: over the weights of each task, estimated on rows that `seeds[t]` chooses."""
+        """See `TrainingDraw`. An estimate on the output rows that `seeds[t]` chooses.
+
+        Raises `ValueError` where the draw has no prior.
+        """
         if self.prior is None:
             raise ValueError("the draw was made without a prior")
         by_task = [
@@ -149,7 +160,10 @@ class SignedDraw:
 
 
 def _one(tensors: Sequence[SiteTensors], task: int) -> list[SiteTensors]:
-    """The matrices of one task, as [1, ...]; of the only one there is (theta for every task) where there is but one."""
+    """Return the matrices of one task, as [1, ...].
+
+    Where `tensors` hold one task only (theta for every task), that one is returned.
+    """
     i = min(task, len(tensors[0].mean_a) - 1)
     part = slice(i, i + 1)
     return [SiteTensors(t.mean_a[part], t.mean_b[part], t.spread_a[part], t.spread_b[part]) for t in tensors]
@@ -174,7 +188,10 @@ class WeightNoise:
         dtype: torch.dtype,
         prior: Sequence[SiteTensors] | None = None,
     ) -> SignedDraw:
-        """See `NoiseFamily`. One sign vector has the exact moments of many (docs/method.md 2) at a fraction of the cost."""
+        """See `NoiseFamily`. Draws one sign vector a row.
+
+        It has the same exact moments as several (docs/method.md 2), at a fraction of the cost.
+        """
         device = phi[0].mean_a.device
         signs = split_signs(draw_signs(sign_count(sites, 1), seeds, device, dtype), sites, 1)
         tasks = torch.tensor(task_of_row, device=device)
@@ -197,7 +214,7 @@ class WeightNoise:
         return weight_samples(config, sites, tensors, signs, task_of_sample, flips)
 
     def sample_bytes(self, config: PosteriorConfig, sites: Sequence[Site], dtype: torch.dtype) -> int:
-        """See `NoiseFamily`: adapters of rank r + m (r + 1), and the signs that they are made from."""
+        """See `NoiseFamily`. Adapters of rank r + m (r + 1), and the signs they are made from."""
         rank, m = config.layout.rank, config.noise.rank
         width = rank + m * (rank + 1) + m
         return width * sum(site.d_in + site.d_out for site in sites) * dtype.itemsize
@@ -208,7 +225,7 @@ class WeightNoise:
 
 
 def weight_sd(config: PosteriorConfig, t: SiteTensors) -> Tensor:
-    """The standard deviation [..., d_out, d_in] of each weight of a site."""
+    """Return the standard deviation [..., d_out, d_in] of each weight of a site."""
     spread = config.layout.scaling * t.spread_b @ t.spread_a + config.noise.offset
     return spread.abs() * config.noise.scale
 
@@ -220,7 +237,10 @@ def weight_divergences(
     p: Sequence[SiteTensors],
     seed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """KL(q || p) and log p(p), each [T] in nats over all sites of the `weight` family; with a `seed`, estimates on some rows."""
+    """Return KL(q || p) and log p(p) of the `weight` family, each [T] in nats, over all sites.
+
+    With a `seed`, both are estimates on `KL_ROWS` output rows of each weight matrix.
+    """
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     kls, log_priors = [], []
     for site, q_site, p_site in zip(sites, q, p, strict=True):
@@ -236,10 +256,11 @@ def weight_divergences(
 def weight_divergence(
     config: PosteriorConfig, q: SiteTensors, p: SiteTensors, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """KL(q || p) and the log prior of p for one site's weight, in nats, summed over elements; leading dimensions [T] stay.
+    """Return KL(q || p) and the log prior of p for one site, in nats, summed over elements.
 
-    With `rows` (output units) the sum over those rows is scaled up: unbiased for rows drawn uniformly, and cheaper than
-    the d_out * d_in elements, of which sums of logarithms allow no low-rank shortcut.
+    Leading dimensions [T] stay. With `rows` (output units), the sum over those rows is scaled up.
+    That is unbiased for rows drawn uniformly, and cheaper than the sum over all d_out * d_in
+    elements, for which logarithms allow no low-rank shortcut.
     """
     scale = 1.0
     if rows is not None:

@@ -77,7 +77,7 @@ def test_adapting_lowers_the_loss_on_the_support_and_repeats_exactly(
 def test_the_likelihood_does_not_depend_on_theta(
     make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    """theta's adapters never enter the forward pass; they move the divergence only."""
+    """theta's adapters never enter the forward pass. They move the divergence only."""
     for family, offset in (("weight", 0.02), ("output", -8.0)):
         model = make_model(family=family, offset=offset)
         prepared = prepare(model.backbone, model.encode_support(support))
@@ -196,7 +196,7 @@ def test_a_step_in_parts_is_the_step_as_a_whole(
 def test_tasks_adapted_together_are_those_adapted_one_by_one(
     family: str, architecture: str, make_model: Callable[..., FewShotModel], support: list[Example]
 ) -> None:
-    """Supports of other sizes and lengths, other seeds, rates and step counts, arriving in another order."""
+    """The tasks differ in size, lengths, seed, rate and steps, and arrive in another order."""
     model = make_model(architecture, family=family, offset=0.02 if family == "weight" else -6.0)
     tasks = [
         (support, replace(FAST, beta=1e-5), 1),

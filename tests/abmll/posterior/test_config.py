@@ -1,4 +1,4 @@
-"""The configuration of a posterior, its temperature rule, and the flat form that files have had from the beginning."""
+"""The configuration of a posterior, its temperature rule, and its flat form in files."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,8 +16,8 @@ from model_store.tensors import posterior_digest
 SITES = (Site(1, "q", 6, 4), Site(1, "down", 5, 6))
 LAYOUT = AdapterLayout(2, 4.0, ("q", "down"), 1)
 FLAT_LAYOUT = {"rank": 2, "alpha": 4.0, "modules": ["q", "down"], "first_layer": 1}
-# Configurations, what the code before they were composed (commit a933237) wrote for them, and its digests of a posterior of
-# values 0, 1/8, 2/8, ... without and with a whitening.
+# Configurations; what the code of commit a933237, before they were composed, wrote for each;
+# and its digests of a posterior of values 0, 1/8, 2/8, ... without and with a whitening.
 WRITTEN_BEFORE: list[tuple[PosteriorConfig, dict[str, Any], str, str]] = [
     (
         PosteriorConfig(LAYOUT),

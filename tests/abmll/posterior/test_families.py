@@ -1,4 +1,4 @@
-"""A noise family is one object: one that is registered here, in a test alone, adapts, predicts and is measured."""
+"""A noise family that only this test registers adapts, predicts and is measured."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ class ShiftedSamples:
 
 
 class ShiftedNoise:
-    """Either the mean or the mean and a constant, by the toss of a coin."""
+    """The mean, or the mean and a constant, each with probability one half."""
 
     name = "shifted"
     paired = False
@@ -111,7 +111,7 @@ def test_a_third_family_adapts_and_predicts(model: FewShotModel, support: list[E
     assert free.losses[-1] < free.losses[0]
     held = model.adapt(support, replace(settings, beta=10.0), seed=1).posterior
     sizes = [sum(float(t.mean_b.square().sum()) for t in p.by_site()) for p in (free.posterior, held)]
-    assert sizes[1] < sizes[0]  # its own divergence pulls
+    assert sizes[1] < sizes[0]  # the family's divergence pulls mean_b to zero
     queries = [Query("a dull film", support[0].options), Query("the capital?")]
     options, text = model.predict(free.posterior, queries, samples=6, seed=2, max_new_tokens=4)
     assert max(options.predictive.stds) > 0

@@ -35,7 +35,7 @@ def tensors(tasks: int = 1, seed: int = 0, size: float = 0.3) -> SiteTensors:
 
 
 def dense_moments(t: SiteTensors) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the weight update, straight from the equations."""
+    """Return mean and standard deviation of the weight update, straight from the equations."""
     mean = CONFIG.layout.scaling * t.mean_b[0] @ t.mean_a[0]
     return mean, CONFIG.noise.scale * (
         CONFIG.layout.scaling * t.spread_b[0] @ t.spread_a[0] + CONFIG.noise.offset
@@ -43,7 +43,7 @@ def dense_moments(t: SiteTensors) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def weights(t: SiteTensors, count: int, seed: int = 0) -> torch.Tensor:
-    """`count` sampled weight updates [count, d_out, d_in]."""
+    """Return `count` sampled weight updates [count, d_out, d_in]."""
     signs = draw_signs(COUNT, [derive_seed(seed, n) for n in range(count)])
     (lora,) = weight_samples(CONFIG, [SITE], [t], signs, [0] * count).loras
     return lora.b @ lora.a
@@ -90,7 +90,7 @@ def test_signs_depend_on_their_own_seed_alone() -> None:
 
 
 def frozen(bias: bool = False) -> FrozenLinear:
-    """A frozen layer of the site's shape, zero so that only the adapter shows."""
+    """Return a frozen layer of the site's shape, zero so that only the adapter shows."""
     layer = torch.nn.Linear(SITE.d_in, SITE.d_out, bias=bias)
     torch.nn.init.zeros_(layer.weight)
     return FrozenLinear(layer.requires_grad_(False))
@@ -115,7 +115,10 @@ def test_rows_pick_their_task_and_sample_by_index() -> None:
 
 
 def test_a_signed_layer_is_the_sum_of_its_sampled_weights_forward_and_backward() -> None:
-    """Against the dense update of each row's signs and autograd, for two tasks in one batch, with a bias."""
+    """The expected values are the dense update of each row's signs, and autograd.
+
+    Two tasks are in one batch, and the layer has a bias.
+    """
     config = make_config(rank=3, alpha=6.0, offset=0.3)
     t, lengths, tasks, seeds = tensors(tasks=2), [4, 3, 5], [0, 1, 1], [7, 8, 9]
     layer = torch.nn.Linear(SITE.d_in, SITE.d_out).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""LoRA factors of a posterior against the formula of docs/method.md 2, and back into a posterior."""
+"""LoRA factors of a posterior against docs/method.md 2, and back into a posterior."""
 
 from dataclasses import replace
 
@@ -118,7 +118,7 @@ def test_smaller_ranks_other_scalings_and_missing_sites_give_the_same_update(pri
     for site, mean in zip(SITES, means(found), strict=True):
         expected = update(given[site]) if site in given else torch.zeros_like(mean)
         torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-7)
-    free = found.by_site()[0].mean_a[2:]  # where B is zero, A is not, or it could not learn
+    free = found.by_site()[0].mean_a[2:]  # where B is zero, A is not, so that it can learn
     assert free.abs().min() > 0
 
 

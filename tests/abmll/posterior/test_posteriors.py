@@ -42,7 +42,7 @@ def test_standard_normal_at_zero() -> None:
 
 
 def test_gamma_prior_at_the_papers_start() -> None:
-    """-log Gamma(e^20; 1, 0.01) = 4,851,656.56 an element, beside the standard normal's 0.918939."""
+    """-log Gamma(e^20; 1, 0.01) is 4,851,656.56; the standard normal's term is 0.918939."""
     value = -log_prior(torch.zeros(1, dtype=torch.float64), torch.tensor([-20.0], dtype=torch.float64))
     assert float(value) == pytest.approx(4_851_656.56 + 0.918939, abs=0.01)
 

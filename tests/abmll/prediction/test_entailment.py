@@ -1,4 +1,4 @@
-"""Equivalence by entailment: the logic on a fake, the mechanics on a tiny random classifier from a folder."""
+"""Equivalence by entailment: its logic on a fake, the rest on a tiny random classifier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 
 
 class FakeNli:
-    """Entails what it is told to; tokenizer and model in one. Its 'tokens' are the pairs themselves."""
+    """A model and tokenizer in one that entails the pairs `entailed`. Its tokens are the pairs."""
 
     model_max_length = 64
     truncation_side = "left"
@@ -111,7 +111,7 @@ def test_a_classifier_from_a_folder_judges_as_its_logits_say(folder: Path) -> No
 
 
 def test_a_long_question_is_cut_and_the_answers_are_not(folder: Path) -> None:
-    """Beyond the classifier's context, what the question begins with no longer matters, and the answers still do."""
+    """Beyond the context, the beginning of the question does not matter; the answers still do."""
     match = load_entailment(str(folder))
     seen = []
     model = match._model
@@ -131,6 +131,6 @@ def test_a_long_question_is_cut_and_the_answers_are_not(folder: Path) -> None:
     assert all("great" in text and "Paris" in text for text in texts)
 
 
-def test_no_classifier_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_classifier_raises(tmp_path: Path) -> None:
     with pytest.raises(UnusableBaseError, match="no classifier"):
         load_entailment(str(tmp_path))

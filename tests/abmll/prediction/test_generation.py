@@ -1,4 +1,4 @@
-"""Several answers of a sample: the first greedy, the others drawn, whatever else is written beside them."""
+"""Several answers of a sample: the first is greedy, and each is the same beside any others."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def write(
 def test_an_answer_is_the_same_however_many_are_written(
     family: str, samples: int, make_model: Callable[..., FewShotModel]
 ) -> None:
-    """Answer j of sample n: alone with its prompt or not, beside 3 or 5 answers, in other passes."""
+    """Answer j of sample n is written with or without other prompts, beside 3 or 5 answers."""
     model, count = make_model(family=family, offset=FAMILIES[family]), max(1, samples)
     greedy, three, five = (write(model, samples, m) for m in (1, 3, 5))
     for prompt in range(2):
@@ -44,7 +44,7 @@ def test_an_answer_is_the_same_however_many_are_written(
 def test_a_drawn_answer_follows_its_stream_on_the_dense_model(
     make_model: Callable[..., FewShotModel],
 ) -> None:
-    """Token by token from whole sequences, with the noise of the stream that seed, sample and answer name."""
+    """The test draws tokens from whole sequences, with the stream of seed, sample and answer."""
     model = make_model(random_prior=False)
     (answers,) = write(model, 0, 3, [PROMPTS[0]])
     dense = tiny_model()

@@ -50,7 +50,7 @@ def test_one_by_one_in_any_order_and_in_one_batch_agree(
 def test_the_predictive_is_the_average_of_the_samples_probabilities(
     make_model: Callable[..., FewShotModel],
 ) -> None:
-    """Each sample, materialised as dense weights and added to the base, gives the probabilities that are averaged."""
+    """The expected average is over dense models: the base with each sample's update added."""
     model = make_model(offset=0.05)
     posterior = TaskPosterior.start(model.prior)
     query, count = QUERIES[0], 10  # more than one group of samples
@@ -149,7 +149,10 @@ def test_antithetic_samples_lie_opposite_each_other(make_model: Callable[..., Fe
 def test_posteriors_together_predict_as_one_by_one(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    """Several posteriors and temperatures, samples and the mean, options and free text, in one pass and in any order."""
+    """One pass has several posteriors, temperatures, options, free text, samples and the mean.
+
+    Their order does not matter.
+    """
     model = make_model(family=family, offset=FAMILIES[family])
     posteriors = [
         TaskPosterior(
@@ -216,7 +219,7 @@ def test_greedy_text_of_the_mean_is_what_transformers_generates(
 
 
 def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[..., FewShotModel]) -> None:
-    """Greedy tokens from the caches are the ones a full forward pass under the same sample prefers at every step."""
+    """The greedy tokens from the caches are those of a full forward pass under the same sample."""
     model = make_model(offset=0.05)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
     found = written(model, prompts, 3, 2, 8)
@@ -284,7 +287,7 @@ def test_the_size_of_a_chunk_does_not_matter(
 
 
 def followed(model: FewShotModel, queries: list[Query], **settings: Any) -> tuple[list[Any], Any]:
-    """What is known after each unit, and the run when it is done."""
+    """Return what is known after each unit, and the run when it is done."""
     run = model.begin_predict(None, queries, seed=7, **settings)
     partials = [run.partial()]
     while not run.done:
@@ -299,7 +302,7 @@ def followed(model: FewShotModel, queries: list[Query], **settings: Any) -> tupl
 def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    """In small chunks, of a block of queries after another, each partial is what a shorter run predicts."""
+    """In small chunks, block after block, each partial prediction is the one of a shorter run."""
     model = make_model(family=family, offset=FAMILIES[family])
     partials, run = followed(model, QUERIES, samples=10, max_tokens=60)
     shorter = {n: model.predict(None, QUERIES, samples=n, seed=7) for n in range(1, 11)}

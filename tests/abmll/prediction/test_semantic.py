@@ -39,7 +39,7 @@ def h(*probabilities: float) -> float:
     return -sum(p * math.log(p) for p in probabilities if p)
 
 
-# ---- equivalence ----------------------------------------------------------------------------------------------------
+# ---- equivalence ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert bool(once) == bool(text.split())
 
 
-# ---- clusters -------------------------------------------------------------------------------------------------------
+# ---- clusters ------------------------------------------------------------------------------------
 
 
 class Near:
-    """Not transitive: numbers that differ by at most one."""
+    """Numbers that differ by at most one are the same: not transitive."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
@@ -115,11 +115,11 @@ def test_every_text_is_in_one_cluster_and_all_of_a_cluster_are_the_same(numbers:
         assert all(equivalence.same("", texts[a], texts[b]) for a in members for b in members)
 
 
-# ---- entropies ------------------------------------------------------------------------------------------------------
+# ---- entropies -----------------------------------------------------------------------------------
 
 
 def test_entropies_of_equally_probable_candidates_by_hand() -> None:
-    """Two samples that agree to differ: 0.9 against 0.1 and 0.1 against 0.9 of the candidates' 0.5."""
+    """Two samples divide the candidates' 0.5 as 0.9 : 0.1 and as 0.1 : 0.9."""
     masses = 0.5 * torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64)
     found = semantic_entropy(masses.log())
     assert found.total == pytest.approx(math.log(2))
@@ -148,7 +148,7 @@ def test_with_equal_totals_the_correction_is_that_of_options(paired: bool) -> No
 
 @given(log_rows)
 def test_total_is_within_and_between(rows: list[list[float]]) -> None:
-    """The difference of the entropies is the information between sample and meaning in their joint table."""
+    """The difference of the entropies is the mutual information of sample and meaning."""
     masses = torch.tensor(rows, dtype=torch.float64)
     found = semantic_entropy(masses)
     joint = masses.exp() / masses.exp().sum()
@@ -159,7 +159,10 @@ def test_total_is_within_and_between(rows: list[list[float]]) -> None:
 
 
 def test_semantic_information_is_unbiased_where_the_plug_in_is_low() -> None:
-    """Average over many draws of S = 8 against the value at S = 200,000; the candidates' total varies from sample to sample."""
+    """The mean over many draws of S = 8 is the value at S = 200,000.
+
+    The candidates' total varies from sample to sample.
+    """
     g = torch.Generator().manual_seed(0)
 
     def draw(samples: int) -> torch.Tensor:
@@ -173,12 +176,12 @@ def test_semantic_information_is_unbiased_where_the_plug_in_is_low() -> None:
     values = torch.tensor([f.mutual_information for f in found])
     plug_in = torch.tensor([f.total - f.expected for f in found])
     standard_error = float(values.std()) / math.sqrt(len(values))
-    # What is left is of second order in 1 / S.
+    # The error that is left is of second order in 1 / S.
     assert abs(float(values.mean()) - truth) < 4 * standard_error + 0.03 * truth
     assert float(plug_in.mean()) < truth - 4 * standard_error
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
 def read(rows: list[list[float]], texts: tuple[str, ...], **how: object) -> tuple[Predictive, TextAnswer]:
@@ -204,7 +207,10 @@ def test_the_answer_is_the_best_text_of_the_best_meaning() -> None:
 
 @given(log_rows)
 def test_the_predictives_information_is_whether_a_candidate_and_which(rows: list[list[float]]) -> None:
-    """Chain rule: H of meanings and the rest = H of being a candidate + P(candidate) times the semantic entropy."""
+    """The total entropy follows the chain rule.
+
+    It is H of being a candidate, plus P(candidate) times the semantic entropy.
+    """
     predictive, answer = read((torch.tensor(rows).double().exp() / 3).tolist(), ("a", "b", "c"))
     total = sum(predictive.probabilities)
     expected = h(total, max(0.0, 1 - total)) + total * answer.entropy.total
@@ -239,7 +245,7 @@ def test_probabilities_never_exceed_one() -> None:
     assert answer.sequence_logprob == pytest.approx(math.log(0.55))
 
 
-# ---- on a model -----------------------------------------------------------------------------------------------------
+# ---- on a model ----------------------------------------------------------------------------------
 
 QUERY = Query("What is the capital of France?")
 
@@ -283,7 +289,7 @@ def test_the_sequence_log_probability_is_that_of_dense_models(
 def test_probabilities_are_the_averages_of_the_samples_own(
     family: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    """Every candidate scored under one sample at a time, in both families."""
+    """The test scores all candidates under one sample at a time."""
     model, count = make_model(family=family, offset=FAMILIES[family]), 4
     run = model.begin_predict(None, [QUERY], samples=count, seed=3, max_new_tokens=6)
     while not run.done:

@@ -1,4 +1,4 @@
-"""Sample until sure: how often the running interval ever misses, and what settles a prediction."""
+"""The running interval rarely misses, and what settles a prediction."""
 
 import math
 
@@ -19,7 +19,10 @@ from abmll.prediction.stopping import StopRule, half_width, settled
     ids=["normal", "uniform", "sigmoid"],
 )
 def test_the_interval_rarely_misses_the_mean_at_any_look(draw) -> None:  # type: ignore[no-untyped-def]
-    """2,000 sequences, looked at after 4, 8, ... 32 blocks: misses stay at alpha = 5 %, up to 3 standard errors."""
+    """Misses stay at alpha = 5 %, up to 3 standard errors.
+
+    Each of 2,000 sequences is looked at after 4, 8, ... 32 blocks.
+    """
     values = draw(torch.Generator().manual_seed(0), 2000)
     truth = float(draw(torch.Generator().manual_seed(1), 50_000).mean())
     missed = 0

@@ -44,7 +44,7 @@ def test_unlisted_probability_counts_as_one_outcome() -> None:
 
 
 def test_mutual_information_is_unbiased_where_the_plug_in_is_low() -> None:
-    """Average over many draws of S = 8 against the value at S = 200,000."""
+    """The mean over many draws of S = 8 is the value at S = 200,000."""
     g = torch.Generator().manual_seed(0)
     logits = lambda n: torch.randn(n, 3, generator=g, dtype=torch.float64) * 0.5  # noqa: E731
     truth = summarise(("a", "b", "c"), logits(200_000).softmax(-1), samples=1).uncertainty.mutual_information
@@ -102,7 +102,7 @@ def test_mutual_information_of_antithetic_pairs_is_unbiased_too() -> None:
 
 
 def test_a_temperature_scales_the_average_and_leaves_the_entropies() -> None:
-    """By hand: (.8, .2) to the power 1/2 and normalised is (2/3, 1/3)."""
+    """By hand, (0.8, 0.2) to the power 1/2 and normalised is (2/3, 1/3)."""
     p = torch.tensor([[0.9, 0.1], [0.7, 0.3]])
     cold, warm = (summarise(("a", "b"), p, samples=2, temperature=t) for t in (1.0, 2.0))
     assert warm.probabilities == pytest.approx((2 / 3, 1 / 3))
@@ -121,7 +121,7 @@ def test_options_without_probability_stay_without_at_any_temperature() -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_the_error_of_a_tempered_average_is_that_over_many_draws(paired: bool) -> None:
-    """The mean reported standard error against the spread of the confidence over 4,000 draws of eight samples."""
+    """The standard error is the spread of the confidence over 4,000 draws of eight samples."""
     g = torch.Generator().manual_seed(0)
     found = []
     for _ in range(4000):
