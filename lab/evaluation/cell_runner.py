@@ -14,7 +14,6 @@ from abmll.model import FewShotModel
 from lab.evaluation.cells import Cell, CellResult, Cost, Episode, pad
 from lab.evaluation.configuration import Entry
 from lab.evaluation.methods.contract import Method
-from lab.evaluation.methods.embeddings import Embeddings
 from lab.evaluation.protocol import classes_of
 from lab.evaluation.study import Study
 from model_store.models import Start, build_model
@@ -76,7 +75,7 @@ class CellRunner:
         return build_model(
             self._base,
             replace(start, point=not entry.noise),
-            sentence_encoder=entry.method.encoder if isinstance(entry.method, Embeddings) else None,
+            sentence_encoder=entry.method.sentence_encoder,
             progress=False,
         )
 

@@ -12,7 +12,6 @@ from abmll.meta.collection import Collection
 from abmll.text.tasks import Task
 from lab.evaluation.cells import Cell, Episode
 from lab.evaluation.configuration import Entry, EvaluationConfig
-from lab.evaluation.methods.embeddings import Embeddings
 from lab.evaluation.protocol import can_be_tested, check_unseen, classes_of, episode, neighbours, plan
 from model_store.posteriors import LoadedPosterior, load_posterior
 
@@ -90,7 +89,7 @@ class Study:
     def _tasks_of(self, entry: Entry) -> list[str]:
         chosen = [names for split, names in self.splits.items() if not entry.splits or split in entry.splits]
         names = _unique([*chosen, self.validation if entry.name in self.config.temperature else ()])
-        if isinstance(entry.method, Embeddings):
+        if entry.method.needs_fixed_classes:
             names = [name for name in names if classes_of(self.tasks[name])]
         return names
 

@@ -20,7 +20,7 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
-from lab.evaluation.methods.contract import adaptation_effort, answers_of, prediction_effort
+from lab.evaluation.methods.contract import Method, adaptation_effort, answers_of, prediction_effort
 
 
 def adapt_timed(
@@ -58,7 +58,7 @@ def adapt_calibrated_timed(
 
 
 @dataclass(frozen=True)
-class Adapted:
+class Adapted(Method):
     """Answers with an adapted posterior.
 
     `samples` 0 answers with the mean. Without `settings` they are those that theta is to be served

@@ -23,7 +23,7 @@ from abmll.text.draws import draw_uniformly
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
-from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.methods.contract import Method, answers_of, prediction_effort
 
 
 def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
@@ -45,7 +45,7 @@ def average(members: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Method):
     """Averages LoRAs that are fitted `members` times (Lakshminarayanan et al. 2017).
 
     Each member has its own order of examples and its own noise. With `start` `random` a member
@@ -83,7 +83,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Method):
     """Averages over dropout on the adapters' input (Gal and Ghahramani 2016) at prediction.
 
     A mask drops columns of A for a whole sequence. Adaptation runs without dropout, which

@@ -18,6 +18,7 @@ from abmll.text.demonstrations import SEPARATOR
 from abmll.text.prompting import EncodedPrompt, PromptEncoder
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
+from lab.evaluation.methods.contract import Method
 from lab.evaluation.methods.scoring import log_probs
 
 
@@ -45,7 +46,7 @@ def channel_prompt(
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channel(Method):
     """Answers by channel scoring; `demonstrations` False scores without the support."""
 
     kind: Literal["channel"] = "channel"

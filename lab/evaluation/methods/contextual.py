@@ -12,7 +12,7 @@ from typing import Literal
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
-from lab.evaluation.methods.contract import normalised
+from lab.evaluation.methods.contract import Method, normalised
 from lab.evaluation.methods.in_context import InContext
 from lab.evaluation.methods.prior import Prior
 
@@ -20,7 +20,7 @@ CONTENT_FREE = ("N/A", "", "[MASK]")  # the paper's three
 
 
 @dataclass(frozen=True)
-class ContextualCalibration:
+class ContextualCalibration(Method):
     """Calibrates the answers `of` another method: zero-shot prediction, or in-context learning."""
 
     kind: Literal["contextual"] = "contextual"

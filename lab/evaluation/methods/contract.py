@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
@@ -16,8 +16,16 @@ from lab.evaluation.cells import Answer, Effort
 class Method(Protocol):
     """Answers queries, given labelled examples.
 
-    Equal arguments give equal answers. The model is left as it was found.
+    Equal arguments give equal answers. The model is left as it was found. A method with
+    `needs_fixed_classes` is run on tasks whose items all have the same options alone.
     """
+
+    needs_fixed_classes: ClassVar[bool] = False
+
+    @property
+    def sentence_encoder(self) -> str | None:
+        """Name the sentence encoder that the model needs; None for that of its posterior."""
+        return None
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int

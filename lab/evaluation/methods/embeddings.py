@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
+from lab.evaluation.methods.contract import Method
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class Embeddings(Method):
     """Answers by logistic regression on sentence embeddings, without the language model.
 
     `encoder` names the model's sentence encoder. `inverse_penalty` is scikit-learn's C.
@@ -31,6 +32,13 @@ class Embeddings:
     kind: Literal["embeddings"] = "embeddings"
     inverse_penalty: float = 1.0
     encoder: str = "all-minilm-l6-v2"
+
+    needs_fixed_classes: ClassVar[bool] = True
+
+    @property
+    def sentence_encoder(self) -> str:
+        """See `Method`."""
+        return self.encoder
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int

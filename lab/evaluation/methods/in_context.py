@@ -13,11 +13,11 @@ from abmll.model import FewShotModel
 from abmll.text.demonstrations import fitting
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
-from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.methods.contract import Method, answers_of, prediction_effort
 
 
 @dataclass(frozen=True)
-class InContext:
+class InContext(Method):
     """Answers behind demonstrations.
 
     `max_tokens` bounds a prompt, its demonstrations and options included, below the model's

@@ -13,11 +13,11 @@ from typing import Literal
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
-from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.methods.contract import Method, answers_of, prediction_effort
 
 
 @dataclass(frozen=True)
-class Prior:
+class Prior(Method):
     """Answers without the support; `samples` 0 answers with the mean."""
 
     kind: Literal["prior"] = "prior"

@@ -19,7 +19,7 @@ from abmll.prediction.run import Prediction
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
 from lab.evaluation.methods.adapted import adapt_timed
-from lab.evaluation.methods.contract import answers_of, prediction_effort
+from lab.evaluation.methods.contract import Method, answers_of, prediction_effort
 
 
 def largest_within(rises: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
@@ -39,7 +39,7 @@ def largest_within(rises: Callable[[float], bool], low: float, high: float, halv
 
 
 @dataclass(frozen=True)
-class IsotropicNoise:
+class IsotropicNoise(Method):
     """Answers with samples of isotropic noise around an adapted LoRA.
 
     `smallest` and `largest` bound the standard deviation of a weight. `tolerance` is relative to
