@@ -30,7 +30,7 @@ SHORTEST_SHARED_PREFIX = 16
 class Group:
     """Prompts of one row.
 
-    Their first `shared` tokens are equal, and in the row once. It is 0 for a row of one prompt.
+    Their first `shared` tokens are equal, and in the row once. `shared` is 0 for one prompt.
     """
 
     prompts: tuple[EncodedPrompt, ...]
