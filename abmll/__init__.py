@@ -1,1 +1,4 @@
-"""Amortized Bayesian Meta-Learning for LoRA (arXiv 2508.14285): adapt a task posterior, sample it, measure it."""
+"""Amortized Bayesian Meta-Learning for LoRA (arXiv 2508.14285).
+
+A posterior is adapted to a few examples, sampled for predictions, and checked on held-out answers.
+"""

@@ -1,4 +1,4 @@
-"""What the method refuses, as `ValueError` subclasses that a caller can catch one by one."""
+"""Errors that `abmll` raises: subclasses of `ValueError` that a caller can catch one by one."""
 
 
 class AbmllError(ValueError):
@@ -6,7 +6,10 @@ class AbmllError(ValueError):
 
 
 class PromptTooLongError(AbmllError):
-    """A prompt (with its options, or with the room asked for generation) does not fit the context."""
+    """Error for a prompt that does not fit the context.
+
+    Its options count too, or the tokens that are to be generated behind it.
+    """
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(f"the prompt needs {tokens} tokens but at most {limit} fit the context")
@@ -17,20 +20,27 @@ class PromptTooLongError(AbmllError):
 
 
 class OptionsError(AbmllError):
-    """The options of an example cannot be scored: an empty one, two alike, one alone, or the output is not among them."""
+    """Error for options that cannot be scored.
+
+    One is empty, two are equal, there is only one, or the output is not among them.
+    """
 
 
 class SupportError(AbmllError):
-    """The support set cannot be adapted to: it is empty, or mixes option tasks with free text."""
+    """Error for a support that cannot be adapted to.
+
+    It is empty, has an empty output, mixes examples with and without options, or has one label
+    only.
+    """
 
 
 class UnsupportedModelError(AbmllError):
-    """A model whose layers or projections the module-name rule does not find."""
+    """Error for a model whose layers or projections the rule of module names does not find."""
 
 
 class PosteriorMismatchError(AbmllError):
-    """A posterior's tensors do not fit the configuration or the model they are used with."""
+    """Error for a posterior that does not fit the configuration or the model it is used with."""
 
 
 class SampleNotALoraError(AbmllError):
-    """A posterior sample was asked for as a LoRA, in a noise family whose samples are none."""
+    """Error for a sample asked for as a LoRA, in a noise family whose samples are not LoRAs."""

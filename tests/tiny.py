@@ -1,4 +1,4 @@
-"""Tiny random models of several architectures, and a tokenizer made on the spot: the real code in milliseconds."""
+"""Tiny random models of several architectures and a tokenizer, on which tests take milliseconds."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def make_config(
     similarity: SimilarityConfig | None = None,
     **noise: Any,
 ) -> PosteriorConfig:
-    """A configuration of a posterior by its parts' values; `noise` are those of `NoiseConfig`."""
+    """Return the config of a posterior. `noise` are further fields of `NoiseConfig`."""
     return PosteriorConfig(
         AdapterLayout(rank, alpha, modules, first_layer),
         NoiseConfig(rank=noise_rank, **noise),
@@ -52,7 +52,7 @@ def make_config(
 
 
 def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `VOCABULARY` tokens at most, with an end-of-text token 0."""
+    """Return a byte-level BPE tokenizer of at most `VOCABULARY` tokens; token 0 ends a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -67,13 +67,13 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def tiny_model(architecture: str = "llama", dtype: torch.dtype = torch.float32) -> Any:
-    """A random model, the same on every call."""
+    """Return a random model, the same in every call."""
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture](), dtype=dtype).eval()
 
 
 def tiny_sentence_encoder() -> tuple[Any, Any]:
-    """A random encoder of whole texts and its tokenizer, the same on every call."""
+    """Return a random encoder of texts and its tokenizer, the same in every call."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=HEADS,

@@ -1,1 +1,1 @@
-"""A frozen decoder that takes low-rank changes: packed rows, attention, quantised layers."""
+"""Frozen decoder with adapters: packed rows, attention, low-rank updates, quantised layers."""

@@ -1,13 +1,17 @@
-"""Which of `transformers`' decoders have the parts that we know by heart: those built like Llama."""
+"""Decoders of `transformers` whose layers are computed by our own code: those built like Llama."""
 
 from __future__ import annotations
 
 from torch import nn
 
-# x = x + attention(norm(x)); x + mlp(norm(x)), with RMS norms and an MLP of down(silu(gate) * up).
+# A layer is x = x + attention(norm(x)), then x + mlp(norm(x)), with RMS norms and the MLP
+# down(silu(gate) * up).
 LIKE_LLAMA = ("Llama", "Mistral", "Qwen2", "Qwen3")
 
 
 def is_like_llamas(module: nn.Module, part: str) -> bool:
-    """Whether `module` is this part (`RMSNorm`, `MLP` or `DecoderLayer`) of such a decoder, as `transformers` wrote it."""
+    """Return whether `module` is the class of `transformers` for a part of such a decoder.
+
+    `part` is `RMSNorm`, `MLP` or `DecoderLayer`.
+    """
     return type(module).__name__ in {family + part for family in LIKE_LLAMA}

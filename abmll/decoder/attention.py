@@ -1,8 +1,9 @@
-"""Attention over packed rows: tokens lie in one flat batch, and no token sees another row's.
+"""Attention over packed rows: all tokens lie in one flat batch, and a token sees its own row only.
 
-On the CPU, short rows take plain matrix products, one row after another without padding, with a backward pass of our own
-(8 rows of 9 heads, forward and backward of one layer, 48 tokens in bf16: 11.3 ms with the fused kernel, 1.7 ms plain).
-Plain products hold the whole score matrix, so longer rows, and GPUs, take the fused kernel over rows padded to equal length.
+On the CPU, short rows are computed by plain matrix products, one row after another without padding,
+with a backward pass of our own. For 8 rows of 48 tokens with 9 heads in bf16, forward and backward
+of one layer take 1.7 ms so, and 11.3 ms with the fused kernel. Plain products hold the whole matrix
+of scores. So longer rows, and all rows on a GPU, take the fused kernel, padded to equal length.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LONGEST_PLAIN_TOKENS = 512
 
 @dataclass(frozen=True)
 class Layout:
-    """Where packed tokens lie in padded rows (see `abmll.decoder.rows.Rows`), and what attention adds to its scores there."""
+    """Places of packed tokens in padded rows (see `Rows`), and the bias of attention scores."""
 
     token_at: Tensor  # [R * L]
     place_of: Tensor  # [N]
@@ -34,11 +35,11 @@ class Layout:
 
     @classmethod
     def of(cls, rows: Rows, dtype: torch.dtype) -> Self:
-        """The layout of `rows` for scores of `dtype`."""
+        """Return the layout of `rows` for scores of `dtype`."""
         return cls(rows.token_at, rows.place_of, additive_mask(rows.visible, dtype), rows.lengths)
 
     def spans(self) -> Iterator[tuple[slice, Tensor]]:
-        """Each row's n tokens in the packed batch, and its bias [n, n]."""
+        """Yield for each row the span of its n tokens in the packed batch, and its bias [n, n]."""
         start = 0
         for length, bias in zip(self.lengths, self.bias, strict=True):
             yield slice(start, start + length), bias[0, :length, :length]
@@ -46,13 +47,13 @@ class Layout:
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """[R, 1, L, keys] from `visible` [R, L, keys]."""
+    """Return the mask [R, 1, L, keys] to add to scores, from `visible` [R, L, keys]."""
     zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return zeros.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 def use_packed_attention(model: Any) -> None:
-    """Have `model` use `packed_attention` in every layer."""
+    """Make every layer of `model` use `packed_attention`."""
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
 
@@ -67,9 +68,11 @@ def packed_attention(
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as `transformers` calls it: query [1, H, N, D], key and value [1, H / groups, N, D] -> [1, N, H, D].
+    """Compute attention, with the arguments and results that `transformers` expects.
 
-    Without a `layout` the tensors are rows of equal length under `attention_mask`, as in generation with a cache.
+    `query` is [1, H, N, D], `key` and `value` are [1, H / groups, N, D], and the output is
+    [1, N, H, D]. Without a `layout`, the tensors are rows of equal length under `attention_mask`,
+    as in generation with a cache.
     """
     if layout is None:
         output, _ = sdpa_attention_forward(
@@ -99,9 +102,11 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: flo
 
 
 class _Gather(torch.autograd.Function):
-    """`tensor[there]`, whose gradient is `gradient[back]`: exact where what `back` does not name has no gradient.
+    """`tensor[there]` with the gradient `gradient[back]`.
 
-    That holds for padding, since an empty place sees only itself and nobody reads it. Adding up by index is slow on the CPU.
+    The gradient is exact where elements that `back` does not name have none. This holds for
+    padding: an empty place sees only itself, and no token sees it. The general gradient, which adds
+    up by index, is slow on the CPU.
     """
 
     @staticmethod
@@ -116,7 +121,10 @@ class _Gather(torch.autograd.Function):
 
 
 class _ByRow(torch.autograd.Function):
-    """softmax(scale q k^T + bias) v by matrix products, row by row; heads that share a key are one taller product."""
+    """softmax(scale q k^T + bias) v by matrix products, row by row.
+
+    Heads that share a key are stacked into one taller product.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
@@ -153,7 +161,7 @@ class _ByRow(torch.autograd.Function):
 
 
 def _taller(tokens: Tensor, shared: int) -> Tensor:
-    """[n, heads, D] as [shared, heads / shared * n, D]."""
+    """Stack heads that share a key: [n, heads, D] to [shared, heads / shared * n, D]."""
     n, heads, size = tokens.shape
     by_key = tokens.unflatten(1, (shared, heads // shared)).permute(1, 2, 0, 3)
     taller: Tensor = by_key.reshape(shared, heads // shared * n, size)
@@ -161,7 +169,7 @@ def _taller(tokens: Tensor, shared: int) -> Tensor:
 
 
 def _put(out: Tensor, taller: Tensor, shared: int) -> None:
-    """Write what `_taller` made back to tokens `out` [n, heads, D]."""
+    """Undo `_taller` and write the result into tokens `out` [n, heads, D]."""
     n, heads, _ = out.shape
     by_key = out.unflatten(1, (shared, heads // shared)).permute(1, 2, 0, 3)
     by_key.copy_(taller.unflatten(1, (heads // shared, n)))

@@ -1,6 +1,7 @@
-"""A frozen decoder in two halves: the trunk below the first adapted layer, and the adapted layers above it.
+"""Frozen decoder in two parts: the trunk below the first adapted layer, and the top from there on.
 
-The trunk does not depend on the adapter, so its activations serve every gradient step and every posterior sample.
+The trunk does not depend on the adapter. So its activations are computed once for all gradient
+steps and all samples of a posterior.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from abmll.decoder.norms import use_lean_norms
 from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import Rows
 from abmll.decoder.sites import decoder_layers, walk_sites
-from abmll.decoder.swiglu import use_lean_gates
+from abmll.decoder.swiglu import use_lean_swiglu
 from abmll.errors import UnsupportedModelError
 from abmll.text.prompting import EncodedPrompt
 
@@ -29,36 +30,40 @@ FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
 class Draw(Protocol):
-    """How the adapters of a batch change each site's layer; `posterior/noise` has the families."""
+    """Adapters of one batch: what each site's layer computes (families: `posterior/noise`)."""
 
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
-        """The adapted layer's output [N, d_out] at site number `site` for the batch's tokens `x` [N, d_in]."""
+        """Return the adapted output [N, d_out] of site number `site` for tokens `x` [N, d_in]."""
 
     def narrowed(self, row_tokens: Sequence[int]) -> Draw | None:
-        """The same draw for a part of every row's tokens, `row_tokens[i]` of row i; `None` where it depends on all."""
+        """Return the same draw for fewer tokens, `row_tokens[i]` of row i.
+
+        The result is None where the draw depends on all tokens.
+        """
 
 
 @dataclass
 class Call:
-    """The forward pass that is running: its draw, and from where in the last layer on only some tokens are computed.
+    """State of the forward pass that is running; it belongs to one `Backbone`.
 
-    Owned by one `Backbone`, empty between passes.
+    Between passes it is empty. Behind the attention of the last layer, only `tokens` are computed,
+    with the draw `narrowed`; None means all tokens.
     """
 
     draw: Draw | None = None
-    tokens: Tensor | None = None  # those that count behind the last layer's attention
-    narrowed: Draw | None = None  # the draw for them
+    tokens: Tensor | None = None
+    narrowed: Draw | None = None
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer (quantised or not) that the running call's draw may change."""
+    """Frozen linear layer (quantised or not) that the draw of the running pass may change."""
 
     def __init__(self, frozen: FrozenLinear, site: int, call: Call) -> None:
         super().__init__()
         self.frozen, self.site, self._call = frozen, site, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """The frozen output, or what the running pass's draw makes of it."""
+        """Return the output with the draw of the running pass, or the frozen output without one."""
         draw = self._call.draw
         if draw is None:
             frozen: Tensor = self.frozen(x)
@@ -67,14 +72,17 @@ class AdaptedLinear(nn.Module):
 
 
 class _Narrowing(nn.Module):
-    """The last layer's output projection of attention: where the pass says so, it drops the tokens that nobody reads."""
+    """Output projection of the last layer's attention, which drops tokens that are not read later.
+
+    `Call.tokens` names the tokens to keep.
+    """
 
     def __init__(self, projection: nn.Module, call: Call) -> None:
         super().__init__()
         self.projection, self._call = projection, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """[1, N, d] to the output for the chosen tokens [1, P, d_out]."""
+        """Return the output [1, P, d_out] of the P tokens to keep, from `x` [1, N, d] of all."""
         if self._call.tokens is not None:
             x = x.index_select(1, self._call.tokens)
             self._call.draw = self._call.narrowed
@@ -83,7 +91,10 @@ class _Narrowing(nn.Module):
 
 
 def narrow_last_layer(layer: Any, call: Call) -> bool:
-    """Have the layer compute what is behind its attention for `call.tokens` alone; whether its architecture is known."""
+    """Make a layer compute only `call.tokens` behind its attention.
+
+    Returns False, and changes nothing, for an architecture that is not built like Llama.
+    """
     if not is_like_llamas(layer, "DecoderLayer"):
         return False
     layer.self_attn.o_proj = _Narrowing(layer.self_attn.o_proj, call)
@@ -100,7 +111,7 @@ def narrow_last_layer(layer: Any, call: Call) -> bool:
 
 
 def _widen(layer: Any) -> None:
-    """Undo `narrow_last_layer`: the model is being wrapped anew, for another backbone."""
+    """Undo `narrow_last_layer`, for a model that is wrapped again by another backbone."""
     projection = getattr(getattr(layer, "self_attn", None), "o_proj", None)
     if isinstance(projection, _Narrowing):
         layer.self_attn.o_proj = projection.projection
@@ -108,11 +119,12 @@ def _widen(layer: Any) -> None:
 
 
 class Backbone:
-    """A frozen `transformers` decoder whose layers from `layout.first_layer` on take an adapter draw per call.
+    """Frozen `transformers` decoder whose layers from `layout.first_layer` on take a draw per call.
 
-    Takes the model over: its layers are wrapped in place. The draw is an argument of each call, so there is
-    no active adapter between calls; calls must not overlap (one thread owns a backbone).
-    Raises `UnsupportedModelError` where the module-name rule finds nothing to adapt.
+    A backbone owns its model: it wraps the layers in place. The draw is an argument of each call,
+    so no adapter is active between calls. Calls must not overlap: one thread owns a backbone.
+    Raises `UnsupportedModelError` where the model has no list `layers` or no known final norm,
+    `first_layer` is not one of its layers, or the rule of module names finds nothing to adapt.
     """
 
     def __init__(self, model: Any, layout: AdapterLayout) -> None:
@@ -132,7 +144,7 @@ class Backbone:
         _freeze_quantised(layers)
         self.sites = _adapt(model, layout, self._call)
         use_lean_norms(decoder)
-        use_lean_gates(decoder)
+        use_lean_swiglu(decoder)
         self._narrows = narrow_last_layer(layers[-1], self._call)
         self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
         self._top = _part(decoder, list(layers)[layout.first_layer :], None)
@@ -141,25 +153,26 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return the device of the model."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
+        """Return the dtype of activations."""
         dtype: torch.dtype = self._head.weight.dtype
         return dtype
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence the model was built for."""
+        """Return the length in tokens of the longest sequence that the model was built for."""
         return int(self.model.config.max_position_embeddings)
 
     def compile_trunk(self, backend: str = "inductor") -> None:
-        """Have `torch.compile` fuse the trunk's MLPs and norms, for any number of tokens; takes effect on the next passes.
+        """Compile the trunk's MLPs and norms with `torch.compile`, for any number of tokens.
 
-        Attention stays as it is: its layout differs from batch to batch. The adapted layers do too: their draw is data.
+        The compilation itself happens in the passes that follow. Attention is not compiled because
+        its layout differs between batches, nor are the adapted layers because their draw does.
         """
         for layer in self._trunk.layers:
             for name, part in layer.named_children():
@@ -168,12 +181,15 @@ class Backbone:
 
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
-        """Activations [N, d] of packed rows below the first adapted layer."""
+        """Return the activations [N, d] of packed rows below the first adapted layer."""
         hidden: Tensor = self._packed(self._trunk, rows, input_ids=rows.input_ids[None])
         return hidden
 
     def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None) -> Tensor:
-        """Log-probabilities [M] of the rows' segments in fp32, from trunk activations `hidden` [N, d]."""
+        """Return the log-probabilities [M] of the rows' segments, in nats and in fp32.
+
+        `hidden` [N, d] are the activations of the trunk.
+        """
         narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
         narrow = self._narrows and (draw is None or narrowed is not None)
         with _running(self._call, draw, rows.scored if narrow else None, narrowed):
@@ -183,7 +199,10 @@ class Backbone:
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
 
     def _packed(self, part: Any, rows: Rows, **inputs: Tensor) -> Tensor:
-        """Run some layers over packed rows as one sequence; the layout tells attention where rows begin and end."""
+        """Run some layers over packed rows as one sequence, and return their output [N, d].
+
+        Attention gets the layout, so it knows where rows begin and end.
+        """
         unused_mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device)
         layout = Layout.of(rows, self.dtype)
         out = part(
@@ -198,9 +217,10 @@ class Backbone:
 
     @torch.no_grad()
     def continue_trunk(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
-        """Trunk activations [B, L, d] of tokens `ids` [B, L] behind, and added to, the KV `cache`.
+        """Return the trunk activations [B, L, d] of tokens `ids` [B, L] behind those in `cache`.
 
-        `visible` [B, L, keys] covers cached keys and the new ones.
+        The keys and values of the new tokens are added to `cache`. `visible` [B, L, keys] says
+        which keys, cached or new, each new token sees.
         """
         mask = additive_mask(visible, self.dtype)
         out = self._trunk(
@@ -213,7 +233,10 @@ class Backbone:
     def next_logits(
         self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
     ) -> Tensor:
-        """Logits [R, V] in fp32 behind the last token of trunk activations [R, L, d]; extends the adapted layers' `cache`."""
+        """Return the logits [R, V], in fp32, behind the last token of trunk activations [R, L, d].
+
+        The new keys and values of the adapted layers are added to `cache`.
+        """
         mask = additive_mask(visible, self.dtype)
         with _running(self._call, draw):
             out = self._top(
@@ -228,7 +251,10 @@ class Backbone:
 
 
 class _running:  # noqa: N801 - reads as a verb at its one use
-    """Sets the call's draw for the length of a `with` block."""
+    """Context manager that sets a backbone's call for one pass, and empties it afterwards.
+
+    Raises `RuntimeError` where another pass is running.
+    """
 
     def __init__(
         self, call: Call, draw: Draw | None, tokens: Tensor | None = None, narrowed: Draw | None = None
@@ -248,7 +274,7 @@ class _running:  # noqa: N801 - reads as a verb at its one use
 
 
 def _unwrap(layers: nn.ModuleList) -> None:
-    """Undo what an earlier `Backbone` did to the layers, but for quantised layers, which stay `FrozenLinear`."""
+    """Undo what an earlier `Backbone` did. Quantised layers stay `FrozenLinear`."""
     _widen(layers[-1])
     for path, module in list(layers.named_modules()):
         if isinstance(module, AdaptedLinear):
@@ -257,7 +283,7 @@ def _unwrap(layers: nn.ModuleList) -> None:
 
 
 def _freeze_quantised(layers: nn.ModuleList) -> None:
-    """Make the dense weight of every quantised layer appear once a pass, whether the layer is adapted or not."""
+    """Replace every quantised layer by a `FrozenLinear`, whether it is adapted or not."""
     for path, module in list(layers.named_modules()):
         if is_quantised(module) and not isinstance(
             layers.get_submodule(path.rpartition(".")[0]), FrozenLinear
@@ -282,7 +308,10 @@ def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _part(decoder: Any, layers: list[nn.Module], norm_to_skip: str | None) -> Any:
-    """The decoder's own forward over some of its layers: a shallow copy that shares every weight."""
+    """Return a shallow copy of the decoder with some of its layers; it shares every weight.
+
+    The norm of the name `norm_to_skip` is left out.
+    """
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     part._modules["layers"] = nn.ModuleList(layers)

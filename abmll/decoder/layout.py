@@ -1,4 +1,4 @@
-"""Which linear layers of a decoder are adapted, and how their four LoRA matrices lie in one flat vector."""
+"""Linear layers of a decoder that are adapted, and their four LoRA matrices in one flat vector."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ MODULES = ("q", "v", "o", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class AdapterLayout:
-    """The LoRA adapters that a decoder gets: their rank, their scaling, and the layers that have one.
+    """Config of a decoder's LoRA adapters: their rank, their scaling, and the layers that have one.
 
-    `modules` are names of the rule in `decoder/sites.py`. Layers below `first_layer` are not adapted.
+    `modules` are names of the rule in `decoder/sites.py`. Layers below `first_layer` are not
+    adapted.
     """
 
     rank: int = 8
@@ -25,13 +26,16 @@ class AdapterLayout:
 
     @property
     def scaling(self) -> float:
-        """s = alpha / rank, by which every product B A x is multiplied."""
+        """Return s = alpha / rank, the factor of every product B A x."""
         return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
 class Site:
-    """One adapted linear layer: decoder layer index, module name of the rule, and the base weight's shape."""
+    """Adapted linear layer: index of the decoder layer, module name of the rule, and sizes.
+
+    The weight of the base is [d_out, d_in].
+    """
 
     layer: int
     module: str
@@ -40,13 +44,16 @@ class Site:
 
     @property
     def name(self) -> str:
-        """A name that is stable across architectures, such as `layers.15.q`."""
+        """Return a name that does not depend on the architecture, such as `layers.15.q`."""
         return f"layers.{self.layer}.{self.module}"
 
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """The four matrices of one site; with T tasks each has a leading dimension T. A: [r, d_in], B: [d_out, r]."""
+    """Four matrices of one site: A [r, d_in] and B [d_out, r], of the mean and of the spread.
+
+    For T tasks, each has a leading dimension T.
+    """
 
     mean_a: Tensor
     mean_b: Tensor
@@ -55,18 +62,21 @@ class SiteTensors:
 
 
 def site_shapes(site: Site, rank: int) -> list[tuple[int, int]]:
-    """Shapes of the four matrices in flat order."""
+    """Return the shapes of the four matrices, in their order in the flat vector."""
     pair = [(rank, site.d_in), (site.d_out, rank)]
     return pair + pair
 
 
 def flat_size(sites: Sequence[Site], rank: int) -> int:
-    """P, the number of values of one posterior."""
+    """Return P, the number of values of one posterior."""
     return sum(a * b for site in sites for a, b in site_shapes(site, rank))
 
 
 def unflatten(values: Tensor, sites: Sequence[Site], rank: int) -> list[SiteTensors]:
-    """Views [..., rows, columns] by site of flat `values` [..., P]; differentiable with one backward node."""
+    """Return the matrices [..., rows, columns] of every site, as views of flat `values` [..., P].
+
+    The result is differentiable, with one node of the graph for all sites.
+    """
     shapes = [shape for site in sites for shape in site_shapes(site, rank)]
     pieces = torch.split(values, [a * b for a, b in shapes], dim=-1)
     views = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -1,8 +1,9 @@
-"""Frozen layer plus low-rank adapters over packed tokens: consecutive segments of tokens use different adapters.
+"""Frozen layer plus low-rank adapters over packed tokens, where segments have different adapters.
 
-The frozen product is one for all tokens whatever adapters they use. Three ways to add B A x, the cheapest by measurement:
-one product for a single adapter, a batched one for segments of equal length, a loop otherwise. Where a segment is long
-enough, adding B A to the weight once costs less than passing every token through the low-rank path.
+A segment is a block of consecutive tokens. The frozen product is one for all tokens, whichever
+adapters they use. B A x is added in the way that measurements found the fastest: one product for a
+single adapter, one batched product for segments of equal length, and otherwise a loop. Where all
+segments are long, adding B A to the weight once costs less.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from torch.nn.functional import linear
 from abmll.decoder.quantised import FrozenLinear
 from abmll.decoder.ragged import Ragged
 
-# On the CPU in fp32, from how many tokens of one sample on it is cheaper to add its update (rank 44) to the weight: measured over
-# the base product alone, 256 tokens 1.24 merged and 1.14 apart, 512 1.12 and 1.16, 2048 1.04 and 1.16. In bf16 the
-# sum would round the update away.
+# Fewest tokens of a segment for which the update is added to the weight, on the CPU in fp32. The
+# time was measured with rank 44, as a multiple of that of the frozen product alone: with 256 tokens
+# 1.24 merged and 1.14 apart, with 512 tokens 1.12 and 1.16, with 2048 tokens 1.04 and 1.16. In bf16
+# the update would be lost in the rounding of the sum.
 MERGE_FROM_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Consecutive blocks of tokens: block i has `lengths[i]` tokens and uses adapter `index[i]`."""
+    """Blocks of consecutive tokens: block i has `lengths[i]` tokens and adapter `index[i]`."""
 
     index: tuple[int, ...]
     lengths: tuple[int, ...]
 
     @classmethod
     def of(cls, index_of_row: Sequence[int], row_tokens: Sequence[int]) -> Self:
-        """The blocks of rows, neighbours with the same index joined."""
+        """Return the blocks of rows. Neighbours with the same index are one block."""
         pairs = zip(index_of_row, row_tokens, strict=True)
         joined = [
             (index, sum(n for _, n in rows)) for index, rows in groupby(pairs, key=lambda pair: pair[0])
@@ -42,7 +44,7 @@ class Segments:
         return cls(tuple(i for i, _ in joined), tuple(n for _, n in joined))
 
     def slices(self) -> list[tuple[int, slice]]:
-        """Each block's adapter and its tokens."""
+        """Return the adapter and the span of tokens of each block."""
         start, blocks = 0, []
         for index, length in zip(self.index, self.lengths, strict=True):
             blocks.append((index, slice(start, start + length)))
@@ -51,14 +53,15 @@ class Segments:
 
     @property
     def in_order(self) -> bool:
-        """Whether blocks are of equal length and use adapters 0, 1, 2, ... in turn."""
+        """Return whether blocks have equal lengths and the adapters 0, 1, 2, ... in this order."""
         return len(set(self.lengths)) == 1 and self.index == tuple(range(len(self.index)))
 
 
 def add_loras(x: Tensor, layer: FrozenLinear, a: Tensor, b: Tensor, segments: Segments) -> Tensor:
-    """W x + B A x [N, d_out], each segment of `x` [N, d_in] with its own of `a` [G, R, d_in] and `b` [G, d_out, R].
+    """Return W x + B A x [N, d_out] for `x` [N, d_in], with the adapters of `segments`.
 
-    Not differentiable: what is learnt goes through `SignedLoras`.
+    The adapters are `a` [G, R, d_in] and `b` [G, d_out, R]. The result has no gradient for them;
+    training uses `SignedLoras`.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and min(segments.lengths) >= MERGE_FROM_TOKENS:
         return _merged(x, layer, a, b, segments)
@@ -92,9 +95,11 @@ def _merged(x: Tensor, layer: FrozenLinear, a: Tensor, b: Tensor, segments: Segm
 class SignedLoras(torch.autograd.Function):
     """W x + B A x + u * (B~ A~ (v * x)), differentiable in x and in the four stacks, with W frozen.
 
-    `x` [N, d_in] in R rows; stacks by task a [T, r, d_in], noise_a [T, r + 1, d_in], and transposed b [T, r, d_out], noise_b
-    [T, r + 1, d_out]; `task` [R] and signs v [R, d_in], u [R, d_out] by row. Signs go into the factors, so each row has one
-    pair of width 2 r + 1. Only x and products of that width are kept for the backward pass; a quantised W is made dense again.
+    `x` [N, d_in] are the tokens of R rows. The stacks are by task: a [T, r, d_in], noise_a
+    [T, r + 1, d_in], and transposed b [T, r, d_out], noise_b [T, r + 1, d_out]. `task` [R] and the
+    signs v [R, d_in] and u [R, d_out] are by row. The signs are multiplied into the factors, so
+    each row has one pair of factors of width 2 r + 1. Only x and products of that width are kept
+    for the backward pass, where a quantised W is made dense again.
     """
 
     @staticmethod
@@ -102,7 +107,7 @@ class SignedLoras(torch.autograd.Function):
         ctx: Any, x: Tensor, layer: FrozenLinear, rows: Ragged, task: Tensor, v: Tensor, u: Tensor,
         a: Tensor, noise_a: Tensor, b: Tensor, noise_b: Tensor,
     ) -> Tensor:  # fmt: skip
-        """The layer's output [N, d_out]."""
+        """Return the layer's output [N, d_out]."""
         y = linear(x, layer.weight(x.dtype), layer.bias)
         inner = rows.project(x, _row_factors(task, a, noise_a, v))
         rows.add_back(y, inner, _row_factors(task, b, noise_b, u))
@@ -112,7 +117,7 @@ class SignedLoras(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x and of the stacks."""
+        """Return the gradients of x and of the stacks."""
         x, task, v, u, a, noise_a, b, noise_b, *inner = ctx.saved_tensors
         dy, rows, rank = gradients[0], ctx.rows, a.shape[1]
         d_inner = rows.project(dy, _row_factors(task, b, noise_b, u))
@@ -132,7 +137,10 @@ class SignedLoras(torch.autograd.Function):
 
 
 def _row_factors(task: Tensor, mean: Tensor, noise: Tensor, signs: Tensor) -> Tensor:
-    """[R, 2 r + 1, d]: each row's mean factors [r, d], then its noise factors [r + 1, d] with its signs."""
+    """Return the factors [R, 2 r + 1, d] of every row.
+
+    They are the mean factors [r, d], then the noise factors [r + 1, d] times the row's signs.
+    """
     rank, width = mean.shape[1], mean.shape[1] + noise.shape[1]
     factors = mean.new_empty(len(task), width, mean.shape[-1])
     factors[:, :rank] = pick(mean, task)
@@ -141,5 +149,5 @@ def _row_factors(task: Tensor, mean: Tensor, noise: Tensor, signs: Tensor) -> Te
 
 
 def pick(tensors: Tensor, index: Tensor) -> Tensor:
-    """`tensors[index]`, without a copy where there is only one."""
+    """Return `tensors[index]`, without a copy where `tensors` is only one."""
     return tensors.expand(len(index), *tensors.shape[1:]) if len(tensors) == 1 else tensors[index]

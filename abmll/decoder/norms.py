@@ -1,4 +1,4 @@
-"""Root-mean-square norms in two passes over the data instead of six, forward and backward."""
+"""RMS norms in two passes over the data instead of six, forward and backward, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from abmll.decoder.architectures import is_like_llamas
 
 
 def use_lean_norms(decoder: nn.Module) -> None:
-    """Have every RMS norm of `decoder` that `transformers` wrote compute the same with fewer passes (on the CPU)."""
+    """Make RMS norms of `decoder` on the CPU compute the same in fewer passes.
+
+    Only decoders that are built like Llama have such norms (`is_like_llamas`).
+    """
     for module in decoder.modules():
         if is_like_llamas(module, "RMSNorm") and module.weight.device.type == "cpu":
             module.forward = MethodType(_forward, module)
@@ -24,7 +27,10 @@ def _forward(module: Any, x: Tensor) -> Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """weight * x / sqrt(mean(x^2) + epsilon) over the last dimension, in fp32 inside; the weight is frozen."""
+    """weight * x / sqrt(mean(x^2) + epsilon) over the last dimension, computed in fp32.
+
+    The weight is frozen and gets no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

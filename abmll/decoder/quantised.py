@@ -1,4 +1,4 @@
-"""The dense weight that a frozen linear layer stands for, quantised or not."""
+"""Dense weights of frozen linear layers, quantised or not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ _ONE_127TH = 7.874015718698502e-3
 
 
 def is_quantised(layer: nn.Module) -> bool:
-    """Whether bitsandbytes holds the layer's weight."""
+    """Return whether the layer is one of bitsandbytes."""
     return type(layer).__module__.startswith("bitsandbytes")
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight [d_out, d_in]: the layer's own where it is dense, a bf16 copy where bitsandbytes holds it.
+    """Return the weight [d_out, d_in]: the layer's own, or a bf16 copy of a quantised one.
 
-    Only for a layer that never ran by itself: on the CPU the first forward of a 4-bit layer repacks its weight.
+    The layer must not have run by itself before: on the CPU, the first forward pass of a 4-bit
+    layer repacks its weight.
     """
     weight: Any = layer.weight
     if not is_quantised(layer):
@@ -30,14 +31,17 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
         dense: Tensor = dequantize_4bit(weight.data, weight.quant_state)
     else:
-        # What bitsandbytes' own int8 dequantisation does, bit for bit, without its slow int8-times-float product:
-        # 1 s instead of 2.9 s for the embedded default's 210 layers.
+        # The same bits as the int8 dequantisation of bitsandbytes, without its slow product of int8
+        # and float: 1 s instead of 2.9 s for the 210 layers of the embedded default.
         dense = weight.data.float().mul_(weight.SCB.view(-1, 1)).mul_(_ONE_127TH)
     return dense.to(torch.bfloat16)
 
 
 class FrozenLinear(nn.Module):
-    """A frozen linear layer. A quantised weight is made dense once for each pass over all rows, and dropped after it."""
+    """Frozen linear layer.
+
+    A quantised weight is made dense once for each pass over all rows, and dropped after it.
+    """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -45,17 +49,17 @@ class FrozenLinear(nn.Module):
         self.in_features, self.out_features = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """The dense weight [d_out, d_in]."""
+        """Return the dense weight [d_out, d_in]."""
         return dense_weight(self.base).to(dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias [d_out], where there is one."""
+        """Return the bias [d_out], or None."""
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]
         return bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """W x + b."""
+        """Return W x + b."""
         if x.requires_grad and is_quantised(self.base):
             recomputed: Tensor = _Recomputed.apply(x, self)  # type: ignore[no-untyped-call]
             return recomputed
@@ -63,7 +67,7 @@ class FrozenLinear(nn.Module):
 
 
 class _Recomputed(torch.autograd.Function):
-    """A quantised layer whose dense weight is made again in the backward pass instead of being kept for it."""
+    """Quantised layer whose dense weight is made again, not kept, for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:

@@ -1,8 +1,9 @@
-"""Low-rank products over packed rows, each row with a factor of its own: by row on a CPU, padded and batched on a GPU.
+"""Low-rank products over packed rows, where each row has its own factor.
 
-A CPU is held up by memory: row by row, what one product writes is still in the cache when the next reads it, and nothing
-is computed for padding. A GPU is held up by launches: there all rows are one batched product.
-The narrow dimension K comes first, [K, n]: on the CPU three to five times as fast as [n, K].
+On a CPU, the limit is the memory: row by row, the output of one product is still in the cache when
+the next product reads it, and nothing is computed for padding. On a GPU, the limit is the number of
+kernels: there, all rows are one batched product with padding. The narrow dimension K comes first,
+[K, n], which on the CPU is three to five times as fast as [n, K].
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from torch import Tensor
 
 
 class Ragged(Protocol):
-    """R rows of packed tokens [N, d], and factors [R, K, d]; a product of both, `inner`, is whatever suits the device."""
+    """Products of R rows of packed tokens [N, d] with factors [R, K, d].
+
+    The form of `inner`, the product of both, depends on the class.
+    """
 
     def project(self, tokens: Tensor, factors: Tensor) -> Sequence[Tensor]:
-        """`inner`: factor_i tokens_i^T, a [K, n_i] for each row."""
+        """Return `inner`: factor_i tokens_i^T [K, n_i] for each row i."""
 
     def add_back(self, out: Tensor, inner: Sequence[Tensor], factors: Tensor) -> None:
-        """Add inner_i^T factor_i to every row of `out` [N, d], in place."""
+        """Add inner_i^T factor_i to row i of `out` [N, d], in place."""
 
     def outer(self, inner: Sequence[Tensor], tokens: Tensor) -> Tensor:
-        """inner_i tokens_i [R, K, d]."""
+        """Return inner_i tokens_i for all rows, [R, K, d]."""
 
 
 class ByRow:
-    """One product for each row."""
+    """Products row by row."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths = list(lengths)
@@ -51,7 +55,7 @@ class ByRow:
 
 
 class Padded:
-    """All rows in one batched product, padded with zeros to the longest."""
+    """One batched product of all rows, padded with zeros to the longest."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         longest = max(lengths)
@@ -59,7 +63,7 @@ class Padded:
         self._shape, self._place_of = (len(lengths), longest), torch.cat(places).to(device)
 
     def project(self, tokens: Tensor, factors: Tensor) -> Sequence[Tensor]:
-        """See `Ragged`; one tensor [R, K, longest]."""
+        """See `Ragged`. The result is one tensor [R, K, longest]."""
         return [torch.bmm(factors, self._pad(tokens).mT)]
 
     def add_back(self, out: Tensor, inner: Sequence[Tensor], factors: Tensor) -> None:
@@ -77,5 +81,5 @@ class Padded:
 
 
 def ragged(lengths: Sequence[int], device: torch.device) -> Ragged:
-    """The way that suits the device."""
+    """Return the faster way on `device`."""
     return ByRow(lengths) if device.type == "cpu" else Padded(lengths, device)

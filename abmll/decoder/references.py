@@ -1,9 +1,11 @@
-"""What an option scores: the log-probability of its text, or that per token and beyond what the text has anyway.
+"""Option references: what an option scores without the input, and the length of its text.
 
-Whatever is asked, a longer text is less probable than a shorter one, and a rare one than a common one: options compete by
-their surface (Holtzman et al. 2021, "Surface Form Competition"). Their domain-conditional pointwise mutual information,
-log p(option | input) - log p(option | no input), takes out what is common to all inputs; the mean over an option's tokens
-takes out its length. The text behind no input is scored by the base model as it is, so it is a constant of the option.
+For any input, a longer text is less probable than a shorter one, and a rare text less probable than
+a common one: options compete by their surface form (Holtzman et al. 2021, "Surface Form
+Competition"). The domain-conditional pointwise mutual information, log p(option | input) -
+log p(option | no input), removes what is common to all inputs. The mean over an option's tokens
+removes its length. The option without input is scored by the base alone, so its score is a constant
+of the option.
 """
 
 from __future__ import annotations
@@ -20,38 +22,42 @@ from abmll.text.prompting import EncodedPrompt
 
 # Tokens of one pass over the prompts without input.
 TOKENS_PER_PASS = 2048
-# Sets of options of which a backbone keeps what they have behind no input: a few floats each.
+# Sets of options whose scores without input a backbone keeps: a few floats each.
 MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
 class OptionReference:
-    """What log-probabilities [continuations] of a prompt are measured by: `offset` in nats, `length` in tokens (or 0 and 1)."""
+    """Offset and length by which the log-probabilities of a prompt's continuations become scores.
+
+    Both are [continuations]: `offset` in nats, or 0, and `length` in tokens, or 1.
+    """
 
     offset: Tensor
     length: Tensor
 
     def score(self, log_probs: Tensor) -> Tensor:
-        """[..., continuations] to the same."""
+        """Return scores [..., continuations], in the shape of `log_probs`."""
         return (log_probs - self.offset) / self.length
 
     def cpu(self) -> OptionReference:
-        """The same in the processor's memory."""
+        """Return a copy on the CPU."""
         return OptionReference(self.offset.cpu(), self.length.cpu())
 
     @classmethod
     def joined(cls, references: Sequence[OptionReference]) -> OptionReference:
-        """That of all their continuations in order."""
+        """Return the reference of all continuations of `references`, in their order."""
         return cls(torch.cat([r.offset for r in references]), torch.cat([r.length for r in references]))
 
 
 def option_references(
     backbone: Backbone, prompts: Sequence[EncodedPrompt], *, remember: bool = False
 ) -> list[OptionReference]:
-    """What the continuations of each prompt are measured by, as its template asks (`PromptTemplate.score`).
+    """Return the reference of each prompt's continuations, for the score of its template.
 
-    Runs the base model once over each different set of options that is to be compared with no input. `remember` looks up and
-    keeps what it finds in `backbone.offsets`: for prediction, which meets the same options again and again.
+    Runs the base once over each different set of options that is to be scored without input. With
+    `remember`, results are kept in `backbone.offsets` and read from there. Prediction uses this,
+    because the same options come again and again.
     """
     offsets = backbone.offsets if remember else {}
     asked = dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral)
@@ -71,7 +77,7 @@ def option_references(
 
 @torch.no_grad()
 def _log_probs(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> dict[EncodedPrompt, Tensor]:
-    """Of every prompt's continuations [continuations] under the base model alone."""
+    """Return log-probabilities [continuations] of each prompt's continuations under the base."""
     found: dict[EncodedPrompt, Tensor] = {}
     for chunk in token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS):
         rows = collate([prompts[i] for i in chunk], backbone.device)

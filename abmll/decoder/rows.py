@@ -1,9 +1,10 @@
-"""Prompts packed into rows, and rows packed into one flat batch of tokens: nothing is computed for padding.
+"""Prompts packed into rows, and rows packed into one flat batch of tokens, without padding.
 
-A row is a tree of tokens: an optional prefix that several prompts share, the prompts behind it, and behind each prompt
-its continuations (the options). Every token sees its ancestors in the tree and the earlier tokens of its own part, and
-positions restart where branches do; so a row gives the same scores as one sequence per continuation would, for the
-price of one prompt and one prefix.
+A row is a tree of tokens with up to three levels: a prefix that several prompts share, the prompts,
+and behind each prompt its continuations. Each node of the tree is called a part. A token sees the
+ancestors of its part, and the earlier tokens of its part. The position of a part's first token
+follows that of its parent's last. So a row gives the same scores as one sequence for each
+continuation, and computes each prompt and each prefix only once.
 """
 
 from __future__ import annotations
@@ -16,29 +17,38 @@ from torch import Tensor
 
 from abmll.text.prompting import EncodedPrompt
 
-# Row lengths in attention are padded to a multiple of this: for some dtypes every new shape costs the CPU's matrix library
-# a compiled kernel that it keeps.
+# Row lengths in attention are padded to a multiple of this. For some dtypes, the matrix library of
+# the CPU compiles a kernel for every new shape, and keeps it.
 LENGTH_MULTIPLE = 16
-# A shared prefix is packed once for as many prompts as fit a row of this length: attention costs its square.
+# Longest row of several prompts, in tokens: the cost of attention grows with the square.
 SHARED_ROW_TOKENS = 512
-# Fewer shared tokens are not worth a longer row.
+# Fewest tokens of a shared prefix: a shorter one does not make up for a longer row.
 SHORTEST_SHARED_PREFIX = 16
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of one row; their first `shared` tokens are the same and stand in the row once (0 for a row of one prompt)."""
+    """Prompts of one row.
+
+    Their first `shared` tokens are equal, and in the row once. `shared` is 0 for one prompt.
+    """
 
     prompts: tuple[EncodedPrompt, ...]
     shared: int = 0
 
     @property
     def tokens(self) -> int:
-        """Tokens that the row holds: a continuation's last token is only predicted, never read."""
+        """Return the number of tokens in the row.
+
+        The last token of a continuation is predicted but not read, so it is not in the row.
+        """
         return self.shared + sum(packed_length(prompt) - self.shared for prompt in self.prompts)
 
     def prompt_states(self, hidden: Tensor) -> list[Tensor]:
-        """The states [tokens, d] of each prompt, without its continuations', from those of the row."""
+        """Return the states [tokens, d] of each prompt, from those of the row.
+
+        States of continuations are left out.
+        """
         start, found = self.shared, []
         for prompt in self.prompts:
             own = hidden[start : start + len(prompt.prompt) - self.shared]
@@ -49,13 +59,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Rows:
-    """R rows packed into N tokens, row after row, with K tokens to score in M segments (a segment is one continuation).
+    """R rows packed into N tokens, row after row, with K tokens to score in M segments.
 
-    In attention, row i is padded to L places: `token_at` names the token in each place (0 in empty ones) and `place_of`
-    the place of each token; a query in place q of row i may see key k iff `visible[i, q, k]`, empty places see only
-    themselves. Tokens `scored` (ascending, `scored_by_row` of each row) predict others: scored token k is `target[k]`,
-    predicted at token `scored[place[k]]`, and belongs to segment `segment[k]`.
-    Segments come in the order of the prompts' continuations; `options` counts them by prompt.
+    A segment is one continuation. Segments are in the order of the prompts' continuations;
+    `options` is their number by prompt.
+
+    In attention, row i is padded to L places. `token_at` is the token in each place, 0 in empty
+    ones, and `place_of` the place of each token. A query in place q of row i sees key k iff
+    `visible[i, q, k]`. An empty place sees only itself.
+
+    Tokens `scored`, in ascending order, predict the tokens to score; `scored_by_row` is their
+    number in each row. Token k to score is `target[k]`. It is predicted at token
+    `scored[place[k]]`, and belongs to segment `segment[k]`.
     """
 
     input_ids: Tensor  # [N] int64
@@ -64,7 +79,7 @@ class Rows:
     token_at: Tensor  # [R * L] int64
     place_of: Tensor  # [N] int64
     visible: Tensor  # [R, L, L] bool
-    scored: Tensor  # [P]: several continuations start at the same prompt token
+    scored: Tensor  # [P], P <= K: all continuations of a prompt start at its last token
     scored_by_row: tuple[int, ...]
     place: Tensor  # [K], into `scored`
     target: Tensor  # [K]
@@ -73,17 +88,21 @@ class Rows:
 
     @property
     def segments(self) -> int:
-        """M."""
+        """Return M, the number of segments."""
         return sum(self.options)
 
 
 def packed_length(prompt: EncodedPrompt) -> int:
-    """Tokens that a row of this prompt alone holds."""
+    """Return the number of tokens in a row of this prompt alone."""
     return len(prompt.prompt) + sum(max(0, len(ids) - 1) for ids in prompt.continuations)
 
 
 def share_prefixes(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
-    """Indices of prompts that may share a row, in the order of their texts; see `group`."""
+    """Return lists of indices of prompts, one list a row.
+
+    Prompts are taken in the order of their tokens, so that those with a common prefix follow each
+    other. `group` makes a row of each list.
+    """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].prompt)
     shared: list[list[int]] = []
     for i in order:
@@ -96,7 +115,10 @@ def share_prefixes(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
 
 
 def group(prompts: Sequence[EncodedPrompt]) -> Group:
-    """The row of prompts that share a prefix: as much of it as all have, leaving each a token of its own."""
+    """Return the row of prompts, with the longest prefix that all of them have.
+
+    The prefix leaves each prompt at least one token of its own.
+    """
     return Group(tuple(prompts), _common_prefix(prompts) if len(prompts) > 1 else 0)
 
 
@@ -112,7 +134,10 @@ def _common_prefix(prompts: Sequence[EncodedPrompt]) -> int:
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, each of at most `max_tokens` in all (or one row longer than that)."""
+    """Return indices of rows in batches of similar length.
+
+    A batch has at most `max_tokens` in all, or is one row that is longer.
+    """
     batches: list[list[int]] = []
     total = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
@@ -125,7 +150,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 class _Row:
-    """One row while it is being written: its tokens, and for each the part it belongs to and that part's ancestors."""
+    """Row under construction: tokens, and for each its position, its part and two ancestors."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -136,7 +161,7 @@ class _Row:
     def add(
         self, tokens: Sequence[int], start: int, ancestors: tuple[int, int] = (-2, -2)
     ) -> tuple[int, int]:
-        """Append a part whose first token has position `start`; returns (itself, its parent) for its children."""
+        """Append a part at position `start`. Return itself and its parent, for its children."""
         part = (self._count, *ancestors)
         self._count += 1
         self.ids += tokens
@@ -146,7 +171,7 @@ class _Row:
 
 
 def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str = "cpu") -> Rows:
-    """Pack one row for each group, or for each prompt alone."""
+    """Pack one row for each group, and for each prompt that is in none."""
     rows: list[_Row] = []
     scored: list[int] = []
     scored_by_row: list[int] = []
@@ -203,5 +228,5 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
 
 
 def by_prompt(segment_values: Tensor, rows: Rows) -> list[Tensor]:
-    """Split values of segments [..., M] into one tensor [..., options of the prompt] for each prompt."""
+    """Split values of segments [..., M] into one tensor [..., continuations] for each prompt."""
     return list(torch.split(segment_values, list(rows.options), dim=-1))

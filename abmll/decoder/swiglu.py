@@ -1,4 +1,4 @@
-"""The gated product of an MLP, silu(gate) * up, forward and backward in one pass over the data each (on the CPU)."""
+"""Gated product of an MLP, silu(gate) * up, in one pass over the data each way, on the CPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from torch.nn.functional import silu
 
 from abmll.decoder.architectures import is_like_llamas
 
-# Elements worked on at a time: what one operation writes is still in the core's cache when the next reads it.
+# Elements computed at a time. So few are still in the core's cache when the next operation reads
+# them.
 CHUNK = 32_768
 
 
-def use_lean_gates(decoder: nn.Module) -> None:
-    """Have every SwiGLU MLP of `decoder` that `transformers` wrote compute the same with fewer passes."""
+def use_lean_swiglu(decoder: nn.Module) -> None:
+    """Make SwiGLU MLPs of `decoder` on the CPU compute the same in fewer passes.
+
+    Only decoders that are built like Llama have such MLPs (`is_like_llamas`).
+    """
     for module in decoder.modules():
         weight = next(module.parameters(), None)
         if (
@@ -35,7 +39,7 @@ def _forward(module: Any, x: Tensor) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) * up; keeps its two inputs alone."""
+    """silu(gate) * up. Only the two inputs are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

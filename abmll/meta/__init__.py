@@ -1,1 +1,1 @@
-"""Meta-training: learning the global posterior theta from many tasks."""
+"""Meta-training: the global posterior theta is learnt from many tasks."""

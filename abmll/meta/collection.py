@@ -1,4 +1,7 @@
-"""A folder of tasks in CrossFit/MetaICL form: its task list, its official splits, and what may not be trained together."""
+"""Folder of tasks in the format of CrossFit and MetaICL, with its list of tasks and its splits.
+
+A split says which tasks are trained on and which are tested.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from abmll.text.tasks import Task
 
 @dataclass(frozen=True)
 class Collection:
-    """`folder` with one sub-folder a task; `about` is the entry of each in `tasks.json`, `splits` the named task lists."""
+    """Tasks in `folder`, one sub-folder each.
+
+    `about` is the entry of each task in `tasks.json`. `splits` are the splits by name.
+    """
 
     folder: Path
     about: dict[str, dict[str, Any]]
@@ -23,7 +29,11 @@ class Collection:
 
     @classmethod
     def open(cls, folder: Path) -> Collection:
-        """Read `tasks.json` and `splits.json`, or take every sub-folder with a `train.jsonl` as a task."""
+        """Read `tasks.json` and `splits.json`, where there are such files.
+
+        Without `tasks.json`, every sub-folder with a `train.jsonl` is a task. Raises `AbmllError`
+        where there is no task.
+        """
         index, splits = folder / "tasks.json", folder / "splits.json"
         if index.exists():
             about = {entry["task"]: entry for entry in json.loads(index.read_text("utf-8"))["tasks"]}
@@ -34,9 +44,11 @@ class Collection:
         return cls(folder, about, json.loads(splits.read_text("utf-8")) if splits.exists() else {})
 
     def names(self, split: str, side: str) -> list[str]:
-        """Tasks of one side (`train`, `test`) of an official split that are here, in the official order.
+        """Return the tasks of one side (`train`, `test`) of a split, in its order.
 
-        Train tasks that share their inputs with a test task are left out: only the labels would be unseen.
+        Tasks that are not in the folder are left out. So are training tasks that have inputs of a
+        test task, where the split lists them: only the labels of such inputs would be unseen.
+        Raises `AbmllError` for an unknown split.
         """
         if split not in self.splits:
             raise AbmllError(f"unknown split {split!r}; known are {', '.join(self.splits)}")
@@ -44,7 +56,7 @@ class Collection:
         return [name for name in have.get("have_disjoint", have["have"]) if name in self.about]
 
     def read(self, names: Sequence[str]) -> list[Task]:
-        """The tasks' examples. Raises `AbmllError` for a task that is not here."""
+        """Read some tasks. Raises `AbmllError` for a task that is not in the folder."""
         missing = [name for name in names if name not in self.about]
         if missing:
             raise AbmllError(f"no such tasks in {self.folder.name}: {', '.join(missing)}")

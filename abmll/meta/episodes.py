@@ -1,4 +1,8 @@
-"""What a visit trains on: examples of a task that fit, and the two ways to show a task differently each time."""
+"""Examples that a visit of meta-training trains on.
+
+A visit can show a task in a different way each time: with its options in another order, or in
+another template.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,12 @@ def fitting_examples(
     balanced: bool = True,
     likelihood: Likelihood = "options",
 ) -> list[LabelledPrompt]:
-    """`size` examples of the task in at most `max_row_tokens`; with `shuffle`, options in a new order.
+    """Draw `size` examples of a task that have at most `max_row_tokens` each.
 
-    Classes are as equal as the task allows where `balanced`, else as the task has them. For the `likelihood` of `tokens`
-    every example is free text: its output is the only continuation.
-    Fewer where the task has no more. Raises `AbmllError` where none fits.
+    There are fewer where the task has no more of them. With `shuffle`, the options of each are in a
+    random order. With `balanced`, classes are as equal as the task allows, and otherwise as the
+    task has them. With the `likelihood` of `tokens`, every example is free text: its output is the
+    only continuation. Raises `AbmllError` where no example fits.
     """
     draw = draw_support if balanced else draw_uniformly
     drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), size * 3), seed))
@@ -60,9 +65,9 @@ def fitting_examples(
 
 
 def shuffle_options(example: Example, rng: random.Random) -> Example:
-    """The same example with its options in a random order, also where its input lists them.
+    """Return the example with its options in a random order, also where its input lists them.
 
-    Options are scored one by one, so the order matters only where the input shows it.
+    Options are scored one by one, so their order matters only where the input shows it.
     """
     options = tuple(rng.sample(example.options, len(example.options)))
     shown = example.input.replace(listed(example.options), listed(options), 1) if options else example.input
@@ -70,7 +75,10 @@ def shuffle_options(example: Example, rng: random.Random) -> Example:
 
 
 def choose_encoder(encoder: PromptEncoder, templates: Sequence[PromptTemplate], seed: int) -> PromptEncoder:
-    """`encoder` with its own template or one of `templates`, each as likely; itself where there are none."""
+    """Return `encoder` with its own template or one of `templates`, all with equal probability.
+
+    It is `encoder` itself where its own template is drawn.
+    """
     template = random.Random(seed).choice([encoder.template, *templates])  # noqa: S311 - reproducible, not secret
     return (
         encoder

@@ -1,4 +1,4 @@
-"""What a look at tasks tells before hours are spent on them: their size in tokens, and what is wrong with their data."""
+"""Inspection of tasks before meta-training: their sizes in tokens, and problems of their data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from abmll.text.tasks import Example, Task
 
 @dataclass(frozen=True)
 class TaskReport:
-    """One task: its training examples, how many fit `max_row_tokens`, their tokens with all options, and what stands out.
+    """Report on one task.
 
-    `median_tokens` and `longest_tokens` are over examples that the encoder takes at all; `mean_fitting_tokens` over those
-    that training would use (0 if none).
+    `examples` is the number of training examples, and `fitting` the number of those that fit
+    `max_row_tokens`. Tokens of an example are counted with all its options. `median_tokens` and
+    `longest_tokens` are over the examples that fit the context, and `mean_fitting_tokens` over
+    those that training uses (0 if there are none).
     """
 
     name: str
@@ -33,7 +35,7 @@ class TaskReport:
 
 
 def inspect_task(encoder: PromptEncoder, task: Task, settings: MetaSettings) -> TaskReport:
-    """Encode every training example of `task` and check it for what harms training."""
+    """Encode every training example of `task`, and look for problems that harm training."""
     lengths = [tokens for example in task.train if (tokens := _tokens(encoder, example)) is not None]
     fitting = [tokens for tokens in lengths if tokens <= settings.max_row_tokens]
     wanted = settings.inner.steps * settings.inner.batch_size + settings.inner.batch_size * settings.query
@@ -78,14 +80,20 @@ def _data_problems(task: Task) -> list[str]:
 
 
 def shared_inputs(tasks: Sequence[Task]) -> list[tuple[str, str, int]]:
-    """Pairs of tasks with equal training inputs, and how many: one of them must not be held out for testing."""
+    """Return pairs of tasks that have training inputs in common, and the number of such inputs.
+
+    No task of a pair may be tested where the other is trained on.
+    """
     inputs = {task.name: {example.input for example in task.train} for task in tasks}
     pairs = ((one, other, len(inputs[one] & inputs[other])) for one, other in combinations(inputs, 2))
     return [pair for pair in pairs if pair[2]]
 
 
 def visit_tokens(reports: Sequence[TaskReport], settings: MetaSettings) -> float:
-    """Tokens that a visit goes through on average: its examples once through the trunk, and once in a step."""
+    """Return the mean number of tokens in a visit.
+
+    The trunk computes each of them once, and the gradient steps once more.
+    """
     used = [report.mean_fitting_tokens for report in reports if report.fitting]
     examples = settings.tasks_per_visit * settings.inner.steps * settings.inner.batch_size
     return statistics.fmean(used) * examples if used else 0.0

@@ -1,23 +1,30 @@
-"""ABMLL meta-training (docs/method.md 4): task after task, phi moves from theta on the task's data and theta follows.
+"""Meta-training of ABMLL (docs/method.md 4).
 
-theta enters the objective through KL(phi || theta) and its prior alone. Two outer rules minimise them:
+A visit fits phi to a task, starting from theta. Then an outer rule moves theta. theta is in the
+objective only in KL(phi || theta) and in its prior, log p(theta). Two rules minimise these, where
+M is the number of tasks:
 
-`adamw`: one AdamW step on beta KL + (beta / M) (-log p(theta)), as published.
-`natural`: the natural-gradient step on the same KL. With N(mu_theta, sigma_theta^2) and step e it is
-theta <- theta + e (phi - theta), taken in the LoRA factors (the prior's pull on mu is a factor sigma_theta^2 / M of
-the KL's, below 1e-6, and is dropped). It does not turn a small, noisy gradient into a full-size step in every
-coordinate, as AdamW does, and is Reptile with a posterior.
+- `adamw`: one AdamW step on beta KL - (beta / M) log p(theta), as published.
+- `natural`: the natural-gradient step on the same KL. For N(mu_theta, sigma_theta^2) and a step of
+  size e it is theta <- theta + e (phi - theta), in the LoRA factors. The gradient of the prior in
+  mu is left out: relative to that of the KL, its size is sigma_theta^2 / M, which is below 1e-6.
+  Unlike AdamW, this rule does not make a full-size step in every coordinate from a small, noisy
+  gradient. It is Reptile with a posterior.
 
-Three more are baselines, without noise or KL (`POINT_RULES`; theta is a point, see `GlobalPosterior.without_noise`):
+Three more are baselines without noise or KL (`POINT_RULES`), where theta is a point
+(`GlobalPosterior.without_noise`):
 
-`reptile`: theta <- theta + e (phi - theta) (Nichol et al. 2018).
-`structured`: theta <- phi: task after task with one optimiser, nothing copied back ("Structured LoRA" of the ABMLL paper).
-`fomaml`: one AdamW step on theta along the gradient of the query's NLL at phi (first-order MAML, Finn et al. 2017).
+- `reptile`: theta <- theta + e (phi - theta) (Nichol et al. 2018).
+- `structured`: theta <- phi, so one optimiser goes from task to task ("Structured LoRA" of the
+  ABMLL paper).
+- `fomaml`: one AdamW step on theta along the gradient of the query's NLL at phi (first-order MAML,
+  Finn et al. 2017).
 
-A visit is to one task or to several (`tasks_per_visit`), which then start from the same theta and are fitted in one batch: theta
-follows the mean of what they ask for.
+A visit has one task or several (`tasks_per_visit`). Several start from the same theta and are
+fitted in one batch, and theta moves by the mean of their moves or gradients.
 
-All randomness derives from the seed and the visit's number, so a resumed run equals an uninterrupted one.
+All random numbers depend on the seed and the number of the visit. So a resumed run equals an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -57,21 +64,25 @@ GRADIENT_RULES = ("adamw", "fomaml")
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """One meta-training run. `inner` is the fit of phi in every visit; each of its steps sees new examples of the task.
+    """Settings of one meta-training run.
 
-    `outer_rate` is AdamW's learning rate or the natural rule's step e, moved linearly to `final_outer_rate` over the
-    run. `average_from` is the share of visits after which the shipped theta, an average over visits, starts to form.
-    `tasks_per_visit` is how many tasks a visit fits side by side; more cost a GPU little.
-    `max_row_tokens` leaves out longer examples. `carry_moments` keeps the inner AdamW's moments across tasks, as the
-    released code does.
+    `visits` is the number of visits, and `tasks_per_visit` the number of tasks that each fits side
+    by side; more tasks cost a GPU little. `inner` are the settings of the fit of phi; each of its
+    steps has new examples of the task. Examples of more than `max_row_tokens` are left out.
+    `carry_moments` keeps the moments of the inner AdamW across tasks, as the released code does.
 
-    `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which else reuse the last inner
-    batch; `adamw` then also follows the query's NLL, to first order (as ABML does, Ravi and Beatson 2019).
-    `uniform` is the share of visits whose examples are drawn as the task has them, not with classes as equal as can be.
-    `likelihood` `tokens` fits the label's tokens as free text is fitted, and not its share among the options.
-    `shuffle_options` shows options in a new order in every example, `templates` are prompt templates that visits take turns
-    with at random, beside the model's own. `ema` is the decay per visit of an exponential average of theta, which is then
-    what ships in place of the plain average.
+    `outer_rate` is the learning rate of AdamW, or the step e of the other rules. It changes
+    linearly to `final_outer_rate` over the run. `prior_beta` is beta in the objective of `adamw`.
+    The result is the mean of theta over the visits after the fraction `average_from` of them. With
+    `ema`, it is an exponential average over all visits instead, and `ema` is its decay per visit.
+
+    `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which
+    otherwise use the last inner batch again. `adamw` then also follows the NLL of the query, to
+    first order (as ABML does, Ravi and Beatson 2019). `uniform` is the probability that a visit
+    draws a task's examples uniformly, not with classes as equal as possible. With the `likelihood`
+    `options`, the NLL is that of the label among the options. With `tokens`, it is that of the
+    label's tokens, as for free text. `shuffle_options` shows options in a new order in every
+    example. `templates` are prompt templates that visits use at random, beside the model's own.
     """
 
     visits: int = 400
@@ -95,7 +106,10 @@ class MetaSettings:
 
 
 def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
-    """Raise `AbmllError` for settings that contradict each other, or a theta with noise under a rule for points."""
+    """Raise `AbmllError` for settings that contradict each other or do not fit `prior`.
+
+    A rule for points needs a theta without noise.
+    """
     if settings.query and settings.outer not in GRADIENT_RULES:
         raise AbmllError(
             f"the outer rule {settings.outer} takes no gradient on a query batch: leave `query` out"
@@ -111,7 +125,12 @@ def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
 
 @dataclass
 class MetaState:
-    """What a run holds between visits: theta [P], the sum of visited thetas and its count, and both optimisers' state."""
+    """State of a run between visits.
+
+    `visit` is the number of visits so far. `theta` is [P]. `average` [P] is the sum of theta over
+    `averaged` visits, or with `ema` their exponential average, where `averaged` is 1. `inner` and
+    `outer` are the states of the two optimisers.
+    """
 
     visit: int
     theta: Tensor
@@ -122,15 +141,15 @@ class MetaState:
 
     @classmethod
     def start(cls, theta: Tensor) -> MetaState:
-        """The state before the first visit, where `theta` lies."""
+        """Return the state before the first visit, on the device of `theta`."""
         return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta), AdamW.zeros_like(theta))
 
     def result(self) -> Tensor:
-        """The theta to ship: the average where one has formed."""
+        """Return the average of theta over visits, or theta itself before there is one."""
         return self.average / self.averaged if self.averaged else self.theta
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint. A failure leaves an earlier one as it was."""
         tensors = {
             "theta": self.theta, "average": self.average,
             "inner.first": self.inner.first, "inner.second": self.inner.second,
@@ -162,7 +181,10 @@ class MetaState:
 
 
 def task_order(names: Sequence[str], visits: int, seed: int) -> list[str]:
-    """Which task each visit trains on: all of them in a new random order, again and again."""
+    """Return the task of each visit.
+
+    All tasks follow each other in a random order, then again in another one.
+    """
     per_epoch = len(names)
     order: list[str] = []
     for epoch in range(-(-visits // per_epoch)):
@@ -181,9 +203,12 @@ def meta_train(
     resume: bool = True,
     tokens_per_pass: int = TOKENS_PER_BACKWARD,
 ) -> Iterator[dict[str, Any]]:
-    """Run the visits, yielding each one's metrics, which also go to `metrics.jsonl`; `folder` holds the checkpoint.
+    """Run the visits, and yield the metrics of each.
 
-    After the last visit `trained_prior` reads the result. With `resume`, goes on from the checkpoint if there is one.
+    `folder` gets the metrics, in `metrics.jsonl`, the settings and the checkpoint. `trained_prior`
+    reads the result from it. With `resume`, the run continues from the checkpoint if there is one.
+    Raises `AbmllError` for settings that `check_settings` refuses, and where `folder` has a run
+    with other settings or tasks.
     """
     check_settings(settings, model.prior)
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +233,7 @@ def meta_train(
 
 
 def trained_prior(model: FewShotModel, folder: Path) -> GlobalPosterior:
-    """theta as the run in `folder` left it at its last checkpoint."""
+    """Return the result of the run in `folder` at its last checkpoint."""
     return GlobalPosterior(
         model.prior.config, model.prior.sites, MetaState.load(folder / "checkpoint.safetensors").result()
     )
@@ -216,7 +241,11 @@ def trained_prior(model: FewShotModel, folder: Path) -> GlobalPosterior:
 
 @dataclass(frozen=True)
 class _Episode:
-    """What one task brings to a visit: examples ready for steps, which each inner step sees, and which the outer step."""
+    """Examples of one task in a visit.
+
+    `prepared` are all of them. `batches` are the indices of those in each inner step, `outer` of
+    those in the outer step.
+    """
 
     prepared: Prepared
     batches: Sequence[Sequence[int]]
@@ -225,7 +254,7 @@ class _Episode:
 
     @classmethod
     def joined(cls, episodes: Sequence[_Episode]) -> _Episode:
-        """One episode whose steps see the examples of all."""
+        """Return one episode whose steps have the examples of all `episodes`."""
         starts = list(accumulate((len(e.prepared.examples) for e in episodes), initial=0))
         steps = zip(*(e.batches for e in episodes), strict=True)
         return cls(
@@ -245,7 +274,7 @@ class _Episode:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run's visits; the `state` moves on with each."""
+    """Meta-training run, whose `state` changes with each visit."""
 
     model: FewShotModel
     tasks: dict[str, Task]
@@ -255,12 +284,12 @@ class _Run:
 
     @cached_property
     def order(self) -> list[str]:
-        """The tasks in the order of their turns, `tasks_per_visit` a visit."""
+        """Return the tasks in the order of their turns, `tasks_per_visit` for each visit."""
         settings = self.settings
         return task_order(list(self.tasks), settings.visits * settings.tasks_per_visit, settings.seed)
 
     def visit(self) -> dict[str, Any]:
-        """Fit the tasks whose turn it is, and move theta."""
+        """Fit the tasks of the next visit, move theta, and return the metrics of the visit."""
         settings, state, backbone = self.settings, self.state, self.model.backbone
         started, first = time.perf_counter(), state.visit * settings.tasks_per_visit
         state.visit += 1
@@ -306,14 +335,15 @@ class _Run:
             likelihood=settings.likelihood,
             balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
         )
-        # A task with too few examples for both keeps a batch for the query and goes over the rest more often.
+        # A task with too few examples for both keeps at most a batch for the query, and the inner
+        # steps repeat the rest.
         held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
         batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
         outer = list(range(len(pool) - held_out, len(pool))) or batches[-1]
         return _Episode(prepare(self.model.backbone, pool), batches, outer, seed)
 
     def _move(self, episodes: Sequence[_Episode], phis: Sequence[Tensor], rate: float) -> dict[str, float]:
-        """The outer rule's step towards what the tasks ask for; its measurements."""
+        """Move theta by the outer rule, and return the rule's metrics."""
         settings, state, device = self.settings, self.state, self.model.backbone.device
         if settings.outer in GRADIENT_RULES:
             found = [
@@ -335,7 +365,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def _average(settings: MetaSettings, state: MetaState) -> None:
-    """Take this visit's theta into the average that ships."""
+    """Add the theta of this visit to the average."""
     if settings.ema is not None:
         first = state.averaged == 0
         state.average = state.theta.clone() if first else state.average.lerp(state.theta, 1 - settings.ema)
@@ -353,10 +383,11 @@ def _outer_gradient(
     settings: MetaSettings,
     state: MetaState,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The gradient [P] that theta's AdamW follows on `batch`, with fresh noise, and the terms it is of.
+    """Return the gradient [P] for the outer AdamW on `batch`, and the terms of the objective.
 
-    `adamw`: of beta KL(phi || theta) - (beta / M) log p(theta). `fomaml`, and `adamw` with `query`: plus that of the
-    batch's NLL in phi, which to first order is its gradient in theta.
+    With `adamw`, the gradient is that of beta KL(phi || theta) - (beta / M) log p(theta) in theta,
+    where M is `tasks`. With `fomaml`, and with `adamw` and `query`, the gradient of the batch's NLL
+    in phi is added, which to first order is its gradient in theta. The noise is new.
     """
     config, sites = model.prior.config, model.prior.sites
     theta, moved = (values.detach().clone()[None].requires_grad_() for values in (state.theta, phi))
@@ -382,7 +413,11 @@ def _outer_gradient(
 
 
 def _same_settings(path: Path, settings: MetaSettings, names: Sequence[str]) -> None:
-    """Record what the run is, and refuse to resume a different one. A run from before a setting existed had its default."""
+    """Write the settings and the tasks of a run to `path`.
+
+    Raises `AbmllError` where the file there is of another run. A setting that it does not have
+    counts as the default.
+    """
     record = json.loads(json.dumps({"settings": asdict(settings), "tasks": list(names)}))
     if path.exists():
         found = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The whitening of states for the Gaussian process beside the adapter, from inputs of the training tasks."""
+"""Whitening for the Gaussian process beside the adapter, from inputs of the training tasks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from abmll.similarity.features import Whitening, mean_state
 from abmll.text.prompting import options_differ
 from abmll.text.tasks import Task
 
-# Inputs of a task whose states are looked at.
+# Most inputs of a task whose states are used.
 INPUTS = 128
 
 
 def fit_whitening(model: FewShotModel, tasks: Sequence[Task], max_row_tokens: int) -> Whitening | None:
-    """That of up to `INPUTS` inputs of each task with fixed classes, for which the process is; None if there is no such task.
+    """Return the whitening of up to `INPUTS` inputs of each task with fixed classes.
 
-    Inputs of more than `max_row_tokens` (with their options) are left out. The same arguments give the same map.
-    Raises `AbmllError` where none of a task's fits.
+    The Gaussian process is only for such tasks; the result is None where there are none. Inputs of
+    more than `max_row_tokens` (with their options) are left out. The same arguments give the same
+    result. Raises `AbmllError` where no input of a task fits.
     """
     found = []
     for task in tasks:

@@ -1,1 +1,1 @@
-"""How like an adapter's examples an input is: a Gaussian process beside the adapter."""
+"""Likeness of an input to an adapter's examples: a Gaussian process beside the adapter."""

@@ -1,4 +1,4 @@
-"""The labelled examples of a task with fixed classes, as the Gaussian process beside the adapter keeps them."""
+"""Examples of a task with fixed classes, as the Gaussian process beside the adapter uses them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from abmll.text.prompting import EncodedPrompt, options_differ
 
 @dataclass(frozen=True)
 class ClassExamples:
-    """The features and classes of n examples with C fixed classes. A record of tensors: what computes features is the model's.
+    """Features and classes of n examples with C fixed classes.
 
-    `features` [n, d] holds h of each example, `labels` [n] the number of its class, `classes` the token ids of each class.
-    `names` [C, d] is multiplied with h(x) for the likeness of an input x to the name of each class.
+    `features` [n, d] are h of each example, `labels` [n] the numbers of their classes, and
+    `classes` the token ids of each class. `names` [C, d] times h(x) is the likeness of an input x
+    to the name of each class. The model computes the features; this is a record of tensors.
     """
 
     features: Tensor
@@ -34,9 +35,10 @@ class ClassExamples:
         labels: Sequence[int],
         features: Features,
     ) -> Self | None:
-        """Make the record of examples from their trunk states [tokens, d] and the places of their labels.
+        """Return the record of examples, from the trunk states `hidden` [tokens, d] of each.
 
-        Returns None where the classes are not fixed.
+        `labels` are the positions of their labels among their continuations. Returns None where the
+        classes are not fixed.
         """
         classes = prompts[0].continuations
         if len(classes) < 2 or options_differ(prompts):
@@ -50,7 +52,7 @@ class ClassExamples:
         return cls(found, torch.tensor(numbers), classes, names)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return named tensors for a safetensors file, under the names that files have had from the beginning."""
+        """Return named tensors for a safetensors file. Their names are those of existing files."""
         longest = max(map(len, self.classes))
         padded = [[*ids, *[-1] * (longest - len(ids))] for ids in self.classes]
         return {
@@ -62,7 +64,7 @@ class ClassExamples:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
-        """Read what `to_tensors` wrote. Returns None where there is none."""
+        """Read what `to_tensors` returned. Returns None where `tensors` have no examples."""
         if "head.states" not in tensors:
             return None
         classes = tuple(tuple(i for i in row if i >= 0) for row in tensors["head.classes"].tolist())

@@ -1,4 +1,4 @@
-"""The features of a prompt, which the Gaussian process beside the adapter sees: trunk states and an embedding."""
+"""Features of a prompt for the Gaussian process: states of the trunk, and an embedding."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from abmll.similarity.sentence_encoder import SentenceEncoder
 
 @dataclass(frozen=True)
 class Whitening:
-    """A map of mean states [d], (m - `mean`) @ `map`: those of the training tasks' inputs get mean 0 and about covariance I.
+    """Whitening of mean states m [d]: (m - `mean`) @ `map`.
 
-    Mean states of any two texts are nearly parallel, and differ most in what has nothing to do with meaning, such as length;
-    whitened, their angles go with likeness (Su et al. 2021, https://arxiv.org/abs/2103.15316).
+    Whitened mean states of the training tasks' inputs have mean 0 and a covariance of about I.
+    Without whitening, the mean states of any two texts are nearly parallel, and differ most by what
+    is not meaning, such as length. With it, angles say how alike texts are (Su et al. 2021,
+    https://arxiv.org/abs/2103.15316).
     """
 
     mean: Tensor
@@ -26,9 +28,10 @@ class Whitening:
 
     @classmethod
     def of(cls, tasks: Sequence[Tensor], shrinkage: float = 0.1) -> Self:
-        """That of mean states [n, d] of several tasks' inputs, each task's mean counting alike.
+        """Return the whitening of the mean states [n, d] of several tasks' inputs.
 
-        `shrinkage`, times the mean variance, is added to every variance: there are more directions than there is data for.
+        The means of all tasks have the same weight. `shrinkage` times the mean variance is added to
+        the variance of every direction, because the data are too few for so many directions.
         """
         mean = torch.stack([states.double().mean(0) for states in tasks]).mean(0)
         variances, directions = torch.linalg.eigh(torch.cov((torch.cat(list(tasks)).double() - mean).T))
@@ -36,42 +39,46 @@ class Whitening:
         return cls(mean.float(), ((directions * scale) @ directions.T).float())
 
     def __call__(self, states: Tensor) -> Tensor:
-        """The whitened mean states [..., d]."""
+        """Return whitened mean states [..., d]."""
         return (states - self.mean) @ self.map
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Named tensors for a safetensors file."""
+        """Return named tensors for a safetensors file."""
         return {"whitening.mean": self.mean.contiguous(), "whitening.map": self.map.contiguous()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
-        """Inverse of `to_tensors`; None where there is none."""
+        """Read what `to_tensors` returned. Returns None where `tensors` have no whitening."""
         if "whitening.mean" not in tensors:
             return None
         return cls(tensors["whitening.mean"], tensors["whitening.map"])
 
 
 def mean_state(hidden: Tensor) -> Tensor:
-    """The mean [d] of the trunk's states [tokens, d] of a prompt, in fp32 on the CPU.
+    """Return the mean [d] of a prompt's trunk states [tokens, d], in fp32 on the CPU.
 
-    The first token's is left out where there are others: attention parks there what it has no use for, in a state that dwarfs
-    the rest.
+    The first token is left out where there are others. Attention that has nothing to attend to goes
+    to it, and its state is much larger than all others.
     """
     return hidden[min(1, len(hidden) - 1) :].float().mean(0).cpu()
 
 
 @dataclass(frozen=True)
 class Features:
-    """h of prompts, at unit length: the mean state of its tokens, whitened, and beside it the embedding of its input.
+    """Features h of prompts: the whitened mean state of a prompt, then the embedding of its input.
 
-    Both are at unit length, so that the likeness of two prompts, h(x) . h(y), is the mean of two cosines.
+    Both parts have the same length, and h has length 1. So the likeness of two prompts,
+    h(x) . h(y), is the mean of two cosines. Without a sentence encoder, h is only the first part.
     """
 
     whitening: Whitening | None = None
     encoder: SentenceEncoder | None = None
 
     def __call__(self, hidden: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
-        """h [n, d (+ e)] of n prompts, from the trunk's states [tokens, d] of each and the texts of their inputs."""
+        """Return h [n, d (+ e)] of n prompts.
+
+        `hidden` are the trunk states [tokens, d] of each, `texts` their inputs.
+        """
         means = torch.stack([mean_state(states) for states in hidden])
         states = normalize(self.whitening(means) if self.whitening else means, dim=-1)
         if self.encoder is None:
@@ -79,7 +86,10 @@ class Features:
         return torch.cat([states, self.encoder(texts)], dim=-1) / 2**0.5
 
     def names(self, texts: Sequence[str], size: int) -> Tensor:
-        """[n, d (+ e)], `size` columns: multiplied with h(x), the cosine of x and each of n texts; zeros without an encoder."""
+        """Return a matrix [n, size] whose product with h(x) is the cosine of x and each of n texts.
+
+        `size` is d (+ e). The matrix is zero without a sentence encoder.
+        """
         found = torch.zeros(len(texts), size)
         if self.encoder is not None:
             embeddings = self.encoder(texts)

@@ -1,11 +1,15 @@
-"""A Gaussian process beside the adapter: what the examples say about an input by how like them it is (docs/method.md 5).
+"""Gaussian process beside the adapter, for tasks with fixed classes (docs/method.md 5).
 
-A few gradient steps move the adapter alike for every input, so its samples disagree about an input that is like no example
-no more than about one that is. A linear model on frozen features, whose posterior is known in closed form, does:
-f_c(x) = <w_c, h(x)> with w_c ~ N(m_c, I), h(x) what `features.py` makes of the prompt, m_c nothing or what the class is called,
-and the one-hot labels less the classes' shares as its observations, with variance `noise` (least-squares classification with a
-Gaussian process: Rasmussen and Williams 2006, section 6.5; on learned features, Patacchiola et al. 2020). For tasks with fixed
-classes.
+A few gradient steps change the adapter in the same way for every input. So its samples disagree no
+more about an input that is like no example than about one that is like some. A linear model on
+frozen features has a posterior in closed form, which is wider for inputs that are like no example.
+
+The model is f_c(x) = <w_c, h(x)> for each class c. h(x) are the features of the prompt
+(`features.py`). The prior is w_c ~ N(m_c, I), where m_c is 0, or the embedding of the class's name
+minus the mean of all names. The observations are the one-hot labels minus the smoothed frequencies
+of the classes, and have the variance `noise`. This is least-squares classification with a Gaussian
+process (Rasmussen and Williams 2006, section 6.5), which Patacchiola et al. (2020) use on learned
+features.
 """
 
 from __future__ import annotations
@@ -19,21 +23,24 @@ from abmll.seeds import SampleSeed, derive_seed
 from abmll.similarity.class_examples import ClassExamples
 from abmll.text.prompting import EncodedPrompt
 
-# Between these the examples choose: weights, as multiples of the configuration's, and how much a class's name counts.
+# Values that the examples choose from: multiples of the configuration's weight, and factors on the
+# names of classes.
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 NAMES = (0.0, 1.0)
-# Samples spread by this power of the variance of f relative to that at examples left out, and at most so many times as far.
-# The power was chosen on validation tasks; the limit is for examples that are all alike.
+# The spread of samples grows with this power of the variance of f at the input, relative to that at
+# examples left out, up to this value. `SHARPNESS` was chosen on validation tasks. `FARTHEST` is for
+# examples that are all alike.
 SHARPNESS = 8
 FARTHEST = 4.0
 
 
 @dataclass(frozen=True)
 class SimilarityConfig:
-    """How much the Gaussian process counts beside the adapter; calibrated after training, unknown to adaptation.
+    """Config of the Gaussian process beside the adapter.
 
-    `weight` is what multiplies its mean. `noise` is the variance of its observations. `spread` is in nats: how far samples lie
-    about the mean. `sentence_encoder` names an encoder whose embeddings it sees beside the states of the trunk, if any.
+    It is calibrated after training, and adaptation does not use it. `weight` multiplies the mean.
+    `noise` is the variance of observations. `spread` is the distance of samples from the mean, in
+    nats. `sentence_encoder` names the encoder whose embeddings are part of the features, if any.
     """
 
     weight: float = 4.0
@@ -43,13 +50,18 @@ class SimilarityConfig:
 
 
 class GaussianProcess:
-    """The posterior of w given some examples, in fp64 on the CPU, and what an option's score gets by it.
+    """Posterior of w given some examples, in fp64 on the CPU, and what it adds to options' scores.
 
-    By the mean that is a multiple of the mean of f, about `weight`. The examples choose among `WEIGHTS`, and among `NAMES` how
-    much of m_c is the class's name: the mean over all pairs, each by the likelihood of every example's label given the others.
-    A sample adds the deviation of a draw of f from its mean, times `spread` nats and (v / v')^`SHARPNESS`, where v is the
-    variance of f at the input, and v' that at examples given the others, on average. States of many dimensions are never much
-    alike, so v lies close below 1 for all inputs, those of another task among them; the power tells them apart.
+    By the mean, this is the mean of f times a weight. The weight is `weight` times one of
+    `WEIGHTS`, and m_c is the name of the class times one of `NAMES`. The result is averaged over
+    all pairs of both, each weighted by the likelihood of every example's label given the other
+    examples.
+
+    A sample adds the deviation of a draw of f from its mean, times `spread` nats and
+    (v / v')^`SHARPNESS`, which is at most `FARTHEST`. v is the variance of f at the input, and v'
+    the mean of the variances at the examples, each given the others. Features of many dimensions
+    are never much alike, so v is little below 1 for all inputs, even for those of another task. The
+    power tells them apart.
     """
 
     def __init__(self, examples: ClassExamples, config: SimilarityConfig) -> None:
@@ -68,9 +80,10 @@ class GaussianProcess:
         self._drawn: dict[SampleSeed, Tensor] = {}
 
     def scores(self, prompt: EncodedPrompt, state: Tensor, sample: SampleSeed | None) -> Tensor:
-        """What the continuations of a prompt with h = `state` get under a sample, or by the mean (None).
+        """Return what a sample adds to the scores [continuations] of a prompt, in nats.
 
-        That is nothing if any of them is no class.
+        `state` are the features h of the prompt. Without a `sample`, the result is by the mean. It
+        is 0 where one of the continuations is not a class.
         """
         numbers = [self._number[ids] for ids in prompt.continuations if ids in self._number]
         if len(numbers) < len(prompt.continuations):
@@ -83,26 +96,30 @@ class GaussianProcess:
         return scores[numbers].float()
 
     def typicality(self, state: Tensor) -> float:
-        """Of the examples and an input with h = `state`, the share as far from the others as the input is, itself counted.
+        """Return the p-value of "this input is like the examples", for features h = `state`.
 
-        How far is the variance of f given the others. For an input drawn as the examples were it is a p-value: at most a share p
-        of them has p or less (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005, 2.2). It cannot be
-        less than 1 / (n + 1).
+        Of the n examples and the input, it is the proportion whose variance of f, given all others,
+        is at least the input's. The input counts too, so the least value is 1 / (n + 1). For an
+        input drawn as the examples were, the probability of a value of at most p is at most p
+        (conformal anomaly detection: Laxhammar and Falkman 2010; Vovk et al. 2005, section 2.2).
         """
         variance, solved = self._variance(state.double())
         own = variance + self._noise
-        # With the input as one more row and column, by the inverse of a bordered matrix; a variance is 1 over its diagonal.
+        # The input is one more row and column of K + noise I. The inverse of this
+        # bordered matrix has a diagonal of 1 over the variances, with noise.
         others = 1 / (self._inverse.diagonal() + solved.square() / own)
         return (int((others >= own * (1 - 1e-6)).sum()) + 1) / (len(others) + 1)
 
     def _averaged(self, weight: float, one_hot: Tensor, names: Tensor) -> Tensor:
-        """[d, C], by which h(x) becomes scores: the mean over weights and shares of the `names` [d, C] in m.
+        """Return the matrix [d, C] by which h(x) becomes the scores of the mean.
 
-        Each counts by its likelihood of the labels [n, C] left out one at a time (Rasmussen and Williams 2006, 5.12).
+        It is averaged over `WEIGHTS` and over `NAMES`, the factors on `names` [d, C] in m. Each
+        pair is weighted by its likelihood of the labels `one_hot` [n, C], left out one at a time
+        (Rasmussen and Williams 2006, equation 5.12).
         """
-        shares = (
-            one_hot.sum(0) - one_hot + 1
-        ).log()  # of the others, smoothed; the sum that they lack is the same for all
+        # Logarithms of the smoothed frequencies among the other examples, without the constant that
+        # is the same for all classes.
+        shares = (one_hot.sum(0) - one_hot + 1).log()
         likelihoods, found = [], []
         for name in NAMES:
             solved = self._inverse @ (self._observed - name * self._states @ names)
@@ -114,19 +131,25 @@ class GaussianProcess:
         return torch.einsum("k,kdc->dc", torch.stack(likelihoods).softmax(0), torch.stack(found))
 
     def _spread_at(self, state: Tensor) -> float:
-        """Nats by which a unit of deviation moves a score there."""
+        """Return the nats that one unit of a draw's deviation adds to a score at `state`."""
         variance = self._variance(state)[0] / self._left_out_variance
         return self._spread * min(FARTHEST, float(variance) ** SHARPNESS)
 
     def _variance(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """That of f there, and (K + noise I)^-1 k [n], with k what the state has in common with the examples."""
+        """Return the variance of f at `state`, and (K + noise I)^-1 k [n].
+
+        k [n] are the products of `state` with the features of the examples.
+        """
         k = self._states @ state
         solved = self._inverse @ k
         return state @ state - k @ solved, solved
 
     def _deviation(self, sample: SampleSeed) -> Tensor:
-        """[d, C]: a draw of w less its mean: one from the prior, corrected by what the examples say (Matheron's rule)."""
-        # The name of this stream stays what it was when samples were first served: others would be other answers.
+        """Return a draw of w minus its mean, [d, C].
+
+        It is a draw from the prior, corrected by the examples (Matheron's rule).
+        """
+        # The name of this seed does not change, because another name would change answers.
         generator = torch.Generator().manual_seed(derive_seed(sample.seed, "head"))
         size, classes = self._states.shape[1], self._observed.shape[1]
         prior = sample.flip * torch.randn(size, classes, generator=generator).double()

@@ -1,4 +1,4 @@
-"""A sentence encoder: texts to embeddings."""
+"""Sentence encoder: texts to embeddings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 
 
 class SentenceEncoder:
-    """Embeddings of texts: the mean of the last layer's states over a text's tokens, at unit length (Reimers and Gurevych 2019).
+    """Encoder of texts: the mean of the last layer's states over a text's tokens, at length 1.
 
-    Takes a `transformers` encoder in evaluation mode and its tokenizer; of a text it reads the first `max_tokens`.
+    The method is that of Reimers and Gurevych (2019). `model` is a `transformers` encoder in
+    evaluation mode, and `tokenizer` its tokenizer. Of a text, the first `max_tokens` are read.
     """
 
     BATCH = 8
@@ -23,10 +24,9 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """[n, e] in fp32 on the CPU, for at least one text."""
-        order = sorted(
-            range(len(texts)), key=lambda i: len(texts[i])
-        )  # batches of like lengths have little padding
+        """Return embeddings [n, e] of at least one text, in fp32 on the CPU."""
+        # Batches of similar lengths have little padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found: list[Tensor] = [torch.empty(0)] * len(texts)
         for start in range(0, len(order), self.BATCH):
             chosen = order[start : start + self.BATCH]

@@ -1,1 +1,1 @@
-"""Tasks and prompts: what is asked, as data and as tokens."""
+"""Tasks and prompts: examples and queries as data and as tokens."""

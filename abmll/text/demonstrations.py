@@ -1,4 +1,4 @@
-"""Labelled examples as demonstrations in the prompt: in-context use of the support (Brown et al. 2020)."""
+"""Demonstrations: labelled examples in the prompt, for in-context learning (Brown et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ SEPARATOR = "\n\n"
 
 
 class Encodes(Protocol):
-    """What `fitting` needs of a `PromptEncoder`."""
+    """Part of a `PromptEncoder` that `fitting` uses."""
 
     def encode(self, query: Query) -> EncodedPrompt:
-        """Raises `PromptTooLongError`."""
+        """Return the prompt of `query`. Raises `PromptTooLongError` where it does not fit."""
 
 
 def demonstrate(support: Sequence[Example], query: Query, template: PromptTemplate) -> Query:
-    """`query` behind the labelled examples, each as the template writes it, so that the prompt is their plain sequence."""
+    """Return `query` with the labelled examples in front of its input.
+
+    Each example is written as the template writes a query with its answer, so the prompt is a plain
+    sequence of examples.
+    """
     shown = [
         f"{template.shown(example.query)}{template.after_input}{template.before_output}{example.output}{SEPARATOR}{template.before_input}"
         for example in support
@@ -32,7 +36,10 @@ def demonstrate(support: Sequence[Example], query: Query, template: PromptTempla
 def fitting(
     support: Sequence[Example], query: Query, encoder: Encodes, template: PromptTemplate, max_tokens: int
 ) -> Query:
-    """`query` behind as many of the first demonstrations as fit `max_tokens` with it; behind none if need be."""
+    """Return `query` behind as many demonstrations as fit `max_tokens` together with it.
+
+    The first examples of `support` are taken, and none where not even one fits.
+    """
 
     def too_long(count: int) -> bool:
         try:
@@ -40,5 +47,6 @@ def fitting(
         except PromptTooLongError:
             return True
 
-    count = bisect_right(range(1, len(support) + 1), False, key=too_long)  # demonstrations only add tokens
+    # Bisection is right because a demonstration only adds tokens.
+    count = bisect_right(range(1, len(support) + 1), False, key=too_long)
     return demonstrate(support[:count], query, template)

@@ -1,4 +1,4 @@
-"""Drawing support examples from a task's pool."""
+"""Draws of support examples from a task's pool."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from abmll.text.tasks import Example, one_class_only
 
 
 def draw_uniformly(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
-    """`size` examples of `pool` without replacement in a seeded random order, whatever their labels (as MetaICL draws k).
+    """Draw `size` examples of `pool` without replacement, whatever their labels (as MetaICL does).
 
-    A draw of one class alone, which no adaptation accepts, is drawn again, unless there is no other.
+    The order is random and depends on `seed`. A draw of one class only, which no adaptation
+    accepts, is repeated, unless the pool or the size allows no other.
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     size = min(size, len(pool))
@@ -23,9 +24,10 @@ def draw_uniformly(pool: Sequence[Example], size: int, seed: int) -> tuple[Examp
 
 
 def draw_support(pool: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
-    """`size` examples of `pool` without replacement, classes as equal as the pool allows, in a seeded random order.
+    """Draw `size` examples of `pool` without replacement, with classes as equal as the pool allows.
 
-    Tasks whose options differ from row to row (multiple choice) and free text are drawn uniformly.
+    The order is random and depends on `seed`. Multiple choice, where options differ between
+    examples, and free text are drawn uniformly.
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     shuffled = rng.sample(list(pool), len(pool))

@@ -13,10 +13,11 @@ from abmll.text.tasks import Example, Task
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a `.jsonl`, `.csv` or `.tsv` file as dictionaries.
+    """Yield the rows of a `.jsonl`, `.csv` or `.tsv` file as dictionaries.
 
     In CSV and TSV, `options` is one cell with the options separated by `|`.
-    Raises `AbmllError` naming the file and line on anything that is not such a row.
+    Raises `AbmllError` with the file's name for another kind of file, and with the line's number
+    for a line that is not a JSON object.
     """
     with path.open(encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
@@ -39,7 +40,10 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
-    """Labelled examples of a file (see `read_rows`). Raises `AbmllError` where a row lacks `input` or `output`."""
+    """Return the labelled examples of a file.
+
+    Raises `AbmllError` as `read_rows` does, and where a row lacks `input` or `output`.
+    """
     examples = []
     for number, row in enumerate(read_rows(path), start=1):
         if not isinstance(row.get("input"), str) or not isinstance(row.get("output"), str):
@@ -49,5 +53,5 @@ def read_examples(path: Path) -> tuple[Example, ...]:
 
 
 def read_task(folder: Path) -> Task:
-    """The task in `folder`, from its `train.jsonl` and `test.jsonl`."""
+    """Return the task in `folder`, from its `train.jsonl` and `test.jsonl`."""
     return Task(folder.name, read_examples(folder / "train.jsonl"), read_examples(folder / "test.jsonl"))

@@ -1,6 +1,7 @@
-"""Text to token ids: a prompt once, and every option as its continuation.
+"""Texts as token ids: a prompt once, and every option as a continuation of it.
 
-Options are scored by their own words; models below about a billion parameters bind letters poorly.
+Options are scored by their own words, not by letters: models of less than about a billion
+parameters do not connect a letter with its option well.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from typing import Any, Literal, Self
 from abmll.errors import AbmllError, PromptTooLongError
 from abmll.text.tasks import Example, Query, check_options, without_listed_options
 
-# What an option scores: its log-probability, that per token, or that per token beyond what the option has
-# behind no input (`decoder/references.py`).
+# The score of an option: its log-probability (`total`), its log-probability per token (`mean`), or
+# its log-probability per token minus the same in a prompt without input (`pmi`,
+# `decoder/references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The texts around an input, and how options are asked for and scored; kept with a posterior, which was trained with them.
+    """Texts around an input, and how options are scored.
 
-    `bare` asks an input that lists its own options, `(A) x (B) y`, without the list.
+    A posterior keeps the template that it was trained with. With `bare`, an input that lists its
+    own options, `(A) x (B) y`, is shown without the list.
     """
 
     before_input: str = ""
@@ -31,29 +34,32 @@ class PromptTemplate:
     score: OptionScore = "total"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Return plain values for a manifest."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
+        """Read what `to_json` returned."""
         return cls(**values)
 
     def shown(self, query: Query) -> str:
-        """The query's input as the prompt has it."""
+        """Return the query's input as the prompt shows it."""
         return without_listed_options(query) if self.bare else query.input
 
 
-# What to train or serve with unless told otherwise. The class's own defaults are those of artifacts that do not say.
+# Default for training and for serving. The defaults of the class are for artifacts whose manifest
+# has no template.
 RECOMMENDED_TEMPLATE = PromptTemplate(bare=True, score="pmi")
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids of a prompt and of each continuation to score behind it (none for a free-text query).
+    """Token ids of a prompt and of its continuations, the texts that are scored behind it.
 
-    `neutral` is the prompt without input where options are scored beyond what they have behind it; `per_token` takes means.
-    `text` is the input that the prompt is of, `options` are the texts of the continuations where these are options.
+    A free-text query has no continuations. `neutral` is the prompt without input, where the score
+    `pmi` compares with it, and otherwise empty. With `per_token`, a score is a mean over tokens.
+    `text` is the input of the prompt. `options` are the texts of the continuations, where these are
+    options.
     """
 
     prompt: tuple[int, ...]
@@ -65,20 +71,21 @@ class EncodedPrompt:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the prompt and all continuations."""
+        """Return the number of tokens of the prompt and all continuations."""
         return len(self.prompt) + sum(map(len, self.continuations))
 
 
 def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
-    """Whether the continuations are not the same, in any order, for all prompts."""
+    """Return whether two prompts have different continuations, apart from their order."""
     return any(set(prompt.continuations) != set(prompts[0].continuations) for prompt in prompts)
 
 
 class PromptEncoder:
-    """Encodes queries and examples with one tokenizer and template. Stateless after construction, so threads may share it.
+    """Encoder of queries and examples with one tokenizer and one template.
 
-    `max_tokens` is the context: a prompt with all its continuations, which are packed behind it, must fit, or
-    `PromptTooLongError` is raised. A `pmi` template without any text raises `AbmllError`.
+    It has no state after construction, so threads may share it. `max_tokens` is the context: a
+    prompt must fit it together with all its continuations, which are packed behind it.
+    Raises `AbmllError` for a template that has the score `pmi` and no text around the input.
     """
 
     def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
@@ -91,9 +98,11 @@ class PromptEncoder:
             )
 
     def encode(self, query: Query, *, truncate: bool = False, max_new_tokens: int = 0) -> EncodedPrompt:
-        """A query's prompt and options. `truncate` cuts the input's end; free text leaves room for `max_new_tokens`.
+        """Return a query's prompt and options in tokens.
 
-        Raises `OptionsError` for options that cannot be scored and `PromptTooLongError` for what does not fit.
+        With `truncate`, the end of an input that is too long is cut off. A free-text prompt leaves
+        room for `max_new_tokens`. Raises `OptionsError` for options that cannot be scored, and
+        `PromptTooLongError` where the prompt does not fit.
         """
         if query.options:
             check_options(query.options)
@@ -106,14 +115,17 @@ class PromptEncoder:
         return replace(encoded, neutral=neutral, per_token=True)
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
-        """As `encode`; a free-text example has its output, closed by the end-of-text token, as the one continuation."""
+        """Return an example's prompt and continuations in tokens; raises as `encode` does.
+
+        A free-text example has one continuation: its output and the end-of-text token.
+        """
         if example.options:
             return self.encode(example.query, truncate=truncate)
         (output,) = self._continuations((example.output,))
         return self._fit(example.input, ((*output, self.end_of_text),), truncate, 0)
 
     def decode(self, ids: tuple[int, ...]) -> str:
-        """The text of generated ids, without special tokens and the space that joins it to the prompt."""
+        """Return the text of generated ids, without special tokens and without space around it."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _continuations(self, texts: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -143,7 +155,7 @@ class PromptEncoder:
 
 @dataclass(frozen=True)
 class LabelledPrompt:
-    """A support example in tokens; `label` is the index of its output among the continuations."""
+    """Support example in tokens. `label` is the index of its output among the continuations."""
 
     prompt: EncodedPrompt
     label: int

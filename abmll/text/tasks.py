@@ -1,6 +1,7 @@
-"""Tasks as data: labelled examples, queries, and readers for JSON Lines and CSV.
+"""Tasks as data: labelled examples, queries, and checks of a support.
 
-The JSON Lines format is that of CrossFit and MetaICL: one object a line with `task`, `input`, `output`, `options`.
+The fields have the names of the JSON Lines format of CrossFit and MetaICL: `input`, `output`,
+`options`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from abmll.errors import OptionsError, SupportError
 
 @dataclass(frozen=True)
 class Query:
-    """An input to answer. `options` empty means free text."""
+    """Input to answer. Without `options` the answer is free text."""
 
     input: str
     options: tuple[str, ...] = ()
@@ -23,7 +24,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Example:
-    """A labelled example. `options` empty means free text; otherwise `output` is one of them."""
+    """Labelled example. `output` is one of the `options`; without options it is free text."""
 
     input: str
     output: str
@@ -31,13 +32,13 @@ class Example:
 
     @property
     def query(self) -> Query:
-        """The example without its label."""
+        """Return the example without its label."""
         return Query(self.input, self.options)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named task with a pool to draw support from and, disjoint from it, items to test on."""
+    """Named task: examples `train` to draw a support from, and others, `test`, to test on."""
 
     name: str
     train: tuple[Example, ...]
@@ -45,12 +46,16 @@ class Task:
 
 
 def listed(options: Sequence[str]) -> str:
-    """Options as multiple-choice inputs show them: `(A) x (B) y`."""
+    """Return options as multiple-choice inputs show them: `(A) x (B) y`."""
     return " ".join(f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
 
 
 def without_listed_options(query: Query) -> str:
-    """The query's input without the list of its options, and the line break before it, where it has one."""
+    """Return the query's input without the list of its options.
+
+    The white space before the list goes too. An input without such a list, or with nothing in front
+    of it, stays as it is.
+    """
     before, found, after = (
         query.input.partition(listed(query.options)) if query.options else (query.input, "", "")
     )
@@ -69,7 +74,7 @@ def check_options(options: Sequence[str]) -> None:
 
 
 def check_support(support: Sequence[Example]) -> None:
-    """Raise `SupportError` or `OptionsError` unless `support` is one that a posterior can be adapted to."""
+    """Raise `SupportError` or `OptionsError` unless a posterior can be adapted to `support`."""
     if not support:
         raise SupportError("the support set is empty")
     if len({bool(example.options) for example in support}) > 1:
@@ -88,13 +93,13 @@ def check_support(support: Sequence[Example]) -> None:
 
 
 def one_class_only(support: Sequence[Example]) -> bool:
-    """Whether several examples share their options and all have one label: nothing that tells classes apart."""
+    """Return whether `support` is several examples with the same options and the same label."""
     same_options = len({frozenset(example.options) for example in support}) == 1
     return same_options and len(support) > 1 and len({example.output for example in support}) == 1
 
 
 def contradictions(support: Sequence[Example]) -> list[str]:
-    """Inputs that appear with two different outputs, in order of first appearance."""
+    """Return the inputs that have different outputs, in the order of their first appearance."""
     outputs: dict[str, set[str]] = {}
     for example in support:
         outputs.setdefault(example.input, set()).add(example.output)
@@ -102,12 +107,18 @@ def contradictions(support: Sequence[Example]) -> list[str]:
 
 
 def shared_options(support: Sequence[Example]) -> tuple[str, ...]:
-    """The options that all examples have, in the order of the first; empty where they differ or there are none."""
+    """Return the options that all examples have, in the order of the first example.
+
+    The result is empty where options differ or there are none.
+    """
     alike = len({frozenset(example.options) for example in support}) == 1
     return support[0].options if alike else ()
 
 
 def count_labels(support: Sequence[Example]) -> dict[str, int]:
-    """Examples by label in the order of the shared options, labels never shown included; empty without shared options."""
+    """Return the number of examples of each label, in the order of the shared options.
+
+    A label without an example has 0. The result is empty where there are no shared options.
+    """
     counts = Counter(example.output for example in support)
     return {option: counts[option] for option in shared_options(support)}

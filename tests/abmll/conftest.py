@@ -18,7 +18,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def support() -> list[Example]:
-    """Labelled examples of different lengths."""
+    """Return labelled examples of different lengths."""
     words = [
         "the film was wonderful",
         "dull",
@@ -32,7 +32,10 @@ def support() -> list[Example]:
 
 @pytest.fixture
 def make_model() -> Callable[..., FewShotModel]:
-    """A tiny model with a random (not zero) global posterior, by architecture and adapter configuration."""
+    """Return a function that makes a tiny model, by architecture and fields of `make_config`.
+
+    Its global posterior is random, not zero, unless `random_prior` is False.
+    """
 
     def make(architecture: str = "llama", *, random_prior: bool = True, **config: object) -> FewShotModel:
         values = {"rank": 4, "alpha": 8.0, "first_layer": 1, "offset": 0.02, **config}

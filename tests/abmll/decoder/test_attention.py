@@ -1,4 +1,4 @@
-"""Attention over packed rows: both ways of computing it, against plain attention over padded rows."""
+"""Attention over packed rows, computed in both ways, against plain attention row by row."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The split decoder against the whole model, on five architectures."""
+"""Backbones against the whole model, on five architectures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ PROMPTS = [
 
 
 def reference_scores(model: object, prompt: EncodedPrompt) -> torch.Tensor:
-    """Each continuation's log-probability from one whole, unpacked forward pass of the untouched model."""
+    """Return each continuation's log-probability from one forward pass of the model itself."""
     scores = []
     for continuation in prompt.continuations:
         ids = torch.tensor([prompt.prompt + continuation])
@@ -123,7 +123,7 @@ def test_prompts_with_little_in_common_keep_rows_of_their_own() -> None:
 def test_segments_of_tokens_use_their_own_adapters(
     merge_from: int, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One batch of several adapters, with the update merged or not, against each adapter alone."""
+    """Compare a batch of several adapters, with updates merged or not, with each adapter alone."""
     monkeypatch.setattr("abmll.decoder.low_rank.MERGE_FROM_TOKENS", merge_from)
     model = make_model()
     other = model.prior.values * 1.5
@@ -147,7 +147,7 @@ def test_segments_of_tokens_use_their_own_adapters(
 
 @pytest.mark.parametrize("quantisation", ["nf4", "int8"])
 def test_quantised_layers_give_what_their_dense_weights_give(quantisation: str) -> None:
-    """Forward and gradient, with weights made dense once a pass and again in the backward pass."""
+    """Compare output and gradient of a quantised model with those of its dense weights."""
     dense, quantised = quantised_pair(quantisation)
     backbones = [Backbone(model, AdapterLayout(rank=4, first_layer=1)) for model in (dense, quantised)]
     results = []
@@ -167,7 +167,7 @@ def test_quantised_layers_give_what_their_dense_weights_give(quantisation: str) 
 
 
 def quantised_pair(quantisation: str) -> tuple[Any, Any]:
-    """A model of bitsandbytes layers, and the same with plain layers of the weights they stand for."""
+    """Return a model with plain layers, and the same with bitsandbytes layers of equal weights."""
     import bitsandbytes as bnb
 
     models = []

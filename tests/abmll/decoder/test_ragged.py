@@ -1,4 +1,4 @@
-"""Low-rank products over rows of their own length: by row, padded, and one by one by hand."""
+"""Low-rank products over rows of different lengths, against the same products one by one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What options score: against one sequence per option, computed apart, and the same in every batch."""
+"""Scores of options: against one sequence for each option, and equal in every batch."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ QUERIES = [
 
 
 def scoring(model: FewShotModel, score: OptionScore) -> FewShotModel:
-    """The model with a template that scores options so."""
+    """Give the model a template with this score, and return it."""
     encoder = model.encoder
     template = replace(encoder.template, score=score)
     model.encoder = PromptEncoder(encoder.tokenizer, template, encoder.max_tokens)
@@ -33,7 +33,7 @@ def scoring(model: FewShotModel, score: OptionScore) -> FewShotModel:
 
 
 def log_prob(prompt: tuple[int, ...], continuation: tuple[int, ...]) -> float:
-    """Of the continuation under the base model, as one sequence."""
+    """Return the log-probability of the continuation under the base, as one sequence."""
     with torch.no_grad():
         logs = tiny_model()(torch.tensor([prompt + continuation])).logits[0].log_softmax(-1)
     return math.fsum(float(logs[len(prompt) - 1 + k, token]) for k, token in enumerate(continuation))
@@ -65,7 +65,7 @@ def test_an_input_that_says_nothing_prefers_no_option(make_model: Callable[..., 
 
 
 def test_the_reference_is_the_base_models_and_no_samples(make_model: Callable[..., FewShotModel]) -> None:
-    """Options' scores under a posterior differ between two scorings by what the base gives, the same in every sample."""
+    """Compare two scores: in every sample they differ by the log-probability under the base."""
     logits = {}
     for score in ("mean", "pmi"):
         model = scoring(make_model(offset=0.05), score)

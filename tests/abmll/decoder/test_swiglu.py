@@ -1,4 +1,4 @@
-"""The lean gate against autograd through the plain formula, over more than one chunk."""
+"""SwiGLU in chunks against autograd through the plain formula, over more than one chunk."""
 
 import torch
 from torch.nn.functional import silu

@@ -1,4 +1,4 @@
-"""Meta-training: resumed equals uninterrupted, both outer rules, and which tasks may be trained on."""
+"""Meta-training: resumed runs, outer rules, settings, and tasks that may be trained on."""
 
 import json
 import math
@@ -56,7 +56,7 @@ EVERYTHING = replace(
         replace(SETTINGS, outer="adamw", outer_rate=1e-3, prior_beta=1e-6, carry_moments=True),
         EVERYTHING,
     ],
-    ids=["natural", "adamw", "every lever"],
+    ids=["natural", "adamw", "all settings"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     settings: MetaSettings, make_model: Callable[..., FewShotModel], tmp_path: Path
@@ -94,7 +94,7 @@ def test_the_natural_rule_moves_theta_towards_phi(
 def test_theta_follows_the_mean_of_the_tasks_of_a_visit(
     make_model: Callable[..., FewShotModel], tmp_path: Path
 ) -> None:
-    """Fitted side by side from one theta, as each would be alone."""
+    """Tasks of a visit are fitted side by side from one theta, as each is alone."""
     together = replace(SETTINGS, visits=1, tasks_per_visit=2, outer_rate=1.0, average_from=1.0)
     model = make_model()
     (metrics,) = meta_train(model, tasks()[:2], together, tmp_path / "both")
@@ -102,7 +102,8 @@ def test_theta_follows_the_mean_of_the_tasks_of_a_visit(
     order = task_order(["first", "second"], 2, SETTINGS.seed)
     assert metrics["tasks"] == order
     alone = replace(SETTINGS, visits=2, outer_rate=0.0, final_outer_rate=1.0, average_from=1.0)
-    list(meta_train(model, tasks()[:2], alone, tmp_path / "second"))  # the first visit does not move theta
+    # The first visit does not move theta.
+    list(meta_train(model, tasks()[:2], alone, tmp_path / "second"))
     second = trained_prior(model, tmp_path / "second").values - model.prior.values
     list(meta_train(model, tasks()[:2], replace(alone, visits=1, outer_rate=1.0), tmp_path / "first"))
     first = trained_prior(model, tmp_path / "first").values - model.prior.values
@@ -112,7 +113,7 @@ def test_theta_follows_the_mean_of_the_tasks_of_a_visit(
 
 
 def test_structured_training_fits_all_tasks_of_a_visit_in_each_step(tmp_path: Path) -> None:
-    """Its first step starts where that of Reptile does, on the same examples; then it has one phi where Reptile has two."""
+    """The first step is that of Reptile. Then there is one phi, where Reptile has two."""
     both = replace(POINT, visits=1, tasks_per_visit=2)
     (joined,) = meta_train(point_model(), tasks()[:2], replace(both, outer="structured"), tmp_path / "joined")
     (apart,) = meta_train(point_model(), tasks()[:2], replace(both, outer="reptile"), tmp_path / "apart")
@@ -124,7 +125,7 @@ def test_structured_training_fits_all_tasks_of_a_visit_in_each_step(tmp_path: Pa
 def test_meta_training_makes_adaptation_better(
     make_model: Callable[..., FewShotModel], tmp_path: Path
 ) -> None:
-    """On tasks that agree (labels 0 and 2 of the list), the same steps reach a lower loss from the trained theta."""
+    """On tasks that agree, those of places 0 and 2, the first loss falls over the visits."""
     agreeing = [tasks()[0], tasks()[2]]
     settings = replace(SETTINGS, visits=12, inner=replace(SETTINGS.inner, steps=4))
     model = make_model(random_prior=False)
@@ -170,7 +171,7 @@ def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> Non
         Collection.open(tmp_path / "a")
 
 
-# ---- rules for points --------------------------------------------------------------------------------------
+# ---- rules for points ----------------------------------------------------------------------------
 
 POINT = replace(
     SETTINGS, inner=replace(SETTINGS.inner, beta=0.0), average_from=1.0, outer_rate=0.5, final_outer_rate=0.5
@@ -198,14 +199,17 @@ def test_reptile_is_the_natural_rule_for_a_point(tmp_path: Path) -> None:
 
 
 def test_structured_is_one_optimiser_over_all_tasks(tmp_path: Path) -> None:
-    """Reptile with step 1 and moments that persist; and after one visit, plain fine-tuning."""
+    """The result is that of Reptile with step 1 and with moments kept across tasks."""
     structured = trained(replace(POINT, outer="structured"), tmp_path / "structured")
     steps = replace(POINT, outer="reptile", outer_rate=1.0, final_outer_rate=1.0, carry_moments=True)
     torch.testing.assert_close(structured, trained(steps, tmp_path / "reptile"), atol=1e-6, rtol=1e-5)
 
 
 def test_first_order_maml_steps_along_the_querys_gradient_at_phi(tmp_path: Path) -> None:
-    """With no inner learning rate phi is theta, and the step is AdamW's first: the rate, against the gradient's sign."""
+    """With an inner learning rate of 0, phi is theta, and the step is the first of AdamW.
+
+    That step is the rate in every coordinate, against the sign of the gradient.
+    """
     inner = replace(POINT.inner, learning_rate=0.0)
     settings = replace(
         POINT, outer="fomaml", visits=1, inner=inner, query=True, outer_rate=1e-3, average_from=0.0
@@ -230,25 +234,24 @@ def test_first_order_maml_steps_along_the_querys_gradient_at_phi(tmp_path: Path)
 
 
 def test_rules_refuse_what_they_cannot_use(make_model: Callable[..., FewShotModel], tmp_path: Path) -> None:
-    for settings, model, told in (
+    for settings, model, reason in (
         (replace(POINT, outer="reptile"), make_model(), "without noise"),
         (replace(SETTINGS, outer="fomaml"), point_model(), "no KL"),
         (replace(POINT, outer="reptile", query=True), point_model(), "no gradient on a query"),
         (replace(SETTINGS, query=True), make_model(), "no gradient on a query"),
     ):
-        with pytest.raises(AbmllError, match=told):
+        with pytest.raises(AbmllError, match=reason):
             next(meta_train(model, tasks(), settings, tmp_path))
 
 
-# ---- levers ------------------------------------------------------------------------------------------------
+# ---- settings ------------------------------------------------------------------------------------
 
 
 def test_a_query_is_of_examples_that_the_inner_steps_did_not_see() -> None:
     model, task = point_model(), tasks()[0]
     pool = fitting_examples(model.encoder, task, 8, 384, seed=3)
-    assert (
-        len({example.prompt.prompt for example in pool}) == 8
-    )  # drawn without replacement, so a tail is unseen
+    # They are drawn without replacement, so inner steps do not see the last ones.
+    assert len({example.prompt.prompt for example in pool}) == 8
 
 
 def test_examples_are_drawn_balanced_or_as_the_task_has_them() -> None:
@@ -299,7 +302,7 @@ def test_shuffled_options_are_shuffled_where_they_are_shown() -> None:
 
 
 def test_shuffling_keeps_the_label_and_the_order_of_options_does_not_matter(tmp_path: Path) -> None:
-    """Options that the input does not list: the loss is the same to rounding, so theta is."""
+    """The input does not list the options, so the loss and theta are equal up to rounding."""
     plain = trained(replace(POINT, outer="reptile", visits=3), tmp_path / "plain")
     shuffled = trained(replace(POINT, outer="reptile", visits=3, shuffle_options=True), tmp_path / "shuffled")
     torch.testing.assert_close(plain, shuffled, atol=2e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""What the Gaussian process sees of a prompt: whitened states of the trunk, and the embedding of its input."""
+"""Features of a prompt: whitened states of the trunk, and the embedding of its input."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TEXTS = ["Paris", "the film was wonderful and the actors were great", "dull", "I
 
 
 def unit(count: int, size: int, seed: int) -> torch.Tensor:
-    """Random directions [count, size]."""
+    """Return random vectors [count, size] of length 1."""
     generator = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(count, size, generator=generator), dim=1)
 

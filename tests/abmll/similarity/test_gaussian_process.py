@@ -1,4 +1,4 @@
-"""The Gaussian process beside the adapter: against its closed forms, and the same however prompts are batched."""
+"""The Gaussian process beside the adapter, against its closed forms and in batches of prompts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,7 +45,7 @@ CONFIG = SimilarityConfig(WEIGHT, NOISE, SPREAD)
 
 
 def unit(count: int, size: int, seed: int) -> torch.Tensor:
-    """Random directions [count, size]."""
+    """Return random vectors [count, size] of length 1."""
     generator = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(count, size, generator=generator), dim=1)
 
@@ -58,19 +58,25 @@ def examples() -> ClassExamples:
 def expected_f(
     examples: ClassExamples, of: list[int], state: torch.Tensor, name: float
 ) -> tuple[torch.Tensor, float]:
-    """Mean [C] and variance of f at `state` given the examples `of`, as textbooks have them, with m = `name` times the likeness
-    to the classes' names less its mean: m + k (K + noise I)^-1 (y - m), and k** - k (K + noise I)^-1 k.
+    """Return the mean [C] and the variance of f at `state` given the examples `of`.
+
+    The formulas are those of textbooks: m + k (K + noise I)^-1 (y - m) and
+    k** - k (K + noise I)^-1 k. m is `name` times the likeness to the classes' names, minus the mean
+    of the names.
     """
     states, names = examples.features.double(), (examples.names - examples.names.mean(0)).double()
     inverse = torch.linalg.inv(states[of] @ states[of].T + NOISE * torch.eye(len(of)))
-    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # of all five: one more of each than there are
+    shares = torch.tensor([4 / 8, 2 / 8, 2 / 8]).double()  # of all five, smoothed by one
     observed = (torch.nn.functional.one_hot(examples.labels, 3).double() - shares)[of]
     k, prior = states[of] @ state.double(), name * states[of] @ names.T
     return name * names @ state.double() + k @ inverse @ (observed - prior), float(1 - k @ inverse @ k)
 
 
 def expected_scores(examples: ClassExamples, state: torch.Tensor) -> torch.Tensor:
-    """[C] by the mean: over weights and names, each by the likelihood of every label in a fit without its example."""
+    """Return the scores [C] of the mean over weights and names.
+
+    Each pair is weighted by the likelihood of every label in a fit without its example.
+    """
     one_hot, likelihoods, scores = torch.nn.functional.one_hot(examples.labels, 3), [], []
     for name, factor in product(NAMES, WEIGHTS):
         likelihood = torch.zeros(()).double()
@@ -85,7 +91,7 @@ def expected_scores(examples: ClassExamples, state: torch.Tensor) -> torch.Tenso
 
 
 def left_out_variance(examples: ClassExamples) -> float:
-    """The variance of f at every example given the others, on average."""
+    """Return the mean of the variances of f at the examples, each given the others."""
     return (
         sum(
             expected_f(examples, [j for j in range(5) if j != i], examples.features[i], 0)[1]
@@ -143,7 +149,7 @@ def test_samples_lie_about_the_mean_as_far_as_the_spread_says(examples: ClassExa
 
 
 def scale(states: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, at: torch.Tensor) -> float:
-    """How far the first of two classes is ahead of the other at a state."""
+    """Return the score of the first of two classes minus that of the second, at a state."""
     fitted = GaussianProcess(ClassExamples(states, labels, ((5,), (6,)), names), CONFIG)
     a, b = fitted.scores(EncodedPrompt((1,), ((5,), (6,))), at, None).tolist()
     return float(a - b)
@@ -151,15 +157,15 @@ def scale(states: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, at: t
 
 def test_examples_whose_likeness_tells_their_class_ask_for_more_weight() -> None:
     labels, none = torch.tensor([0, 1] * 6), torch.zeros(2, 2)
-    told, untold = torch.eye(2)[labels], unit(12, 2, seed=1)
-    assert scale(told, labels, none, told[0]) > 2 * scale(untold, labels, none, untold[0])
+    clear, unclear = torch.eye(2)[labels], unit(12, 2, seed=1)
+    assert scale(clear, labels, none, clear[0]) > 2 * scale(unclear, labels, none, unclear[0])
 
 
 def test_names_count_where_the_examples_bear_them_out() -> None:
     labels, names = torch.tensor([0, 1] * 2), torch.eye(6)[:2]
-    told = torch.nn.functional.normalize(torch.eye(6)[labels] + torch.eye(6)[2:], dim=1)
+    clear = torch.nn.functional.normalize(torch.eye(6)[labels] + torch.eye(6)[2:], dim=1)
     right, none, wrong = (
-        scale(told, labels, given, names[0]) for given in (names, torch.zeros(2, 6), names.flip(0))
+        scale(clear, labels, given, names[0]) for given in (names, torch.zeros(2, 6), names.flip(0))
     )
     assert right - none > 1
     assert abs(none - wrong) < 0.2
@@ -189,7 +195,7 @@ def test_typicality_is_the_rank_among_examples_and_input_left_out_one_at_a_time(
 
 
 def test_an_input_like_the_examples_is_seldom_called_unlike_them_and_another_is() -> None:
-    """At most a share p of inputs has typicality p, whatever their distribution."""
+    """At most a proportion p of inputs has a typicality of at most p, for any distribution."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(4, 12, generator=generator)
 
@@ -264,7 +270,7 @@ def with_process(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
 
 
 def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel]) -> None:
-    """A diagnosis compares with it on examples that were given to the adapter."""
+    """A diagnosis compares an adapter with theta on examples that the adapter was fitted to."""
     model = with_process(make_model())
     assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.class_examples is not None
     assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.class_examples is None
@@ -299,7 +305,7 @@ def test_a_prediction_adds_it_to_every_samples_scores(
 
 @pytest.mark.parametrize("encoder", [False, True])
 def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[..., FewShotModel]) -> None:
-    """Also where prompts share a prefix, and for a task that has no class examples beside one that has."""
+    """Prompts share a prefix, and one task has class examples while the other has none."""
     model = with_process(make_model(), encoder=encoder)
     start = "the film was wonderful and the actors were great and the story was told " * 2
     queries = [Query(start + end, OPTIONS) for end in ("well", "badly", "in Paris")]
@@ -336,7 +342,7 @@ def test_it_is_kept_with_the_posterior(
 
 
 def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:
-    """Whitening and encoder are the model's, and not kept with it."""
+    """The whitening and the encoder belong to the model and are not kept with the posterior."""
     model = with_process(make_model(), encoder=True)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
     again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())

@@ -55,7 +55,7 @@ def test_support_is_balanced_repeatable_and_without_replacement() -> None:
     assert len(draw_support(pool, 500, seed=1)) == 100
 
 
-def test_a_uniform_draw_follows_the_pools_shares() -> None:
+def test_a_uniform_draw_has_classes_in_the_pools_proportions() -> None:
     pool = [Example(f"text {i}", "a" if i < 80 else "b", ("a", "b")) for i in range(100)]
     drawn = draw_uniformly(pool, 50, seed=13)
     assert len(set(drawn)) == 50
