@@ -13,7 +13,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
 from abmll.assurance.held_out import SAMPLES, HeldOutSummary
 from abmll.model import FewShotModel
-from abmll.prediction.option_scores import TOKENS_PER_CHUNK
+from abmll.prediction.option_runs import TOKENS_PER_CHUNK
 from abmll.text.tasks import Example
 
 

@@ -25,7 +25,7 @@ from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import collate
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior
-from abmll.prediction.option_scores import SAMPLES_PER_CHUNK
+from abmll.prediction.option_runs import SAMPLES_PER_CHUNK
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 
 # The batch that is counted: rows of a usual length.

@@ -14,7 +14,7 @@ from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
-from abmll.prediction.option_scores import TOKENS_PER_CHUNK
+from abmll.prediction.option_runs import TOKENS_PER_CHUNK
 from abmll.prediction.run import Prediction, QueryRun, advance
 from abmll.prediction.semantic import Equivalence
 from abmll.prediction.settings import PredictSettings

@@ -11,7 +11,7 @@ from torch import Tensor
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import SiteTensors
-from abmll.decoder.references import OptionReference
+from abmll.decoder.option_references import OptionReference
 from abmll.decoder.rows import Rows, by_prompt, collate
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.families import family_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.references import OptionReference, option_references
+from abmll.decoder.option_references import OptionReference, option_references
 from abmll.decoder.rows import collate, packed_length, token_batches
 from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features

@@ -149,7 +149,7 @@ class Backbone:
         self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
         self._top = _part(decoder, list(layers)[layout.first_layer :], None)
         self._head = model.get_output_embeddings()
-        self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/references.py`
+        self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/option_references.py`
 
     @property
     def device(self) -> torch.device:

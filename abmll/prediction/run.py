@@ -16,7 +16,7 @@ from typing import Literal
 from abmll.decoder.backbone import Backbone
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
-from abmll.prediction.option_scores import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
+from abmll.prediction.option_runs import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
 from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.prediction.settings import PredictSettings
 from abmll.prediction.stopping import StopRule

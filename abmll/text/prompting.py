@@ -15,7 +15,7 @@ from abmll.text.tasks import Example, Query, check_options, without_listed_optio
 
 # The score of an option: its log-probability (`total`), its log-probability per token (`mean`), or
 # its log-probability per token minus the same in a prompt without input (`pmi`,
-# `decoder/references.py`).
+# `decoder/option_references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
-from abmll.prediction.option_scores import OptionRun, Sampling, score_chunk
+from abmll.prediction.option_runs import OptionRun, Sampling, score_chunk
 from abmll.text.prompting import EncodedPrompt
 
 

@@ -278,7 +278,7 @@ def test_the_size_of_a_chunk_does_not_matter(
 ) -> None:
     model = make_model(family=family, offset=FAMILIES[family])
     large = model.predict(None, QUERIES, samples=10, seed=7)
-    monkeypatch.setattr("abmll.prediction.option_scores.SAMPLES_PER_CHUNK", 3)
+    monkeypatch.setattr("abmll.prediction.option_runs.SAMPLES_PER_CHUNK", 3)
     run = model.begin_predict(None, QUERIES, samples=10, seed=7, max_tokens=48)
     while not run.done:
         model.advance([run])

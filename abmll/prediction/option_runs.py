@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import AdapterLayout, unflatten
-from abmll.decoder.references import OptionReference, option_references
+from abmll.decoder.option_references import OptionReference, option_references
 from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.posterior.config import NoiseConfig
 from abmll.posterior.noise.contract import Samples
