@@ -1,11 +1,11 @@
 """Measure how a server's resident memory grows while it is given one new adapter after another.
 
     python -m benchmarks.soak --adapters 300 --out benchmarks/results/soak.md
-    python -m benchmarks.soak --pickles                          # pickled sizes of records; no server
+    python -m benchmarks.soak --pickles     # pickled sizes of records; no server
 
-The benchmark starts `abmll serve` with little memory for adapters. It makes each adapter over HTTP from
-four short examples, and asks it once. The server's budget and the worker's should both be full before
-the second half: no adapter should add to resident memory after that.
+The benchmark starts `abmll serve` with little memory for adapters. It makes each adapter over HTTP
+from four short examples, and asks it once. The server's budget and the worker's should both be full
+before the second half: no adapter should add to resident memory after that.
 """
 
 from __future__ import annotations
@@ -48,16 +48,17 @@ TEXTS = (
     ("The courier left parcel {} at the wrong house.", "delivery"),
 )
 INPUT = "You took the money for order {} two times."
-BUDGETS = {"adapter-memory-bytes": 1 << 28, "memory-bytes": 1 << 30}  # of the server, and of each worker
+# Budgets of the server and of each worker.
+BUDGETS = {"adapter-memory-bytes": 1 << 28, "memory-bytes": 1 << 30}
 MB, KB = 10**6, 10**3
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Resident bytes of the server and of each worker after `adapters` adapters, and the gauges then.
+    """Resident bytes of the server and of each worker after `adapters` adapters, and gauges.
 
-    `metrics` are the gauges of adapters' bytes in /metrics, by name. `evictions` counts adapters that the server's
-    memory has dropped for others.
+    `metrics` are the gauges of adapters' bytes in /metrics, by name. `evictions` counts adapters
+    that the server's memory has dropped for others.
     """
 
     adapters: int
@@ -76,8 +77,8 @@ class Reading:
 class Soak:
     """All readings in order, and one more after all adapters were deleted.
 
-    `tensor_bytes` are the bytes of one stored adapter's tensors. `slots` is how many adapters a worker
-    has room for.
+    `tensor_bytes` are the bytes of one stored adapter's tensors. `slots` is how many adapters a
+    worker has room for.
     """
 
     readings: Sequence[Reading]
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def soak(options: argparse.Namespace) -> Soak:
-    """Make adapters, ask each, and read memory after every few; delete them all and read once more."""
+    """Make and ask adapters, and read memory after every few; delete all and read once more."""
     budgets = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in BUDGETS]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "data"
@@ -153,10 +154,10 @@ def read(server: Server, http: httpx.Client, adapters: int) -> Reading:
 
 
 def slope(readings: Sequence[Reading]) -> tuple[float, float]:
-    """Fit resident bytes an adapter to the second half by least squares; return it and its standard error.
+    """Return the growth in bytes an adapter over the second half, and its standard error.
 
-    Both are nan below three readings. The errors of neighbouring readings are alike: the true standard
-    error is larger.
+    It is the slope of resident bytes by least squares. Both are nan below three readings. The
+    errors of neighbouring readings are alike: the true standard error is larger.
     """
     second = [reading for reading in readings if 2 * reading.adapters >= readings[-1].adapters]
     if len(second) < 3:
@@ -169,7 +170,7 @@ def slope(readings: Sequence[Reading]) -> tuple[float, float]:
 
 
 def page(found: Soak, how: str) -> str:
-    """Return the page: a few lines of findings, `how` they were made, and a table of all readings."""
+    """Return the page: findings in a few lines, `how` they were made, and all readings."""
     last, (growth, error) = found.readings[-1], slope(found.readings)
     full = [r for r in found.readings if r.evictions and r.adapters >= found.slots]
     when = f"at {full[0].adapters} adapters, {full[0].total / MB:,.0f} MB" if full else "never"
@@ -201,7 +202,7 @@ def readings_table(found: Soak) -> str:
 
 
 def pickled_sizes() -> str:
-    """Pickle what the server and a worker send each other about one adapter of the shipped posterior.
+    """Pickle what server and worker send each other about an adapter of the shipped posterior.
 
     `Done` brings the finished adaptation to the server. `PredictJob` names the adapter and has no
     weights. `Submit` takes the job to a worker, with the adapter where the worker does not hold it.
