@@ -45,6 +45,7 @@ from service.executors.messages import (
     UnitRan,
 )
 from service.executors.placement import place
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
 
 log = logging.getLogger(__name__)
-
-SILENT_BEATS = 10  # a worker that misses more heartbeats in a row is killed
 
 
 class Port(Protocol):
@@ -71,25 +70,6 @@ class Port(Protocol):
 
     def close(self) -> None:
         """Let the worker end after its unit, and wait a few seconds for it. Blocks."""
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """Times for finding lost workers and restarting them.
-
-    The wait before a restart doubles with each loss, up to the longest. It is the first one again
-    after a worker was up for `stable_seconds`.
-    """
-
-    heartbeat_seconds: float = 1.0
-    hang_seconds: float = 120.0
-    first_wait_seconds: float = 0.25
-    longest_wait_seconds: float = 30.0
-    stable_seconds: float = 60.0
-
-    def wait_seconds(self, losses: int) -> float:
-        """Return the wait after `losses` losses, at least 1, with no stable time between them."""
-        return float(min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** min(losses - 1, 30)))
 
 
 @dataclass(eq=False)
@@ -281,7 +261,7 @@ class WorkerPool:
             case Ready(served):
                 self._on_ready(member, served)
             case Beat(busy_seconds):
-                if self._supervision is not None and busy_seconds > self._supervision.hang_seconds:
+                if self._supervision is not None and self._supervision.hangs(busy_seconds):
                     log.error("worker %s hangs in a unit for %.0f s: killed", member.name, busy_seconds)
                     port.kill()
             case Began(job_id):
@@ -352,7 +332,7 @@ class WorkerPool:
         if self._closing:
             return
         if was_up and self._supervision is not None:
-            stable = time.monotonic() - member.up_since >= self._supervision.stable_seconds
+            stable = self._supervision.is_stable(time.monotonic() - member.up_since)
             member.losses = 0 if stable else member.losses
         member.losses += 1
         self._load_error = self._load_error or error or RuntimeError("the worker ended while it loaded")
@@ -407,7 +387,7 @@ class WorkerPool:
                 if member.state != "up" or member.port is None:
                     continue
                 member.silent_beats += 1
-                if member.silent_beats > SILENT_BEATS:
+                if supervision.is_silent(member.silent_beats):
                     log.error("worker %s is silent: killed", member.name)
                     member.port.kill()
 
