@@ -8,8 +8,8 @@ from typing import Literal
 
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
-from service.executors.pool import Supervision
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from service.settings import Settings
 

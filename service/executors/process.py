@@ -17,7 +17,8 @@ from service.executors import child
 from service.executors.contract import Worker
 from service.executors.link import Link
 from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 
 _CLOSE_SECONDS = 5.0

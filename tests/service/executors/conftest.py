@@ -9,8 +9,9 @@ import psutil
 
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from tests.service.executors.fake import load
 

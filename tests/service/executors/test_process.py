@@ -19,8 +19,9 @@ import pytest
 from service.errors import WorkerLostError
 from service.executors.contract import WorkerStatus
 from service.executors.placement import SPILL_JOBS, place, preferred
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from tests.service.executors.conftest import QUICK, make, running, slow_load, until, worker_processes
 from tests.service.executors.fake import (
