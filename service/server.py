@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from model_store.process_memory import return_large_blocks
 from service.api.app import create_app
@@ -70,15 +71,7 @@ def serve(
     return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
-    )
-    server = DrainingServer(config, engine, settings.drain_seconds)
+    server = DrainingServer(uvicorn_config(app, settings), engine, settings.drain_seconds)
 
     async def run() -> None:
         announcing = asyncio.create_task(_announce(server, engine, on_ready))
@@ -89,6 +82,19 @@ def serve(
 
     asyncio.run(run())
     return 1 if engine.state is State.FAILED else 0
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
+    )
 
 
 async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[str], object] | None) -> None:
