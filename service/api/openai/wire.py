@@ -50,6 +50,12 @@ _CHAT_EXAMPLE = {**_EXAMPLE, "messages": [{"role": "user", "content": demo.INPUT
 _COMPLETION_EXAMPLE = {**_EXAMPLE, "prompt": demo.INPUTS}
 _Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
 _IGNORED = "Ignored."
+_Ignored = Annotated[Any, Field(description=_IGNORED)]
+_Choice = Annotated[
+    Literal["none", "auto"] | None,
+    Field(description="Without functions to call, both change nothing."),
+]
+_Functions = Annotated[list[Any] | None, Field(description="Only with the choice `none`, or empty.")]
 _Zero = Annotated[float, Field(ge=0, le=0)]
 _Tokens = Annotated[int, Field(ge=1)]
 
@@ -112,6 +118,7 @@ class TextPart(WireModel):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: _Ignored = None
 
 
 Content = Annotated[
@@ -150,23 +157,23 @@ class ChatCompletionRequest(_Request):
     )
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = Field(default=None, description=_IGNORED)
     store: Literal[False] | None = None
     verbosity: Literal["medium"] | None = None
     metadata: dict[str, str] | None = Field(default=None, description=_IGNORED)
     prompt_cache_key: str | None = Field(default=None, description=_IGNORED)
     safety_identifier: str | None = Field(default=None, description=_IGNORED)
+    prompt_cache_options: _Ignored = None
+    prompt_cache_retention: _Ignored = None
+    prediction: _Ignored = None
+    reasoning_effort: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description=_IGNORED)
+    function_call: _Choice = None
+    functions: _Functions = None
+    tool_choice: _Choice = None
+    tools: _Functions = None
     audio: _Unsupported = None
-    function_call: _Unsupported = None
-    functions: _Unsupported = None
     moderation: _Unsupported = None
-    parallel_tool_calls: _Unsupported = None
-    prediction: _Unsupported = None
-    prompt_cache_options: _Unsupported = None
-    prompt_cache_retention: _Unsupported = None
-    reasoning_effort: _Unsupported = None
-    tool_choice: _Unsupported = None
-    tools: _Unsupported = None
     web_search_options: _Unsupported = None
 
     @field_validator("messages", mode="before")
@@ -180,9 +187,17 @@ class ChatCompletionRequest(_Request):
     @field_validator("top_logprobs")
     @classmethod
     def _needs_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
-        if top is not None and not info.data.get("logprobs"):
+        if top and not info.data.get("logprobs"):
             raise ValueError("it needs logprobs to be true")
         return top
+
+    @field_validator("functions", "tools")
+    @classmethod
+    def _no_calls(cls, functions: Any, info: ValidationInfo) -> Any:
+        choice = "function_call" if info.field_name == "functions" else "tool_choice"
+        if functions and info.data.get(choice) != "none":
+            raise ValueError(f"this server calls no functions; leave it out, or send {choice}: 'none'")
+        return functions
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -488,11 +488,35 @@ HARMLESS_IN_CHATS: dict[str, Any] = {
     "safety_identifier": "x",
     "logprobs": False,
     "audio": None,
-    "prediction": None,
-    "reasoning_effort": None,
+    "prediction": {"type": "content", "content": "yes"},
+    "reasoning_effort": "none",
     "tools": [],
+    "tool_choice": "none",
+    "functions": [],
+    "function_call": "none",
+    "parallel_tool_calls": True,
+    "top_logprobs": 0,
+    "prompt_cache_options": {"mode": "explicit"},
+    "prompt_cache_retention": "24h",
 }
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
+# Each with a chat's usual fields: clients and what is built on them send them unasked.
+HARMLESS_TOGETHER: list[dict[str, Any]] = [
+    {"tool_choice": "auto", "function_call": "auto"},
+    {"tools": [FUNCTION], "tool_choice": "none"},
+    {"functions": [FUNCTION["function"]], "function_call": "none"},
+    {"tools": None, "tool_choice": None, "parallel_tool_calls": False},
+    {"service_tier": "flex"},
+    {"service_tier": "priority", "logprobs": False, "top_logprobs": 0},
+    {
+        "logprobs": None,
+        "top_logprobs": None,
+        "reasoning_effort": None,
+        "response_format": None,
+        "modalities": None,
+    },
+    {"messages": user([{"type": "text", "text": "fine", "prompt_cache_breakpoint": {"mode": "explicit"}}])},
+]
 REFUSED: dict[str, Any] = {
     "n": 2,
     "temperature": 2.1,
@@ -513,19 +537,14 @@ REFUSED_IN_CHATS: dict[str, Any] = {
     "response_format": {"type": "json_object"},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
-    "service_tier": "flex",
     "store": True,
     "verbosity": "high",
-    "prediction": {"type": "content", "content": "yes"},
     "reasoning_effort": "high",
     "tools": [FUNCTION],
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
+    "tool_choice": "required",
     "functions": [FUNCTION["function"]],
-    "function_call": "auto",
+    "function_call": {"name": "f"},
     "moderation": {"model": "m"},
-    "prompt_cache_options": {"mode": "explicit"},
-    "prompt_cache_retention": "24h",
     "web_search_options": {"search_context_size": "low"},
 }
 REFUSED_IN_COMPLETIONS: dict[str, Any] = {**REFUSED, "best_of": 2, "echo": True, "suffix": "!", "logprobs": 6}
@@ -544,6 +563,34 @@ def test_harmless_parameters_change_nothing(server: Server) -> None:
         assert completed.choices == (await client.completions.create(**text)).choices
 
     play(server, scenario)
+
+
+@pytest.mark.parametrize("asked", HARMLESS_TOGETHER, ids=lambda asked: ", ".join(asked))
+def test_what_changes_nothing_only_together_is_taken_too(server: Server, asked: dict[str, Any]) -> None:
+    async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+        body = {"model": await adapter(http), "messages": user("fine")}
+        plain = await http.post("/v1/chat/completions", json=body)
+        adorned = await http.post("/v1/chat/completions", json={**body, **asked})
+        assert adorned.status_code == 200, adorned.text
+        assert adorned.json()["choices"] == plain.json()["choices"]
+
+    play(server, scenario)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"tools": [FUNCTION], "tool_choice": "auto"}, "tools"),
+        ({"tools": [FUNCTION], "function_call": "none"}, "tools"),
+        ({"tools": [FUNCTION], "tool_choice": FUNCTION}, "tool_choice"),
+        ({"functions": [FUNCTION["function"]]}, "functions"),
+        ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(server: Server, asked: dict[str, Any], param: str) -> None:
+    body = {"model": "adp_0", "messages": user("fine"), **asked}
+    refused = server.post("/v1/chat/completions", body)
+    assert (refused.status_code, refused.json()["error"]["param"].partition(".")[0]) == (400, param)
 
 
 @pytest.mark.parametrize(
