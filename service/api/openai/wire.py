@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     Tag,
     ValidationInfo,
@@ -36,19 +34,12 @@ _ONE_MESSAGE = (
 # ---- requests -------------------------------------------------------------------------------------------------------
 
 
-def _refuse(value: Any) -> None:
-    if value:
-        raise ValueError("this server does not support it; leave it out")
-
-
-_TEXT_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>")
 _EXAMPLE: dict[str, Any] = {
     "model": DEFAULT_BASE,
     "abmll": {key: demo.predict_body()[key] for key in ("support", "options", "gate")},
 }
 _CHAT_EXAMPLE = {**_EXAMPLE, "messages": [{"role": "user", "content": demo.INPUTS[0]}]}
 _COMPLETION_EXAMPLE = {**_EXAMPLE, "prompt": demo.INPUTS}
-_Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
 _IGNORED = "Ignored."
 _Ignored = Annotated[Any, Field(description=_IGNORED)]
 _Choice = Annotated[
@@ -109,8 +100,8 @@ class _Request(WireModel):
     frequency_penalty: _Zero | None = None
     presence_penalty: _Zero | None = None
     user: str | None = Field(default=None, description=_IGNORED)
-    stop: _Unsupported = None
-    logit_bias: _Unsupported = None
+    stop: schemas.Unsupported = None
+    logit_bias: schemas.Unsupported = None
 
 
 class TextPart(WireModel):
@@ -123,7 +114,7 @@ class TextPart(WireModel):
 
 Content = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1), Tag("<list>")],
-    _TEXT_OR_LIST,
+    schemas.text_or_list("text parts"),
 ]
 
 
@@ -172,9 +163,9 @@ class ChatCompletionRequest(_Request):
     functions: _Functions = None
     tool_choice: _Choice = None
     tools: _Functions = None
-    audio: _Unsupported = None
-    moderation: _Unsupported = None
-    web_search_options: _Unsupported = None
+    audio: schemas.Unsupported = None
+    moderation: schemas.Unsupported = None
+    web_search_options: schemas.Unsupported = None
 
     @field_validator("messages", mode="before")
     @classmethod
@@ -218,7 +209,7 @@ class CompletionRequest(_Request):
 
     prompt: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
-        _TEXT_OR_LIST,
+        schemas.text_or_list("texts"),
     ] = Field(description="A text, or several; token ids are refused.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,
@@ -227,7 +218,7 @@ class CompletionRequest(_Request):
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
-    suffix: _Unsupported = None
+    suffix: schemas.Unsupported = None
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -565,7 +565,7 @@ def test_harmless_parameters_change_nothing(server: Server) -> None:
     play(server, scenario)
 
 
-@pytest.mark.parametrize("asked", HARMLESS_TOGETHER, ids=lambda asked: ", ".join(asked))
+@pytest.mark.parametrize("asked", HARMLESS_TOGETHER, ids=", ".join)
 def test_what_changes_nothing_only_together_is_taken_too(server: Server, asked: dict[str, Any]) -> None:
     async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
         body = {"model": await adapter(http), "messages": user("fine")}
@@ -656,7 +656,7 @@ BAD_CHATS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "an image": ({"messages": user(IMAGE)}, "invalid_request", "messages[0].content[0].type", "'text'"),
     "sound": ({"messages": user(AUDIO)}, "invalid_request", "messages[0].content[1].type", "'text'"),
     "no parts": ({"messages": user([])}, "invalid_request", "messages[0].content", "at least 1"),
-    "no content": ({"messages": user(None)}, "invalid_request", "messages[0].content", "valid string"),
+    "no content": ({"messages": user(None)}, "invalid_request", "messages[0].content", "a text, or a list of text parts"),
     "top_logprobs alone": ({"top_logprobs": 2}, "invalid_request", "top_logprobs", "needs logprobs"),
     "top_logprobs above": ({"logprobs": True, "top_logprobs": 21}, "invalid_request", "top_logprobs", "equal to 20"),
     "the base without support": ({"model": BASE}, "invalid_request", "model", "abmll.support"),
@@ -701,7 +701,13 @@ def test_a_bad_chat_is_refused_before_any_model_work(tmp_path: Path) -> None:
 
 # (what of a completion, code, param, a part of the message)
 BAD_COMPLETIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
-    "no prompt": ({"prompt": None}, "invalid_request", "prompt", "valid string"),
+    "no prompt": ({"prompt": None}, "invalid_request", "prompt", "a text, or a list of texts"),
+    "samples in capitals": (
+        {"abmll": {"samples": "AUTO"}},
+        "invalid_request",
+        "abmll.samples",
+        "from 0 to 64, or 'auto'",
+    ),
     "no prompts": ({"prompt": []}, "invalid_request", "prompt", "at least 1"),
     "token ids": ({"prompt": [1, 2]}, "invalid_request", "prompt[0]", "valid string"),
     "too many prompts": ({"prompt": ["a"] * 4}, "limit_exceeded", "prompt", "limit is 3"),
