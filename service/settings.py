@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,6 +43,7 @@ class NetworkSettings(BaseModel):
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
+        le=24 * 3600,
         description="Seconds after which an idle connection is closed; more than a proxy in front "
         "keeps its idle connections.",
     )
@@ -186,6 +188,7 @@ class LimitSettings(BaseModel):
     body_seconds: float = Field(
         default=60.0,
         gt=0,
+        le=24 * 3600,
         description="Longest time in which a request's body arrives, in seconds; a slower one gets 408, "
         "and its connection is closed.",
     )
@@ -300,6 +303,7 @@ def load_settings(**given: Any) -> Settings:
     `SettingsError`, which names the wrong setting, also for a variable `ABMLL_*` that is no
     setting.
     """
+    _refuse_links(os.environ)
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)
     if unknown:
@@ -310,3 +314,25 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
+
+
+_LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
+
+
+def _refuse_links(environment: Mapping[str, str]) -> None:
+    """Raise `SettingsError` for a variable that Kubernetes sets for a Service beside the server.
+
+    It sets them for each Service of the namespace: one named `abmll` gives `ABMLL_PORT`, with an
+    address that is no port, and `ABMLL_SERVICE_HOST`.
+    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    """
+    settings = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, value in sorted(environment.items()):
+        link = _LINK.fullmatch(name)
+        if link and (name not in settings or "://" in value):
+            service = link[1].lower().replace("_", "-")
+            raise SettingsError(
+                f"{name}={value!r} in the environment is a link that Kubernetes sets for the Service "
+                f"{service!r}, not a setting of this server. Write `enableServiceLinks: false` into the "
+                "pod's spec, or rename the Service"
+            )
