@@ -189,8 +189,8 @@ class LimitSettings(BaseModel):
         default=60.0,
         gt=0,
         le=24 * 3600,
-        description="Longest time in which a request's body arrives, in seconds; a slower one gets 408, "
-        "and its connection is closed.",
+        description="Longest time in which a request's body arrives, in seconds, and before it its head. "
+        "A slower body gets 408, and its connection is closed.",
     )
     max_support: int = Field(default=256, ge=1, description="Most support examples of one adapter.")
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")

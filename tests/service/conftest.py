@@ -80,7 +80,7 @@ class Server:
     def listening(self, drain_seconds: float = 5) -> Iterator[Listening]:
         """The server on a free port, run by uvicorn in a thread; told to stop at the end."""
         config = uvicorn_config(self.app, self.settings.model_copy(update={"port": 0}))
-        running = Listening(DrainingServer(config, self.engine, drain_seconds))
+        running = Listening(DrainingServer(config, self.engine, drain_seconds, self.settings.body_seconds))
         thread = threading.Thread(target=lambda: asyncio.run(running.uvicorn.serve()))
         thread.start()
         running.wait_for(lambda: running.uvicorn.started and self.engine.state is not State.STARTING)

@@ -100,6 +100,44 @@ def test_a_body_that_does_not_come_gets_the_error_of_its_surface(
         assert received.partition(b"\r\n\r\n")[2].startswith(begin)
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["first", "second"])
+@pytest.mark.parametrize("head", [b"G", b"POST /v1/predict HTTP/1.1\r\nhost: x\r\n"])
+@pytest.mark.parametrize("drip", [b"", b"x"])
+def test_a_head_that_does_not_come_ends_its_connection(
+    tmp_path: Path, before: bytes, head: bytes, drip: bytes
+) -> None:
+    server = Server(tmp_path, body_seconds=0.4)
+    with server.listening() as running, connect(running) as slow:
+        slow.sendall(before)
+        answer = b""
+        while before and not answer.endswith(b'{"status":"alive"}'):
+            answer += slow.recv(4096)
+        slow.sendall(head)
+        begun = time.monotonic()
+        slow.settimeout(0.05)
+        while time.monotonic() < begun + 10:
+            try:
+                assert slow.recv(4096) == b""
+                break
+            except TimeoutError:
+                slow.sendall(drip)
+            except ConnectionError:
+                break
+        assert 0.3 < time.monotonic() - begun < 5
+        assert httpx.get(f"{running.url}/livez").status_code == 200
+
+
+def test_a_connection_without_a_word_is_closed_and_one_between_requests_is_kept(tmp_path: Path) -> None:
+    server = Server(tmp_path, body_seconds=0.3)
+    with server.listening() as running, connect(running) as silent, httpx.Client() as client:
+        assert client.get(f"{running.url}/livez").status_code == 200
+        assert silent.recv(1) == b""
+        time.sleep(0.5)
+        (kept,) = running.uvicorn.server_state.connections
+        assert client.get(f"{running.url}/livez").status_code == 200
+        assert set(running.uvicorn.server_state.connections) == {kept}
+
+
 def test_work_may_take_longer_than_a_body(tmp_path: Path) -> None:
     server = Server(tmp_path, body_seconds=0.2)
     server.worker.adapt_gate.clear()
