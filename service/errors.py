@@ -1,6 +1,6 @@
 """Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 413 body too large, 415 not declared as JSON, 422 JSON that
+Status codes: 400 not JSON, 404 unknown, 408 body too slow, 413 body too large, 415 not declared as JSON, 422 JSON that
 cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests now, 504
 took too long.
 """
@@ -92,6 +92,12 @@ class MethodNotAllowedError(ServiceError):
     """The route does not take this method."""
 
     code, status = "method_not_allowed", 405
+
+
+class BodyTimeoutError(ServiceError):
+    """The body did not arrive within `body_seconds`. The connection is closed."""
+
+    code, status, retryable = "body_timeout", 408, True
 
 
 class BodyTooLargeError(ServiceError):

@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from model_store.process_memory import return_large_blocks
 from service.api.app import create_app
@@ -25,12 +27,17 @@ log = logging.getLogger(__name__)
 class DrainingServer(uvicorn.Server):
     """A server that still listens while it drains, so that `/readyz` can answer 503.
 
-    It also stops when the model fails to load.
+    It also stops when the model fails to load, and closes connections on which the head of a
+    request does not arrive within `head_seconds`; uvicorn would wait for it for ever.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, drain_seconds: float, head_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._engine, self._drain_seconds = engine, drain_seconds
+        self._engine, self._drain_seconds, self._head_seconds = engine, drain_seconds, head_seconds
+        self._waiting: dict[H11Protocol, float] = {}
+        """Connections without a whole head, with the time of the event loop when that was seen."""
 
     async def main_loop(self) -> None:
         """Serve until a signal, then drain. uvicorn closes the sockets afterwards."""
@@ -43,7 +50,18 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop serving."""
+        self._close_waiting(asyncio.get_running_loop().time())
         return self._engine.state is State.FAILED or await super().on_tick(counter)
+
+    def _close_waiting(self, now: float) -> None:
+        self._waiting = {
+            connection: self._waiting.get(connection, now)
+            for connection in self.server_state.connections
+            if isinstance(connection, H11Protocol) and _waits_for_a_head(connection)
+        }
+        for connection, since in self._waiting.items():
+            if now - since > self._head_seconds:
+                connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal and exit with status 0; exit at once at the second.
@@ -54,6 +72,12 @@ class DrainingServer(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         self.should_exit = True
+
+
+def _waits_for_a_head(connection: H11Protocol) -> bool:
+    """Return whether nothing or a part of a request's head has come, and no other timer runs."""
+    between_requests = connection.cycle is None or connection.cycle.response_complete
+    return between_requests and connection.timeout_keep_alive_task is None
 
 
 def serve(
@@ -70,15 +94,8 @@ def serve(
     return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
-    )
-    server = DrainingServer(config, engine, settings.drain_seconds)
+    config = uvicorn_config(app, settings)
+    server = DrainingServer(config, engine, settings.drain_seconds, settings.body_seconds)
 
     async def run() -> None:
         announcing = asyncio.create_task(_announce(server, engine, on_ready))
@@ -89,6 +106,20 @@ def serve(
 
     asyncio.run(run())
     return 1 if engine.state is State.FAILED else 0
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves `app`."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        http=H11Protocol,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
+    )
 
 
 async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[str], object] | None) -> None:

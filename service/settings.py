@@ -6,11 +6,13 @@ The command line wins over the environment (`ABMLL_*`), which wins over the defa
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.pretrained.catalogue import DEFAULT_BASE
@@ -28,6 +30,50 @@ class NetworkSettings(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field(
+        default="",
+        description="Path below which a proxy shows the server, such as `/abmll`; the proxy may remove it "
+        "or leave it.",
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Origins of the web pages that may call the server from a browser, separated by "
+        "commas, such as `https://app.example.org`; `*` means all pages. By default none may.",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        le=24 * 3600,
+        description="Seconds after which an idle connection is closed; more than a proxy in front "
+        "keeps its idle connections.",
+    )
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        if path.strip("/") and not re.fullmatch(r"(/[\w.~-]+)+/?", path):
+            raise ValueError(f"{path!r} is not a path such as /abmll")
+        return path.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: str | None) -> str | None:
+        for origin in _split(origins):
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin, which has a scheme and a host, and no path: "
+                    "https://app.example.org"
+                )
+        return origins
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """The origins of `cors_origins`, one by one."""
+        return _split(self.cors_origins)
+
+
+def _split(texts: str | None) -> list[str]:
+    return [text.strip() for text in (texts or "").split(",") if text.strip()]
 
 
 class ModelSettings(BaseModel):
@@ -138,6 +184,13 @@ class LimitSettings(BaseModel):
 
     max_body_bytes: int = Field(
         default=1 << 20, ge=1024, description="Largest request body, in bytes; a larger one gets 413."
+    )
+    body_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=24 * 3600,
+        description="Longest time in which a request's body arrives, in seconds, and before it its head. "
+        "A slower body gets 408, and its connection is closed.",
     )
     max_support: int = Field(default=256, ge=1, description="Most support examples of one adapter.")
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
@@ -250,6 +303,7 @@ def load_settings(**given: Any) -> Settings:
     `SettingsError`, which names the wrong setting, also for a variable `ABMLL_*` that is no
     setting.
     """
+    _refuse_links(os.environ)
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)
     if unknown:
@@ -260,3 +314,25 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
+
+
+_LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
+
+
+def _refuse_links(environment: Mapping[str, str]) -> None:
+    """Raise `SettingsError` for a variable that Kubernetes sets for a Service beside the server.
+
+    It sets them for each Service of the namespace: one named `abmll` gives `ABMLL_PORT`, with an
+    address that is no port, and `ABMLL_SERVICE_HOST`.
+    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    """
+    settings = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, value in sorted(environment.items()):
+        link = _LINK.fullmatch(name)
+        if link and (name not in settings or "://" in value):
+            service = link[1].lower().replace("_", "-")
+            raise SettingsError(
+                f"{name}={value!r} in the environment is a link that Kubernetes sets for the Service "
+                f"{service!r}, not a setting of this server. Write `enableServiceLinks: false` into the "
+                "pod's spec, or rename the Service"
+            )

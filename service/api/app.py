@@ -11,17 +11,22 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import classify, oip, openai, operations
 from service.api.body_limit import BodyLimit
 from service.api.error_answers import ErrorShape, UnexpectedErrors, answer_error
+from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
 from service.api.native import gates
 from service.api.native import routes as native
+from service.api.oip.binary import JSON_LENGTH
 from service.api.request_log import RequestLog
+from service.api.root_path import RootPath
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -56,7 +61,8 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         await asyncio.wait([loading])
         await engine.close()
 
-    app = FastAPI(
+    # Its documentation pages need nothing from other servers.
+    app = FastAPIOffline(
         title="ABMLL Serve",
         version=version("abmll-serve"),
         description=_DESCRIPTION,
@@ -71,9 +77,20 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.body_seconds)
     app.add_middleware(UnexpectedErrors)
+    app.add_middleware(HeadAsGet)
+    if origins := settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],  # OpenAI's client sends many of its own
+            expose_headers=["x-request-id", "retry-after", JSON_LENGTH],
+        )
     app.add_middleware(RequestLog, metrics=metrics)
+    if settings.root_path:
+        app.add_middleware(RootPath, root_path=settings.root_path)
     return app
 
 

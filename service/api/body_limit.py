@@ -1,24 +1,30 @@
-"""The limit on the size of a request's body."""
+"""The limits on a request's body: its size, and the time in which it arrives."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError
+from service.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
 
 
 class BodyLimit:
-    """ASGI middleware that raises `BodyTooLargeError` when a route reads more than `max_bytes`.
+    """ASGI middleware that raises where a route reads a body that is too large or does not arrive.
 
-    A declared length is compared before the first byte is read, and bytes are counted as they
-    arrive. The error reaches the exception handlers, so that each surface answers in its own shape.
+    `BodyTooLargeError`: it has more than `max_bytes` bytes. A declared length is compared before
+    the first byte is read, and bytes are counted as they arrive.
+    `BodyTimeoutError`: `max_seconds` after the head of the request it is not complete.
+    `ClientGoneError`: the client closes the connection before it is complete.
+
+    The errors reach the exception handlers, so that each surface answers in its own shape.
     Starlette's `RequestBodyLimitMiddleware` answers with its own text, also where a route refuses
-    the body for another reason.
+    the body for another reason; and its `ClientDisconnect` would be an unexpected error.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
+        self._app, self._max_bytes, self._max_seconds = app, max_bytes, max_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -27,18 +33,29 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         declared_bytes = int(declared) if declared.isdecimal() else 0
-        read_bytes = 0
+        ends = asyncio.get_running_loop().time() + self._max_seconds
+        read_bytes, complete = 0, False
 
-        async def receive_within_limit() -> Message:
-            nonlocal read_bytes
-            self._check(declared_bytes)
-            message = await receive()
+        async def receive_within_limits() -> Message:
+            nonlocal read_bytes, complete
+            if complete:
+                return await receive()
+            self._check_size(declared_bytes)
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError as error:
+                text = f"the body did not arrive within {self._max_seconds:g} s"
+                raise BodyTimeoutError(text) from error
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError("the client closed the connection before its body had arrived")
             read_bytes += len(message.get("body", b""))
-            self._check(read_bytes)
+            self._check_size(read_bytes)
+            complete = not message.get("more_body", False)
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        await self._app(scope, receive_within_limits, send)
 
-    def _check(self, body_bytes: int) -> None:
+    def _check_size(self, body_bytes: int) -> None:
         if body_bytes > self._max_bytes:
             raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes} bytes")

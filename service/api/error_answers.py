@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http import request_id
-from service.errors import DrainingError, ServiceError, from_exception, from_status, from_validation
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    DrainingError,
+    ServiceError,
+    from_exception,
+    from_status,
+    from_validation,
+)
 from service.schemas import ErrorResponse
 
 log = logging.getLogger(__name__)
@@ -45,7 +53,7 @@ def message_with_field(error: ServiceError) -> str:
 def shape_of(request: Request) -> ErrorShape:
     """Return the error shape of the request's surface, by its path. The path needs no route."""
     shapes: dict[str, ErrorShape] = request.app.state.error_shapes
-    path = request.url.path
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # a proxy may leave it there
     return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), native_error)
 
 
@@ -56,6 +64,8 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, BodyTimeoutError):  # the rest of the body may still come, for ever
+        sent["connection"] = "close"
     shape = shape_of(request)
     return JSONResponse(shape(error, request_id(request)), _status_of(error, shape), sent)
 
@@ -111,5 +121,9 @@ class UnexpectedErrors:
 
 
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the native error object as the answer of `statuses`."""
-    return {status: {"model": ErrorResponse} for status in statuses}
+    """Document the native error object as the answer of `statuses`.
+
+    A body that may be too large may also be too slow.
+    """
+    of_bodies = {BodyTimeoutError.status} if BodyTooLargeError.status in statuses else set()
+    return {status: {"model": ErrorResponse} for status in sorted({*statuses, *of_bodies})}

@@ -37,6 +37,7 @@ from service.schemas.fields import (
     Support,
     SupportRow,
     Truncate,
+    Unsupported,
 )
 from service.schemas.gates import (
     CalibrateRequest,
@@ -85,6 +86,7 @@ from service.schemas.requests import (
 )
 from service.schemas.wire import (
     WireModel,
+    text_or_list,
 )
 
 __all__ = [
@@ -148,10 +150,12 @@ __all__ = [
     "Timings",
     "Truncate",
     "UncertaintyReport",
+    "Unsupported",
     "Usage",
     "VerdictReason",
     "VersionReport",
     "WireModel",
     "WorkerList",
     "WorkerReport",
+    "text_or_list",
 ]

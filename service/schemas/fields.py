@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Field, Tag
 
-from service.schemas.wire import WireModel
+from service.schemas.wire import WireModel, one_of
 
+MAX_SAMPLES = 64
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client keeps exact
 
 
@@ -72,9 +73,14 @@ Truncate = Annotated[
     ),
 ]
 
+
+def _kind_of_samples(value: Any) -> str | None:
+    return "<number>" if type(value) is int else "<auto>" if value == "auto" else None
+
+
 Samples = Annotated[
-    Annotated[int, Field(ge=0, le=64), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")],
-    Discriminator(lambda value: "<auto>" if value == "auto" else "<number>"),
+    Annotated[int, Field(ge=0, le=MAX_SAMPLES), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")],
+    one_of(_kind_of_samples, f"an integer from 0 to {MAX_SAMPLES}, or 'auto'"),
     Field(
         description="Number of posterior samples to average. 0 predicts with the posterior's mean "
         "only; `auto` draws samples until the gate is decided."
@@ -82,3 +88,12 @@ Samples = Annotated[
 ]
 
 Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]
+
+
+def _refuse(value: Any) -> None:
+    if value:
+        raise ValueError("this server does not support it; leave it out")
+
+
+Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
+"""A parameter of another provider's surface that is refused by name, unless it is null or empty."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from service.schemas import demo
 from service.schemas.fields import Adapt, Model, Options, Samples, Seed, Support, Truncate
-from service.schemas.wire import WireModel
+from service.schemas.wire import WireModel, one_of
 
 
 class InputRow(WireModel):
@@ -20,13 +20,13 @@ class InputRow(WireModel):
     )
 
 
-def _kind_of_input(value: Any) -> str:
-    return "<row>" if isinstance(value, dict | InputRow) else "<text>"
+def _kind_of_input(value: Any) -> str | None:
+    return "<text>" if isinstance(value, str) else "<row>" if isinstance(value, dict | InputRow) else None
 
 
 Input = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[InputRow, Tag("<row>")],
-    Discriminator(_kind_of_input),
+    one_of(_kind_of_input, "a text, or an object with 'input' and 'options'"),
 ]
 
 

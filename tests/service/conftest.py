@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.store import AdapterStore
@@ -19,7 +18,7 @@ from service.engine.engine import Engine, State
 from service.executors.inline import inline_executor
 from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
-from service.server import DrainingServer
+from service.server import DrainingServer, uvicorn_config
 from service.settings import Settings
 from tests.service.fakes import FakeWorker
 
@@ -80,8 +79,8 @@ class Server:
     @contextlib.contextmanager
     def listening(self, drain_seconds: float = 5) -> Iterator[Listening]:
         """Run the server with uvicorn in a thread, on a free port, until the context ends."""
-        config = uvicorn.Config(self.app, port=0, log_config=None, timeout_graceful_shutdown=1)
-        running = Listening(DrainingServer(config, self.engine, drain_seconds))
+        config = uvicorn_config(self.app, self.settings.model_copy(update={"port": 0}))
+        running = Listening(DrainingServer(config, self.engine, drain_seconds, self.settings.body_seconds))
         thread = threading.Thread(target=lambda: asyncio.run(running.uvicorn.serve()))
         thread.start()
         running.wait_for(lambda: running.uvicorn.started and self.engine.state is not State.STARTING)

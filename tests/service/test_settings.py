@@ -33,6 +33,43 @@ def test_a_wrong_value_is_refused_with_the_name_of_its_setting(monkeypatch) -> N
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "service"),
+    [
+        ("ABMLL_PORT", "tcp://10.0.0.7:8000", "abmll"),
+        ("ABMLL_PORT", "udp://10.0.0.7:8000", "abmll"),
+        ("ABMLL_SERVICE_HOST", "10.0.0.7", "abmll"),
+        ("ABMLL_SERVICE_PORT", "8000", "abmll"),
+        ("ABMLL_SERVICE_PORT_HTTP", "8000", "abmll"),
+        ("ABMLL_PORT_8000_TCP", "tcp://10.0.0.7:8000", "abmll"),
+        ("ABMLL_PORT_8000_TCP_ADDR", "10.0.0.7", "abmll"),
+        ("ABMLL_SERVE_PORT", "tcp://10.0.0.7:80", "abmll-serve"),
+        ("ABMLL_MAX_INPUTS_SERVICE_HOST", "10.0.0.7", "abmll-max-inputs"),
+    ],
+)
+def test_a_link_of_kubernetes_is_named_with_its_cause_and_the_remedy(
+    monkeypatch, variable: str, value: str, service: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    for word in (
+        f"{variable}={value!r}",
+        f"the Service {service!r}",
+        "Kubernetes",
+        "enableServiceLinks: false",
+    ):
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ABMLL_PORT", "x"), ("ABMLL_PROT", "tcp://10.0.0.7:8000")])
+def test_no_other_wrong_variable_is_taken_for_a_link(monkeypatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "Kubernetes" not in str(refused.value)
+
+
 def test_unknown_settings_and_changes_are_refused() -> None:
     with pytest.raises(SettingsError, match="nonsense"):
         load_settings(nonsense=1)

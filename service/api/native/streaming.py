@@ -20,6 +20,7 @@ from service.api.http import engine_of, request_id, tenant_of, unless_disconnect
 from service.api.native.predicting import answer_of
 from service.api.native.rendering import prediction_object
 from service.api.native.requests import predict_request
+from service.api.server_sent_events import data_event
 from service.engine.answers import Answered, Obtained
 from service.engine.progress import Progress
 from service.engine.requests import CacheOutcome
@@ -174,11 +175,11 @@ class _EventWriter:
 
 def _event(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:
     text = data.model_dump_json(exclude_none=True, exclude={leave_out})
-    return format_sse_event(event=name, data_str=text)
+    return data_event(text, name)
 
 
 def _error(error: Exception, request: Request) -> bytes:
     if not isinstance(error, ServiceError | AbmllError):
         log.error("request %s failed", request_id(request), exc_info=error)
     body = shape_of(request)(from_exception(error), request_id(request))
-    return format_sse_event(event="error", data_str=to_json(body).decode())
+    return data_event(to_json(body).decode(), "error")

@@ -17,9 +17,9 @@ _Data: TypeAlias = "list[str] | list[float]"
 
 
 def infer_response(
-    answer: schemas.PredictResponse, model: Model, request_id: str | None, wanted: Sequence[WantedOutput]
+    answer: schemas.PredictResponse, model: Model, request: wire.InferRequest, wanted: Sequence[WantedOutput]
 ) -> tuple[wire.InferResponse, bytes]:
-    """Make the response, and the bytes of the outputs that are sent as binary data."""
+    """Make the response to `request`, and the bytes of outputs that are sent as binary data."""
     rows = answer.predictions
     data: dict[str, _Data] = {
         "answer": [row.answer for row in rows],
@@ -44,8 +44,13 @@ def infer_response(
     response = wire.InferResponse(
         model_name=model.name,
         model_version=VERSION,
-        id=request_id,
-        parameters=wire.AnswerParameters(adapter_id=answer.adapter_id, seed=answer.seed, cache=answer.cache),
+        id=request.id,
+        parameters=wire.AnswerParameters(
+            adapter_id=answer.adapter_id,
+            seed=answer.seed,
+            cache=answer.cache,
+            ignored=request.parameters.ignored,
+        ),
         outputs=outputs,
     )
     return response, bytes(tensors)

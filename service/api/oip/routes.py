@@ -132,7 +132,7 @@ async def _infer(name: str, version: str, body: wire.InferRequest, request: Requ
         wanted = wanted_outputs(body, options_of(model, native))
 
         def render(answer: schemas.PredictResponse) -> Response:
-            response, tensors = infer_response(answer, model, body.id, wanted)
+            response, tensors = infer_response(answer, model, body, wanted)
             json = response.model_dump_json(exclude_none=True).encode()
             if not tensors:
                 return Response(json, media_type="application/json")

@@ -2,26 +2,43 @@
 
 Source: https://github.com/kserve/open-inference-protocol,
 `specification/protocol/inference_rest.md`. The protocol's parameters are scalars, so a list of the
-native request is a text that holds JSON.
+native request is a text that holds JSON. In requests null is none, and unknown parameters are
+ignored, as other servers of the protocol do.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from service import schemas
 from service.schemas import WireModel
 
 Datatype = Literal["BYTES", "FP64"]
+MAX_UNKNOWN = 32
+"""Comparing a name with the known ones takes a millisecond of the event loop."""
 
 
-class InferParameters(schemas.Gate, schemas.Adapt):
+class RequestObject(WireModel):
+    """An object of a request: a field that is null counts as absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class InferParameters(schemas.Gate, schemas.Adapt, RequestObject):
     """The fields of `POST /v1/predict`, at one level.
 
     `support` and the fields of `Adapt` are for the base model only.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     support: str | None = Field(
         default=None,
@@ -37,23 +54,45 @@ class InferParameters(schemas.Gate, schemas.Adapt):
     binary_data_output: bool = Field(
         default=False, description="Send outputs as binary data where they do not say otherwise."
     )
+    sequence_id: schemas.Unsupported = None
+    sequence_start: schemas.Unsupported = None
+    sequence_end: schemas.Unsupported = None
+
+    @property
+    def ignored(self) -> str | None:
+        """Names of the unknown parameters, separated by commas."""
+        return ", ".join(sorted(self.model_extra or {}))[:200] or None
+
+    @model_validator(mode="after")
+    def _no_slips(self) -> Self:
+        """Refuse a name that is nearly a known one: a gate with a slip must not be ignored."""
+        unknown = self.model_extra or {}
+        if len(unknown) > MAX_UNKNOWN:
+            raise ValueError(f"{len(unknown)} unknown parameters; at most {MAX_UNKNOWN} are ignored")
+        for name in unknown:
+            if close := get_close_matches(name[:80], type(self).model_fields, n=1, cutoff=0.8):
+                raise ValueError(f"there is no parameter {name[:80]!r}; is {close[0]!r} meant?")
+        return self
 
 
-class InputParameters(WireModel):
+class InputParameters(RequestObject):
     """Parameters of an input in the binary tensor data extension."""
+
+    model_config = ConfigDict(extra="ignore")
 
     binary_data_size: int | None = Field(
         default=None, ge=0, description="Number of bytes after the JSON object."
     )
+    shared_memory_region: schemas.Unsupported = None
 
 
 _Element = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<row>")],
-    Discriminator(lambda value: "<row>" if isinstance(value, list) else "<text>"),
+    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<list>")],
+    schemas.text_or_list("texts"),
 ]
 
 
-class InputTensor(WireModel):
+class InputTensor(RequestObject):
     """The texts to answer."""
 
     name: str = Field(description="Always `text`.")
@@ -63,22 +102,26 @@ class InputTensor(WireModel):
     data: list[_Element] | None = Field(default=None, description="Absent when it follows as binary data.")
 
 
-class RequestedParameters(WireModel):
+class RequestedParameters(RequestObject):
     """Parameters of a requested output in the binary tensor data extension."""
+
+    model_config = ConfigDict(extra="ignore")
 
     binary_data: bool | None = Field(
         default=None, description="Send it after the JSON object, as binary data."
     )
+    shared_memory_region: schemas.Unsupported = None
+    classification: schemas.Unsupported = None
 
 
-class RequestedOutput(WireModel):
+class RequestedOutput(RequestObject):
     """An output to return."""
 
     name: str
     parameters: RequestedParameters = Field(default_factory=RequestedParameters)
 
 
-class InferRequest(WireModel):
+class InferRequest(RequestObject):
     """Texts to answer."""
 
     model_config = ConfigDict(
@@ -125,6 +168,9 @@ class AnswerParameters(WireModel):
     adapter_id: str
     seed: int
     cache: schemas.Cache
+    ignored: str | None = Field(
+        default=None, description="Parameters of the request that this server does not know."
+    )
 
 
 class InferResponse(WireModel):

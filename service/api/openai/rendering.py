@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from service import schemas
 from service.api.openai import wire
 from service.api.openai.requests import Body
+from service.api.server_sent_events import data_event
 from service.engine.answers import Answered
 from service.errors import (
     PromptTooLongForContextError,
@@ -231,9 +232,9 @@ def dump(answer: schemas.WireModel) -> str:
     return answer.model_dump_json(exclude_unset=True)
 
 
-def events(chunks: Iterable[schemas.WireModel]) -> str:
+def events(chunks: Iterable[schemas.WireModel]) -> bytes:
     """Return server-sent events: one for each chunk, then `[DONE]`."""
-    return "".join(f"data: {data}\n\n" for data in [*map(dump, chunks), "[DONE]"])
+    return b"".join(map(data_event, [*map(dump, chunks), "[DONE]"]))
 
 
 def _wants_usage(body: Body) -> bool:

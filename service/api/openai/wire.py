@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     Tag,
     ValidationInfo,
@@ -36,20 +34,19 @@ _ONE_MESSAGE = (
 # ---- requests -------------------------------------------------------------------------------------------------------
 
 
-def _refuse(value: Any) -> None:
-    if value:
-        raise ValueError("this server does not support it; leave it out")
-
-
-_TEXT_OR_LIST = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>")
 _EXAMPLE: dict[str, Any] = {
     "model": DEFAULT_BASE,
     "abmll": {key: demo.predict_body()[key] for key in ("support", "options", "gate")},
 }
 _CHAT_EXAMPLE = {**_EXAMPLE, "messages": [{"role": "user", "content": demo.INPUTS[0]}]}
 _COMPLETION_EXAMPLE = {**_EXAMPLE, "prompt": demo.INPUTS}
-_Unsupported = Annotated[None, BeforeValidator(_refuse), Field(description="Not supported.")]
 _IGNORED = "Ignored."
+_Ignored = Annotated[Any, Field(description=_IGNORED)]
+_Choice = Annotated[
+    Literal["none", "auto"] | None,
+    Field(description="Without functions to call, both change nothing."),
+]
+_Functions = Annotated[list[Any] | None, Field(description="Only with the choice `none`, or empty.")]
 _Zero = Annotated[float, Field(ge=0, le=0)]
 _Tokens = Annotated[int, Field(ge=1)]
 
@@ -103,8 +100,8 @@ class _Request(WireModel):
     frequency_penalty: _Zero | None = None
     presence_penalty: _Zero | None = None
     user: str | None = Field(default=None, description=_IGNORED)
-    stop: _Unsupported = None
-    logit_bias: _Unsupported = None
+    stop: schemas.Unsupported = None
+    logit_bias: schemas.Unsupported = None
 
 
 class TextPart(WireModel):
@@ -112,11 +109,12 @@ class TextPart(WireModel):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: _Ignored = None
 
 
 Content = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1), Tag("<list>")],
-    _TEXT_OR_LIST,
+    schemas.text_or_list("text parts"),
 ]
 
 
@@ -150,24 +148,24 @@ class ChatCompletionRequest(_Request):
     )
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = Field(default=None, description=_IGNORED)
     store: Literal[False] | None = None
     verbosity: Literal["medium"] | None = None
     metadata: dict[str, str] | None = Field(default=None, description=_IGNORED)
     prompt_cache_key: str | None = Field(default=None, description=_IGNORED)
     safety_identifier: str | None = Field(default=None, description=_IGNORED)
-    audio: _Unsupported = None
-    function_call: _Unsupported = None
-    functions: _Unsupported = None
-    moderation: _Unsupported = None
-    parallel_tool_calls: _Unsupported = None
-    prediction: _Unsupported = None
-    prompt_cache_options: _Unsupported = None
-    prompt_cache_retention: _Unsupported = None
-    reasoning_effort: _Unsupported = None
-    tool_choice: _Unsupported = None
-    tools: _Unsupported = None
-    web_search_options: _Unsupported = None
+    prompt_cache_options: _Ignored = None
+    prompt_cache_retention: _Ignored = None
+    prediction: _Ignored = None
+    reasoning_effort: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description=_IGNORED)
+    function_call: _Choice = None
+    functions: _Functions = None
+    tool_choice: _Choice = None
+    tools: _Functions = None
+    audio: schemas.Unsupported = None
+    moderation: schemas.Unsupported = None
+    web_search_options: schemas.Unsupported = None
 
     @field_validator("messages", mode="before")
     @classmethod
@@ -180,9 +178,17 @@ class ChatCompletionRequest(_Request):
     @field_validator("top_logprobs")
     @classmethod
     def _needs_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
-        if top is not None and not info.data.get("logprobs"):
+        if top and not info.data.get("logprobs"):
             raise ValueError("it needs logprobs to be true")
         return top
+
+    @field_validator("functions", "tools")
+    @classmethod
+    def _no_calls(cls, functions: Any, info: ValidationInfo) -> Any:
+        choice = "function_call" if info.field_name == "functions" else "tool_choice"
+        if functions and info.data.get(choice) != "none":
+            raise ValueError(f"this server calls no functions; leave it out, or send {choice}: 'none'")
+        return functions
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -203,7 +209,7 @@ class CompletionRequest(_Request):
 
     prompt: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[list[str], Field(min_length=1), Tag("<list>")],
-        _TEXT_OR_LIST,
+        schemas.text_or_list("texts"),
     ] = Field(description="A text, or several; token ids are refused.")
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         default=None,
@@ -212,7 +218,7 @@ class CompletionRequest(_Request):
     )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
-    suffix: _Unsupported = None
+    suffix: schemas.Unsupported = None
 
     @property
     def inputs(self) -> Sequence[str]:

@@ -33,6 +33,8 @@ def row(**fields: Any) -> dict[str, Any]:
     return changed(support=[*SUPPORT, {"input": "x", "output": "yes", **fields}])
 
 
+KINDS_OF_SAMPLES = "Input should be an integer from 0 to 64, or 'auto'"
+KINDS_OF_INPUTS = "Input should be a text, or an object with 'input' and 'options'"
 # (body, status, code, param, a part of the message)
 REFUSED = {
     "empty support": (changed(support=[]), 422, "invalid_support", "support", "empty"),
@@ -98,10 +100,12 @@ REFUSED = {
     "samples below": (changed(samples=-1), 422, "invalid_request", "samples", "greater than or equal to 0"),
     "samples above": (changed(samples=65), 422, "invalid_request", "samples", "less than or equal to 64"),
     "samples over this server's limit": (changed(samples=33), 422, "limit_exceeded", "samples", "limit is 32"),
-    "samples as text": (changed(samples="5"), 422, "invalid_request", "samples", "valid integer"),
-    "samples as a fraction": (changed(samples=1.5), 422, "invalid_request", "samples", "valid integer"),
-    "samples as a truth value": (changed(samples=True), 422, "invalid_request", "samples", "valid integer"),
-    "samples of null": (changed(samples=None), 422, "invalid_request", "samples", "valid integer"),
+    "samples as text": (changed(samples="5"), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
+    "samples in capitals": (changed(samples="AUTO"), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
+    "samples in a list": (changed(samples=["auto"]), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
+    "samples as a fraction": (changed(samples=1.5), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
+    "samples as a truth value": (changed(samples=True), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
+    "samples of null": (changed(samples=None), 422, "invalid_request", "samples", KINDS_OF_SAMPLES),
     "a huge seed": (changed(seed=10**400), 422, "invalid_request", "seed", "less than or equal"),
     "no steps": (changed(adapt={"steps": 0}), 422, "invalid_request", "adapt.steps", "greater than or equal to 1"),
     "too many steps": (changed(adapt={"steps": 9}), 422, "limit_exceeded", "adapt.steps", "limit is 8"),
@@ -111,7 +115,8 @@ REFUSED = {
     "a gate out of range": (
         changed(gate={"min_confidence": 1.5}), 422, "invalid_request", "gate.min_confidence", "less than or equal to 1",
     ),
-    "an input of the wrong type": (changed(inputs=[7]), 422, "invalid_request", "inputs[0]", "valid string"),
+    "an input of the wrong type": (changed(inputs=[7]), 422, "invalid_request", "inputs[0]", KINDS_OF_INPUTS),
+    "an input as a list": (changed(inputs=[["fine"]]), 422, "invalid_request", "inputs[0]", KINDS_OF_INPUTS),
     "inputs as one text": (changed(inputs="fine"), 422, "invalid_request", "inputs", "valid list"),
     "a body that is a list": ([GOOD], 422, "invalid_request", None, "object"),
     "too many new tokens": (changed(max_new_tokens=1000), 422, "limit_exceeded", "max_new_tokens", "limit is 256"),

@@ -195,6 +195,48 @@ def test_parameters_are_the_fields_of_predict(service: Service) -> None:
     assert column(result, "options") == ["a", "b", "c"]
 
 
+NOTHING: list[dict[str, Any]] = [
+    {"parameters": None, "outputs": None, "id": None},
+    {"parameters": {"samples": None, "seed": None, "truncate": None, "options": None, "min_margin": None, "support": None}},
+    {"parameters": {"max_new_tokens": None, "binary_data_output": None, "steps": None}},
+    {"parameters": {"sequence_id": 0, "sequence_start": False, "sequence_end": False}},
+]  # fmt: skip
+IGNORED: list[dict[str, Any]] = [
+    {"content_type": "str"},
+    {"headers": {"x": "y"}, "priority": 1, "timeout": 1000},
+    {"triton_enable_empty_final_response": False},
+    {"content_type": None, "x" * 500: [1, {"a": None}]},
+]
+
+
+@pytest.mark.parametrize("more", NOTHING)
+def test_null_is_none(service: Service, more: dict[str, Any]) -> None:
+    plain, adorned = service.post(text()).json(), service.post({**text(), **more})
+    assert adorned.status_code == 200, adorned.text
+    assert adorned.json() == plain
+
+
+@pytest.mark.parametrize("unknown", IGNORED)
+def test_unknown_parameters_are_ignored_wherever_the_protocol_has_parameters(
+    service: Service, unknown: dict[str, Any]
+) -> None:
+    plain = service.post({**text(), "outputs": [{"name": "answer"}]}).json()
+    (given,) = text()["inputs"]
+    for name in (None, unknown):
+        body = {
+            "inputs": [{**given, "parameters": name}],
+            "outputs": [{"name": "answer", "parameters": name}],
+            "parameters": name,
+        }
+        answer = service.post(body)
+        assert answer.status_code == 200, answer.text
+        parameters = answer.json()["parameters"]
+        assert answer.json()["outputs"] == plain["outputs"]
+        named = [key for key, value in (name or {}).items() if value is not None]
+        assert parameters.pop("ignored", None) == (", ".join(sorted(named))[:200] or None)
+        assert parameters == plain["parameters"]
+
+
 def test_the_base_model_is_adapted_to_the_support_it_is_sent(service: Service) -> None:
     ours = {"support": json.dumps(SUPPORT), "options": '["yes", "no"]', "steps": 3, "beta": 0.5}
     result = service.infer(BASE, parameters=ours)
@@ -282,7 +324,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "another name": (text(name="question"), "text: one input is needed, 'text'; not 'question'"),
     "two inputs": ({"inputs": text()["inputs"] * 2}, "text: one input is needed"),
     "another datatype": (text(datatype="FP32", data=["1", "2"]), "text.datatype: the datatype is BYTES, not 'FP32'"),
-    "numbers": (text(data=[1, 2]), "inputs[0].data[0]: "),
+    "numbers": (text(data=[1, 2]), "inputs[0].data[0]: Input should be a text, or a list of texts"),
     "too much data": (text(data=["a", "b", "c"]), "text.shape: the shape is [2], and there are 3 texts"),
     "no dimension": (text(shape=[], data=["a"]), "text.shape: the shape is [n] or [n, 1]"),
     "no rows": (text(shape=[0], data=[]), "text.shape: the shape is [n] or [n, 1]"),
@@ -294,19 +336,38 @@ REFUSED: dict[str, tuple[object, str]] = {
     "binary data that is not there": (
         text(data=..., parameters={"binary_data_size": 10}), "text.parameters.binary_data_size: 10 bytes are declared, and 0",
     ),
-    "shared memory": (text(parameters={"shared_memory_region": "x"}), "inputs[0].parameters.shared_memory_region: Extra"),
+    "shared memory": (
+        text(parameters={"shared_memory_region": "x"}), "inputs[0].parameters.shared_memory_region: this server does not",
+    ),
     "an unknown output": ({**text(), "outputs": [{"name": "logits"}]}, "outputs[0].name: there is no output 'logits'"),
     "an output twice": ({**text(), "outputs": [{"name": "answer"}] * 2}, "outputs: an output is named twice"),
     "the classification extension": (
         {**text(), "outputs": [{"name": "probabilities", "parameters": {"classification": 1}}]},
-        "outputs[0].parameters.classification: Extra",
+        "outputs[0].parameters.classification: this server does not",
     ),
-    "priority": (with_parameters(priority=1), "parameters.priority: Extra"),
+    "shared memory for an output": (
+        {**text(), "outputs": [{"name": "answer", "parameters": {"shared_memory_region": "x"}}]},
+        "outputs[0].parameters.shared_memory_region: this server does not",
+    ),
+    "a sequence": (with_parameters(sequence_id=7), "parameters.sequence_id: this server does not"),
+    "a gate with a slip": (
+        with_parameters(min_confidnce=0.9), "parameters: there is no parameter 'min_confidnce'; is 'min_confidence' meant?",
+    ),
+    "unknown parameters without end": (with_parameters(**{f"x{i}": i for i in range(33)}), "parameters: 33 unknown"),
+    "a limit by another name": (with_parameters(max_tokens=9), "parameters: there is no parameter 'max_tokens'; is 'max_new"),
+    "parameters as a list": (with_parameters() | {"parameters": []}, "parameters: Input should be a valid dictionary"),
+    "a size of the wrong type": (
+        text(data=..., parameters={"binary_data_size": "9"}), "inputs[0].parameters.binary_data_size: Input should be",
+    ),
+    "a wish of the wrong type": (
+        {**text(), "outputs": [{"name": "answer", "parameters": {"binary_data": 1}}]},
+        "outputs[0].parameters.binary_data: Input should be a valid boolean",
+    ),
     "too many texts": (text(shape=[4], data=["a"] * 4), "text: 4 inputs; the limit is 3"),
     "a long text": (text(data=["a", "b" * 301]), "text[1]: a text of 301 characters; the limit is 300"),
     "a text beyond the context": (text(data=["a", "b" * (MAX_TOKENS + 1)]), "text[1]: "),
     "too many samples": (with_parameters(samples=65), "parameters.samples: "),
-    "samples as text": (with_parameters(samples="16"), "parameters.samples: "),
+    "samples as text": (with_parameters(samples="16"), "parameters.samples: Input should be an integer from 0 to 64, or 'auto'"),
     "a gate out of range": (with_parameters(min_confidence=2), "parameters.min_confidence: "),
     "options that are no JSON": (with_parameters(options="yes"), "parameters.options: the text is not JSON"),
     "options that are no list": (with_parameters(options="7"), "parameters.options: Input should be a valid list"),

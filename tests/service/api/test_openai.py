@@ -496,11 +496,35 @@ HARMLESS_IN_CHATS: dict[str, Any] = {
     "safety_identifier": "x",
     "logprobs": False,
     "audio": None,
-    "prediction": None,
-    "reasoning_effort": None,
+    "prediction": {"type": "content", "content": "yes"},
+    "reasoning_effort": "none",
     "tools": [],
+    "tool_choice": "none",
+    "functions": [],
+    "function_call": "none",
+    "parallel_tool_calls": True,
+    "top_logprobs": 0,
+    "prompt_cache_options": {"mode": "explicit"},
+    "prompt_cache_retention": "24h",
 }
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
+# Each with a chat's usual fields: clients and what is built on them send them unasked.
+HARMLESS_TOGETHER: list[dict[str, Any]] = [
+    {"tool_choice": "auto", "function_call": "auto"},
+    {"tools": [FUNCTION], "tool_choice": "none"},
+    {"functions": [FUNCTION["function"]], "function_call": "none"},
+    {"tools": None, "tool_choice": None, "parallel_tool_calls": False},
+    {"service_tier": "flex"},
+    {"service_tier": "priority", "logprobs": False, "top_logprobs": 0},
+    {
+        "logprobs": None,
+        "top_logprobs": None,
+        "reasoning_effort": None,
+        "response_format": None,
+        "modalities": None,
+    },
+    {"messages": user([{"type": "text", "text": "fine", "prompt_cache_breakpoint": {"mode": "explicit"}}])},
+]
 REFUSED: dict[str, Any] = {
     "n": 2,
     "temperature": 2.1,
@@ -521,19 +545,14 @@ REFUSED_IN_CHATS: dict[str, Any] = {
     "response_format": {"type": "json_object"},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
-    "service_tier": "flex",
     "store": True,
     "verbosity": "high",
-    "prediction": {"type": "content", "content": "yes"},
     "reasoning_effort": "high",
     "tools": [FUNCTION],
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
+    "tool_choice": "required",
     "functions": [FUNCTION["function"]],
-    "function_call": "auto",
+    "function_call": {"name": "f"},
     "moderation": {"model": "m"},
-    "prompt_cache_options": {"mode": "explicit"},
-    "prompt_cache_retention": "24h",
     "web_search_options": {"search_context_size": "low"},
 }
 REFUSED_IN_COMPLETIONS: dict[str, Any] = {**REFUSED, "best_of": 2, "echo": True, "suffix": "!", "logprobs": 6}
@@ -552,6 +571,34 @@ def test_harmless_parameters_change_nothing(server: Server) -> None:
         assert completed.choices == (await client.completions.create(**text)).choices
 
     play(server, scenario)
+
+
+@pytest.mark.parametrize("asked", HARMLESS_TOGETHER, ids=", ".join)
+def test_what_changes_nothing_only_together_is_taken_too(server: Server, asked: dict[str, Any]) -> None:
+    async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
+        body = {"model": await adapter(http), "messages": user("fine")}
+        plain = await http.post("/v1/chat/completions", json=body)
+        adorned = await http.post("/v1/chat/completions", json={**body, **asked})
+        assert adorned.status_code == 200, adorned.text
+        assert adorned.json()["choices"] == plain.json()["choices"]
+
+    play(server, scenario)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"tools": [FUNCTION], "tool_choice": "auto"}, "tools"),
+        ({"tools": [FUNCTION], "function_call": "none"}, "tools"),
+        ({"tools": [FUNCTION], "tool_choice": FUNCTION}, "tool_choice"),
+        ({"functions": [FUNCTION["function"]]}, "functions"),
+        ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(server: Server, asked: dict[str, Any], param: str) -> None:
+    body = {"model": "adp_0", "messages": user("fine"), **asked}
+    refused = server.post("/v1/chat/completions", body)
+    assert (refused.status_code, refused.json()["error"]["param"].partition(".")[0]) == (400, param)
 
 
 @pytest.mark.parametrize(
@@ -617,7 +664,7 @@ BAD_CHATS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "an image": ({"messages": user(IMAGE)}, "invalid_request", "messages[0].content[0].type", "'text'"),
     "sound": ({"messages": user(AUDIO)}, "invalid_request", "messages[0].content[1].type", "'text'"),
     "no parts": ({"messages": user([])}, "invalid_request", "messages[0].content", "at least 1"),
-    "no content": ({"messages": user(None)}, "invalid_request", "messages[0].content", "valid string"),
+    "no content": ({"messages": user(None)}, "invalid_request", "messages[0].content", "a text, or a list of text parts"),
     "top_logprobs alone": ({"top_logprobs": 2}, "invalid_request", "top_logprobs", "needs logprobs"),
     "top_logprobs above": ({"logprobs": True, "top_logprobs": 21}, "invalid_request", "top_logprobs", "equal to 20"),
     "the base without support": ({"model": BASE}, "invalid_request", "model", "abmll.support"),
@@ -662,7 +709,13 @@ def test_a_bad_chat_is_refused_before_any_model_work(tmp_path: Path) -> None:
 
 # (fields of a completion, code, param, a part of the message)
 BAD_COMPLETIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
-    "no prompt": ({"prompt": None}, "invalid_request", "prompt", "valid string"),
+    "no prompt": ({"prompt": None}, "invalid_request", "prompt", "a text, or a list of texts"),
+    "samples in capitals": (
+        {"abmll": {"samples": "AUTO"}},
+        "invalid_request",
+        "abmll.samples",
+        "from 0 to 64, or 'auto'",
+    ),
     "no prompts": ({"prompt": []}, "invalid_request", "prompt", "at least 1"),
     "token ids": ({"prompt": [1, 2]}, "invalid_request", "prompt[0]", "valid string"),
     "too many prompts": ({"prompt": ["a"] * 4}, "limit_exceeded", "prompt", "limit is 3"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import (
@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from service import schemas
 from service.api.classify.wire import ClassifyRequest
 from tests.service.conftest import Server
+from tests.service.property_runs import tries
 
 CHECKS = (
     not_a_server_error,
@@ -87,7 +88,7 @@ def test_the_server_does_what_its_document_says(document: BaseSchema, label: str
     answered = set()
 
     @given(case=operation.as_strategy())
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @tries(40)
     def check(case: schemathesis.Case) -> None:
         answered.add(case.call_and_validate(checks=CHECKS).status_code)
 
