@@ -30,8 +30,12 @@ def show(answer: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
 
 
 def shown(text: str) -> str:
-    """Return console markup that shows `text` as it is, with `\\u001b` for the character ESC."""
-    return escape(_visible(text))
+    """Return console markup that shows `text` as it is, with `\\u001b` for the character ESC.
+
+    No tag may follow it without a space between.
+    """
+    # `escape` doubles a backslash at the end of its text, which rich then shows twice.
+    return escape(f"{_visible(text)} ")[:-1]
 
 
 def _visible(text: str) -> str:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import time
 import tracemalloc
 from pathlib import Path
@@ -103,6 +104,15 @@ def test_inputs_need_no_output_and_none_is_left_out(tmp_path: Path) -> None:
     assert [query.input for _, query in queries] == ["hello", "a, b"]
     with pytest.raises(AbmllError, match=r"y\.csv line 3 is an empty row: delete it"):
         list(queries_by_line(write(tmp_path, "y.csv", "input\nhello\n\nworld\n")))
+
+
+def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/files.md").read_text("utf-8")
+    blocks = re.findall(r"```(jsonl|csv|tsv)\n(.*?)```", page, re.DOTALL)
+    read = [read_examples(write(tmp_path, f"x.{suffix}", text)) for suffix, text in blocks]
+    assert len(read) == 3
+    assert read[0] == read[1] == read[2]
+    assert read[0][0].options == ("billing", "delivery")
 
 
 # ---- what is refused, in one line --------------------------------------------------------------------------
