@@ -45,8 +45,16 @@ def read_examples(path: Path) -> tuple[Example, ...]:
 
 
 def read_task(folder: Path) -> Task:
-    """Return the task in `folder`, from its `train.jsonl` and `test.jsonl`."""
-    return Task(folder.name, read_examples(folder / "train.jsonl"), read_examples(folder / "test.jsonl"))
+    """Return the task in `folder`, from its `train.jsonl` and `test.jsonl`.
+
+    The second may be empty, in a task that is only trained on. Raises `AbmllError`.
+    """
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    untested = test.is_file() and not test.stat().st_size
+    try:
+        return Task(folder.name, read_examples(train), () if untested else read_examples(test))
+    except AbmllError as error:
+        raise AbmllError(f"{folder.name}/{error}") from error
 
 
 def examples_by_line(path: Path) -> Iterator[tuple[str, Example]]:
@@ -184,6 +192,8 @@ def _table_rows(
             else:
                 remedy = f"put quotes around a text that holds {_SEPARATOR_NAMES[separator]}"
             raise AbmllError(f"{place}: the header has {len(names)} cells, this row {len(cells)}; {remedy}")
+        if len(names) > 1 and _names(cells) == names:
+            raise AbmllError(f"{place} is the header once more: delete it")
         row: dict[str, Any] = dict(zip(names, cells, strict=False))
         if "options" in row:
             row["options"] = [option.strip() for option in row["options"].split("|") if option.strip()]

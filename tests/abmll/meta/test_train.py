@@ -165,6 +165,9 @@ def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> Non
     assert collection.read(["a"])[0].train == (Example("i", "x", ("x", "y")),)
     with pytest.raises(AbmllError, match="no such tasks"):
         collection.read(["c"])
+    (tmp_path / "b" / "test.jsonl").write_text("[]")
+    with pytest.raises(AbmllError, match=r"^b/test\.jsonl line 1 is not a JSON object"):
+        collection.read(["a", "b"])
     with pytest.raises(AbmllError, match="unknown split"):
         collection.names("nothing", "train")
     with pytest.raises(AbmllError, match="holds no tasks"):
