@@ -168,13 +168,7 @@ def _table_rows(
     quoted = separators != TABLES[".tsv"] or '"' in header
     records = _records(name, text, separator, quoted=quoted, spaced=f"{separator} " in header)
     names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
-    for needed_name in needed:
-        if needed_name not in names:
-            columns = ", ".join(_shown(column) for column in names[:8]) or "empty"
-            raise AbmllError(f"{name} has no column `{needed_name}`: its columns are {columns}")
-    for column in _FIELDS:
-        if names.count(column) > 1:
-            raise AbmllError(f"{name} has two columns `{column}`")
+    _check_names(name, names, needed)
     empty = ""
     for number, cells in records:
         place = f"{name} line {number}"
@@ -200,8 +194,18 @@ def _table_rows(
         yield place, row
 
 
+def _check_names(name: str, names: Sequence[str], needed: Sequence[str]) -> None:
+    for column in needed:
+        if column not in names:
+            columns = ", ".join(map(_shown, names[:8])) or "empty"
+            raise AbmllError(f"{name} has no column `{column}`: its columns are {columns}")
+    for column in _FIELDS:
+        if names.count(column) > 1:
+            raise AbmllError(f"{name} has two columns `{column}`")
+
+
 def _names(cells: Sequence[str]) -> list[str]:
-    return [cell.strip(' \t\r\n"') for cell in cells]
+    return [cell.strip(' \t\r\n"\ufeff') for cell in cells]
 
 
 def _blank(cells: Sequence[str]) -> bool:

@@ -157,7 +157,7 @@ def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> No
         ("x.csv", 'input,output\n"Great" start,pos\n', "line 2 has a quote without its partner"),
         ("x.csv", 'input,output\n"Great start,pos\n"Bad,neg\n', "line 2 has a quote without its partner"),
         ("x.csv", "input,output\na,b\n,\nc,d\n", "line 3 is an empty row"),
-        ("x.csv", 'input,output\na,b\n"input", output\nc,d\n', "line 3 is the header once more"),
+        ("x.csv", 'input,output\na,b\n\ufeffinput,output\nc,d\n', "line 3 is the header once more"),
         ("x.csv", "input,output\n", "x.csv has no rows below its header"),
         ("x.csv", "input,output\n,\n,\n", "no rows"),
         ("x.csv", "", "x.csv is empty"),
