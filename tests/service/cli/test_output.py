@@ -93,3 +93,9 @@ def test_an_error_is_one_line_of_text(tmp_path: Path) -> None:
     assert run.exit_code == 1
     assert run.output.startswith(r"error: \u001b[2J :bug: [red]\udcff.xls: expected .jsonl")
     assert run.output.count("\n") == 1
+
+
+def test_every_command_shows_texts_by_the_same_function() -> None:
+    files = Path(output.__file__).parent.rglob("*.py")
+    others = [path.name for path in files if "rich.markup" in path.read_text("utf-8")]
+    assert others == ["output.py"]
