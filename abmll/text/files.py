@@ -124,8 +124,9 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
 
 
 def _json_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
-        if not line.strip():
+    for number, marked in enumerate(io.StringIO(text, newline=""), start=1):
+        line = marked.strip("\ufeff \t\r\n")  # files that were put together have marks inside
+        if not line:
             continue
         place = f"{name} line {number}"
         try:
