@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
-from abmll.text.files import read_task
+from abmll.text.files import read_task, read_text
 from abmll.text.tasks import Task
 
 
@@ -32,16 +32,19 @@ class Collection:
         """Read `tasks.json` and `splits.json`, where there are such files.
 
         Without `tasks.json`, every sub-folder with a `train.jsonl` is a task. Raises `AbmllError`
-        where there is no task.
+        where there is no task, and for a file that is not of this form.
         """
         index, splits = folder / "tasks.json", folder / "splits.json"
         if index.exists():
-            about = {entry["task"]: entry for entry in json.loads(index.read_text("utf-8"))["tasks"]}
+            try:
+                about = {entry["task"]: entry for entry in _read_json(index)["tasks"]}
+            except (KeyError, TypeError) as error:
+                raise AbmllError('tasks.json is not {"tasks": [{"task": NAME, ...}, ...]}') from error
         else:
             about = {path.parent.name: {} for path in sorted(folder.glob("*/train.jsonl"))}
         if not about:
             raise AbmllError(f"{folder} holds no tasks: expected TASK/train.jsonl and TASK/test.jsonl")
-        return cls(folder, about, json.loads(splits.read_text("utf-8")) if splits.exists() else {})
+        return cls(folder, about, _read_json(splits) if splits.exists() else {})
 
     def names(self, split: str, side: str) -> list[str]:
         """Return the tasks of one side (`train`, `test`) of a split, in its order.
@@ -61,3 +64,10 @@ class Collection:
         if missing:
             raise AbmllError(f"no such tasks in {self.folder.name}: {', '.join(missing)}")
         return [read_task(self.folder / name) for name in names]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise AbmllError(f"{path.name} line {error.lineno} is not JSON: {error.msg}") from error

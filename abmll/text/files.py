@@ -1,57 +1,282 @@
-"""Readers of labelled rows: JSON Lines, CSV and TSV."""
+"""Readers of labelled examples and of inputs, from JSON Lines, CSV and TSV files.
+
+Whatever a file holds, a reader gives its rows or raises one `AbmllError` that names the file, the
+line and the remedy; docs/files.md says what a file may look like. No reader guesses: where a row can
+be read in two ways, it is refused.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
-from abmll.text.tasks import Example, Task
+from abmll.text.tasks import Example, Query, Task
 
+JSON_LINES = frozenset({".jsonl", ".ndjson"})
+TABLES = {".csv": ",;\t", ".tsv": "\t"}
+"""The separators of each kind of table. The first one that makes `input` a column is taken."""
+SUFFIXES = JSON_LINES | TABLES.keys()
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a `.jsonl`, `.csv` or `.tsv` file as dictionaries.
-
-    In CSV and TSV, `options` is one cell with the options separated by `|`.
-    Raises `AbmllError` with the file's name for another kind of file, and with the line's number
-    for a line that is not a JSON object.
-    """
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise AbmllError(f"{path.name} line {number} is not JSON: {error.msg}") from error
-                if not isinstance(row, dict):
-                    raise AbmllError(f"{path.name} line {number} is not a JSON object")
-                yield row
-        elif path.suffix in {".csv", ".tsv"}:
-            for record in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
-                cell = record.get("options") or ""
-                yield {**record, "options": [option.strip() for option in cell.split("|") if option.strip()]}
-        else:
-            raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv")
+MAX_FILE_BYTES = 256 * 2**20  # one character may take 4 bytes, twice: about 2.3 GB at the peak
+_FIELDS = ("input", "output", "options")
+_MARKS = {
+    codecs.BOM_UTF8: "UTF-8",
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark is the beginning of this one
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_JSON_KINDS = {type(None): "null", bool: "a boolean", float: "a number", list: "a list", dict: "an object"}
+_LINE_END = re.compile(r"\r\n?|\n")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
-    """Return the labelled examples of a file.
-
-    Raises `AbmllError` as `read_rows` does, and where a row lacks `input` or `output`.
-    """
-    examples = []
-    for number, row in enumerate(read_rows(path), start=1):
-        if not isinstance(row.get("input"), str) or not isinstance(row.get("output"), str):
-            raise AbmllError(f"{path.name} row {number} needs the texts `input` and `output`")
-        examples.append(Example(row["input"], row["output"], tuple(row.get("options") or ())))
-    return tuple(examples)
+    """Return the labelled examples of a file. Raises `AbmllError`."""
+    return tuple(example for _, example in examples_by_line(path))
 
 
 def read_task(folder: Path) -> Task:
-    """Return the task in `folder`, from its `train.jsonl` and `test.jsonl`."""
-    return Task(folder.name, read_examples(folder / "train.jsonl"), read_examples(folder / "test.jsonl"))
+    """Return the task in `folder`, from its `train.jsonl` and `test.jsonl`.
+
+    The second may be empty, in a task that is only trained on. Raises `AbmllError`.
+    """
+    train, test = folder / "train.jsonl", folder / "test.jsonl"
+    untested = test.is_file() and not test.stat().st_size
+    try:
+        return Task(folder.name, read_examples(train), () if untested else read_examples(test))
+    except AbmllError as error:
+        raise AbmllError(f"{folder.name}/{error}") from error
+
+
+def examples_by_line(path: Path) -> Iterator[tuple[str, Example]]:
+    """Yield the labelled examples of a file, each behind its place there, such as `x.csv line 3`.
+
+    Raises `AbmllError`.
+    """
+    for place, row in _rows(path, ("input", "output")):
+        yield place, Example(_text(place, row, "input"), _text(place, row, "output"), _options(place, row))
+
+
+def queries_by_line(path: Path) -> Iterator[tuple[str, Query]]:
+    """Yield the inputs of a file, each behind its place there. Raises `AbmllError`."""
+    for place, row in _rows(path, ("input",)):
+        yield place, Query(_text(place, row, "input"), _options(place, row))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
+
+    The mark is left out. Raises `AbmllError`, also for a file of more than `MAX_FILE_BYTES`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise AbmllError(f"{path.name} is not a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise AbmllError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: split it")
+        data = path.read_bytes()
+    except OSError as error:
+        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "UTF-8")
+    try:
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = _line_of(data[: error.start].decode(encoding, "ignore"))
+        found = f"{path.name} line {line} is not {encoding} (byte {data[error.start]:02X})"
+        raise AbmllError(f"{found}: save the file as UTF-8, in a spreadsheet as CSV UTF-8") from error
+    if "\0" in text:
+        line = _line_of(text[: text.index("\0")])
+        raise AbmllError(f"{path.name} line {line} holds a NUL character: save the file as text, in UTF-8")
+    return text
+
+
+def _line_of(before: str) -> int:
+    """Return the number of the line that comes behind the text `before`."""
+    return 1 + len(_LINE_END.findall(before))
+
+
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a file with their places. Raises `AbmllError`, also where there are none."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; save a spreadsheet as CSV UTF-8")
+    text = read_text(path)
+    if not text.strip():
+        raise AbmllError(f"{path.name} is empty")
+    table = suffix in TABLES
+    rows = _table_rows(path.name, text, TABLES[suffix], needed) if table else _json_rows(path.name, text)
+    first = next(rows, None)
+    if first is None:
+        raise AbmllError(f"{path.name} has no rows below its header")
+    yield first
+    yield from rows
+
+
+# ---- JSON Lines --------------------------------------------------------------------------------------------
+
+
+def _json_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, marked in enumerate(io.StringIO(text, newline=""), start=1):
+        line = marked.strip("\ufeff \t\r\n")  # files that were put together have marks inside
+        if not line:
+            continue
+        place = f"{name} line {number}"
+        try:
+            # Integers of many digits take quadratic time, and no field is a number.
+            row = json.loads(line, object_pairs_hook=_object, parse_int=float)
+        except json.JSONDecodeError as error:
+            raise AbmllError(f"{place} is not JSON: {error.msg}. Each line is one object") from error
+        except AbmllError as error:
+            raise AbmllError(f"{place}: {error}") from error
+        except RecursionError as error:
+            raise AbmllError(f"{place} is nested too deeply") from error
+        if not isinstance(row, dict):
+            example = '{"input": "a text", "output": "its label"}'
+            raise AbmllError(f"{place} is not a JSON object. Each line is one object, such as {example}")
+        yield place, row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    for name in _FIELDS:
+        if len(fields) < len(pairs) and sum(key == name for key, _ in pairs) > 1:
+            raise AbmllError(f"an object has two fields `{name}`")
+    return fields
+
+
+# ---- CSV and TSV -------------------------------------------------------------------------------------------
+
+
+def _table_rows(
+    name: str, text: str, separators: str, needed: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a table as dictionaries, with the cell `options` as a list.
+
+    The header tells how the rows are written: with which separator, with a space behind it, and in
+    TSV whether cells are quoted. Raises `AbmllError`.
+    """
+    lines = io.StringIO(text, newline="")
+    header = next((line for line in lines if line.strip(' \t\r\n,;"')), "")
+    separator = next((s for s in separators if "input" in _names(header.split(s))), separators[0])
+    quoted = separators != TABLES[".tsv"] or '"' in header
+    records = _records(name, text, separator, quoted=quoted, spaced=f"{separator} " in header)
+    names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
+    _check_names(name, names, needed)
+    empty = ""
+    for number, cells in records:
+        place = f"{name} line {number}"
+        if _blank(cells):
+            # A blank line is no row where rows have separators. Other empty rows count, but at the end.
+            empty = empty or (place if cells or len(names) == 1 else "")
+            continue
+        if empty:
+            raise AbmllError(f"{empty} is an empty row: delete it")
+        if len(cells) < len(names) or not _blank(cells[len(names) :]):
+            if not quoted:
+                remedy = "save a table whose texts hold tabs or line ends as CSV"
+            elif len(cells) < len(names):
+                remedy = "add what is missing"
+            else:
+                remedy = f"put quotes around a text that holds {_SEPARATOR_NAMES[separator]}"
+            raise AbmllError(f"{place}: the header has {len(names)} cells, this row {len(cells)}; {remedy}")
+        if len(names) > 1 and _names(cells) == names:
+            raise AbmllError(f"{place} is the header once more: delete it")
+        row: dict[str, Any] = dict(zip(names, cells, strict=False))
+        if "options" in row:
+            row["options"] = [option.strip() for option in row["options"].split("|") if option.strip()]
+        yield place, row
+
+
+def _check_names(name: str, names: Sequence[str], needed: Sequence[str]) -> None:
+    for column in needed:
+        if column not in names:
+            columns = ", ".join(map(_shown, names[:8])) or "empty"
+            raise AbmllError(f"{name} has no column `{column}`: its columns are {columns}")
+    for column in _FIELDS:
+        if names.count(column) > 1:
+            raise AbmllError(f"{name} has two columns `{column}`")
+
+
+def _names(cells: Sequence[str]) -> list[str]:
+    return [cell.strip(' \t\r\n"\ufeff') for cell in cells]
+
+
+def _blank(cells: Sequence[str]) -> bool:
+    return not any(cell.strip() for cell in cells)
+
+
+def _records(
+    name: str, text: str, separator: str, *, quoted: bool, spaced: bool
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each record with the number of its first line.
+
+    With `quoted`, a cell that begins with a quote ends with one; otherwise quotes are text. Raises
+    `AbmllError` for a quote without its partner.
+    """
+    csv.field_size_limit(MAX_FILE_BYTES)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        skipinitialspace=spaced,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            remedy = "a cell that begins with a quote ends with one, and quotes inside it are doubled"
+            raise AbmllError(f"{name} line {number} has a quote without its partner: {remedy}") from error
+        yield number, cells if quoted else [_unquoted(cell) for cell in cells]
+
+
+def _unquoted(cell: str) -> str:
+    '''Return a cell such as `"He said ""no"""`, which only spreadsheets write, as its text.'''
+    inside = cell[1:-1]
+    escaped = len(cell) > 1 and cell[0] == cell[-1] == '"' and '""' in inside
+    return inside.replace('""', '"') if escaped and '"' not in inside.replace('""', "") else cell
+
+
+# ---- fields ------------------------------------------------------------------------------------------------
+
+
+def _text(place: str, row: Mapping[str, Any], name: str) -> str:
+    if name not in row:
+        raise AbmllError(f"{place} has no field `{name}`")
+    value = row[name]
+    if not isinstance(value, str):
+        raise AbmllError(f"{place}: `{name}` is {_JSON_KINDS[type(value)]}; write it as a text, in quotes")
+    return _whole(place, name, value)
+
+
+def _options(place: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    options = row.get("options")
+    if options is None:
+        return ()
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise AbmllError(f'{place}: `options` is a list of texts, such as ["yes", "no"]')
+    return tuple(_whole(place, "options", option) for option in options)
+
+
+def _whole(place: str, name: str, text: str) -> str:
+    """Return `text`. Raises `AbmllError` where it has half a surrogate pair, which is no character."""
+    half = _LONE_SURROGATE.search(text)
+    if half:
+        code = f"\\u{ord(half[0]):04x}"
+        raise AbmllError(f"{place}: `{name}` holds {code}, half of a character: write both halves, or none")
+    return text
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:79] + "…")

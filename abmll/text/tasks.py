@@ -63,14 +63,32 @@ def without_listed_options(query: Query) -> str:
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Raise `OptionsError` unless `options` holds at least two different, non-blank texts."""
+    """Raise `OptionsError` unless `options` holds at least two different, non-blank texts.
+
+    Texts that differ only by white space at their ends are not different.
+    """
     if len(options) < 2:
         raise OptionsError("at least two options are needed to choose from")
     if any(not option.strip() for option in options):
         raise OptionsError("an option is empty")
-    repeated = [option for option, n in Counter(option.strip() for option in options).items() if n > 1]
-    if repeated:
-        raise OptionsError(f"options are repeated: {repeated[0]!r}")
+    seen: dict[str, str] = {}
+    for option in options:
+        first = seen.get(option.strip())
+        if first == option:
+            raise OptionsError(f"options are repeated: {option!r}")
+        if first is not None:
+            raise OptionsError(f"the options {first!r} and {option!r} differ only by white space")
+        seen[option.strip()] = option
+
+
+def check_example(example: Example) -> None:
+    """Raise `SupportError` or `OptionsError` unless `example` has a label, one of its options."""
+    if not example.output.strip():
+        raise SupportError("a support example has an empty output")
+    if example.options:
+        check_options(example.options)
+        if example.output not in example.options:
+            raise OptionsError(f"the output {example.output!r} is not among the options")
 
 
 def check_support(support: Sequence[Example]) -> None:
@@ -80,12 +98,7 @@ def check_support(support: Sequence[Example]) -> None:
     if len({bool(example.options) for example in support}) > 1:
         raise SupportError("some support examples have options and some have none")
     for example in support:
-        if not example.output.strip():
-            raise SupportError("a support example has an empty output")
-        if example.options:
-            check_options(example.options)
-            if example.output not in example.options:
-                raise OptionsError(f"the output {example.output!r} is not among the options")
+        check_example(example)
     if support[0].options and one_class_only(support):
         raise SupportError(
             f"all support examples are labelled {support[0].output!r}: at least two classes are needed"

@@ -14,7 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from abmll_client import models
-from abmll_client.arguments import InputsLike, SupportLike, input_rows, labelled_rows
+from abmll_client.arguments import InputsLike, SupportLike, check_characters, input_rows, labelled_rows
 from abmll_client.errors import UnreadableAnswerError, error_of
 
 AnswerT = TypeVar("AnswerT", bound=models.Answer)
@@ -22,7 +22,10 @@ AnswerT = TypeVar("AnswerT", bound=models.Answer)
 
 @dataclass(frozen=True)
 class Call(Generic[AnswerT]):
-    """One request and how to read its answer. `timeout_seconds` None takes the client's timeout."""
+    """One request and how to read its answer. `timeout_seconds` None takes the client's timeout.
+
+    Making one raises `ValueError` for half a character in its body.
+    """
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
@@ -30,6 +33,9 @@ class Call(Generic[AnswerT]):
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str | int] | None = None
     timeout_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_characters(self.body, "")
 
     def read(self, response: httpx.Response) -> AnswerT:
         """Read the answer; fields that this client does not know are left out.
@@ -51,7 +57,7 @@ class Call(Generic[AnswerT]):
 
 def create_adapter(support: SupportLike, **fields: Any) -> Call[models.CreateAdapterResponse]:
     """Adapt to `support`, with `AdaptFields`."""
-    body = _given({"support": labelled_rows(support), **fields})
+    body = _given({"support": labelled_rows(support, "support"), **fields})
     return Call("POST", "/v1/adapters", models.CreateAdapterResponse, body)
 
 
@@ -98,7 +104,7 @@ def diagnose(adapter_id: str, **fields: int | None) -> Call[models.DiagnoseRespo
 def predict(inputs: InputsLike, **fields: Any) -> Call[models.PredictResponse]:
     """Answer `inputs`, with `PredictFields`."""
     if fields.get("support") is not None:
-        fields["support"] = labelled_rows(fields["support"])
+        fields["support"] = labelled_rows(fields["support"], "support")
     body = _given({"inputs": input_rows(inputs), **fields})
     return Call("POST", "/v1/predict", models.PredictResponse, body)
 

@@ -79,6 +79,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if len(self.classes_) < 2:
             raise ValueError("at least two classes are needed; this y has one class")
         options = self._options()
+        _check_options(options)
         self.support_ = [(text, options[code]) for text, code in zip(texts, codes, strict=True)]
         with self._connected() as client:
             self.adapter_id_ = client.create_adapter(self.support_, **self._fields()).id
@@ -155,6 +156,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags.input_tags.string = tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _check_options(options: list[str]) -> None:
+    """Raise `ValueError` for labels that the server does not take for different options."""
+    seen: dict[str, str] = {}
+    for option in options:
+        if not option.strip():
+            raise ValueError(f"the label {option!r} is empty")
+        first = seen.setdefault(option.strip(), option)
+        if first != option:
+            raise ValueError(f"the labels {first!r} and {option!r} differ only by white space")
 
 
 def _texts(X: ArrayLike) -> list[str]:  # noqa: N803

@@ -17,7 +17,7 @@ from model_store.progress import counting_bar
 if TYPE_CHECKING:
     from lab.evaluation.cells import Cell
 
-console = Console()
+console = Console(emoji=False)
 
 
 def evaluate(

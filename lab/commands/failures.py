@@ -15,7 +15,7 @@ from model_store.errors import StoreError
 # What the extra `lab` of pyproject.toml brings.
 LIBRARIES = ("matplotlib", "sklearn")
 
-_err = Console(stderr=True)
+_err = Console(stderr=True, emoji=False)
 
 
 @contextmanager

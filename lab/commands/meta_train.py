@@ -17,7 +17,7 @@ from model_store.progress import counting_bar
 if TYPE_CHECKING:
     from lab.training.dry_run import DryRun
 
-console = Console()
+console = Console(emoji=False)
 
 
 def meta_train(

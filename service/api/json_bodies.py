@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
@@ -47,13 +48,14 @@ class JsonRoute(APIRoute):
 class JsonRequest(Request):
     """A request with the JSON of `body` in place of what `request` would parse.
 
-    Raises `MalformedJsonError`.
+    A byte-order mark before the JSON is ignored, as RFC 8259 (section 8.1) allows. Raises
+    `MalformedJsonError`.
     """
 
     def __init__(self, request: Request, body: bytes) -> None:
         super().__init__(request.scope, request.receive)
         try:
-            self._parsed = from_json(body, allow_inf_nan=False)
+            self._parsed = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:
             raise MalformedJsonError(f"the body is not JSON: {error}") from error
         self._bytes = body

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.markup import escape
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.cli.output import err
+from service.cli.output import err, shown
 from service.errors import ServiceError
 
 
@@ -23,5 +22,5 @@ def expected_errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (AbmllError, ServiceError, StoreError) as error:
-        err.print(f"[red]error:[/] {escape(str(error))}")
+        err.print(f"[red]error:[/] {shown(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error

@@ -11,7 +11,7 @@ from abmll.prediction.settings import PredictSettings, Thresholds
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, show
-from service.cli.rows import Options, parse_samples, read_queries, read_support
+from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.gating.records import USUAL_DELTA, GateRequest
@@ -38,7 +38,7 @@ def adapt(
     settings: Settings,
     *,
     support: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows, JSON Lines or CSV.")
+        Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV or TSV.")
     ],
     option: Options = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
@@ -66,7 +66,7 @@ def predict(
     settings: Settings,
     *,
     inputs: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`, JSON Lines or CSV.")
+        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
     ],
     support: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Labelled rows to adapt to.")
@@ -181,7 +181,7 @@ def diagnose(
         from service.api.native.rendering import diagnose_response  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415
 
-        support = read_support(Path(source), option) if Path(source).is_file() else None
+        support = read_support(Path(source), option) if is_file(source) else None
 
         async def work(engine: Engine) -> Diagnosed:
             adapter = source

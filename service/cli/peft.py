@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from model_store.progress import counting_bar
 from service.cli.failures import expected_errors_in_one_line
-from service.cli.output import err
+from service.cli.output import err, shown
 from service.cli.output import out as console
 from service.cli.settings_options import with_settings
 from service.settings import Settings
@@ -84,7 +83,7 @@ def export(
                     on_sample=lambda done: progress.update(bar, completed=done),
                 )
     what = "the mean" if samples is None else f"{samples} samples"
-    console.print(f"Wrote {what} of {escape(subject.id)}, rank {rank}, to {escape(str(out))}.")
+    console.print(f"Wrote {what} of {shown(subject.id)}, rank {rank}, to {shown(str(out))}.")
 
 
 @with_settings("model", "posterior", "quantisation", "cache_dir")
@@ -136,8 +135,8 @@ def import_peft(
         save_posterior(target, imported.prior, imported.manifest)
     config, found = imported.prior.config, f"{len(adapter.loras)} of {len(imported.prior.sites)}"
     console.print(
-        f"Wrote posterior {escape(id)} to {escape(str(out))}: rank {config.layout.rank}, a mean for {found} adapted layers. "
-        f"The adapter names {escape(adapter.base or 'no base')}; this posterior is for {escape(skeleton.identity.id)}."
+        f"Wrote posterior {shown(id)} to {shown(str(out))}: rank {config.layout.rank}, a mean for {found} adapted layers. "
+        f"The adapter names {shown(adapter.base or 'no base')}; this posterior is for {shown(skeleton.identity.id)}."
     )
 
 

@@ -9,7 +9,7 @@ import httpx
 import typer
 
 from service.cli.failures import expected_errors_in_one_line
-from service.cli.output import err, out
+from service.cli.output import err, out, shown
 from service.cli.settings_options import with_settings
 from service.schemas import demo as demo_task
 from service.settings import Settings
@@ -55,15 +55,15 @@ def _show_demo(url: str) -> bool:
     """Send the demo request to the server at `url` and print its answer, or its error and False."""
     from service.cli.tables import prediction_table  # noqa: PLC0415
 
-    out.print(f"16 labelled support tickets and 6 new ones to POST {url}/v1/predict ...")
+    out.print(f"16 labelled support tickets and 6 new ones to POST {shown(url)}/v1/predict ...")
     try:
         response = httpx.post(f"{url}/v1/predict", json=demo_task.predict_body(), timeout=600)
         answer = response.raise_for_status().json()
     except httpx.HTTPStatusError as error:
-        err.print(f"[red]The server refused:[/] {error.response.text}")
+        err.print(f"[red]The server refused:[/] {shown(error.response.text)}")
         return False
     except httpx.HTTPError as error:
-        err.print(f"[red]No answer from {url}:[/] {error}")
+        err.print(f"[red]No answer from {shown(url)}:[/] {shown(str(error))}")
         return False
     out.print(prediction_table(answer, demo_task.INPUTS))
     return True

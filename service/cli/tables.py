@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+
+from service.cli.output import shown
 
 
 def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
     """Make a table with a row for each input: its answer, confidence and decision."""
     timings = answer["timings"]
     table = Table(
-        title=f"adapter {answer['adapter_id']} ({answer['cache']})",
+        title=f"adapter {shown(answer['adapter_id'])} ({answer['cache']})",
         caption=(
             f"adapted in {timings['adapt_seconds']:.1f} s, predicted in {timings['predict_seconds']:.1f} s; "
             "information: mutual information between answer and weights, in nats"
@@ -31,8 +32,8 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
         top = next(o for o in row["distribution"] if o["option"] == row["answer"])
         information = row["uncertainty"]["mutual_information"]
         table.add_row(
-            escape(_short(inputs[row["index"]])),
-            escape(_short(row["answer"])),
+            shown(_short(inputs[row["index"]])),
+            shown(_short(row["answer"])),
             f"{row['confidence']:.2f} ± {top['std']:.2f}",
             f"{row['confidence'] - row['margin']:.2f}",
             f"{information:.3f}",
@@ -43,7 +44,7 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
 
 def adapter_table(adapter: Mapping[str, Any]) -> Table:
     """Make a table of one adapter, with a row for each field."""
-    table = Table(title=f"adapter {adapter['id']}", show_header=False)
+    table = Table(title=f"adapter {shown(adapter['id'])}", show_header=False)
     base, support = adapter["base"], adapter["support"]
     losses = adapter["diagnostics"]["losses"]
     rows = {
@@ -55,13 +56,13 @@ def adapter_table(adapter: Mapping[str, Any]) -> Table:
         "warnings": "\n".join(adapter["warnings"]) or "none",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, shown(value))
     return table
 
 
 def diagnosis_table(answer: Mapping[str, Any]) -> Table:
     """Make a table of a diagnosis: the verdict, its evidence, and the examples to check."""
-    table = Table(title=f"adapter {answer['adapter_id']}: {answer['verdict']}", show_header=False)
+    table = Table(title=f"adapter {shown(answer['adapter_id'])}: {answer['verdict']}", show_header=False)
     movement = answer["movement"]
     kl, change = movement["kl_nats"], movement["relative_mean_change"]
     rows = {"why": "\n".join(reason["message"] for reason in answer["reasons"])}
@@ -88,19 +89,19 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
     )
     rows["never shown"] = ", ".join(answer["unseen_options"])
     for name, value in rows.items():
-        table.add_row(name, escape(value or "none"))
+        table.add_row(name, shown(value or "none"))
     return table
 
 
 def models_table(catalogue: Mapping[str, Any]) -> Table:
     """Make a table of the catalogue's base models, with the posteriors of the package below."""
     table = Table(
-        title="base models", caption="posteriors: " + (", ".join(catalogue["posteriors"]) or "none")
+        title="base models", caption="posteriors: " + shown(", ".join(catalogue["posteriors"]) or "none")
     )
     for heading in ("name", "quantisation", "default"):
         table.add_column(heading)
     for base in catalogue["bases"]:
-        table.add_row(base["name"], base["quantisation"], "yes" if base["default"] else "")
+        table.add_row(shown(base["name"]), base["quantisation"], "yes" if base["default"] else "")
     return table
 
 

@@ -159,6 +159,10 @@ def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
         (["a", "b"], [0.5, 1.5], "Unknown label type"),
         (["a", "b"], None, "y is None"),
         ([], [], "0 sample"),
+        (X[:2], ["late", "late "], "the labels 'late' and 'late ' differ only by white space"),
+        (X[:3], ["a", "\tb", "b"], "differ only by white space"),
+        (X[:2], ["a", " "], "the label ' ' is empty"),
+        (["x \ud83d", "y"], ["a", "b"], r"support\[0\]\.input holds .ud83d"),
     ],
 )
 def test_what_is_no_set_of_labelled_texts_is_refused(

@@ -165,10 +165,31 @@ def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> Non
     assert collection.read(["a"])[0].train == (Example("i", "x", ("x", "y")),)
     with pytest.raises(AbmllError, match="no such tasks"):
         collection.read(["c"])
+    (tmp_path / "b" / "test.jsonl").write_text("[]")
+    with pytest.raises(AbmllError, match=r"^b/test\.jsonl line 1 is not a JSON object"):
+        collection.read(["a", "b"])
     with pytest.raises(AbmllError, match="unknown split"):
         collection.names("nothing", "train")
     with pytest.raises(AbmllError, match="holds no tasks"):
         Collection.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tasks.json", b'{"tasks": [\n{"task": "a"},]}', r"tasks\.json line 2 is not JSON"),
+        ("tasks.json", b'[{"task": "a"}]', r"tasks\.json is not \{"),
+        ("tasks.json", b'{"tasks": ["a"]}', r"tasks\.json is not \{"),
+        ("tasks.json", b"\xff", r"tasks\.json line 1 is not UTF-8"),
+        ("splits.json", b"", r"splits\.json line 1 is not JSON"),
+    ],
+)
+def test_an_index_of_another_form_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text('\ufeff{"tasks": [{"task": "a"}]}')
+    assert list(Collection.open(tmp_path).about) == ["a"]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AbmllError, match=message):
+        Collection.open(tmp_path)
 
 
 # ---- rules for points ----------------------------------------------------------------------------

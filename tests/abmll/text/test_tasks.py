@@ -1,47 +1,14 @@
-"""Readers, checks and the draw of a support set."""
+"""Checks and the draw of a support set."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from abmll.errors import AbmllError
+from abmll.errors import OptionsError
 from abmll.text.draws import draw_support, draw_uniformly
-from abmll.text.files import read_examples
-from abmll.text.tasks import Example, contradictions
+from abmll.text.tasks import Example, check_options, contradictions
 
 LABELS = ("a", "b", "c")
-
-
-def test_json_lines_csv_and_tsv_read_alike(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text(
-        '{"input": "one, two", "output": "a", "options": ["a", "b"]}\n\n{"input": "three", "output": "free"}\n'
-    )
-    (tmp_path / "x.csv").write_text('input,output,options\n"one, two",a,a | b\nthree,free,\n')
-    (tmp_path / "x.tsv").write_text("input\toutput\toptions\none, two\ta\ta|b\nthree\tfree\t\n")
-    expected = (Example("one, two", "a", ("a", "b")), Example("three", "free"))
-    assert (
-        read_examples(tmp_path / "x.jsonl")
-        == read_examples(tmp_path / "x.csv")
-        == read_examples(tmp_path / "x.tsv")
-        == expected
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("x.jsonl", '{"input": "a", "output": "b"}\n{"input": \n', "x.jsonl line 2 is not JSON"),
-        ("x.jsonl", "[1]\n", "line 1 is not a JSON object"),
-        ("x.jsonl", '{"input": "a"}\n', "row 1 needs the texts"),
-        ("x.csv", "text,label\na,b\n", "row 1 needs the texts"),
-        ("x.xlsx", "", "expected .jsonl, .csv or .tsv"),
-    ],
-)
-def test_a_bad_file_is_named_with_its_line(name: str, text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(AbmllError, match=message):
-        read_examples(tmp_path / name)
 
 
 def test_support_is_balanced_repeatable_and_without_replacement() -> None:
@@ -76,3 +43,17 @@ def test_support_of_multiple_choice_and_free_text_is_a_plain_draw() -> None:
 def test_contradictions_are_inputs_with_two_outputs() -> None:
     rows = [Example("one", "a"), Example("two", "a"), Example("one", "b"), Example("two", "a")]
     assert contradictions(rows) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "options", [("late", "late "), ("x", "late", "\tlate"), ("late\u00a0", "late"), ("late\n", "late")]
+)
+def test_options_that_differ_by_white_space_are_both_shown(options: tuple[str, ...]) -> None:
+    with pytest.raises(OptionsError, match="differ only by white space") as caught:
+        check_options(options)
+    assert all(repr(option) in str(caught.value) for option in options if option != "x")
+
+
+def test_an_option_that_is_there_twice_is_called_repeated() -> None:
+    with pytest.raises(OptionsError, match="options are repeated: 'late '"):
+        check_options(("late ", "early", "late "))

@@ -1,0 +1,107 @@
+"""Files of rows on the command line: spreadsheets load, and what cannot be read is one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli.main import app
+from tests.service.fakes import FakeWorker
+
+OPTIONS = ("--option", "yes", "--option", "no")
+GOOD = "input;output\r\ngood; really;yes\r\n".replace("good; really", '"good; really"') + "bad;no\r\n;\r\n"
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    worker = FakeWorker()
+    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    return worker
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [*arguments, "--data-dir", str(folder / "data")])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_spreadsheets_are_answered_as_json_lines_are(tmp_path: Path, worker: FakeWorker) -> None:
+    def answer(support: Path, inputs: Path) -> dict[str, Any]:
+        arguments = ("predict", str(inputs), "--support", str(support), *OPTIONS, "--json")
+        code, out, err = run(tmp_path, *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    texts = ['"Great start', "fine", "awful"]
+    (tmp_path / "s.CSV").write_bytes(GOOD.encode("utf-16"))
+    (tmp_path / "i.tsv").write_text("input\n" + "\n".join(texts), encoding="utf-8-sig")
+    rows = [{"input": "good; really", "output": "yes"}, {"input": "bad", "output": "no"}]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "i.jsonl").write_text("\n".join(json.dumps({"input": text}) for text in texts))
+    found = answer(tmp_path / "s.CSV", tmp_path / "i.tsv")
+    expected = answer(tmp_path / "s.jsonl", tmp_path / "i.jsonl")
+    assert (found["adapter_id"], found["predictions"]) == (expected["adapter_id"], expected["predictions"])
+    assert len(found["predictions"]) == 3
+    assert len(worker.adapted) == 1  # the second time it is the same adapter
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("s.csv", b"input,output\n", "s.csv has no rows below its header"),
+        ("s.csv", b"input,output\nToo dear, sadly,yes\n", "s.csv line 2: the header has 2 cells, this row 3"),
+        ("s.csv", b"input,output\ncaf\xe9,yes\n", "s.csv line 2 is not UTF-8 (byte E9): save the file as UTF-8"),
+        ("s.csv", b"input,output\na,yes\nb,yes\n", "s.csv: all support examples are labelled 'yes'"),
+        ("s.csv", b"input,output\na,yes\nb,no \n", "s.csv line 3: the output 'no ' is not among the options"),
+        ("s.csv", b"input,output\na,yes\nb,\n", "s.csv line 3: a support example has an empty output"),
+        ("s.csv", b"input,output,options\na,x,x\n", "s.csv line 2: at least two options are needed"),
+        ("s.jsonl", b'{"input": "a", "output": "a", "options": ["a", "a "]}', "'a' and 'a ' differ only by white space"),
+        ("s.jsonl", b'{"input": "\\ud83d", "output": "yes"}', "s.jsonl line 1: `input` holds \\ud83d, half of a character"),
+        ("s.jsonl", b'{"input": "a", "output": 1}', "s.jsonl line 1: `output` is a number"),
+        ("s.jsonl", b'{"input": "a", "output": "y", "options": "y|n"}', "s.jsonl line 1: `options` is a list of texts"),
+        ("s.xls", b"\xd0\xcf\x11\xe0", "s.xls: expected .jsonl, .csv or .tsv"),
+    ],
+)  # fmt: skip
+def test_every_command_names_file_line_and_remedy(
+    tmp_path: Path, worker: FakeWorker, name: str, content: bytes, message: str
+) -> None:
+    path, inputs = tmp_path / name, tmp_path / "i.csv"
+    path.write_bytes(content)
+    inputs.write_text("input\nnew\n")
+    for arguments in (
+        ("adapt", str(path)),
+        ("diagnose", str(path)),
+        ("predict", str(inputs), "--support", str(path)),
+    ):
+        code, out, err = run(tmp_path, *arguments, *OPTIONS)
+        assert (code, out) == (1, "")
+        assert message in err
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+    assert worker.adapted == []
+
+
+def test_inputs_are_named_the_same_way(tmp_path: Path, worker: FakeWorker) -> None:
+    inputs = tmp_path / "inputs.csv"
+    for content, message in {
+        "text\nx\n": "inputs.csv has no column `input`: its columns are 'text'",
+        "input,options\nx,a|b\ny,a\n": "inputs.csv line 3: at least two options are needed",
+    }.items():
+        inputs.write_text(content)
+        code, _, err = run(tmp_path, "predict", str(inputs), "--adapter", "adp_0")
+        assert (code, err.count("\n")) == (1, 1)
+        assert message in err
+
+
+def test_a_file_that_is_not_there_is_no_adapter(tmp_path: Path, worker: FakeWorker) -> None:
+    code, _, err = run(tmp_path, "diagnose", str(tmp_path / "none.csv"))
+    assert (code, err) == (1, "error: none.csv cannot be read: No such file or directory\n")
+
+
+@pytest.mark.parametrize("samples", ["65", "-1", "x", "9" * 5000, "1.5"])
+def test_samples_are_a_number_or_auto(tmp_path: Path, worker: FakeWorker, samples: str) -> None:
+    (tmp_path / "i.csv").write_text("input\nnew\n")
+    code, _, err = run(tmp_path, "predict", str(tmp_path / "i.csv"), "--adapter", "a", f"--samples={samples}")
+    assert code == 2
+    assert "from 0 to 64, or auto" in err
