@@ -25,6 +25,14 @@ class StorageFullError(StoreError):
     """The disk is full, or would be. Nothing half-written is left."""
 
 
+class UnusableFolderError(StoreError):
+    """A folder cannot be read or written: no rights, a read-only disk, or a file in its place."""
+
+
+class UnusableDeviceError(StoreError):
+    """The device to run a model on is not there."""
+
+
 class CorruptArtifactError(StoreError):
     """A stored artifact is incomplete, or does not match the digests in its manifest."""
 

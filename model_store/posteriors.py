@@ -22,12 +22,19 @@ from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.pretrained.identity import BaseIdentity
-from model_store.storage import staged
+from model_store.storage import refusal_is_an_error, staged
 from model_store.tensors import posterior_digest, read_tensors, sites_from_json, sites_to_json, write_tensors
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 _SHIPPED = Path(__file__).parent / "posteriors"
+DEFAULT_POSTERIORS = {"smollm2-135m-instruct": "smollm2-135m-all-tasks-v5"}
+"""The posterior that each base is served with by default: base by name, posterior by id.
+
+To serve another by default is a decision of its own, made here: adapters that were made with one
+posterior cannot be used with another.
+"""
+
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -148,7 +155,9 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     manifest cannot be read or the tensors are not those of this posterior.
     """
     folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
-    if not (folder / _MANIFEST).is_file():
+    with refusal_is_an_error(f"posterior {str(id_or_path)!r}"):
+        found = (folder / _MANIFEST).is_file()
+    if not found:
         shipped = ", ".join(shipped_posteriors()) or "none"
         raise UnknownArtifactError(
             f"{str(id_or_path)!r} is no posterior: neither a folder with one nor of {shipped}"
@@ -164,8 +173,10 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
 
 
 def shipped_posteriors() -> list[str]:
-    """Return the ids of the posteriors in this package, the latest version first.
+    """Return the ids of the posteriors in this package: those of `DEFAULT_POSTERIORS` first.
 
-    Of several for one base the first is the default.
+    Of several for one base, the first is the default.
     """
-    return sorted((path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}")), reverse=True)
+    defaults = DEFAULT_POSTERIORS.values()
+    found = (path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}"))
+    return sorted(found, key=lambda id: (id not in defaults, id))

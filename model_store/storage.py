@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,11 +22,22 @@ from pathlib import Path
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors import SafetensorError
 
-from model_store.errors import CorruptArtifactError, StorageFullError
+from model_store.errors import CorruptArtifactError, StorageFullError, UnusableFolderError
 from model_store.progress import Report
 
 _SEAL = "seal.json"
 _STAGING = ".staging-"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_UNUSABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -41,19 +53,34 @@ def folder_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def full_disk_is_an_error(what: str) -> Iterator[None]:
-    """Turn the ways in which libraries report a full disk into `StorageFullError` naming `what`."""
+def refusal_is_an_error(what: str) -> Iterator[None]:
+    """Turn the ways in which the system refuses to store or read `what` into errors that name it.
+
+    Raises `StorageFullError` for a full disk, and `UnusableFolderError` for a folder without
+    rights, on a read-only disk, or with a file in its place.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in _FULL:
+            raise StorageFullError(f"the disk is full: {what} was not stored") from error
+        if error.errno not in _UNUSABLE:
             raise
-        raise StorageFullError(f"the disk is full: {what} was not stored") from error
-    except SafetensorError as error:
-        # The error of the operating system is in the text only.
-        if f"os error {errno.ENOSPC}" not in str(error):
+        raise _unusable(f"{error.filename}", what, error.errno) from error
+    except SafetensorError as error:  # has the operating system's error as text only
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else 0
+        if number in _FULL:
+            raise StorageFullError(f"the disk is full: {what} was not stored") from error
+        if number not in _UNUSABLE:
             raise
-        raise StorageFullError(f"the disk is full: {what} was not stored") from error
+        raise _unusable("a file", what, number) from error
+
+
+def _unusable(path: str, what: str, number: int) -> UnusableFolderError:
+    return UnusableFolderError(
+        f"cannot use {path} for {what}: {os.strerror(number)}; name another folder, or let this user write here"
+    )
 
 
 def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
@@ -71,16 +98,20 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
 def staged(target: Path, what: str) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` on success, else is removed.
 
-    It is flushed to the disk first. A `target` that exists is replaced. Raises `StorageFullError`
-    naming `what` when the disk fills up.
+    It is flushed to the disk first. Its files have the rights that the process gives new files
+    (safetensors gives them to the user alone). A `target` that exists is replaced. Raises as
+    `refusal_is_an_error`, naming `what`.
     """
-    with full_disk_is_an_error(what):
+    with refusal_is_an_error(what):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.parent / f"{_STAGING}{target.name}-{uuid.uuid4().hex}"
         staging.mkdir()
+        rights = staging.stat().st_mode & 0o666  # what the process's umask leaves
         try:
             yield staging
             for path in [*staging.rglob("*"), staging]:
+                if path.is_file() and not path.is_symlink():
+                    path.chmod(rights)
                 _flush(path)
             remove(target)
             staging.rename(target)
@@ -155,11 +186,11 @@ def cached_folder(target: Path, build: Callable[[Path], None], what: str, report
     """Return `target`, intact; `build` fills an empty folder where it is absent or damaged.
 
     Of several processes at once, one builds and the others wait. Reading takes no lock, so that a
-    read-only cache works.
+    read-only cache works. Raises as `refusal_is_an_error`, and what `build` raises.
     """
-    if _is_intact(target):
-        return target
-    with full_disk_is_an_error(what):
+    with refusal_is_an_error(what):
+        if _is_intact(target):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f"{target.name}.lock"))
         with _acquire(lock, f"Waiting for another process to prepare {what}", report):

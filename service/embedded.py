@@ -6,15 +6,18 @@ registered in the entry point group `abmll_client.local`, where the client finds
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import os
+import shutil
 import threading
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import mkdtemp
+from typing import Any, TypeVar
 
 import httpx
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
 try:
@@ -28,6 +31,8 @@ from service.executors.build import build_executor
 from service.metrics import Metrics
 from service.settings import load_settings
 
+T = TypeVar("T")
+
 UNBOUNDED_SECONDS = 7 * 24 * 3600.0
 """Deadline of a request: a week. In this process, no other client waits for the engine."""
 
@@ -39,12 +44,19 @@ class Embedded:
     """
 
     def __init__(self, app: FastAPI) -> None:
-        with ExitStack() as starting:
-            portal = starting.enter_context(start_blocking_portal())
-            starting.enter_context(portal.wrap_async_context_manager(app.router.lifespan_context(app)))
-            portal.call(_loaded, app)
-            self._running = starting.pop_all()
-        self._transport = _InProcess(app, portal)
+        self._thread = _LoopThread()
+        self._lifespan = app.router.lifespan_context(app)
+        try:
+            self._thread.run(self._lifespan.__aenter__())
+            try:
+                self._thread.run(_loaded(app))
+            except BaseException:
+                self._thread.run(self._lifespan.__aexit__(None, None, None))
+                raise
+        except BaseException:
+            self._thread.close()
+            raise
+        self._transport = _InProcess(app, self._thread)
 
     def client(self) -> Client:
         """Make a client of this application; there may be any number, in any thread."""
@@ -52,15 +64,44 @@ class Embedded:
 
     def close(self) -> None:
         """Release the model and end the thread."""
-        self._running.close()
+        self._thread.run(self._lifespan.__aexit__(None, None, None))
+        self._thread.close()
+
+
+class _LoopThread:
+    """A thread that runs an event loop. It does not keep the process alive."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="embedded", daemon=True)
+        self._thread.start()
+        self._process = os.getpid()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop and return its result.
+
+        Raises `RuntimeError` in a process that was forked from the thread's: the thread is not
+        there, and nothing would ever answer.
+        """
+        if os.getpid() != self._process:
+            work.close()
+            raise RuntimeError(_FORKED)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
 
 
 class _InProcess(httpx.BaseTransport):
-    def __init__(self, app: FastAPI, portal: BlockingPortal) -> None:
-        self._asgi, self._portal = httpx.ASGITransport(app, raise_app_exceptions=False), portal
+    def __init__(self, app: FastAPI, thread: _LoopThread) -> None:
+        self._asgi, self._thread = httpx.ASGITransport(app, raise_app_exceptions=False), thread
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._portal.call(self._answer, request)
+        return self._thread.run(self._answer(request))
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         answer = await self._asgi.handle_async_request(request)
@@ -72,15 +113,23 @@ async def _loaded(app: FastAPI) -> None:
 
 
 class _Shared:
-    """The engine that a process shares, and the folder of its adapters; None while none runs."""
+    """The engine that a process shares, and the folder of its adapters; None while none runs.
+
+    `forked` says that the engine runs in the process that this one was forked from.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.running: Embedded | None = None
-        self.folder: TemporaryDirectory[str] | None = None
+        self.folder: Path | None = None
+        self.forked = False
 
 
 _shared = _Shared()
+_FORKED = (
+    "the engine does not run in this process, which was forked from the engine's: start processes with "
+    'multiprocessing.get_context("spawn"), or use a server by its base_url'
+)
 
 
 def start(**settings: Any) -> Embedded:
@@ -88,7 +137,8 @@ def start(**settings: Any) -> Embedded:
 
     Settings left out come from the environment. Adapters are kept in a temporary folder, so that a
     server or another process can have the usual one. Raises `RuntimeError` if the engine runs
-    already, `SettingsError`, and what loading the model raises.
+    already, or if it ran in the process that this one was forked from. Raises `SettingsError`, and
+    whatever loading the model raises.
     """
     with _shared.lock:
         if _shared.running is not None:
@@ -97,37 +147,55 @@ def start(**settings: Any) -> Embedded:
 
 
 def shared() -> Embedded:
-    """Return the process's engine, started now if it does not run."""
+    """Return the process's engine, started now if it does not run. Raises as `start`."""
     with _shared.lock:
         return _shared.running or _start({})
 
 
 def connect() -> Client:
-    """Make a client of the process's engine, started now if it does not run."""
+    """Make a client of the process's engine, started now if it does not run. Raises as `start`."""
     return shared().client()
 
 
 def stop() -> None:
-    """Stop the process's engine, if it runs; it also stops when the process ends."""
+    """Stop the process's engine, if it runs."""
     with _shared.lock:
         if _shared.running is not None:
             _shared.running.close()
-        if _shared.folder is not None:
-            _shared.folder.cleanup()
-        _shared.running = _shared.folder = None
+        _shared.running = None
+        _remove_folder()
 
 
 def _start(given: dict[str, Any]) -> Embedded:
+    if _shared.forked:
+        # Not a new engine: OpenMP, with which torch computes, hangs in a forked process.
+        raise RuntimeError(_FORKED)
     with ExitStack() as on_failure:
-        folder = TemporaryDirectory(prefix="abmll-")
-        on_failure.callback(folder.cleanup)
-        own = {"data_dir": Path(folder.name), "deadline_seconds": UNBOUNDED_SECONDS}
+        _shared.folder = Path(mkdtemp(prefix="abmll-"))
+        on_failure.callback(_remove_folder)
+        own = {"data_dir": _shared.folder, "deadline_seconds": UNBOUNDED_SECONDS}
         settings = load_settings(**{**own, **given})
         metrics = Metrics()
         engine = build_engine(settings, build_executor(settings, metrics, "inline"), metrics)
-        _shared.running, _shared.folder = Embedded(create_app(settings, engine, metrics)), folder
+        _shared.running = Embedded(create_app(settings, engine, metrics))
         on_failure.pop_all()
     return _shared.running
 
 
-atexit.register(stop)
+def _remove_folder() -> None:
+    if _shared.folder is not None:
+        shutil.rmtree(_shared.folder, ignore_errors=True)
+    _shared.folder = None
+
+
+def _forget_in_child() -> None:
+    """Leave the engine and its folder to the process that this one was forked from."""
+    _shared.forked = _shared.forked or _shared.running is not None
+    _shared.lock, _shared.running, _shared.folder = threading.Lock(), None, None
+
+
+# The engine is not closed when the process ends: threads that closing needs are gone by then, and
+# those of the engine end with the process.
+atexit.register(_remove_folder)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

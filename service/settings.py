@@ -19,6 +19,8 @@ from model_store.pretrained.catalogue import DEFAULT_BASE
 
 ENV_PREFIX = "ABMLL_"
 UNTRAINED = "untrained"
+LONGEST_SECONDS = 30 * 24 * 3600.0
+"""Longest time that a setting may name; timers of the system take no time of any length."""
 
 
 class SettingsError(ValueError):
@@ -95,10 +97,10 @@ class ModelSettings(BaseModel):
         "words.",
     )
     device: str = Field(
-        default="cpu", description="Torch device that runs the model, such as `cpu` or `cuda:0`."
+        default="cpu", description="Device that runs the model: `cpu`, `cuda`, or one GPU such as `cuda:0`."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of the model; by default torch's choice."
+        default=None, ge=1, le=1024, description="CPU threads of the model; by default torch's choice."
     )
     compile: bool = Field(
         default=False,
@@ -119,6 +121,7 @@ class WorkerSettings(BaseModel):
     workers: int = Field(
         default=1,
         ge=1,
+        le=256,
         description="Number of worker processes, each with the whole model. With the device "
         "`cuda`, each has a GPU of its own.",
     )
@@ -131,6 +134,7 @@ class WorkerSettings(BaseModel):
     unit_seconds: float = Field(
         default=0.5,
         gt=0,
+        le=LONGEST_SECONDS,
         description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
         "samples; between units a worker looks at what else waits.",
     )
@@ -144,11 +148,13 @@ class WorkerSettings(BaseModel):
     heartbeat_seconds: float = Field(
         default=1.0,
         gt=0,
+        le=LONGEST_SECONDS,
         description="Seconds between a worker's heartbeats. A worker that misses ten is restarted.",
     )
     hang_seconds: float = Field(
         default=120.0,
         gt=0,
+        le=LONGEST_SECONDS,
         description="Longest time of one gradient step or chunk of samples, in seconds. A worker "
         "that takes longer is restarted.",
     )
@@ -246,18 +252,21 @@ class DeadlineSettings(BaseModel):
     deadline_seconds: float = Field(
         default=300.0,
         gt=0,
+        le=LONGEST_SECONDS,
         description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
         "joins its adaptation.",
     )
     cancel_grace_seconds: float = Field(
         default=60.0,
         ge=0,
+        le=LONGEST_SECONDS,
         description="Seconds that an adaptation continues after the deadline of every request for "
         "it, so that a retry can join it.",
     )
     drain_seconds: float = Field(
         default=45.0,
         ge=0,
+        le=LONGEST_SECONDS,
         description="Seconds that running requests have to finish after the first SIGTERM.",
     )
 
@@ -275,7 +284,22 @@ class Settings(
 ):
     """Where the service listens, what it serves, and what it refuses."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if not is_empty(value)}
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        name = device.strip().lower()
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise ValueError(
+                f"there is no device {device!r}: name `cpu`, `cuda`, or one GPU such as `cuda:0`"
+            )
+        return name
 
     @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
@@ -296,20 +320,32 @@ class Settings(
         return self.data_dir / "adapters"
 
 
+def is_empty(value: object) -> bool:
+    """Return whether `value` counts as not given: None, or a text without a character to see.
+
+    Compose files, unit files and scripts pass a variable on as an empty text where it is not set.
+    """
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def load_settings(**given: Any) -> Settings:
     """Make the settings from `given`, the environment and the defaults.
 
-    `given` has the values of the command line; None means that an option was not given. Raises
-    `SettingsError`, which names the wrong setting, also for a variable `ABMLL_*` that is no
-    setting.
+    `given` has the values of the command line. What is empty is not given (see `is_empty`), there
+    and in the environment. Raises `SettingsError`, which names the wrong setting, also for a
+    variable `ABMLL_*` that is no setting.
     """
     _refuse_links(os.environ)
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
-    unknown = sorted(k for k in os.environ if k.upper().startswith(ENV_PREFIX) and k.upper() not in known)
+    unknown = sorted(
+        name
+        for name, value in os.environ.items()
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not is_empty(value)
+    )
     if unknown:
         raise SettingsError(f"unknown setting in the environment: {unknown[0]}")
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if not is_empty(value)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")

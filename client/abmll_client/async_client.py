@@ -11,12 +11,15 @@ from tenacity import AsyncRetrying
 from abmll_client import calls, frames, plans
 from abmll_client.arguments import AdaptFields, CalibrateFields, InputsLike, PredictFields, SupportLike
 from abmll_client.calls import AnswerT, Call
+from abmll_client.concurrency import AsyncPlaces
 from abmll_client.connection import (
     BROKEN,
+    DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT,
     DEFAULT_URL,
     Connection,
     connection_failed,
+    environment_checked,
     request_arguments,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
@@ -51,13 +54,18 @@ class AsyncClient(Connection):
         *,
         timeout: float | httpx.Timeout = DEFAULT_TIMEOUT,
         max_retries: int = 3,
+        max_concurrency: int = DEFAULT_CONCURRENCY,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(base_url, max_retries)
-        self._http = httpx.AsyncClient(
-            base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
-        )
+        self._places = AsyncPlaces(max_concurrency)
+        if transport is None and self._on_this_machine:
+            transport = httpx.AsyncHTTPTransport()  # httpx takes no proxy beside a transport
+        with environment_checked():
+            self._http = httpx.AsyncClient(
+                base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,8 +181,13 @@ class AsyncClient(Connection):
             return result
 
     async def _send(self, call: Call[AnswerT]) -> AnswerT:
-        answer: AnswerT = await AsyncRetrying(**self._retries.arguments())(self._once, call)
+        answer: AnswerT = await AsyncRetrying(**self._retries.arguments())(self._in_turn, call)
         return answer
+
+    async def _in_turn(self, call: Call[AnswerT]) -> AnswerT:
+        if call.method != "POST":  # the server bounds work only
+            return await self._once(call)
+        return await self._places.run(lambda: self._once(call), patient=self._retries.max_retries > 0)
 
     async def _once(self, call: Call[AnswerT]) -> AnswerT:
         try:

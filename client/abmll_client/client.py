@@ -11,12 +11,15 @@ from tenacity import Retrying
 from abmll_client import calls, frames, plans
 from abmll_client.arguments import AdaptFields, CalibrateFields, InputsLike, PredictFields, SupportLike
 from abmll_client.calls import AnswerT, Call
+from abmll_client.concurrency import Places
 from abmll_client.connection import (
     BROKEN,
+    DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT,
     DEFAULT_URL,
     Connection,
     connection_failed,
+    environment_checked,
     request_arguments,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
@@ -46,11 +49,14 @@ class Client(Connection):
     """A blocking client; threads may share it. Use it in a `with` statement, or `close` it.
 
     `timeout` is httpx's (seconds, or `httpx.Timeout`), and so is `transport`. After 408, 429, 502,
-    503, 504 or a broken connection a request is sent again, at most `max_retries` times. `headers`
-    go with every request and are never logged.
+    503, 504 or a broken connection a request is sent again, at most `max_retries` times. At most
+    `max_concurrency` requests for work are at the server at a time; others wait for their turn, and
+    a request that is refused (429) because of others of this client waits for one of them to end,
+    without counting as sent again. `headers` go with every request and are never logged. A server
+    on this machine is reached without the proxy that the environment may name.
 
     Methods raise `ClientError`: `StatusError` for what the server refuses, `ConnectionFailedError`
-    where there is no answer.
+    where there is no answer. Making a client raises it for a proxy that cannot be used.
     """
 
     def __init__(
@@ -59,13 +65,18 @@ class Client(Connection):
         *,
         timeout: float | httpx.Timeout = DEFAULT_TIMEOUT,
         max_retries: int = 3,
+        max_concurrency: int = DEFAULT_CONCURRENCY,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(base_url, max_retries)
-        self._http = httpx.Client(
-            base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
-        )
+        self._places = Places(max_concurrency)
+        if transport is None and self._on_this_machine:
+            transport = httpx.HTTPTransport()  # httpx takes no proxy beside a transport
+        with environment_checked():
+            self._http = httpx.Client(
+                base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -193,8 +204,13 @@ class Client(Connection):
             return result
 
     def _send(self, call: Call[AnswerT]) -> AnswerT:
-        answer: AnswerT = Retrying(**self._retries.arguments())(self._once, call)
+        answer: AnswerT = Retrying(**self._retries.arguments())(self._in_turn, call)
         return answer
+
+    def _in_turn(self, call: Call[AnswerT]) -> AnswerT:
+        if call.method != "POST":  # the server bounds work only
+            return self._once(call)
+        return self._places.run(lambda: self._once(call), patient=self._retries.max_retries > 0)
 
     def _once(self, call: Call[AnswerT]) -> AnswerT:
         try:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any, Self
 
 import httpx
 
 from abmll_client.calls import Call
-from abmll_client.errors import ConnectionFailedError
+from abmll_client.errors import ClientError, ConnectionFailedError
 from abmll_client.retries import Retries
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 # The server answers within its `deadline_seconds`, by default 300, and says what a retry finds.
 DEFAULT_TIMEOUT = httpx.Timeout(310.0, connect=5.0)
+
+DEFAULT_CONCURRENCY = 32
+"""Half of what a server takes by default (`queue_limit`), so that there is room for others."""
 
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 """Errors of httpx for which there is no answer, and for which a request is sent again."""
@@ -27,6 +33,7 @@ class Connection:
         # Name and password do not stay in the address: httpx logs it.
         self._auth = (url.username, url.password) if url.userinfo else None
         self.base_url = str(url.copy_with(userinfo=b""))
+        self._on_this_machine = is_this_machine(url.host)
         self._retries = Retries(max_retries)
 
     def __repr__(self) -> str:
@@ -46,3 +53,23 @@ def request_arguments(call: Call[Any]) -> dict[str, Any]:
 def connection_failed(call: Call[Any], error: httpx.TransportError) -> ConnectionFailedError:
     """The client's error for one of `BROKEN`."""
     return ConnectionFailedError(f"{call.method} {call.path}: {type(error).__name__}: {error}")
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether the host is this machine, which a proxy cannot reach for us."""
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@contextmanager
+def environment_checked() -> Iterator[None]:
+    """Raise `ClientError` where httpx cannot use the proxies that the environment names."""
+    try:
+        yield
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise ClientError(
+            "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) cannot be "
+            f"used: {str(error).rstrip('.')}. To go without it, put the server's host into NO_PROXY."
+        ) from error

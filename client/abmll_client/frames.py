@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,16 @@ def support_from_frame(
 
 
 def predict_frame(frame: pd.DataFrame, text: str, **fields: Any) -> Plan[pd.DataFrame]:
-    """Answer the column `text`; returns `predictions_frame` with the index of `frame`."""
+    """Answer the column `text`; returns `predictions_frame` with the index of `frame`.
+
+    Warns where that index repeats: joining on it would pair each row with the answers of others.
+    """
+    if not frame.index.is_unique:
+        warnings.warn(
+            "the index of the frame repeats, so frame.join(answers) would give more rows than it has: put "
+            "them side by side with pandas.concat([frame, answers], axis=1)",
+            stacklevel=4,
+        )
     predictions = yield from predict_all(_texts(frame, text), **fields)
     return predictions_frame(predictions, frame.index)
 

@@ -6,6 +6,7 @@ Repeating is safe: adapters are named by their content, so a repeated request jo
 from __future__ import annotations
 
 import logging
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,11 @@ _backoff = wait_random_exponential(multiplier=0.5)
 
 @dataclass(frozen=True)
 class Retries:
-    """At most `max_retries`, each after a wait of at most `longest_wait_seconds`.
+    """At most `max_retries`, each after a wait.
 
-    The wait is `Retry-After`, or else exponential back-off with full jitter.
+    The wait is `Retry-After`, but at most `longest_wait_seconds`, and up to half as long again, so
+    that clients that were refused together do not come back together. Without `Retry-After` it is
+    exponential back-off with full jitter.
     """
 
     max_retries: int
@@ -39,7 +42,10 @@ class Retries:
         """How long to wait after the attempt that `state` is about."""
         error = state.outcome.exception() if state.outcome else None
         retry_after = error.retry_after_seconds if isinstance(error, ClientError) else None
-        return min(self.longest_wait_seconds, _backoff(state) if retry_after is None else retry_after)
+        if retry_after is None:
+            return min(self.longest_wait_seconds, _backoff(state))
+        spread = random.uniform(1.0, 1.5)  # noqa: S311 - no secret
+        return min(self.longest_wait_seconds, retry_after) * spread
 
     def arguments(self) -> dict[str, Any]:
         """Arguments for tenacity's `Retrying` and `AsyncRetrying`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Self
@@ -15,9 +17,14 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from abmll_client.arguments import AdaptFields
 from abmll_client.client import Client
-from abmll_client.errors import NotFoundError
+from abmll_client.errors import StatusError
 from abmll_client.local import local_client
 from abmll_client.models import Prediction
+
+# The server has lost the adapter, or another process fitted; or the server was upgraded meanwhile.
+_MADE_AGAIN = ("unknown_adapter", "adapter_mismatch")
+
+log = logging.getLogger(__name__)
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -36,9 +43,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     see `predictions`), `truncate` (cut long texts), `model`.
 
     After `fit` there are `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which
-    an adapter that the server has lost is made again.
+    the adapter is made again where the server has lost it, or now has another base model or
+    posterior. `adapter_id_` is then that of the new adapter.
 
-    Raises `ValueError` for an `X` or `y` that is no set of labelled texts, and the client's errors.
+    Warns where all labels are numbers, which say nothing to a model that reads. Raises `ValueError`
+    for an `X` or `y` that is no set of labelled texts, and the client's errors.
     """
 
     def __init__(
@@ -80,6 +89,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise ValueError("at least two classes are needed; this y has one class")
         options = self._options()
         _check_options(options)
+        if all(map(_is_number, options)):
+            shown = ", ".join(options[:3])
+            warnings.warn(
+                f"the labels are numbers ({shown}), and the model reads a label as text: give names that "
+                "say what the classes are, such as 'positive' and 'negative'",
+                stacklevel=2,
+            )
         self.support_ = [(text, options[code]) for text, code in zip(texts, codes, strict=True)]
         with self._connected() as client:
             self.adapter_id_ = client.create_adapter(self.support_, **self._fields()).id
@@ -105,9 +121,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         with self._connected() as client:
             try:
                 return self._answers(client, texts)
-            except NotFoundError:
-                # The server has lost it, or another process fitted. The same support gives the same id.
-                client.create_adapter(self.support_, **self._fields())
+            except StatusError as error:
+                if error.code not in _MADE_AGAIN:
+                    raise
+                log.info("adapter %s is made again: %s", self.adapter_id_, error.code)
+                self.adapter_id_ = client.create_adapter(self.support_, **self._fields()).id
                 return self._answers(client, texts)
 
     def _answers(self, client: Client, texts: list[str]) -> list[Prediction]:
@@ -182,3 +200,11 @@ def _texts(X: ArrayLike) -> list[str]:  # noqa: N803
         if not isinstance(text, str):
             raise ValueError(f"X[{i}] is no text but of type {type(text).__name__}")
     return [str(text) for text in array]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from abmll.assurance.diagnostics import Diagnosis
-from model_store.storage import full_disk_is_an_error, write_durably
+from model_store.storage import refusal_is_an_error, write_durably
 from model_store.tensors import canonical_json
 
 FORMAT_VERSION = 1
@@ -30,7 +30,7 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
     """
     values = _diagnosis.dump_python(diagnosis, mode="json")
     record = {"format_version": FORMAT_VERSION, "digest": _digest(values), "diagnosis": values}
-    with full_disk_is_an_error(f"the diagnosis of {folder.name}"):
+    with refusal_is_an_error(f"the diagnosis of {folder.name}"):
         write_durably(folder / _FILE, json.dumps(record, indent=1))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from model_store.adapters.manifest import ADAPTER_ID
-from model_store.storage import full_disk_is_an_error, remove, staged, sweep
+from model_store.storage import refusal_is_an_error, remove, staged, sweep
 from model_store.tensors import canonical_json
 
 Record: TypeAlias = Mapping[str, Any]
@@ -40,8 +40,12 @@ class GateJournals:
     """
 
     def __init__(self, root: Path) -> None:
-        """Use `root`, creating it, and remove what interrupted writes left."""
-        root.mkdir(parents=True, exist_ok=True)
+        """Use `root`, creating it, and remove what interrupted writes left.
+
+        Raises `UnusableFolderError`.
+        """
+        with refusal_is_an_error("calibrations"):
+            root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self._mutex = threading.Lock()
         self._lengths: dict[str, int] = {}  # acknowledged bytes of each journal
@@ -73,7 +77,7 @@ class GateJournals:
                 raise LookupError(f"{adapter_id!r} has no calibration")
             length = self._lengths[adapter_id]
             with (
-                full_disk_is_an_error(f"the calibration of {adapter_id}"),
+                refusal_is_an_error(f"the calibration of {adapter_id}"),
                 (self._root / adapter_id / _JOURNAL).open("r+b") as file,
             ):
                 file.truncate(length)

@@ -33,7 +33,16 @@ from model_store.errors import (
     UnknownArtifactError,
     UnsupportedFormatError,
 )
-from model_store.storage import check_seal, folder_bytes, remove, require_free_space, seal, staged, sweep
+from model_store.storage import (
+    check_seal,
+    folder_bytes,
+    refusal_is_an_error,
+    remove,
+    require_free_space,
+    seal,
+    staged,
+    sweep,
+)
 from model_store.tensors import read_tensors, write_tensors
 
 _MANIFEST = "manifest.json"
@@ -67,18 +76,23 @@ class AdapterStore:
     def __init__(self, root: Path) -> None:
         """Own `root`, creating it, and remove what interrupted writes left.
 
-        Raises `StoreInUseError` while another live process, or another store of this one, owns it.
+        Raises `StoreInUseError` while another live process, or another store of this one, owns it,
+        and `UnusableFolderError`.
         """
-        root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self._mutex = threading.Lock()
         self._owner = FileLock(root / ".lock", thread_local=False)
-        try:
-            self._owner.acquire(timeout=0)
-        except Timeout as error:
-            raise StoreInUseError(f"another process uses the adapter store {root}") from error
-        sweep(root)
-        self._bytes = {id: folder_bytes(root / id) for id in self._ids()}
+        with refusal_is_an_error("adapters"):
+            root.mkdir(parents=True, exist_ok=True)
+            try:
+                self._owner.acquire(timeout=0)
+            except Timeout as error:
+                raise StoreInUseError(
+                    f"another process uses the adapter store {root}: if it is a server, send it the "
+                    "request over HTTP; else wait for it, or name another folder by --data-dir"
+                ) from error
+            sweep(root)
+            self._bytes = {id: folder_bytes(root / id) for id in self._ids()}
         self._total_bytes = sum(self._bytes.values())
 
     def close(self) -> None:

@@ -144,7 +144,11 @@ def read_peft(folder: Path) -> PeftAdapter:
 def _read_config(folder: Path) -> _LoraConfig:
     try:
         values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        config = TypeAdapter(_LoraConfig).validate_python(values)
+        # Some trainers write every field, with null for one that has no value.
+        given = (
+            {name: v for name, v in values.items() if v is not None} if isinstance(values, dict) else values
+        )
+        config = TypeAdapter(_LoraConfig).validate_python(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

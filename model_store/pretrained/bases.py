@@ -14,6 +14,7 @@ import platformdirs
 import torch
 from transformers.utils import logging as transformers_logging
 
+from model_store.devices import check_device
 from model_store.pretrained.catalogue import BaseModel, Dtype, Quantisation, resolve_base
 from model_store.pretrained.convert import (
     cast_dense,
@@ -64,9 +65,10 @@ def load_base(
     memory allows. `dtype` is that of activations and dense weights, by default what suits the
     device (`compute_dtype`). Several processes may load at once.
 
-    Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and
-    `StorageFullError`.
+    Raises `UnknownBaseError`, `UnusableBaseError`, `UnusableDeviceError`, `FetchError`
+    (`ChecksumError`), `StorageFullError` and `UnusableFolderError`.
     """
+    check_device(device)
     base = resolve_base(name)
     with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from abmll.prediction.entailment import EntailmentMatch
+from model_store.devices import check_device
 from model_store.errors import UnusableBaseError
 
 
@@ -12,9 +13,10 @@ def load_entailment(name: str, device: str = "cpu") -> EntailmentMatch:
     """Load a sequence classifier trained for natural-language inference as an `Equivalence`.
 
     `name` is a local folder or a hub id. Raises `UnusableBaseError` where there is no such model
-    with safetensors weights (pickled ones are never loaded), and
+    with safetensors weights (pickled ones are never loaded), `UnusableDeviceError`, and
     `abmll.errors.UnsupportedModelError` for one that does not judge entailment.
     """
+    check_device(device)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, trust_remote_code=False

@@ -21,7 +21,7 @@ from model_store.errors import ChecksumError, FetchError, StorageFullError, Unus
 from model_store.pretrained.catalogue import FolderSource, HubSource, Source, WheelSource
 from model_store.pretrained.convert import convert_gguf
 from model_store.progress import Report
-from model_store.storage import cached_folder, file_sha256, full_disk_is_an_error, require_free_space
+from model_store.storage import cached_folder, file_sha256, refusal_is_an_error, require_free_space
 
 _ATTEMPTS = 3
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
@@ -174,7 +174,7 @@ def _size_bytes(folder: Path) -> int:
 
 def _snapshot(source: HubSource, files: Sequence[str]) -> Path:
     try:
-        with full_disk_is_an_error(source.repository):
+        with refusal_is_an_error(source.repository):
             folder = snapshot_download(
                 source.repository,
                 revision=source.revision,

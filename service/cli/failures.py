@@ -11,16 +11,25 @@ from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.cli.output import err, shown
 from service.errors import ServiceError
+from service.settings import SettingsError
 
 
 @contextmanager
 def expected_errors_in_one_line() -> Iterator[None]:
     """Print an expected error as one line and exit with status 1.
 
-    Every other error keeps its traceback.
+    These are the errors of the method, of the stores and of the service, settings that do not hold,
+    and what the system refuses about a file or an address. Every other error keeps its traceback.
     """
     try:
         yield
-    except (AbmllError, ServiceError, StoreError) as error:
-        err.print(f"[red]error:[/] {shown(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+    except (AbmllError, ServiceError, StoreError, SettingsError) as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno is None:  # not the system's: some libraries raise it for all they meet
+            raise
+        message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    else:
+        return
+    err.print(f"[red]error:[/] {shown(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)

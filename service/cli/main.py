@@ -11,6 +11,7 @@ import typer
 
 from service.cli import local, models, peft, serve
 from service.cli.plugins import add_registered_commands
+from service.cli.settings_options import SettingsCommand
 
 # OpenMP reads this when torch is first imported. Waiting threads then sleep instead of spinning,
 # which on a busy 2-core machine took an adaptation from 70 s to 8 s.
@@ -32,5 +33,5 @@ for command in (
     peft.export,
     peft.import_peft,
 ):
-    app.command()(command)
+    app.command(cls=SettingsCommand)(command)
 add_registered_commands(app)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+from functools import partial
+from ipaddress import ip_address
 from typing import Annotated
 
 import httpx
@@ -12,7 +16,7 @@ from service.cli.failures import expected_errors_in_one_line
 from service.cli.output import err, out, shown
 from service.cli.settings_options import with_settings
 from service.schemas import demo as demo_task
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 
 @with_settings()
@@ -29,6 +33,8 @@ def serve(
     if print_config:
         out.print_json(settings.model_dump_json())
         return
+    with expected_errors_in_one_line():
+        _check_address(settings.host, settings.port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from service.executors.build import build_executor  # noqa: PLC0415
@@ -40,7 +46,22 @@ def serve(
     from service.server import serve as run  # noqa: PLC0415
 
     with expected_errors_in_one_line():
-        raise typer.Exit(run(settings, executor, metrics, on_ready=_show_demo if demo else None))
+        raise typer.Exit(
+            run(settings, executor, metrics, on_ready=partial(_show_demo, here=True) if demo else None)
+        )
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise `SettingsError` where no server can listen, before a model is loaded for it."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        named = isinstance(error, socket.gaierror)  # its numbers are not those of the system
+        reason = error.strerror if named or error.errno is None else os.strerror(error.errno)
+        raise SettingsError(
+            f"cannot listen on {host} port {port}: {reason}; choose another by --host and --port"
+        ) from error
 
 
 def demo(
@@ -51,19 +72,35 @@ def demo(
         raise typer.Exit(1)
 
 
-def _show_demo(url: str) -> bool:
-    """Send the demo request to the server at `url` and print its answer, or its error and False."""
+def _show_demo(url: str, *, here: bool = False) -> bool:
+    """Send the demo request to the server at `url` and print its answer, or its error and False.
+
+    A server on this machine, as `here` or the address says, is reached without a proxy.
+    """
     from service.cli.tables import prediction_table  # noqa: PLC0415
 
     out.print(f"16 labelled support tickets and 6 new ones to POST {shown(url)}/v1/predict ...")
     try:
-        response = httpx.post(f"{url}/v1/predict", json=demo_task.predict_body(), timeout=600)
+        with httpx.Client(
+            transport=httpx.HTTPTransport() if here or _is_here(url) else None, timeout=600
+        ) as client:
+            response = client.post(f"{url}/v1/predict", json=demo_task.predict_body())
         answer = response.raise_for_status().json()
     except httpx.HTTPStatusError as error:
         err.print(f"[red]The server refused:[/] {shown(error.response.text)}")
         return False
-    except httpx.HTTPError as error:
-        err.print(f"[red]No answer from {shown(url)}:[/] {shown(str(error))}")
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
+        # httpx raises the last three for an address, or a proxy of the environment, that it cannot use.
+        err.print(f"[red]No answer from {shown(url)}:[/] {shown(str(error))}", soft_wrap=True)
         return False
     out.print(prediction_table(answer, demo_task.INPUTS))
     return True
+
+
+def _is_here(url: str) -> bool:
+    """Return whether the address is one of this machine, which proxies cannot reach."""
+    host = httpx.URL(url).host
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from service.settings import ENV_PREFIX, Settings, SettingsError, load_settings
+from service.settings import ENV_PREFIX, Settings, SettingsError, is_empty, load_settings
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -58,6 +60,35 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return decorate
+
+
+class SettingsCommand(TyperCommand):
+    """A command to which the option of a setting with an empty value is as good as not given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Leave out `--host ""` and `--host=`, before an empty text becomes the current folder."""
+        return super().parse_args(ctx, _without_empty_settings(args))
+
+
+def _without_empty_settings(args: Sequence[str]) -> list[str]:
+    names = {
+        f"--{name.replace('_', '-')}"
+        for name, field in Settings.model_fields.items()
+        if field.annotation is not bool
+    }
+    left: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg == "--":
+            return [*left, arg, *rest]
+        name, equals, value = arg.partition("=")
+        if name not in names:
+            left.append(arg)
+            continue
+        given = [arg] if equals else [arg, *itertools.islice(rest, 1)]
+        if not is_empty(value if equals else given[-1]):
+            left += given
+    return left
 
 
 def _panel(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from abmll_client.frames import COLUMNS, predictions_frame
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 
-FRAME = pd.DataFrame({"ticket": ["one", "two", "three"], "other": 1}, index=[7, 3, 7])
+FRAME = pd.DataFrame({"ticket": ["one", "two", "three"], "other": 1}, index=[7, 3, 5])
 
 
 def test_a_frame_is_answered_row_by_row_with_its_own_index(shared_embedded: Embedded) -> None:
@@ -39,6 +40,22 @@ def test_a_frame_is_answered_row_by_row_with_its_own_index(shared_embedded: Embe
     pd.testing.assert_series_equal(
         answered[["probability_yes", "probability_no"]].max(axis=1), answered["confidence"], check_names=False
     )
+
+
+@pytest.mark.parametrize("index", [[7, 3, 7], [0, 0, 0], pd.MultiIndex.from_tuples([(1, 2), (1, 2), (1, 3)])])
+def test_an_index_that_repeats_is_warned_of_with_what_to_do(shared_embedded: Embedded, index: Any) -> None:
+    """Joined on a repeated index, 3 rows become 5."""
+    frame = FRAME.set_axis(index)
+    with shared_embedded.client() as client:
+        adapter = client.create_adapter(SUPPORT, options=OPTIONS).id
+        with pytest.warns(UserWarning, match=r"the index .* repeats.*pandas.concat") as warned:
+            answers = client.predict_frame(frame, text="ticket", adapter_id=adapter)
+        expected = client.predict_frame(FRAME, text="ticket", adapter_id=adapter)
+    assert [warning.filename for warning in warned] == [__file__]
+    table = pd.concat([frame, answers], axis=1)
+    assert len(table) == 3
+    assert table["ticket"].tolist() == FRAME["ticket"].tolist()
+    assert table["answer"].tolist() == expected["answer"].tolist()
 
 
 def test_rows_of_different_options_have_no_probability_columns(shared_embedded: Embedded) -> None:

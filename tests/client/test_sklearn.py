@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from abmll_client.sklearn import FewShotClassifier
 from service import embedded
 from service.embedded import Embedded
 from tests.service.conftest import Server
+from tests.service.fakes import FakeWorker, served_model
 
 X = [f"text number {i}" for i in range(24)]
 Y = ["yes" if i % 3 else "no" for i in range(24)]
@@ -88,6 +90,7 @@ def test_all_checks_pass_on_rows_of_numbers_read_as_texts(
     monkeypatch.setattr(embedded._shared, "running", running)
     with contextlib.closing(running), warnings.catch_warnings():
         warnings.simplefilter("ignore", SkipTestWarning)
+        warnings.filterwarnings("ignore", message="the labels are numbers")  # as those of most checks are
         estimator = OfNumbers(samples=0, truncate=True)
         results = check_estimator(estimator, on_skip=None)
     statuses = Counter(result["status"] for result in results)
@@ -143,10 +146,31 @@ def test_texts_may_come_in_any_container(classifier: FewShotClassifier, same: An
 
 def test_labels_keep_their_type(classifier: FewShotClassifier) -> None:
     numbers = [2 if y == "yes" else -1 for y in Y]
-    fitted = classifier.fit(X, numbers)
+    with pytest.warns(UserWarning, match="labels are numbers"):
+        fitted = classifier.fit(X, numbers)
     assert fitted.classes_.tolist() == [-1, 2]
     assert set(fitted.predict(X).tolist()) == {-1, 2}
     assert {label for _, label in fitted.support_} == {"-1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [([0, 1], "0, 1"), (["0", "1"], "0, 1"), ([1.0, 2.0], "1.0, 2.0"), ([1, -5], "-5, 1")],
+)
+def test_labels_that_are_numbers_are_warned_of_and_names_are_asked_for(
+    classifier: FewShotClassifier, labels: list[Any], shown: str
+) -> None:
+    expected = rf"the labels are numbers \({shown}\).* give names that say what the classes are"
+    with pytest.warns(UserWarning, match=expected) as warned:
+        classifier.fit(X, labels * 12)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+@pytest.mark.parametrize("labels", [["1 star", "2 stars"], [True, False], ["v1", "v2"], ["one", "2"]])
+def test_labels_that_say_something_are_not_warned_of(
+    classifier: FewShotClassifier, labels: list[Any]
+) -> None:
+    assert classifier.fit(X, labels * 12).predict(X[:1]).tolist()[0] in labels
 
 
 @pytest.mark.parametrize(
@@ -186,6 +210,40 @@ def test_an_adapter_that_the_server_lost_is_made_again(classifier: FewShotClassi
     client.delete(classifier.adapter_id_)
     np.testing.assert_array_equal(classifier.predict_proba(X), expected)
     assert client.adapter(classifier.adapter_id_).support.n == 24
+
+
+@pytest.mark.parametrize("same_folder", [True, False], ids=["422", "404"])
+@pytest.mark.parametrize("upgrade", ["posterior", "base"])
+def test_a_fitted_classifier_survives_an_upgrade_of_the_server(
+    tmp_path: Path, upgrade: str, same_folder: bool
+) -> None:
+    """A classifier of before the upgrade had errors for ever."""
+    fitted = FewShotClassifier(samples=2, seed=3)
+    newer = served_model("e" * 64)
+    if upgrade == "base":
+        newer = replace(served_model(), base=replace(newer.base, revision="sha256:1"))
+    for folder, served in (("data", served_model()), ("data" if same_folder else "other", newer)):
+        running = Embedded(Server(tmp_path / folder, FakeWorker(served)).app)
+        with contextlib.closing(running), running.client() as client:
+            fitted.set_params(client=client)
+            if served is not newer:
+                fitted.fit(X, Y)
+                before = fitted.adapter_id_
+                continue
+            answers = fitted.predict_proba(X)
+            assert fitted.adapter_id_ != before
+            anew = clone(fitted).fit(X, Y)
+            assert fitted.adapter_id_ == anew.adapter_id_
+            np.testing.assert_array_equal(answers, anew.predict_proba(X))
+            np.testing.assert_array_equal(answers, fitted.predict_proba(X))
+
+
+def test_what_is_not_about_the_adapter_is_raised(classifier: FewShotClassifier) -> None:
+    fitted = classifier.fit(X, Y)
+    with pytest.raises(NotFoundError, match="unknown_model"):
+        fitted.set_params(model="other").predict(X)
+    with pytest.raises(InvalidRequestError, match="prompt_too_long"):
+        fitted.set_params(model=None).predict(["long " * 99])
 
 
 def test_a_pickled_classifier_answers_at_its_address(tmp_path: Path) -> None:
@@ -231,6 +289,8 @@ def test_a_grid_is_searched_in_a_pipeline(classifier: FewShotClassifier) -> None
     assert searched.best_score_ == max(searched.cv_results_["mean_test_score"])
 
 
+# `temperature` gives its classifiers the numbers of the labels, and so takes their meaning away.
+@pytest.mark.filterwarnings("ignore:the labels are numbers")
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
 def test_it_is_calibrated(classifier: FewShotClassifier, method: str) -> None:
     calibrated = CalibratedClassifierCV(classifier, method=method, cv=3).fit(X, Y)

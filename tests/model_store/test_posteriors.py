@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from abmll.posterior.config import NoiseConfig
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.similarity.features import Whitening
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
-from model_store.posteriors import PosteriorManifest, load_posterior, save_posterior, shipped_posteriors
+from model_store.posteriors import _SHIPPED as SHIPPED
+from model_store.posteriors import (
+    DEFAULT_POSTERIORS,
+    PosteriorManifest,
+    load_posterior,
+    save_posterior,
+    shipped_posteriors,
+)
 from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
 from tests.tiny import make_config
@@ -198,3 +206,22 @@ def test_the_card_says_what_the_manifest_says(artifact, prior):
 @pytest.mark.parametrize("id", shipped_posteriors())
 def test_what_ships_loads_under_its_id(id):
     assert load_posterior(id).manifest.id == id
+
+
+def test_each_base_with_a_posterior_has_a_default_that_is_named(tmp_path: Path) -> None:
+    bases = {load_posterior(id).manifest.base.id: id for id in shipped_posteriors()}
+    assert set(bases) == set(DEFAULT_POSTERIORS)
+    for base, id in DEFAULT_POSTERIORS.items():
+        assert load_posterior(id).manifest.base.id == base
+
+
+@pytest.mark.parametrize("other", ["smollm2-135m-zzz", "smollm2-135m-all-tasks-v6", "zz-9", "a"])
+def test_a_posterior_that_is_added_does_not_become_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The default was whichever id sorted last: a new one turned all adapters into errors."""
+    default = DEFAULT_POSTERIORS["smollm2-135m-instruct"]
+    for id in (default, other):
+        shutil.copytree(SHIPPED / default, tmp_path / id)
+    monkeypatch.setattr("model_store.posteriors._SHIPPED", tmp_path)
+    assert shipped_posteriors() == [default, other]

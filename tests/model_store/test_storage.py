@@ -4,20 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from model_store.errors import CorruptArtifactError, StorageFullError
+from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.store import AdapterStore
+from model_store.errors import CorruptArtifactError, StorageFullError, UnusableFolderError
 from model_store.progress import no_report, progress_bar
 from model_store.storage import (
     cached_folder,
     check_seal,
-    full_disk_is_an_error,
+    refusal_is_an_error,
     require_free_space,
     seal,
     staged,
@@ -69,14 +73,107 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
 
 def test_the_full_disk_of_safetensors_is_recognised():
     """The text is that of version 0.8 on a full tmpfs."""
-    with pytest.raises(StorageFullError, match="tensors"), full_disk_is_an_error("tensors"):
+    with pytest.raises(StorageFullError, match="tensors"), refusal_is_an_error("tensors"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG]
+)
+def test_a_folder_that_cannot_be_used_is_named_with_the_reason(number: int) -> None:
+    reason = os.strerror(number)
+    expected = f"cannot use /data/x for the base: {reason}; name another"
+    with pytest.raises(UnusableFolderError, match=expected), refusal_is_an_error("the base"):
+        raise OSError(number, reason, "/data/x")
+    with pytest.raises(UnusableFolderError, match=f"for the base: {reason}"), refusal_is_an_error("the base"):
+        raise SafetensorError(f"Error while serializing: I/O error: {reason} (os error {number})")
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """A user who may do nothing in the tests' folders; root may do everything."""
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(mine)
+
+
+def as_a_file(folder: Path) -> Path:
+    folder.write_text("")
+    return folder
+
+
+def below_a_file(folder: Path) -> Path:
+    return as_a_file(folder) / "below"
+
+
+def by_a_long_name(folder: Path) -> Path:
+    return folder / ("x" * 300)
+
+
+OWNERS = {
+    "adapters": AdapterStore,
+    "journals": GateJournals,
+    "cache": lambda folder: cached_folder(folder / "model", build, "a base", no_report),
+    "export": lambda folder: staged(folder / "out", "an export").__enter__(),
+}
+
+
+@pytest.mark.parametrize("wrong", [as_a_file, below_a_file, by_a_long_name])
+@pytest.mark.parametrize("own", OWNERS.values(), ids=OWNERS)
+def test_what_is_no_folder_is_named(tmp_path: Path, own: Any, wrong: Any) -> None:
+    folder = wrong(tmp_path / "folder")
+    with pytest.raises(UnusableFolderError, match=f"cannot use {tmp_path}/folder.* for "):
+        own(folder)
+
+
+@pytest.mark.parametrize("own", OWNERS.values(), ids=OWNERS)
+def test_a_folder_without_rights_is_named(tmp_path: Path, unprivileged: None, own: Any) -> None:
+    if os.getuid():
+        tmp_path.chmod(0o500)
+    with pytest.raises(UnusableFolderError, match=f"cannot use {tmp_path}.* for .*: Permission denied"):
+        own(tmp_path / "folder")
+
+
+def test_a_cache_that_is_there_needs_no_rights_to_write(tmp_path: Path) -> None:
+    cached_folder(tmp_path / "model", build, "a base", no_report)
+    modes = [tmp_path, *tmp_path.rglob("*")]
+    for path in modes:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert (cached_folder(tmp_path / "model", build, "a base", no_report) / "a.txt").is_file()
+    finally:
+        for path in modes:
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("umask", "rights", "folder_rights"),
+    [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)],
+)
+def test_files_have_the_rights_that_the_umask_leaves(
+    tmp_path: Path, umask: int, rights: int, folder_rights: int
+) -> None:
+    """safetensors writes 0600 whatever the umask, and another user could not read the cache."""
+    before = os.umask(umask)
+    try:
+        with staged(tmp_path / "target", "it") as staging:
+            build(staging)
+            save_file({"x": torch.zeros(1)}, staging / "weights.safetensors")
+            (staging / "link").symlink_to("/etc/hostname")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "target").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {rights}
+    assert (tmp_path / "target").stat().st_mode & 0o777 == folder_rights
+    assert len(files) == 3
+
+
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path):
-    with pytest.raises(FileNotFoundError), full_disk_is_an_error("it"):
+    with pytest.raises(FileNotFoundError), refusal_is_an_error("it"):
         (tmp_path / "absent").read_bytes()
-    with pytest.raises(SafetensorError), full_disk_is_an_error("it"):
+    with pytest.raises(SafetensorError), refusal_is_an_error("it"):
         save_file({"x": torch.zeros(1)}, tmp_path / "absent" / "file")
 
 

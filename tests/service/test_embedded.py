@@ -78,7 +78,8 @@ def test_one_engine_is_shared_and_its_files_go_with_it(settings: dict[str, Any])
         assert (
             client.create_adapter(first.support_, options=["bad", "good"], adapt={"steps": 1}).cache == "hit"
         )
-    folder = Path(embedded._shared.folder.name)
+    folder = embedded._shared.folder
+    assert folder is not None
     assert any(folder.rglob("*.safetensors"))
     embedded.stop()
     embedded.stop()
@@ -93,21 +94,76 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_leaves_nothing_running(tm
     assert embedded._shared.running is None
 
 
-def test_the_engine_starts_by_itself_and_does_not_keep_the_program_alive(settings: dict[str, Any]) -> None:
-    code = (
-        "from abmll_client.sklearn import FewShotClassifier\n"
-        f"print(FewShotClassifier(samples=0, steps=1).fit({X!r}, {Y!r}).predict_proba({X!r}).shape)"
-    )
-    environment = {f"ABMLL_{name.upper()}": str(value) for name, value in settings.items()}
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
+FIT = f"""
+import os, sys, threading
+from abmll_client.sklearn import FewShotClassifier
+fit = lambda: FewShotClassifier(samples=0, steps=1).fit({X!r}, {Y!r})
+"""
+ENDS = {
+    "of itself": "print(fit().predict_proba(['x']).shape)",
+    "with a status": "print(fit().predict_proba(['x']).shape); sys.exit(3)",
+}
+
+
+def run_program(code: str, settings: dict[str, Any], temporary: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program whose engine has `settings`, with `temporary` for its temporary files."""
+    own = {f"ABMLL_{name.upper()}": str(value) for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-c", FIT + code],
+        check=False,
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, **environment},
+        env={**os.environ, **own, "TMPDIR": str(temporary)},
     )
-    assert printed.stdout.strip() == "(4, 2)"
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_program_ends_in_silence_and_leaves_no_files(
+    settings: dict[str, Any], tmp_path: Path, end: str
+) -> None:
+    ended = run_program(end, settings, tmp_path)
+    assert (ended.stdout.strip(), ended.stderr) == ("(1, 2)", "")
+    assert ended.returncode == (3 if "sys.exit" in end else 0)
+    assert not list(tmp_path.glob("abmll-*"))
+
+
+FORK = """
+from service import embedded
+if BEFORE:
+    fitted = fit()
+child = os.fork()
+if not child:
+    for work in (lambda: fitted.predict_proba(['x']), fit, embedded.start):
+        try:
+            print("child", type(work()).__name__)
+        except RuntimeError as error:
+            print("child", "forked" in str(error) and "spawn" in str(error))
+        if not BEFORE:
+            break
+    sys.stdout.flush()
+    sys.exit()
+os.waitpid(child, 0)
+print("parent", fit().predict_proba(['x']).shape, embedded._shared.folder.is_dir())
+"""
+
+
+def test_a_forked_process_says_that_the_engine_is_not_in_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    """It hung before: the threads of the engine are not in it. The engine goes on where it is."""
+    ended = run_program(f"BEFORE = True\n{FORK}", settings, tmp_path)
+    assert ended.stdout.splitlines() == ["child True"] * 3 + ["parent (1, 2) True"]
+    assert ended.stderr == ""
+    assert not list(tmp_path.glob("abmll-*"))
+
+
+def test_a_process_that_was_forked_before_has_an_engine_of_its_own(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    program = FORK.replace("lambda: fitted.predict_proba(['x'])", "fit")
+    ended = run_program(f"BEFORE = False\n{program}", settings, tmp_path)
+    assert ended.stdout.splitlines() == ["child FewShotClassifier", "parent (1, 2) True"]
+    assert ended.stderr == ""
+    assert not list(tmp_path.glob("abmll-*"))
 
 
 def test_without_the_client_the_message_says_what_to_install() -> None:

@@ -27,6 +27,66 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch, variable: str) -> N
         load_settings()
 
 
+EMPTY = ["", " ", "\t\n"]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_as_good_as_none(monkeypatch, name: str, empty: str) -> None:
+    """An empty `ABMLL_HOST` opened the server to every interface before."""
+    expected = load_settings()
+    monkeypatch.setenv(f"ABMLL_{name.upper()}", empty)
+    assert load_settings() == expected == Settings()
+    assert load_settings(**{name: empty}) == expected
+
+
+def test_an_empty_argument_leaves_the_setting_to_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("ABMLL_HOST", "10.0.0.1")
+    assert load_settings(host="").host == "10.0.0.1"
+
+
+def test_an_empty_variable_that_is_no_setting_is_ignored(monkeypatch) -> None:
+    monkeypatch.setenv("ABMLL_PROT", "")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_an_empty_option_is_as_good_as_none(monkeypatch, empty: str) -> None:
+    monkeypatch.setenv("ABMLL_PORT", "81")
+    usual = json.loads(CliRunner().invoke(app, ["serve", "--print-config"]).stdout)
+    for option in ("--host", "--port", "--data-dir", "--cache-dir", "--executor", "--deadline-seconds"):
+        for arguments in ([option, empty], [f"{option}={empty}"]):
+            shown = CliRunner().invoke(app, ["serve", *arguments, "--print-config"])
+            assert json.loads(shown.stdout) == usual, shown.output
+    given = ["serve", "--host", "", "--port=82", "--print-config", "--host", "::1"]
+    assert json.loads(CliRunner().invoke(app, given).stdout) == {**usual, "host": "::1", "port": 82}
+    assert CliRunner().invoke(app, ["serve", "--host"]).exit_code == 2
+
+
+NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation is float]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "Infinity", "1e999", "1e300"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_setting_is_a_number_that_timers_can_take(monkeypatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ABMLL_{name.upper()}", value)
+    with pytest.raises(SettingsError, match=f"setting {name}: "):
+        load_settings()
+    with pytest.raises(SettingsError, match=f"setting {name}: "):
+        load_settings(**{name: float(value)})
+
+
+@pytest.mark.parametrize(("given", "device"), [("CPU", "cpu"), (" cuda ", "cuda"), ("CUDA:1", "cuda:1")])
+def test_a_device_is_known_in_any_case(given: str, device: str) -> None:
+    assert load_settings(device=given).device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:", "cuda:-1", "cuda:x", "0", "xpu", "cpu:0"])
+def test_a_device_of_another_name_is_refused_with_the_names(device: str) -> None:
+    with pytest.raises(SettingsError, match=f"no device '{device}': name `cpu`, `cuda`"):
+        load_settings(device=device)
+
+
 def test_a_wrong_value_is_refused_with_the_name_of_its_setting(monkeypatch) -> None:
     monkeypatch.setenv("ABMLL_MAX_SAMPLES", "65")
     with pytest.raises(SettingsError, match="max_samples"):

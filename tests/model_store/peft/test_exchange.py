@@ -444,6 +444,34 @@ def test_what_is_more_than_a_lora_is_refused(changes: dict[str, Any], message: s
         read_peft(tmp_path)
 
 
+ABSENT = [
+    "rank_pattern", "alpha_pattern", "use_rslora", "bias", "base_model_name_or_path", "init_lora_weights",
+    "target_modules", "use_dora", "modules_to_save", "a_field_of_the_future",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("absent", [ABSENT, *([name] for name in ABSENT)])
+def test_null_means_that_a_field_has_no_value(absent: list[str], tmp_path: Path) -> None:
+    """Other trainers write `"rank_pattern": null` where the peft library writes `{}`."""
+    peft_adapter(tmp_path)
+    expected = read_peft(tmp_path)
+    edit(tmp_path, **dict.fromkeys(absent))
+    found = read_peft(tmp_path)
+    assert found.base == (None if "base_model_name_or_path" in absent else expected.base)
+    assert found.loras.keys() == expected.loras.keys()
+    for path, lora in found.loras.items():
+        assert (lora.rank, lora.alpha) == (expected.loras[path].rank, expected.loras[path].alpha)
+        assert torch.equal(lora.a, expected.loras[path].a)
+
+
+@pytest.mark.parametrize("needed", ["r", "lora_alpha", "peft_type"])
+def test_a_field_that_is_needed_may_not_be_null(needed: str, tmp_path: Path) -> None:
+    peft_adapter(tmp_path)
+    edit(tmp_path, **{needed: None})
+    with pytest.raises(CorruptArtifactError, match=f"adapter_config.json of .*: {needed}: "):
+        read_peft(tmp_path)
+
+
 def test_what_peft_itself_writes_beyond_a_lora_is_refused(tmp_path: Path) -> None:
     peft_adapter(tmp_path / "dora", use_dora=True)
     with pytest.raises(UnsupportedPeftError, match="use_dora"):
