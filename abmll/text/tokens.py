@@ -23,10 +23,11 @@ _Part = dict[str, Any]  # of a tokenizer's JSON
 class TextTokens:
     """Texts to token ids and back, by the `tokenizers` tokenizer inside a `transformers` one.
 
-    Two texts are joined by joining their ids. These are the ids of the joint text wherever a token
-    of it ends between the two; elsewhere the token that would span them is cut there. It has no
-    state after construction, so threads may share it. Raises `UnsupportedModelError` for a
-    tokenizer that is not from the library `tokenizers`.
+    Two texts are joined by joining their ids. These are the ids of the joint text, unless a word or
+    a token of it would span the two: that is cut between them. With space on one side of the cut,
+    as templates have it, no tokenizer that is known here spans it. It has no state after
+    construction, so threads may share it. Raises `UnsupportedModelError` for a tokenizer that is
+    not from the library `tokenizers`.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -2,13 +2,14 @@
 
 The long run, with 100,000 texts:
 
-    pytest tests/abmll/text/test_tokens.py -k joint --hypothesis-profile=long
+    pytest tests/abmll/text/test_tokens.py -k joint_text --hypothesis-profile=long --timeout=0
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,8 @@ def test_prompt_and_option_have_the_tokens_of_the_joint_text(
         assert TOKENS[name].decode(continuation) == option.strip()
     if name == "unigram" and BYTE_NAME.search(before + behind):
         return  # the twin takes the name of a byte for the byte
+    if name == "unigram_with_metaspace" and "  " in unicodedata.normalize("NFKC", before[-1] + behind[0]):
+        return  # the normalizer would make one space of two
     joint = twin.encode(before + behind, add_special_tokens=False)
     spans, cut = list(zip(joint.ids, joint.offsets, strict=True)), len(before)
     if any(start < cut < end for _, (start, end) in spans):
