@@ -83,5 +83,5 @@ def choose_encoder(encoder: PromptEncoder, templates: Sequence[PromptTemplate], 
     return (
         encoder
         if template == encoder.template
-        else PromptEncoder(encoder.tokenizer, template, encoder.max_tokens)
+        else PromptEncoder(encoder.tokenizer, template, encoder.max_tokens, encoder.tokens)
     )

@@ -41,6 +41,7 @@ class EntailmentMatch:
             padding=True,
             truncation=True,
             max_length=self._max_tokens,
+            split_special_tokens=True,  # what reads like a control token is text
             return_tensors="pt",
         ).to(self._model.device)
         verdicts = self._model(**inputs).logits.argmax(-1)

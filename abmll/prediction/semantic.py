@@ -21,10 +21,21 @@ from torch import Tensor
 from abmll.prediction.uncertainty import Predictive, blocks_of, entropy, summarise
 
 ARTICLES = frozenset({"a", "an", "the"})
-# Punctuation that distinguishes answers: C# and C, 50% and 50, AT&T.
-_KEPT_MARKS = frozenset("#%&@*/\\")
-# A mark that belongs to a number (1.5, 10:30, .5), and a sign (-5, but not the dash of 2019-2020).
-_IN_NUMBER = re.compile(r"[.,:](?=\d)|(?<![^\W_])-(?=\d)")
+# Punctuation that distinguishes answers: C# and C, 50% and 50, AT&T; per mille and per ten thousand,
+# the section sign, and the primes of feet and inches.
+_KEPT_MARKS = frozenset("#%&@*/\\\u2030\u2031\u00a7\u2032\u2033")
+# A mark that belongs to a number (1.5, 10:30, .5), and an apostrophe in a word (we're, 5'10).
+_INSIDE = re.compile(r"[.,:](?=\d)|(?<=[^\W_])'(?=[^\W_])")
+# A sign (-5, but not the dash of 2019-2020), and a minus behind a word (A-, O-, Cl-), which people
+# also write as U+2212, as a hyphen or as an en dash.
+_MINUS = re.compile(
+    r"(?<![^\W_])[-\u2212](?=\d)|(?<=[^\W_])[-\u2212\u2010\u2013](?![^\W_]|[-\u2212\u2010\u2013])"
+)
+# Where NFKC would run a number into its power (10^5 becomes 105) or into the fraction behind it.
+_POWER = re.compile(r"(?<=\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b])")
+_FRACTION = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215f\u2189])")
+# One spelling of an apostrophe and of a fraction's slash.
+_ONE_SPELLING = str.maketrans({"\u2019": "'", "\u2044": "/"})
 
 
 class Equivalence(Protocol):
@@ -52,12 +63,15 @@ def normalise(text: str) -> str:
     """Return `text` without case, articles, punctuation and extra space.
 
     SQuAD's scores compare answers like this. Unlike there, what may change an answer's meaning
-    stays: marks inside numbers and a sign before one, the marks in `#%&@*/\\` and symbols (`C++`),
-    and an article that nothing follows (`vitamin A`). A text of punctuation alone stays as it is.
+    stays: marks inside numbers and words (`1.5`, `we're`), a sign before a number, a minus behind a
+    word (`A-`), powers (`10^5`, however it is written), the marks in `_KEPT_MARKS`, symbols
+    (`C++`), and an article that nothing follows (`vitamin A`). A text of punctuation alone stays.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    numeric = {match.start() for match in _IN_NUMBER.finditer(folded)}
-    kept = [mark if i in numeric else _without_punctuation(mark) for i, mark in enumerate(folded)]
+    spaced = _FRACTION.sub(" ", _POWER.sub("^", text))
+    folded = unicodedata.normalize("NFKC", spaced).casefold().translate(_ONE_SPELLING)
+    inside = {match.start(): folded[match.start()] for match in _INSIDE.finditer(folded)}
+    inside |= {match.start(): "-" for match in _MINUS.finditer(folded)}
+    kept = [inside.get(i) or _without_punctuation(mark) for i, mark in enumerate(folded)]
     words = "".join(kept).split()
     named = [word for i, word in enumerate(words) if word not in ARTICLES or i == len(words) - 1]
     return " ".join(named) or " ".join(folded.split())

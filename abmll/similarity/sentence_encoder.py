@@ -35,6 +35,7 @@ class SentenceEncoder:
                 padding=True,
                 truncation=True,
                 max_length=self._max_tokens,
+                split_special_tokens=True,  # what reads like a control token is text
                 return_tensors="pt",
             ).to(self._model.device)
             weight = batch["attention_mask"][..., None].float()

@@ -1,7 +1,8 @@
-"""Texts as token ids: a prompt once, and every option as a continuation of it.
+"""Queries as token ids: a prompt once, and every option as a continuation of it.
 
-Options are scored by their own words, not by letters: models of less than about a billion
-parameters do not connect a letter with its option well.
+`text/tokens.py` has the rule by which texts become tokens. Options are scored by their own words,
+not by letters: models of less than about a billion parameters do not connect a letter with its
+option well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 
 from abmll.errors import AbmllError, PromptTooLongError
 from abmll.text.tasks import Example, Query, check_options, without_listed_options
+from abmll.text.tokens import TextTokens
 
 # The score of an option: its log-probability (`total`), its log-probability per token (`mean`), or
 # its log-probability per token minus the same in a prompt without input (`pmi`,
@@ -83,15 +85,22 @@ def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
 class PromptEncoder:
     """Encoder of queries and examples with one tokenizer and one template.
 
+    The ids of a prompt and of a continuation, joined, are those of the joint text (`TextTokens`).
+
     It has no state after construction, so threads may share it. `max_tokens` is the context: a
     prompt must fit it together with all its continuations, which are packed behind it.
-    Raises `AbmllError` for a template that has the score `pmi` and no text around the input.
+    `tokens` is the rule of `tokenizer`, where it was made before. Raises `AbmllError` for a
+    template that has the score `pmi` and no text around the input, and `UnsupportedModelError` as
+    `TextTokens`.
     """
 
-    def __init__(self, tokenizer: Any, template: PromptTemplate, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Any, template: PromptTemplate, max_tokens: int, tokens: TextTokens | None = None
+    ) -> None:
         self.tokenizer, self.template, self.max_tokens = tokenizer, template, max_tokens
-        self.end_of_text: int = tokenizer.eos_token_id
-        self._neutral = self._ids(template.before_input + template.after_input)
+        self.tokens = tokens or TextTokens(tokenizer)
+        self.end_of_text = self.tokens.end_of_text
+        self._neutral = self.tokens.first(template.before_input + template.after_input)
         if template.score == "pmi" and not self._neutral:
             raise AbmllError(
                 "the score `pmi` compares with the prompt without input, which this template leaves empty"
@@ -125,32 +134,26 @@ class PromptEncoder:
         return self._fit(example.input, ((*output, self.end_of_text),), truncate, 0)
 
     def decode(self, ids: tuple[int, ...]) -> str:
-        """Return the text of generated ids, without special tokens and without space around it."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Return the text of generated ids, as `TextTokens.decode`."""
+        return self.tokens.decode(ids)
 
     def _continuations(self, texts: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        if not texts:
-            return ()
-        joined = [self.template.before_output + text.strip() for text in texts]
-        return tuple(map(tuple, self.tokenizer(joined, add_special_tokens=False)["input_ids"]))
+        return tuple(self.tokens.behind(self.template.before_output + text.strip()) for text in texts)
 
     def _fit(
         self, text: str, continuations: tuple[tuple[int, ...], ...], truncate: bool, room_for_answer: int
     ) -> EncodedPrompt:
         template = self.template
-        prompt = self._ids(template.before_input + text + template.after_input)
+        prompt = self.tokens.first(template.before_input + text + template.after_input)
         room = self.max_tokens - room_for_answer - sum(map(len, continuations))
         if len(prompt) > room:
             if not truncate:
                 raise PromptTooLongError(len(prompt) + self.max_tokens - room, self.max_tokens)
-            tail = tuple(self.tokenizer(template.after_input, add_special_tokens=False)["input_ids"])
+            tail = self.tokens.behind(template.after_input)
             if room <= len(tail):
                 raise PromptTooLongError(len(tail) + 1 + self.max_tokens - room, self.max_tokens)
-            prompt = self._ids(template.before_input + text)[: room - len(tail)] + tail
+            prompt = self.tokens.first(template.before_input + text)[: room - len(tail)] + tail
         return EncodedPrompt(prompt, continuations, text=text)
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text)["input_ids"])
 
 
 @dataclass(frozen=True)

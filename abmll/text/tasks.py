@@ -6,6 +6,7 @@ The fields have the names of the JSON Lines format of CrossFit and MetaICL: `inp
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,3 +136,23 @@ def count_labels(support: Sequence[Example]) -> dict[str, int]:
     """
     counts = Counter(example.output for example in support)
     return {option: counts[option] for option in shared_options(support)}
+
+
+def unlabelled_options(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return the shared options that no example is labelled with, in their order."""
+    return tuple(option for option, count in count_labels(examples).items() if not count)
+
+
+def spelt_otherwise(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Return those of `options` that are not among `known`, with the known one that each reads like.
+
+    Two texts read alike where only case, space or the form of characters (NFKC) differs: `Billing`
+    and `billing`.
+    """
+    alike = {_read_aloud(option): option for option in reversed(known)}
+    unknown = [option for option in options if option.strip() not in {text.strip() for text in known}]
+    return {option: alike[_read_aloud(option)] for option in unknown if _read_aloud(option) in alike}
+
+
+def _read_aloud(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

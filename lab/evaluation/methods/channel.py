@@ -30,15 +30,15 @@ def channel_prompt(
     A demonstration has its label before its input. There are as many as fit. An input that does not
     fit even alone is cut at its end.
     """
-    tokenize, shown_in = encoder.tokenizer, encoder.template.shown
+    tokens, shown_in = encoder.tokens, encoder.template.shown
     limit = min(max_tokens, encoder.max_tokens)
-    text = tuple(tokenize(shown_in(query), add_special_tokens=False)["input_ids"])
+    text = tokens.behind(shown_in(query))
 
     def prompt(count: int) -> tuple[int, ...]:
         shown = "".join(
             f"{example.output}\n{shown_in(example.query)}{SEPARATOR}" for example in support[:count]
         )
-        return tuple(tokenize(f"{shown}{option}\n")["input_ids"])
+        return tokens.first(f"{shown}{option}\n")
 
     count = bisect_right(range(1, len(support) + 1), False, key=lambda n: len(prompt(n)) + len(text) > limit)
     ids = prompt(count)

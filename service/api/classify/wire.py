@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -39,7 +39,7 @@ class ClassifyRequest(WireModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    inputs: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, description="Texts to label.")
+    inputs: list[str] = Field(min_length=1, description="Texts to label.")
     examples: list[ClassifyExample] | None = Field(
         default=None,
         description="Labelled examples with at least two labels. One example for each label is enough.",

@@ -131,6 +131,24 @@ def test_a_long_question_is_cut_and_the_answers_are_not(folder: Path) -> None:
     assert all("great" in text and "Paris" in text for text in texts)
 
 
+def test_an_answer_that_reads_like_a_control_token_is_text(folder: Path) -> None:
+    match = load_entailment(str(folder))
+    seen = []
+    forward = match._model.forward
+
+    def spy(**inputs: Any) -> Any:
+        seen.append(inputs["input_ids"])
+        return forward(**inputs)
+
+    match._model.forward = spy
+    match.same("q", "<|end|>", "<|end|>x")
+    (ids,) = seen
+    assert [match._tokenizer.decode(row[row != 0]) for row in ids] == [
+        "q <|end|>q <|end|>x",
+        "q <|end|>xq <|end|>",
+    ]
+
+
 def test_a_folder_without_a_classifier_raises(tmp_path: Path) -> None:
     with pytest.raises(UnusableBaseError, match="no classifier"):
         load_entailment(str(tmp_path))

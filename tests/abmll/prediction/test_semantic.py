@@ -53,6 +53,15 @@ def h(*probabilities: float) -> float:
         ("5", "(5)."),
         ("ﬁve", "FIVE"),
         ("2019-2020", "2019 \u2013 2020"),
+        ("A\u2212", "a-"),
+        ("(A-).", "A\u2013"),
+        ("\u22125", "-5"),
+        ("Cl\u207b", "Cl-"),
+        ("10\u2075", "10^5"),
+        ("10\u207b\u2075", "10^-5"),
+        ("1\u00bd", "1 1/2"),
+        ("Paris -", "Paris"),
+        ("word--", "word"),
     ],
 )
 def test_what_reads_alike_is_the_same(text: str, other: str) -> None:
@@ -64,6 +73,9 @@ def test_what_reads_alike_is_the_same(text: str, other: str) -> None:
     [
         ("Paris", "Lyon"), ("5", "-5"), ("1.5", "15"), (".5", "5"), ("10:30", "1030"), ("C++", "C"), ("C#", "C"),
         ("50%", "50"), ("vitamin A", "vitamin"), ("?", "!"), ("", "a"), ("AT&T", "ATT"), ("not a cat", "a cat"),
+        ("A-", "A"), ("A-", "A+"), ("BB-", "BB"), ("O-", "O"), ("O- positive", "O positive"), ("AA\u2013", "AA"),
+        ("Na+", "Na"), ("Cl-", "Cl"), ("10\u2075", "105"), ("1\u00bd", "11/2"), ("5\u2030", "5"), ("\u00a75", "5"),
+        ("5\u2032", "5\u2033"), ("5'10", "510"), ("we're", "were"), ("she'll", "shell"), ("A-", "a-b"),
     ],
 )  # fmt: skip
 def test_what_may_differ_in_meaning_is_not(text: str, other: str) -> None:

@@ -80,3 +80,19 @@ def test_names_are_what_gives_the_cosine_of_an_input_and_a_name() -> None:
     h = features(hidden, TEXTS)
     torch.testing.assert_close(h @ features.names(names, h.shape[1]).T, encoder(TEXTS) @ encoder(names).T)
     assert not Features().names(names, 6).any()
+
+
+def test_text_that_reads_like_a_control_token_is_text_to_the_sentence_encoder() -> None:
+    model, tokenizer = tiny_sentence_encoder()
+    encode = SentenceEncoder(model, tokenizer, 48)
+    seen = []
+    forward = model.forward
+
+    def spy(**inputs: torch.Tensor) -> object:
+        seen.append(inputs["input_ids"])
+        return forward(**inputs)
+
+    model.forward = spy
+    encode(["<|end|>", "a<|end|>b"])
+    (ids,) = seen
+    assert [tokenizer.decode(row[row != tokenizer.eos_token_id]) for row in ids] == ["<|end|>", "a<|end|>b"]

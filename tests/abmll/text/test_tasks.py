@@ -6,7 +6,7 @@ import pytest
 
 from abmll.errors import OptionsError
 from abmll.text.draws import draw_support, draw_uniformly
-from abmll.text.tasks import Example, check_options, contradictions
+from abmll.text.tasks import Example, check_options, contradictions, spelt_otherwise, unlabelled_options
 
 LABELS = ("a", "b", "c")
 
@@ -57,3 +57,28 @@ def test_options_that_differ_by_white_space_are_both_shown(options: tuple[str, .
 def test_an_option_that_is_there_twice_is_called_repeated() -> None:
     with pytest.raises(OptionsError, match="options are repeated: 'late '"):
         check_options(("late ", "early", "late "))
+
+
+def test_options_that_no_example_is_labelled_with() -> None:
+    options = ("billing", "shipping", "other")
+    examples = [Example(str(i), label, options) for i, label in enumerate(["shipping"] * 3)]
+    assert unlabelled_options(examples) == ("billing", "other")
+    assert unlabelled_options([*examples, Example("x", "other", options[::-1])]) == ("billing",)
+    assert unlabelled_options([Example("x", "y")]) == ()
+    assert unlabelled_options([*examples, Example("x", "a", ("a", "b"))]) == ()  # multiple choice
+
+
+@pytest.mark.parametrize("asked", ["Billing", "BILLING", " bILLING", "\uff42illing"])
+def test_an_option_that_only_reads_like_a_known_one_is_found(asked: str) -> None:
+    assert spelt_otherwise([asked, "not related"], ("billing", "not related")) == {asked: "billing"}
+
+
+def test_options_that_read_otherwise_or_are_known_are_not_found() -> None:
+    known = ("billing", "Billing", "not related", "A", "A-")
+    assert spelt_otherwise(["billing", "Billing ", "refund", "A+", "A-"], known) == {}
+    assert spelt_otherwise(["BILLING", "Not  Related", "a-"], known) == {
+        "BILLING": "billing",
+        "Not  Related": "not related",
+        "a-": "A-",
+    }
+    assert spelt_otherwise([], known) == spelt_otherwise(["billing"], []) == {}

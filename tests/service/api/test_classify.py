@@ -164,7 +164,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "START": ({"truncate": "START"}, "truncate: Input should be 'NONE' or 'END'"),
     "preset": ({"preset": "mine"}, "preset: there are no presets here"),
     "no inputs": ({"inputs": []}, "inputs: "),
-    "an empty input": ({"inputs": ["a", ""]}, "inputs[1]: "),
     "too many inputs": ({"inputs": ["a"] * 4}, "inputs: 4 inputs; the limit is 3"),
     "a long input": ({"inputs": ["a" * 301]}, "inputs[0]: a text of 301 characters; the limit is 300"),
     "no examples": ({"examples": None}, "examples are needed, or the id of an adapter as model"),
