@@ -10,6 +10,7 @@ likelihood of the label's tokens.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
+from abmll.errors import FitDivergedError
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
@@ -131,7 +133,12 @@ class AdaptRun:
         )
 
     def result(self) -> Adaptation:
-        """Return what was fitted."""
+        """Return what was fitted. Raises `FitDivergedError` unless its losses and values are finite."""
+        if not (all(map(math.isfinite, self.losses)) and bool(torch.isfinite(self.values).all())):
+            raise FitDivergedError(
+                "the fit diverged: its losses or weights are no finite numbers; "
+                "take a smaller learning rate or fewer steps"
+            )
         tokens = sum(example.prompt.tokens for example in self.prepared.examples)
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 

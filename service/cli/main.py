@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from service.cli import local, models, peft, serve
+from service.cli import local, models, peft, serve, store
 from service.cli.plugins import add_registered_commands
 
 # OpenMP reads this when torch is first imported. Waiting threads then sleep instead of spinning,
@@ -33,4 +33,5 @@ for command in (
     peft.import_peft,
 ):
     app.command()(command)
+app.add_typer(store.store, name="store")
 add_registered_commands(app)

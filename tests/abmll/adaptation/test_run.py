@@ -14,7 +14,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import prepare
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
-from abmll.errors import OptionsError, PromptTooLongError, SupportError
+from abmll.errors import FitDivergedError, OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.weight import weight_divergences
@@ -254,3 +254,12 @@ def test_multiple_choice_has_a_temperature_of_its_own(
     found = [model.adapt(kind, FAST, seed=1) for kind in (differing, turned, free)]
     assert [one.multiple_choice for one in found] == [True, False, False]
     assert [one.posterior.config.temperature for one in found] == list(map(TemperatureRule, (8.0, 3.0, 3.0)))
+
+
+@pytest.mark.parametrize("rate", [1e30, float("inf")])
+def test_a_fit_that_leaves_the_finite_numbers_is_an_error(
+    make_model: Callable[..., FewShotModel], support: list[Example], rate: float
+) -> None:
+    model = make_model()
+    with pytest.raises(FitDivergedError, match="smaller learning rate"):
+        model.adapt(support, AdaptSettings(steps=3, learning_rate=rate))
