@@ -163,6 +163,11 @@ class AdapterStore:
         with self._mutex:
             return self._read(id, _read_adapter)
 
+    def has(self, id: str) -> bool:
+        """Return whether there is an adapter `id`, intact or not."""
+        with self._mutex:
+            return bool(ADAPTER_ID.fullmatch(id)) and (self._root / id).is_dir()
+
     def list(self, after: str | None, limit: int) -> list[AdapterManifest]:
         """Return the manifests of at most `limit` adapters, in the order of their ids.
 

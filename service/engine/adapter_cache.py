@@ -54,7 +54,6 @@ class AdapterCache:
         """While the context lasts, the adapter stays in memory."""
         adapter_id = adapter.manifest.id
         self._leases[adapter_id] += 1
-        self.put(adapter)
         try:
             yield
         finally:

@@ -40,6 +40,7 @@ from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest,
 from service.errors import (
     DeadlineExceededError,
     DrainingError,
+    InvalidRequestError,
     LoadFailedError,
     QueueFullError,
     ServiceError,
@@ -214,6 +215,9 @@ class Engine:
         async with self._ticket(tenant, feed) as ticket:
             check_model(request.model, ticket.served)
             if isinstance(request.adapter, AdaptRequest):
+                if request.gate.needs_calibration:
+                    message = "it is an adapter that is calibrated: name it by its id"
+                    raise InvalidRequestError(message, "adapter_id")
                 gate = OpenGate(request.gate.thresholds)
                 fitting = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
                 rule, own = OptionRule.of(fitting.support), bool(fitting.folds)
@@ -249,7 +253,8 @@ class Engine:
             if error.param is None or not error.param.startswith("inputs"):
                 raise
             raise error.at("examples" + error.param.removeprefix("inputs")) from error
-        view = await self._gates.add(request, manifest, kept, answered.predictions)
+        async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
+            view = await self._gates.add(request, manifest, kept, answered.predictions)
         return replace(view, warnings=tuple(warnings))
 
     async def calibration(self, adapter_id: str) -> CalibrationView:
@@ -329,8 +334,7 @@ class Engine:
 
     async def delete_adapter(self, adapter_id: str) -> None:
         """Forget the adapter for good, and its calibration first, which must not outlive it. Raises `UnknownAdapterError`."""
-        await self._gates.forget(adapter_id)
-        await self._registry.delete(adapter_id)
+        await self._registry.delete(adapter_id, self._gates.forget)
 
     def _enter(self) -> None:
         """Take one of the places for requests at a time. Raises `QueueFullError`."""

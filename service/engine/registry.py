@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -82,13 +82,25 @@ class AdapterRegistry:
         await self.get(adapter_id)
         self._memory.unpin(adapter_id)
 
-    async def delete(self, adapter_id: str) -> None:
-        """Forget the adapter, on disk too. Raises `UnknownAdapterError`."""
+    async def delete(self, adapter_id: str, first: Callable[[str], Awaitable[object]]) -> None:
+        """Forget the adapter, on disk too, after `first` has removed what must not outlive it.
+
+        Raises `UnknownAdapterError`.
+        """
         async with self._lock:
+            await first(adapter_id)
             deleted = await asyncio.to_thread(self._store.delete, adapter_id)
             self._memory.drop(adapter_id)
         if not deleted:
             raise _unknown(adapter_id)
+
+    @asynccontextmanager
+    async def existing(self, adapter_id: str) -> AsyncIterator[None]:
+        """Keep the adapter from being deleted while the context lasts. Raises `UnknownAdapterError`."""
+        async with self._lock:
+            if not await asyncio.to_thread(self._store.has, adapter_id):
+                raise _unknown(adapter_id)
+            yield
 
     async def diagnosed(self, adapter_id: str, diagnosis: Diagnosis) -> None:
         """Keep the adapter's diagnosis beside it, on disk too. Raises `UnknownAdapterError` where it was deleted meanwhile."""
