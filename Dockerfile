@@ -1,14 +1,15 @@
 # ABMLL Serve in a container: two stages, non-root, one volume, health-checked.
 #
 #   docker build -t abmll-serve .
-#       The torch that pip picks by itself: on Linux that is the CUDA build (several GB; it also runs without a GPU).
+#       Installs the torch that pip chooses: on Linux the CUDA build (several GB; it also runs
+#       without a GPU).
 #   docker build -t abmll-serve --build-arg TORCH_INDEX_URL=<address of PyTorch's CPU wheel index> .
-#       The CPU build. The address is the one PyTorch's "Start Locally" page shows for "Compute Platform: CPU";
-#       for a given CUDA version, take the address it shows for that version.
+#       Installs the CPU build. PyTorch's "Start Locally" page shows the address for "Compute
+#       Platform: CPU", and one for each CUDA version.
 #
-# A mirror or a company certificate for pip goes in as a build secret, which leaves no trace in the image:
+# Settings of pip for a mirror or a company certificate are a build secret, not part of the image:
 #   docker build --secret id=pip.conf,src=$HOME/.config/pip/pip.conf ...
-# BASE_IMAGE may be any Debian-like image with Python >= 3.11, its venv module and CA certificates.
+# BASE_IMAGE is any Debian-like image with Python >= 3.11, its venv module and CA certificates.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS builder
@@ -19,8 +20,8 @@ ENV PIP_NO_CACHE_DIR=1 \
 RUN python3 -m venv /opt/abmll
 WORKDIR /src
 
-# Dependencies come before the source, so that a change of code does not install torch again. torch goes first
-# and alone: its index carries old copies of other packages, and once it is there pip keeps it.
+# Dependencies come before the source, so that a change of code does not install torch again. torch
+# is installed first and alone: its index has old copies of other packages. Later pip calls keep it.
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
@@ -39,16 +40,17 @@ LABEL org.opencontainers.image.title="abmll-serve" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.description="Few-shot adaptation of language models with uncertainty you can act on"
 
-# A fixed numeric identity, so that Kubernetes can check runAsNonRoot and volumes can be owned ahead of time.
+# The numeric user and group are fixed, so that Kubernetes can check runAsNonRoot, and volumes can
+# have their owner before the first start.
 RUN groupadd --gid 10001 abmll \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/abmll --shell /usr/sbin/nologin abmll \
     && install -d -o 10001 -g 10001 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
 COPY --from=builder /opt/abmll /opt/abmll
 
-# Base weights (cache) and acknowledged adapters (data) are all the server writes: one volume holds both. The server
-# fetches the default base with the pip of its virtual environment, whose own cache would only be a second copy.
-# OpenMP threads that wait must sleep, not spin: on 2 cores shared with other work, adapting to 16 examples took
-# 70 s with spinning threads and 8 s with sleeping ones.
+# The server writes base weights (cache) and acknowledged adapters (data) only: one volume has both.
+# It fetches the default base with the pip of its virtual environment, whose cache would be a second
+# copy. OpenMP threads that wait must sleep, not spin: on 2 cores shared with other work, adapting
+# to 16 examples took 70 s with spinning threads and 8 s with sleeping ones.
 ENV PATH=/opt/abmll/bin:$PATH \
     HOME=/var/lib/abmll \
     ABMLL_CACHE_DIR=/var/lib/abmll/cache \
@@ -61,8 +63,8 @@ USER 10001:10001
 VOLUME /var/lib/abmll
 EXPOSE 8000
 
-# Liveness only: a server that is loading, busy or draining is healthy. /readyz is for load balancers.
-# A port other than 8000 is set with ABMLL_PORT, so that this check follows it.
+# The check is of liveness only: a server that is loading, busy or draining is healthy. /readyz is
+# for load balancers. Set another port than 8000 with ABMLL_PORT, which this check reads.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=4 \
     CMD ["python3", "-c", "import os; from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', int(os.environ.get('ABMLL_PORT', 8000)), timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 

@@ -1,6 +1,9 @@
-"""Measurements, one command each: `python -m benchmarks.NAME`; results go to `benchmarks/results/`."""
+"""Measurements, one command each: `python -m benchmarks.NAME`.
+
+Results are in `benchmarks/results/`.
+"""
 
 import os
 
-# As `abmll` itself does, before torch is first imported: see service/cli/main.py.
+# Set before torch is first imported, for the reason that service/cli/main.py gives.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

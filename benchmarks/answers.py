@@ -1,9 +1,10 @@
-"""The answers of one method of an evaluation, read again for what needs no model.
+"""Read the answers of one method of an evaluation, for benchmarks that need no model.
 
-    python -m benchmarks.answers --cells runs/seeds --method abmll-S16 --out benchmarks/results/seeds/abmll-S16.json.gz
+    python -m benchmarks.answers --cells runs/seeds --method abmll-S16 \\
+        --out benchmarks/results/seeds/abmll-S16.json.gz
 
-This makes one compressed file of a method's cells. The file is read like the folder that it comes from
-(`abmll evaluate --out FOLDER`).
+The command makes one compressed file of a method's cells. `Answers` reads the file like the folder
+that it comes from (`abmll evaluate --out FOLDER`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ AS_GIVEN = Rule()
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of `method` in `source`, at the temperatures of `rule` relative to the one that they were given at.
+    """Answers of `method` in `source`, with the temperatures of `rule` on top of their own.
 
     `source` is the results folder of an evaluation, or a file (`.json.gz`) made of one.
     """
@@ -41,7 +42,10 @@ class Answers:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the method is, as the evaluation wrote it. Raises `KeyError` for a method that is not there."""
+        """Return the description of the method that the evaluation wrote.
+
+        Raises `KeyError` for a method that is not there.
+        """
         file = self.source.is_file()
         text = (
             gzip.decompress(self.source.read_bytes()) if file else (self.source / "methods.json").read_bytes()
@@ -50,7 +54,10 @@ class Answers:
         return methods[self.method]
 
     def cells(self, tasks: Collection[str], shots: Collection[str]) -> list[CellResult]:
-        """The finished cells of `tasks` (all, where there are none named) at these k, in the order of their names."""
+        """Return the finished cells of `tasks` at these k, in the order of their names.
+
+        No `tasks` means all.
+        """
         return [
             with_temperature(result, self.rule, self.method)
             for result in self._results()
@@ -67,12 +74,12 @@ class Answers:
             yield CellResult.load(self.source, cell)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as a file's content."""
+        """Return the content of a file of these answers."""
         return {self.method: {**self.about, "cells": [to_json(result) for result in self._results()]}}
 
 
 def to_json(result: CellResult) -> dict[str, Any]:
-    """A cell without its foreign items, rounded to `DIGITS`."""
+    """Return a cell as plain values, without its foreign items and rounded to `DIGITS`."""
     rows = zip(result.probabilities, result.widths, strict=True)
     return {
         "cell": asdict(result.cell),
@@ -86,7 +93,7 @@ def to_json(result: CellResult) -> dict[str, Any]:
 
 
 def from_json(row: dict[str, Any]) -> CellResult:
-    """Inverse of `to_json`, with no foreign items."""
+    """Invert `to_json`; the cell has no foreign items."""
     probabilities, widths = pad(row["probabilities"])
     return CellResult(
         cell=Cell(**row["cell"]),
@@ -103,7 +110,7 @@ def from_json(row: dict[str, Any]) -> CellResult:
 
 
 def confidences(result: CellResult) -> tuple[Floats, NDArray[np.bool_]]:
-    """The top probability of each item, and whether the answer was right."""
+    """Return the probability of the answer to each item, and whether the answer is right."""
     scored = ItemScores.of(result.probabilities, result.labels)
     return scored.confidence, scored.correct.astype(bool)
 

@@ -1,14 +1,17 @@
-"""Certified gates by simulation: how often is a certificate wrong, and what does it cost in coverage?
+"""Simulate certified gates: how often is a certificate wrong, and how much coverage does it cost?
 
     python -m benchmarks.certified_gates
-    python -m benchmarks.certified_gates --cells benchmarks/results/seeds/abmll-S16.json.gz --method abmll-S16
+    python -m benchmarks.certified_gates --cells benchmarks/results/seeds/abmll-S16.json.gz \\
+        --method abmll-S16
 
-A task is a population of (confidence, correct) pairs: the toy below, or the answers of an evaluation, from which calibration
-sets are drawn with replacement, so that the truth is known. For each draw of n labels the certificate at the target error
-is compared with the naive threshold, the loosest whose error on the same labels is within the target. Either is a violation
-if the true error above its threshold exceeds the target.
+A task is a population of (confidence, correct) pairs: the toy below, or the answers of an
+evaluation. Calibration sets are drawn from it with replacement, so the truth is known. Each draw of
+n labels gives two thresholds. One is that of the certificate at the target error. The other is the
+naive threshold: the loosest whose error on the same labels is within the target. A threshold is a
+violation if the true error above it exceeds the target.
 
-The toy has confidences Beta(3.4, 1.6), right with just that probability: 68 % accurate, with error 10 % at coverage .26.
+The toy has confidences from Beta(3.4, 1.6), and an answer is right with the probability that its
+confidence says. Its accuracy is 68 %, and its error is 10 % at a coverage of .26.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ from lab.evaluation.cells import CellResult
 
 TOY = (3.4, 1.6)
 METHODS = ("naive", "certified", "certified, looked at 4 times")
-LOOK_PARTS = (0.296, 0.444, 0.667, 1.0)  # sizes of successive looks, as parts of n
+# Sizes of successive looks, as parts of n.
+LOOK_PARTS = (0.296, 0.444, 0.667, 1.0)
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Beta confidences that are true."""
+    """Task of Beta confidences, which are the true probabilities of being right."""
 
     name: str = "toy"
 
@@ -43,7 +47,7 @@ class Toy:
         return confidence, rng.random(n) < confidence
 
     def above(self, threshold: float) -> tuple[float, float]:
-        """Coverage and error of confidence >= threshold."""
+        """Return coverage and error of the answers with confidence >= threshold."""
         a, b = TOY
         coverage = float(beta.sf(threshold, a, b))
         if coverage == 0:
@@ -51,13 +55,13 @@ class Toy:
         return coverage, 1 - a / (a + b) * float(beta.sf(threshold, a + 1, b)) / coverage
 
     def oracle(self, target: float) -> float:
-        """The largest coverage with the error within the target."""
+        """Return the largest coverage whose error is within the target."""
         found = [c for c, e in map(self.above, np.linspace(0, 1, 2001)) if e <= target]
         return max(found, default=0.0)
 
 
 class Records:
-    """A task's evaluated items as a population."""
+    """Task whose population is the evaluated items."""
 
     def __init__(self, name: str, confidence: ArrayLike, correct: ArrayLike) -> None:
         self.name = name
@@ -68,7 +72,7 @@ class Records:
 
     @classmethod
     def of(cls, name: str, cells: Sequence[CellResult]) -> Self:
-        """The items of all `cells` of the task: one for each support seed."""
+        """Take the items of all `cells` of the task, one for each support seed."""
         confidence, correct = zip(*map(confidences, cells), strict=True)
         return cls(name, np.concatenate(confidence), np.concatenate(correct))
 
@@ -86,10 +90,11 @@ class Records:
 
 
 def naive_threshold(confidence: NDArray[Any], correct: NDArray[Any], target: float) -> float | None:
-    """The loosest threshold whose error on the labels is within the target."""
+    """Return the loosest threshold whose error on the labels is within the target, if any."""
     order = np.argsort(-confidence)
     errors = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
-    last = np.append(confidence[order][1:] < confidence[order][:-1], True)  # a threshold takes ties together
+    # A threshold takes answers of equal confidence together.
+    last = np.append(confidence[order][1:] < confidence[order][:-1], True)
     fine = np.flatnonzero((errors <= target) & last)
     return float(confidence[order][fine[-1]]) if len(fine) else None
 
@@ -97,7 +102,7 @@ def naive_threshold(confidence: NDArray[Any], correct: NDArray[Any], target: flo
 def thresholds(
     confidence: NDArray[Any], correct: NDArray[Any], target: float, delta: float
 ) -> dict[str, list[float]]:
-    """By method, every threshold that it would have served: none, one, or one a look."""
+    """Return for each method the thresholds that it would have served: none, one, or one a look."""
     naive = naive_threshold(confidence, correct, target)
     cuts = coverage_cuts(confidence, target, delta)
     once = certify(confidence, correct, target, delta, cuts)
@@ -113,7 +118,11 @@ def thresholds(
 def simulate(
     task: Toy | Records, n: int, target: float, delta: float, draws: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """By method: violations, draws that gave a threshold, and the coverage of the last one (0 without)."""
+    """Return the results of each method over `draws` calibration sets of n labels.
+
+    These are the number of violations, the number of draws that gave a threshold, and the mean
+    coverage of the last threshold of a draw (0 without one).
+    """
     rng = np.random.default_rng([seed, n])
     found = {name: {"violations": 0.0, "served": 0.0, "coverage": 0.0} for name in METHODS}
     for _ in range(draws):
@@ -196,8 +205,8 @@ def main() -> None:
     about = [
         f"{options.draws} calibration draws a task and row, tasks: {', '.join(task.name for task in tasks)}. A certificate "
         f"may be violated in at most {options.delta:g} of the draws. `looked at 4 times`: at 30, 44, 67 and 100 % of the "
-        "labels, counted as violated if any of the thresholds served meanwhile is. `served`: share of draws that give a "
-        "threshold at all; coverage is 0 in the others. `oracle`: the largest coverage within the target."
+        "labels, counted as violated if any of the thresholds served meanwhile is. `served`: proportion of draws that give "
+        "a threshold; coverage is 0 in the others. `oracle`: the largest coverage within the target."
     ]
     common.write_results(
         name,

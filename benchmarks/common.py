@@ -1,4 +1,7 @@
-"""What the benchmarks share: the served model, tasks, interleaved timing, and results that say how they were made."""
+"""Code that benchmarks share: the served model, tasks, interleaved timing, and pages of results.
+
+A page says how its results were made.
+"""
 
 from __future__ import annotations
 
@@ -34,24 +37,24 @@ from model_store.pretrained.convert import compute_dtype
 
 RESULTS = Path("benchmarks/results")
 QUICK_RESULTS = Path("runs/quick")
-LARGE = 65_536
+LARGE = 65_536  # bytes of results above which they are compressed
 
 
 def commit() -> str:
-    """The checkout's commit, short; with `-dirty` where tracked files differ from it."""
+    """Return the short commit of the checkout, with `-dirty` where tracked files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor() -> str:
-    """The processor's name and how many of its cores this machine has."""
+    """Return the name of the processor and the number of its cores in this machine."""
     capabilities = torch.cpu.get_capabilities()
     name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
     return f"{name} ({platform.machine()}), {capabilities.get('num_logical_cores')} cores"
 
 
 def arguments(doc: str | None, *, repeats: int = 3, data: bool = False) -> argparse.ArgumentParser:
-    """A parser with the arguments that every benchmark has."""
+    """Return a parser with the arguments that every benchmark has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes; writes to runs/quick")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -65,29 +68,29 @@ def arguments(doc: str | None, *, repeats: int = 3, data: bool = False) -> argpa
 
 @dataclass(frozen=True)
 class Served:
-    """The model as a server holds it, and the manifest of its posterior."""
+    """Model as a server holds it, and the manifest of its posterior."""
 
     model: FewShotModel
     manifest: PosteriorManifest
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """Return the dtype that the model computes in."""
         dtype: torch.dtype = self.model.backbone.model.dtype
         return dtype
 
     @property
     def untempered(self) -> TaskPosterior:
-        """Theta as it is and without a temperature, for comparing answers with code that knows none."""
+        """Return theta without a temperature, to compare answers with code that has none."""
         prior = self.model.prior
         return TaskPosterior(replace(prior.config, temperature=TemperatureRule()), prior.sites, prior.values)
 
 
 def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
-    """The posterior's base, with its template and settings, on `threads` threads.
+    """Load the posterior with its base, template and settings, to run on `threads` threads.
 
-    With `total_scores`, options score the log-probability of their text under the adapter and nothing else, as in the code that
-    ours is compared with.
+    With `total_scores`, the score of an option is the log-probability of its text under the adapter
+    alone, as in the code that ours is compared with.
     """
     torch.set_num_threads(threads)
     loaded = load_posterior(posterior or shipped_posteriors()[0])
@@ -102,20 +105,20 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
 
 
 def check_unseen(manifest: PosteriorManifest, names: Sequence[str], collection: Collection) -> None:
-    """Raise `LeakError` if the posterior was trained on one of the tasks, or on one that shares its sentences."""
+    """Raise `LeakError` if the posterior was trained on one of the tasks or on its sentences."""
     trained_on = {row["task"] for row in manifest.training["data"]}
     protocol.check_unseen(manifest.id, trained_on, names, collection.about)
 
 
 def load_dense(manifest: PosteriorManifest) -> Any:
-    """Another copy of the posterior's base with plain linear layers, untouched by our code, for a baseline."""
+    """Load a second copy of the posterior's base, with plain linear layers, for a baseline."""
     base = manifest.base
     return load_base(base.id, quantisation=base.quantisation, keep_dequantised=True, progress=False).model
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One few-shot problem: support, queries, and the queries' right options."""
+    """One few-shot problem: support, queries, and the index of the right option of each query."""
 
     name: str
     support: tuple[Example, ...]
@@ -124,7 +127,7 @@ class Cell:
 
 
 def read_cell(data: Path, name: str, shots: int, items: int, seed: int) -> Cell:
-    """`shots` examples and the first `items` test items of a task of the collection in `data`."""
+    """Read a task in `data`: `shots` examples and its first `items` test items."""
     task = read_task(data / name)
     chosen = task.test[:items]
     labels = tuple(item.options.index(item.output) for item in chosen)
@@ -132,9 +135,11 @@ def read_cell(data: Path, name: str, shots: int, items: int, seed: int) -> Cell:
 
 
 def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each arm in `repeats` rounds: every round runs every arm once, so slow spells of the machine hit all.
+    """Return the seconds of each arm in `repeats` rounds.
 
-    What an arm does first is slower (compiled kernels, page faults), so callers warm it up, usually by comparing outputs.
+    Every round runs every arm once, so that a time at which the machine is slow affects all arms.
+    The first run of an arm is slower (compiled kernels, page faults): callers warm it up, usually
+    by comparing outputs.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(repeats):
@@ -146,27 +151,30 @@ def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The median of each arm."""
+    """Return the median of each arm."""
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def probabilities(found: Iterable[Prediction]) -> list[list[float]]:
-    """The predictive distributions."""
+    """Return the predictive of each prediction."""
     return [list(prediction.predictive.probabilities) for prediction in found]
 
 
 def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """The largest difference between two lists of distributions."""
+    """Return the largest difference of a probability between two lists of distributions."""
     return max(abs(a - b) for p, q in zip(one, other, strict=True) for a, b in zip(p, q, strict=True))
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """How far probabilities may lie apart that were computed in batches of other shapes."""
+    """Return the allowed difference of probabilities from batches of different shapes."""
     return 1e-3 if dtype == torch.float32 else 0.03
 
 
 def check_close(what: str, difference: float, allowed: float) -> str:
-    """A sentence for the report. Raises `SystemExit` where outputs differ: their times would not compare."""
+    """Return a sentence for the report.
+
+    Raises `SystemExit` where outputs differ: a comparison of their times would mean nothing.
+    """
     sentence = f"{what}: largest difference {difference:.1e} (allowed {allowed:g})"
     if not difference <= allowed:
         raise SystemExit(f"outputs differ, nothing is timed. {sentence}")
@@ -175,7 +183,7 @@ def check_close(what: str, difference: float, allowed: float) -> str:
 
 
 def resident_and_peak_bytes() -> tuple[int, int]:
-    """Memory that this process has resident, and the most it had since its start or `reset_peak` (Linux)."""
+    """Return this process's resident and peak bytes, since its start or `reset_peak` (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     resident, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
@@ -183,12 +191,12 @@ def resident_and_peak_bytes() -> tuple[int, int]:
 
 
 def reset_peak() -> None:
-    """Count the peak from here on (Linux)."""
+    """Start a new peak of resident memory (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; floats with three significant digits."""
+    """Return a Markdown table; floats have three significant digits."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join(lines)
@@ -209,9 +217,10 @@ def write_results(
     options: argparse.Namespace,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write `NAME.md` and `NAME.json`: what was found, and the command, commit, seed and machine it comes from.
+    """Write `NAME.md` and `NAME.json`, and return the path of the first.
 
-    Data of more than `LARGE` bytes are compressed: `NAME.json.gz`.
+    Both hold the results and the command, commit, seed and machine that they come from. Data of
+    more than `LARGE` bytes are compressed: `NAME.json.gz`.
     """
     folder = QUICK_RESULTS if options.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)

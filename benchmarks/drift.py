@@ -1,14 +1,17 @@
-"""Drift alarms by simulation: how soon after a change, and how often without one?
+"""Simulate drift alarms: how soon do they come after a change, and how often without one?
 
     python -m benchmarks.drift
 
-Inputs are those of the toy of `certified_gates`, gated by a certificate. Of a stream of served predictions the random share is
-labelled; labels of accepted answers feed the risk alarm, confidences of all feed the domain alarm. Streams:
+The inputs are those of the toy of `certified_gates`, and a certificate gates them. A random
+proportion (`--share`) of the served predictions is labelled. Labels of accepted answers go to the
+risk alarm, confidences of all answers to the domain alarm. The streams are:
 
-- stationary: as in the calibration;
-- at target: stationary, but with accepted answers wrong exactly as often as the target allows, the worst case without a change;
-- label shift: after some time answers are right with a part of the probability they had, at the same confidences;
-- new domain: after some time confidences are others (Beta(2, 3)), right as often as they say.
+- stationary: the distribution of the calibration;
+- at target: stationary, but accepted answers are wrong exactly as often as the target allows, the
+  worst case without a change;
+- label shift: from the change on, the probability of a right answer is multiplied by a factor below
+  one, at the same confidences;
+- new domain: from the change on, confidences come from Beta(2, 3), and are true.
 """
 
 from __future__ import annotations
@@ -29,7 +32,11 @@ NEW_DOMAIN = (2.0, 3.0)
 
 @dataclass(frozen=True)
 class Stream:
-    """What changes at `change` (in inputs): confidences to Beta(`domain`), the probability of being right by `right`."""
+    """Stream of served predictions that changes after `change` inputs.
+
+    Confidences then come from Beta(`domain`), and the probability of a right answer is multiplied
+    by `right`. `at_target` sets the error of accepted answers to the target throughout.
+    """
 
     name: str
     change: int
@@ -47,7 +54,11 @@ def run(
     level: float,
     rng: np.random.Generator,
 ) -> tuple[int | None, int | None, int]:
-    """Inputs until the risk alarm and the domain alarm (None: never), and labels until the risk alarm after the change."""
+    """Run both alarms on one stream of `length` inputs.
+
+    Return the number of inputs until the risk alarm, that until the domain alarm (None: no alarm),
+    and the number of labels between the change and the risk alarm.
+    """
     confidence = rng.beta(*TOY, labels)
     found = certify(
         confidence,
@@ -81,7 +92,7 @@ def run(
 
 
 def summary(raised: list[int | None], change: int) -> dict[str, Any]:
-    """False alarms before the change, alarms after it, and their delay in inputs: median and 90 % point."""
+    """Count alarms before the change and after it, with the delay of the latter in inputs."""
     false = sum(at is not None and at <= change for at in raised)
     delays = [at - change for at in raised if at is not None and at > change]
     quantiles = np.quantile(delays, [0.5, 0.9]) if delays else [np.nan, np.nan]
@@ -145,9 +156,9 @@ def main() -> None:
     about = [
         f"{options.runs} streams of {options.length} inputs, changed after {options.change}; {options.labels} calibration "
         f"labels, target error {options.target:g}, a random {options.share:.0%} labelled, alarm level {options.level:g}: by "
-        "Ville's inequality at most that share of streams without a change may alarm, ever. False alarms are those before "
+        "Ville's inequality at most that proportion of streams without a change may ever alarm. False alarms are those before "
         "the change, or in the whole of a stream without one. `labels`: median number of labelled accepted answers between "
-        "change and risk alarm. Where nothing could be certified, the gate that is watched accepts the surest fifth."
+        "change and risk alarm. Where nothing could be certified, the gate accepts the fifth with the highest confidence."
     ]
     common.write_results(
         "drift",

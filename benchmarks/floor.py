@@ -1,19 +1,22 @@
-"""Against the floor: our time over that of the bare matrix products that cannot be avoided.
+"""Compare our time with that of the bare matrix products that cannot be avoided (the floor).
 
     python -m benchmarks.floor --data ../shared/data
 
-Products of the same shapes, dtype and threads, on preallocated tensors, counted over real tokens (no padding), each layer with
-weights of its own (a weight that stays in the cache from one product to the next is not what any model has):
+The products have the same shapes, dtype and threads. Their tensors are allocated before, and they
+count real tokens only (no padding). Each layer has weights of its own: in a model no weight stays
+in the cache from one product to the next.
 
-- adapt: the trunk once over the support; for every step the forward and activation-gradient products of the adapted layers over
-  that step's tokens, the head at its distinct scored positions forward and backward, and the rank-r products of the means
-  forward and backward (activations, A and B);
-- predict: the trunk once over the queries; for every sample the adapted layers, the head at the scored positions, and the
-  rank-r products.
+- adapt: the trunk once over the support. For every step and its tokens: the forward and
+  activation-gradient products of the adapted layers, the head at the distinct scored positions
+  forward and backward, and the rank-r products of the means forward and backward (activations, A
+  and B).
+- predict: the trunk once over the queries. For every sample: the adapted layers, the head at the
+  scored positions, and the rank-r products.
 
-Behind the last layer's attention, and for its queries, only scored positions count.
+In the last layer only scored positions count, except in the products of keys and values.
 
-Not counted, though also unavoidable: attention, norms, activations, softmax, the optimiser, and all of the noise.
+The floor does not have attention, norms, activations, softmax, the optimiser and the noise, which
+cannot be avoided either.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ from benchmarks.profiling import FAMILIES, REST, shares
 
 # A product [m, k] x [k, n].
 Product = tuple[int, int, int]
-WEIGHTS = 15  # right factors of a shape: as many as the default model has adapted layers
-TOKENS_PER_PRODUCT = 4096  # samples share a product up to here; larger ones are no faster
+# Right factors of a shape: as many as the default model has adapted layers.
+WEIGHTS = 15
+# Samples share a product up to this many tokens; larger products are no faster.
+TOKENS_PER_PRODUCT = 4096
 
 
 def main() -> None:
@@ -47,7 +52,7 @@ def main() -> None:
     rows, detail, spent = [], {}, {}
     for count in options.rows:
         for what, arms, work in cases(served, count, options):
-            for run in arms.values():  # warm up both
+            for run in arms.values():  # warms up both
                 run()
             seconds = common.interleaved(arms, options.repeats)
             middle = common.medians(seconds)
@@ -68,8 +73,8 @@ def main() -> None:
     body = [[name, *(f"{100 * found.get(name, 0):.1f}" for found in spent.values())] for name in families]
     tables = [
         common.table(head, rows),
-        "Where ours spends its time, in per cent of processor time, by a run under torch's profiler (which slows small operators "
-        "most). Matrix products include the noise's, which the floor has not.",
+        "Processor time of ours by family of operators, in per cent, from a run under torch's profiler (which slows small "
+        "operators most). Matrix products include those of the noise, which the floor does not have.",
         common.table(["", *spent], body),
     ]
     data = {"times": detail, "shares": spent}
@@ -79,7 +84,10 @@ def main() -> None:
 def cases(
     served: Served, count: int, options: Any
 ) -> list[tuple[str, dict[str, Callable[[], object]], Counter[Product]]]:
-    """Adapt and predict at `count` rows: our run and the floor's, and the products the floor consists of."""
+    """Return adapt and predict at `count` rows.
+
+    Each has a name, our run and that of the floor, and the products of the floor.
+    """
     model, seed = served.model, options.seed
     cell = common.read_cell(options.data, options.task, count, count, seed)
     support = [example.prompt for example in model.encode_support(cell.support)]
@@ -106,17 +114,20 @@ def cases(
 
 
 def packed_tokens(prompts: Sequence[EncodedPrompt]) -> int:
-    """Tokens that must be read: a prompt once, and its continuations without their last tokens."""
+    """Count the tokens to read: each prompt, and its continuations without their last tokens."""
     return sum(len(p.prompt) + sum(len(ids) - 1 for ids in p.continuations) for p in prompts)
 
 
 def scored_positions(prompts: Sequence[EncodedPrompt]) -> int:
-    """Distinct positions whose logits are needed: the prompt's last, and all but the last of every continuation."""
+    """Return at how many distinct positions logits are needed.
+
+    These are the last of each prompt, and all but the last of every continuation.
+    """
     return sum(1 + sum(len(ids) - 1 for ids in p.continuations) for p in prompts)
 
 
 class Shapes:
-    """The products of a model and its adapter; `linears` are (d_in, d_out, module) of one layer."""
+    """Products of a model and its adapter; `linears` are (d_in, d_out, module) of one layer."""
 
     def __init__(
         self,
@@ -127,13 +138,17 @@ class Shapes:
         rank: int,
         steps: tuple[int, int],
     ) -> None:
-        """`layers` are how many are frozen and how many adapted, `head` is (d, vocabulary), `steps` (steps, batch size)."""
+        """Keep the sizes.
+
+        `layers` are the numbers of frozen and of adapted layers, `head` is (d, vocabulary), and
+        `steps` is (steps, batch size).
+        """
         self.linears, self.layers, self.head = linears, layers, head
         self.adapted, self.rank, self.steps = set(adapted), rank, steps
 
     @classmethod
     def of(cls, served: Served) -> Shapes:
-        """Of the served model."""
+        """Read the sizes of the served model."""
         config, layout = served.model.backbone.model.config, served.model.prior.config.layout
         d, inner = config.hidden_size, config.intermediate_size
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -148,7 +163,7 @@ class Shapes:
         return cls(linears, layers, head, layout.modules, layout.rank, steps)
 
     def adaptation(self, support: Sequence[EncodedPrompt]) -> Counter[Product]:
-        """Of an adaptation whose steps go through the support in order, again and again."""
+        """Count the products of an adaptation whose steps go through the support in order."""
         frozen, adapted = self.layers
         work = self._forward(packed_tokens(support), packed_tokens(support), frozen)
         steps, batch_size = self.steps
@@ -163,7 +178,10 @@ class Shapes:
         return work
 
     def prediction(self, queries: Sequence[EncodedPrompt], samples: int) -> Counter[Product]:
-        """Of a prediction with `samples` samples, as many in one product as stay within `TOKENS_PER_PRODUCT`."""
+        """Count the products of a prediction.
+
+        As many samples share a product as stay within `TOKENS_PER_PRODUCT`.
+        """
         frozen, adapted = self.layers
         tokens, scored = packed_tokens(queries), scored_positions(queries)
         work = self._forward(tokens, tokens, frozen)
@@ -177,7 +195,10 @@ class Shapes:
         return work
 
     def _layers(self, tokens: int, scored: int, layers: int) -> Iterator[tuple[int, int, str, int, int]]:
-        """(d_in, d_out, module, tokens, layers) of every linear; in the last layer all but k and v see scored tokens alone."""
+        """Yield (d_in, d_out, module, tokens, layers) of every linear.
+
+        In the last layer all but k and v have scored tokens alone.
+        """
         for d_in, d_out, module in self.linears:
             if layers > 1:
                 yield d_in, d_out, module, tokens, layers - 1
@@ -198,7 +219,10 @@ class Shapes:
         return work
 
     def _backward(self, tokens: int, scored: int, layers: int) -> Counter[Product]:
-        """Gradients of activations, A and B; nothing needs the gradient of the lowest adapted layer's input."""
+        """Count the products of the gradients of activations, A and B.
+
+        The gradient of the input of the lowest adapted layer is not needed.
+        """
         work: Counter[Product] = Counter()
         lowest = {"q", "k", "v"}
         for d_in, d_out, module, count, times in self._layers(tokens, scored, layers):
@@ -214,7 +238,10 @@ class Shapes:
 
 
 def bare(work: Counter[Product], dtype: torch.dtype) -> Callable[[], object]:
-    """A function that carries out every product of `work` as often as it is counted, with `WEIGHTS` right factors in turn."""
+    """Return a function that does every product of `work` as often as it is counted.
+
+    The products of one shape take up to `WEIGHTS` right factors in turn.
+    """
     made = [
         (
             torch.randn(m, k).to(dtype),

@@ -1,11 +1,12 @@
-"""How far an adapter's own temperature may leave the posterior's: NLL on validation tasks by the spread of its prior.
+"""Measure the NLL on validation tasks by the spread of the prior of an adapter's own temperature.
 
-    python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json.gz --method v5-S8 \\
-        --estimates runs/leave_one_out.jsonl
+    python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json.gz \\
+        --method v5-S8 --estimates runs/leave_one_out.jsonl
 
-`--answers` is the results folder of an evaluation, or a file made of one (`benchmarks.answers`); `--estimates` is the work file
-of `benchmarks.leave_one_out` for the same tasks, k and seeds. Writes benchmarks/results/fold_spread.md, which `SPREAD` and
-`CHOICE_SPREAD` of `abmll/held_out.py` are chosen from. Needs no model.
+The spread says how far the own temperature may differ from that of the posterior. `SPREAD` and
+`CHOICE_SPREAD` of `abmll/assurance/held_out.py` are chosen from the results. `--answers` is the
+results folder of an evaluation, or a file made of one (`benchmarks.answers`). `--estimates` is the
+work file of `benchmarks.leave_one_out` for the same tasks, k and seeds. No model is needed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from statistics import fmean
 
 from abmll.assurance.folds import HeldOutAnswer
 from abmll.assurance.held_out import temperature_factor
+from abmll.posterior.config import TemperatureRule
 from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks.answers import Answers
 from benchmarks.common import arguments, table, write_results
@@ -51,7 +53,7 @@ def main() -> None:
                 rows.append([kind, k, len(chosen), *nlls])
     about = [
         f"NLL of {options.method} on the validation tasks of {options.answers.name}, the mean over tasks: at the posterior's "
-        "temperature, and at each adapter's own, which held-out examples choose under a prior of that spread (4 folds, S = 8).",
+        "temperature, and at each adapter's own, chosen by held-out answers under a prior of that spread (4 folds, S = 8).",
     ]
     head = ["options", "k", "tasks", "the posterior's", *map(str, SPREADS)]
     write_results(
@@ -65,25 +67,31 @@ def main() -> None:
 
 
 def rule_since(prior: GlobalPosterior, answers: Answers) -> Rule:
-    """The temperatures of `prior` relative to those of the answers. Raises `SystemExit` if they are of another posterior."""
-    config = prior.config
-    digest = answers.about["digest"]
+    """Return the temperatures of `prior` relative to those of the answers.
+
+    Raises `SystemExit` if the answers are those of another posterior.
+    """
+    config, digest = prior.config, answers.about["digest"]
     if digest == posterior_digest(prior):
         return Rule()
-    if digest == posterior_digest(replace(prior, config=config.untempered())):
-        return Rule(config.temperature, config.temperature_exponent, config.choice_temperature)
+    if digest == posterior_digest(replace(prior, config=replace(config, temperature=TemperatureRule()))):
+        rule = config.temperature
+        return Rule(rule.base, rule.exponent, rule.multiple_choice)
     raise SystemExit(f"{answers.method} in {answers.source.name} is of another posterior")
 
 
 def key_of(result: CellResult) -> Key:
-    """By what the held-out answers of its adapter are found."""
+    """Return the key of the held-out answers of the same adapter."""
     return result.cell.task, result.cell.shots, result.cell.seed
 
 
 def mean_nll(
     cells: Sequence[CellResult], estimates: Mapping[Key, Sequence[HeldOutAnswer]], spread: float
 ) -> str:
-    """Of the cells at the temperatures that their held-out answers choose; a spread of 0 leaves the posterior's."""
+    """Return the mean NLL of the cells at the temperatures that their held-out answers choose.
+
+    A spread of 0 leaves the temperature of the posterior.
+    """
     factors = [temperature_factor(estimates[key_of(cell)], spread) if spread else 1.0 for cell in cells]
     found = [
         evaluate(with_temperature(cell, Rule(factor), cell.cell.method))["nll"]

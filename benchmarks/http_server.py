@@ -1,4 +1,4 @@
-"""A real `abmll serve` in a process of its own, for benchmarks over HTTP, and requests to it."""
+"""Run `abmll serve` in a process of its own, for benchmarks over HTTP, and make requests for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from service.schemas import demo
 
 
 class Server:
-    """The process, its address, and how long it took to be ready. A second one on the same `data` finds its adapters."""
+    """Server process with its address and the seconds that it took to be ready.
+
+    A second server on the same `data` finds the adapters of the first. Raises `SystemExit` where
+    the server ends or is not ready in time.
+    """
 
     def __init__(self, data: Path, options: Sequence[str] = (), *, ready_within_seconds: float = 600) -> None:
         with socket.socket() as probe:
@@ -54,23 +58,23 @@ class Server:
         raise SystemExit("the server did not become ready")
 
     def processes(self) -> list[psutil.Process]:
-        """The server and all its children."""
+        """Return the server and all its children."""
         server = psutil.Process(self._process.pid)
         return [server, *server.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """Children that do model work: those that `multiprocessing` spawned, less its resource tracker."""
+        """Return the workers: children that `multiprocessing` spawned, not its resource tracker."""
         found = []
         for process in self.processes()[1:]:
             try:
                 if "spawn_main" in " ".join(process.cmdline()):
                     found.append(process)
-            except psutil.Error:  # ended meanwhile
+            except psutil.Error:  # it has ended meanwhile
                 continue
         return found
 
     def resident_bytes(self) -> list[int]:
-        """Resident memory of the server and of each of its children."""
+        """Return the resident memory of the server and of each of its children."""
         found = []
         for process in self.processes():
             try:
@@ -83,7 +87,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """SIGTERM, then after a while SIGKILL."""
+        """Send SIGTERM, and after 60 s SIGKILL."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -94,21 +98,16 @@ class Server:
 
 
 def adapter_body(number: int, *, shots: int = 16, steps: int | None = None) -> dict[str, Any]:
-    """Adapter `number`: the demo's support, another seed each."""
+    """Return a request for adapter `number`: the support of the demo, and `number` as seed."""
     rows = [{"input": text, "output": label} for text, label in demo.SUPPORT[:shots]]
     body: dict[str, Any] = {"support": rows, "options": demo.OPTIONS, "seed": number}
     return body if steps is None else {**body, "adapt": {"steps": steps}}
 
 
 def predict_body(adapter_id: str, number: int, *, inputs: int = 1, samples: int = 8) -> dict[str, Any]:
-    """A predict request whose texts depend on `number`."""
+    """Return a predict request whose texts depend on `number`."""
     texts = [
         f"{demo.INPUTS[(number + i) % len(demo.INPUTS)]} My reference is {1000 + (number + i) % 997}."
         for i in range(inputs)
     ]
     return {"adapter_id": adapter_id, "inputs": texts, "samples": samples, "seed": 0}
-
-
-def distributions(answer: dict[str, Any]) -> list[list[float]]:
-    """The probabilities of a predict answer."""
-    return [[row["probability"] for row in found["distribution"]] for found in answer["predictions"]]

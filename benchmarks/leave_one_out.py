@@ -1,10 +1,13 @@
-"""How well the accuracy that an adapter shows on its own held-out examples predicts its accuracy on test items.
+"""Measure how well the accuracy on held-out examples predicts an adapter's accuracy on test items.
 
-    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/seeds --method abmll-S16 --tasks TASK... --shots 16
+    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/seeds \\
+        --method abmll-S16 --tasks TASK... --shots 16
 
-For every task, k and support seed the support is cut into folds, adapters are fitted to all but one and asked for that one, as
-`abmll diagnose` does. The accuracy on test items is that of an evaluation's answers with the same support. Finished
-estimates are kept in `--work` (JSON Lines), so an interrupted run goes on; `benchmarks.fold_spread` reads them too.
+For every task, k and support seed the support is cut into folds. For each fold an adapter is fitted
+to the other folds and answers the examples of this one, as in `abmll diagnose`. The accuracy on
+test items is that of an evaluation's answers with the same support. Finished estimates are written
+to `--work` (JSON Lines): an interrupted run goes on from there, and `benchmarks.fold_spread` reads
+them.
 """
 
 from __future__ import annotations
@@ -86,7 +89,7 @@ def main() -> None:
 
 
 def collect(served: Served, options: argparse.Namespace) -> list[Row]:
-    """The estimates that `options` name, after computing those that the work file lacks."""
+    """Return the estimates that `options` name, after computing those that the work file lacks."""
     collection = Collection.open(options.data)
     common.check_unseen(served.manifest, options.tasks, collection)
     done = {tuple(row[name] for name in KEY): row for row in read_estimates(options.work)}
@@ -106,12 +109,15 @@ def collect(served: Served, options: argparse.Namespace) -> list[Row]:
 
 
 def read_estimates(path: Path) -> list[Row]:
-    """The rows of a work file; none where there is no file."""
+    """Return the rows of a work file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def run_cell(served: Served, task: Task, key: tuple[Any, ...]) -> Row:
-    """How many of the support's examples are answered right when held out, of how many (`correct`, `n`), and those answers."""
+    """Answer the held-out examples of one support.
+
+    Return how many answers are right (`correct`), how many there are (`n`), and the answers.
+    """
     _, _, shots, seed, folds, samples = key
     support = episode(task, shots, seed, items=1).support
     started = time.perf_counter()
@@ -127,14 +133,14 @@ def run_cell(served: Served, task: Task, key: tuple[Any, ...]) -> Row:
 
 
 def paired(estimates: Sequence[Row], results: Sequence[CellResult]) -> list[tuple[Row, CellResult]]:
-    """Each estimate with the answers of the same adapter; what lacks either is left out."""
+    """Return each estimate with the answers of the same adapter, where both exist."""
     by_cell = {(r.cell.task, r.cell.shots, r.cell.seed): r for r in results}
     keys = [(e["task"], e["shots"], e["seed"]) for e in estimates]
     return [(e, by_cell[k]) for e, k in zip(estimates, keys, strict=True) if k in by_cell and e["n"]]
 
 
 def by_task(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """The mean of each task's values."""
+    """Return the mean of the values of each task."""
     values: dict[str, list[float]] = {}
     for task, value in pairs:
         values.setdefault(task, []).append(value)
@@ -142,7 +148,11 @@ def by_task(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
 
 
 def estimate_row(shots: str, estimates: Sequence[Row], results: Sequence[CellResult]) -> list[Any]:
-    """One k: correlation over tasks, its interval, both mean accuracies, coverage, and the intervals' mean width."""
+    """Return the row of one k.
+
+    It has the correlation over tasks and its interval, both mean accuracies, how many intervals
+    hold the accuracy on test items, how many should, and the mean width of the intervals.
+    """
     pairs = paired([e for e in estimates if e["shots"] == shots], results)
     true = [float(np.mean(confidences(result)[1])) for _, result in pairs]
     own = by_task([(e["task"], e["correct"] / e["n"]) for e, _ in pairs])
@@ -168,9 +178,10 @@ def estimate_row(shots: str, estimates: Sequence[Row], results: Sequence[CellRes
 
 
 def chance_to_hold(correct: int, n: int, answered: NDArray[np.bool_], folds: int = 1) -> float:
-    """How likely the interval of `n` held-out answers holds the accuracy on as many test items as were `answered`.
+    """Return the probability that the interval of `n` held-out answers holds the test accuracy.
 
-    Both are drawn, independently, from the accuracy that the two have together: what a perfect estimate would reach.
+    Held-out answers and test answers (as many as were `answered`) are drawn independently, each
+    right at the rate of the two together. This is what a perfect estimate would reach.
     """
     items = len(answered)
     rate = (correct + answered.sum()) / (n + items)
@@ -181,7 +192,10 @@ def chance_to_hold(correct: int, n: int, answered: NDArray[np.bool_], folds: int
 
 
 def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of tasks, given by their numbers; nan draws are left out."""
+    """Return the 95 % percentile interval of a statistic over `RESAMPLES` draws of tasks.
+
+    `statistic` takes the numbers of the drawn tasks. Draws of nan are left out.
+    """
     rng = np.random.default_rng(0)
     draws = [statistic(rng.integers(tasks, size=tasks)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(draws, [0.025, 0.975]) if not np.isnan(draws).all() else (np.nan, np.nan)
@@ -189,7 +203,7 @@ def resampled(statistic: Callable[[NDArray[np.int64]], float], tasks: int) -> tu
 
 
 def held_out(path: Path, posterior: str) -> Mapping[Key, Sequence[HeldOutAnswer]]:
-    """The answers to held-out examples by task, k and seed, for adapters of the posterior with this digest."""
+    """Return the held-out answers by task, k and seed, for the posterior with this digest."""
     rows = [row for row in read_estimates(path) if row["posterior"] == posterior and row["n"]]
     return {
         (row["task"], row["shots"], row["seed"]): [

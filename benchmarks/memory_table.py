@@ -1,10 +1,11 @@
-"""What fits on a GPU: planned memory of Llama shapes of 1B, 8B and 70B in NF4 on 24, 40 and 80 GB. Planned, not measured.
+"""Plan the memory of Llama shapes of 1B, 8B and 70B in NF4 on GPUs of 24, 40 and 80 GB.
 
     python -m benchmarks.memory_table
 
-The shapes are built without any weights (on the `meta` device) and go through the same cost functions that a server runs at its
-start (`abmll/memory_plan.py`), on the path that a GPU takes. Adapters of rank 8 in the upper half of the layers, bf16. `scale_8b`
-compares such a plan with the memory that a run takes.
+Nothing is measured. The shapes are built without weights (on the `meta` device) and go through the
+cost functions that a server runs at its start (`abmll/memory_plan.py`), on the path of a GPU. The
+adapters are of rank 8 in the upper half of the layers, in bf16. `scale_8b` compares such a plan
+with the memory that a run takes.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks import common
 from benchmarks.scale_8b import Shape
 
+# By name, the shape and whether the head is the embedding.
 SHAPES = {
     "1B": (Shape(16, 2048, 8192, 32, 8), True),
     "8B": (Shape(), False),
     "70B": (Shape(80, 8192, 28672, 64, 8), False),
-}  # and whether the head is the embedding
+}
 CARDS = (24, 40, 80)
-# NF4: half a byte a weight, a byte of scale for each 64, and four bytes for each 256 of those.
+# NF4 takes half a byte a weight, a byte of scale for 64 weights, and four bytes for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Left to the CUDA context, libraries and the allocator's slack.
+# Memory that is left to the CUDA context, libraries and the allocator.
 RESERVED_BYTES = int(1.5 * 2**30)
 FORMULA = (
     "`base + transient + slots * slot + "
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def row(name: str, costs: MemoryCosts, card: int) -> list[Any]:
-    """One line: the plan for a card of so many gigabytes (10^9 bytes)."""
+    """Return the row of one plan, for a card of `card` gigabytes (10^9 bytes)."""
     budget = card * 10**9 - RESERVED_BYTES - costs.base_bytes
     gib, per_token = 2**30, (costs.adapt_bytes_per_token, costs.predict_bytes_per_token)
     fixed = [name, card, costs.base_bytes / gib, costs.transient_bytes / gib, costs.slot_bytes / 2**20]
@@ -75,7 +77,7 @@ def row(name: str, costs: MemoryCosts, card: int) -> list[Any]:
 
 
 def shape_costs(config: LlamaConfig, *, tied: bool) -> MemoryCosts:
-    """What the server's cost functions say of a model with these sizes, its decoder's linear layers in NF4, the rest bf16."""
+    """Return the costs of a model with these sizes: decoder linears in NF4, all else in bf16."""
     config.tie_word_embeddings = tied
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)

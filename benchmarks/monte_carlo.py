@@ -1,11 +1,14 @@
-"""What samples of the weights add to their mean: one posterior's adapters, at temperatures and without any.
+"""Compare predictions from samples of the weights with predictions from their mean.
 
-    python -m benchmarks.monte_carlo --sampled benchmarks/results/seeds/abmll-S16.json.gz abmll-S16 \
+    python -m benchmarks.monte_carlo \\
+        --sampled benchmarks/results/seeds/abmll-S16.json.gz abmll-S16 \\
         --mean benchmarks/results/seeds/abmll-S0.json.gz abmll-S0 --fit TASK...
 
-Each is the results folder of an evaluation, or a file made of one (`benchmarks.answers`), and the method there.
-Writes benchmarks/results/monte_carlo.md: sampled less mean, over the support seeds and test tasks of each split.
-What is served has one temperature for both, fitted to samples; `--fit` names the validation tasks on which each gets its own.
+`--sampled` and `--mean` name the results folder of an evaluation, or a file made of one
+(`benchmarks.answers`), and a method there. Both are adapters of one posterior. The result is
+sampled less mean, over the support seeds and test tasks of each split, with and without
+temperatures. The temperature as served is one for both, and is fitted to samples. `--fit` names
+validation tasks on which each of the two gets a temperature of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abmll.meta.collection import Collection
 from abmll.posterior.config import PosteriorConfig
 from benchmarks import common
 from benchmarks.answers import Answers
 from benchmarks.leave_one_out import RESAMPLES, resampled
-from lab.evaluation.cells import CellResult
+from lab.evaluation.cells import CellResult, Floats
 from lab.evaluation.metrics import evaluate
 from lab.evaluation.temperature_scaling import Rule, fit_temperature, with_temperature
 from model_store.posteriors import load_posterior, shipped_posteriors
@@ -59,8 +63,8 @@ def main() -> None:
         rows.append([split, tasks, "none", *differences(plain)])
     seeds = ", ".join(map(str, sorted({seed for _, seed in both})))
     about = [
-        f"{answers[0].method} less {answers[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of that "
-        f"over seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
+        f"{answers[0].method} less {answers[1].method}, k = {options.shots}, support seeds {seeds}: the mean over tasks of the "
+        f"mean over seeds, with 95 % percentile intervals over {RESAMPLES} draws of tasks.",
     ]
     if own:
         about.append(
@@ -71,19 +75,19 @@ def main() -> None:
 
 
 def at(pair: Pair, rules: Sequence[Rule]) -> Pair:
-    """Each of the pair at the temperature of its rule, on top of that which its answers were given at."""
+    """Return each of the pair with the temperature of its rule on top of its own."""
     one, other = (with_temperature(r, rule, r.cell.method) for r, rule in zip(pair, rules, strict=True))
     return one, other
 
 
 def without_temperature(result: CellResult, config: PosteriorConfig) -> CellResult:
-    """The answers of an adapter of the posterior with this configuration, before the temperature was applied to them."""
+    """Return `result` without the temperature of `config`, the configuration of its posterior."""
     served = config.temperature.after(result.support_size, multiple_choice=not result.classes)
     return with_temperature(result, Rule(1 / served), result.cell.method)
 
 
 def differences(pairs: Sequence[Pair]) -> list[str]:
-    """The first of each pair less the second, for each of `SHOWN`; pairs of one task count together as one."""
+    """Return each metric of `SHOWN`, first less second; pairs of one task count as one."""
     by_task: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     for one, other in pairs:
         by_task.setdefault(one.cell.task, []).append((evaluate(one), evaluate(other)))
@@ -92,7 +96,11 @@ def differences(pairs: Sequence[Pair]) -> list[str]:
         values = np.array(
             [fmean(one[metric] - other[metric] for one, other in scores) for scores in by_task.values()]
         )
-        low, high = resampled(lambda chosen, values=values: float(values[chosen].mean()), len(values))
+
+        def mean(chosen: NDArray[np.int64], values: Floats = values) -> float:
+            return float(values[chosen].mean())
+
+        low, high = resampled(mean, len(values))
         found.append(f"{values.mean():+.4f} [{low:+.4f}, {high:+.4f}]")
     return found
 

@@ -1,12 +1,14 @@
-"""Against what a user would write: PEFT LoRA, K AdamW steps on the support, then S stochastic passes over the inputs.
+"""Compare our time with that of PEFT LoRA: AdamW steps on the support, then S stochastic passes.
 
     python -m benchmarks.peft_baseline --data ../shared/data
 
-Both sides have the same dense base weights, dtype, threads, prompts, adapted modules, rank, steps, batch size, learning rate
-and number of samples. Outputs are compared at the same weights (theta's means) first; then PEFT starts from scratch, as a user
-would. The baseline has two forms: `peft` takes all logits of `model(**batch)`, as tutorials do; `peft, needed logits` computes
-them at the options' tokens only. Its stochastic pass is Monte Carlo dropout (p = .05) in the LoRA layers: cheaper than drawing
-Gaussian weights, and what PEFT gives for one line. The tasks are not among those that the shipped posterior was trained on.
+Both sides have the same dense base weights, dtype, threads, prompts, adapted modules, rank, steps,
+batch size, learning rate and number of samples. First the outputs at the same weights (theta's
+means) are compared. Then PEFT starts from scratch, as a user would. The baseline has two forms:
+`peft` takes all logits of `model(**batch)`, as tutorials do; `peft, needed logits` computes them at
+the options' tokens only. Its stochastic pass is Monte Carlo dropout (p = .05) in the LoRA layers.
+It costs less than drawing Gaussian weights, and PEFT offers it in one line. The shipped posterior
+was not trained on these tasks.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ def main() -> None:
     lora = PeftLora(
         base, prior, needed_only=False, dropout=options.dropout, rows_per_pass=options.rows_per_pass
     )
-    # The same adapter, scored one way and the other: one set of weights, so only one of the two is in memory.
+    # Both forms share one adapter and its weights, so only one model is in memory.
     both = {"peft": lora, "needed": lora.scoring_needed_only()}
     peft = {name: both[name] for name in options.baselines}
     rows, detail = [], {}
@@ -81,7 +83,7 @@ def main() -> None:
 
 
 def measure(served: Served, peft: dict[str, PeftLora], cell: Cell, options: Any) -> dict[str, Any]:
-    """Outputs first, then times, then quality, on one task."""
+    """Compare outputs, then measure times, then quality, on one task."""
     model, settings, seed = served.model, replace(served.model.defaults, steps=options.steps), options.seed
     support = model.encode_support(cell.support)
     prompts, labels = [example.prompt for example in support], [example.label for example in support]
@@ -139,7 +141,7 @@ def measure(served: Served, peft: dict[str, PeftLora], cell: Cell, options: Any)
 
 
 def report_rows(task: str, found: dict[str, Any]) -> list[list[Any]]:
-    """One row an arm: seconds, and how many times ours."""
+    """Return a row for each arm: its seconds, and its time over ours."""
     adapt, predict = common.medians(found["adapt_seconds"]), common.medians(found["predict_seconds"])
     ours = adapt["ours"], predict["ours"]
     return [
@@ -152,7 +154,7 @@ def report_rows(task: str, found: dict[str, Any]) -> list[list[Any]]:
 
 
 def score(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> tuple[float, float]:
-    """Accuracy, and mean negative log-likelihood in nats."""
+    """Return the accuracy, and the mean negative log-likelihood in nats."""
     p, y = np.array(probabilities), np.array(labels)
     return float((p.argmax(1) == y).mean()), float(-np.log(p[np.arange(len(y)), y]).mean())
 

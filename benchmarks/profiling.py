@@ -1,4 +1,4 @@
-"""Where a run's processor time goes, by families of operators (self time, from torch's profiler)."""
+"""Measure the processor time of a run by families of operators (self time of torch's profiler)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ FAMILIES = {
 
 
 def family(name: str) -> str:
-    """The family of an operator."""
+    """Return the family of an operator."""
     lower = name.lower()
     return next((f for f, words in FAMILIES.items() if any(word in lower for word in words)), REST)
 
 
 def shares(run: Callable[[], object]) -> dict[str, float]:
-    """Self time of each family over that of all of `run`, largest first. The profiler's own time is in `REST`."""
+    """Return the self time of each family as a part of that of all of `run`, largest first.
+
+    The time of the profiler itself is in `REST`.
+    """
     with (
         torch.autograd.set_multithreading_enabled(False),
         profile(activities=[ProfilerActivity.CPU]) as found,

@@ -1,7 +1,8 @@
 """LoRA as a user would write it with PEFT, on the same dense base: the baseline of `peft_baseline`.
 
-One row for each (input, option), padded, similar lengths together. The loss and the prediction normalise over a row's
-options, as ours do. A stochastic pass is Monte Carlo dropout, the one a PEFT user gets for leaving dropout switched on.
+Each (input, option) is a row. Rows are padded, and rows of similar lengths are in one batch. The
+loss and the prediction normalise over the options of an input, as ours do. A stochastic pass is
+Monte Carlo dropout: a pass with dropout switched on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ PEFT_NAMES = {name: f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up"
 
 @dataclass(frozen=True)
 class Sequences:
-    """Rows [N, L] of token ids with their attention mask; the last `scored[i]` tokens of row i are its option."""
+    """Rows [N, L] of token ids with their attention mask.
+
+    The last `scored[i]` tokens of row i are its option.
+    """
 
     ids: Tensor
     mask: Tensor
@@ -33,7 +37,7 @@ class Sequences:
 
     @classmethod
     def of(cls, prompts: Sequence[tuple[int, ...]], options: Sequence[tuple[int, ...]]) -> Sequences:
-        """Padded on the right."""
+        """Join each prompt and its option, and pad on the right."""
         rows = [[*prompt, *option] for prompt, option in zip(prompts, options, strict=True)]
         lengths = [len(row) for row in rows]
         ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
@@ -45,7 +49,10 @@ class Sequences:
 
 
 def log_likelihoods(model: Any, rows: Sequences, *, needed_only: bool) -> Tensor:
-    """Log-probability [N] of every row's option; `needed_only` computes logits at the scored positions alone."""
+    """Return the log-probability [N] of the option of every row.
+
+    `needed_only` computes logits at the scored positions alone.
+    """
     where = [
         (i, position)
         for i, (length, scored) in enumerate(zip(rows.lengths, rows.scored, strict=True))
@@ -67,7 +74,7 @@ def log_likelihoods(model: Any, rows: Sequences, *, needed_only: bool) -> Tensor
 
 
 class PeftLora:
-    """LoRA on the modules and layers of `prior`, through PEFT. `needed_only`: see `log_likelihoods`."""
+    """LoRA of PEFT on the modules and layers of `prior`, scored as in `log_likelihoods`."""
 
     def __init__(
         self, base: Any, prior: GlobalPosterior, *, dropout: float, needed_only: bool, rows_per_pass: int
@@ -87,13 +94,13 @@ class PeftLora:
         )
 
     def scoring_needed_only(self) -> PeftLora:
-        """The same adapter and weights, with logits at the scored positions only."""
+        """Return the same adapter and weights, with logits at the scored positions only."""
         other = copy.copy(self)
         other._needed_only = True
         return other
 
     def start(self, seed: int, *, copy_means: bool) -> None:
-        """A fresh adapter: Kaiming-uniform A and B = 0, or the means of the posterior."""
+        """Reset the adapter to the means of the posterior, or to Kaiming-uniform A and B = 0."""
         torch.manual_seed(seed)
         with torch.no_grad():
             for site, tensors in zip(self._prior.sites, self._prior.by_site(), strict=True):
@@ -120,7 +127,7 @@ class PeftLora:
         learning_rate: float,
         seed: int,
     ) -> None:
-        """AdamW steps on the negative log-likelihood, normalised over the options."""
+        """Take AdamW steps on the negative log-likelihood, normalised over the options."""
         self.model.train()
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
@@ -140,7 +147,7 @@ class PeftLora:
 
     @torch.inference_mode()
     def predict(self, prompts: Sequence[EncodedPrompt], *, samples: int, seed: int) -> list[list[float]]:
-        """Option probabilities, averaged over `samples` passes with dropout; 0 is one pass without."""
+        """Return option probabilities, averaged over `samples` dropout passes (0: one without)."""
         torch.manual_seed(seed)
         self.model.train(samples > 0)
         order = [(i, option) for i, prompt in enumerate(prompts) for option in prompt.continuations]

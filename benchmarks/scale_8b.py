@@ -1,9 +1,10 @@
-"""Llama-3-8B's shape in NF4 on the CPU: built without ever holding it dense, then load, adapt, predict, and peak memory.
+"""Measure time and peak memory of adapt and predict with Llama-3-8B's shape in NF4 on the CPU.
 
     python -m benchmarks.scale_8b
     python -m benchmarks.scale_8b --quick     # two narrow layers
 
-The weights are random, so the answers mean nothing; time and memory are those of a real model of the shape.
+The model is built layer by layer and is never dense in memory. Its weights are random, so the
+answers mean nothing; time and memory are those of a real model of the shape.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Shape:
     vocabulary: int = 128_256
 
     def config(self) -> LlamaConfig:
-        """As `transformers` writes it."""
+        """Return the configuration of `transformers` for this shape."""
         return LlamaConfig(
             vocab_size=self.vocabulary,
             hidden_size=self.hidden,
@@ -136,26 +137,29 @@ def main() -> None:
 
 
 def most_step_tokens(model: FewShotModel, support: Sequence[Example], seed: int) -> int:
-    """Tokens of the adaptation's largest step."""
+    """Return the tokens of the adaptation's largest step."""
     run = model.begin_adapt(support, seed=seed)
     return max(run.prepared.tokens(batch) for batch in run.batches)
 
 
 def forget_the_build() -> None:
-    """Drawing and quantising dense weights is not serving: give its memory back, and count the peak from here on."""
+    """Give freed memory back to the system, and start a new peak.
+
+    A server does not draw and quantise dense weights, so their memory must not count.
+    """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     common.reset_peak()
 
 
 class Stages:
-    """Seconds of each stage, and the most memory the process had used by its end."""
+    """Seconds of each stage, and the peak memory of the process by its end."""
 
     def __init__(self) -> None:
         self.rows: list[list[Any]] = []
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do one stage."""
+        """Do one stage, and return its result."""
         started = time.perf_counter()
         result = work()
         row = [name, time.perf_counter() - started, common.resident_and_peak_bytes()[1] / 2**30]
@@ -165,9 +169,10 @@ class Stages:
 
 
 def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
-    """A random model whose decoder's linear layers are NF4, each drawn dense, quantised and freed in turn.
+    """Return a random model whose decoder's linear layers are NF4.
 
-    The rest is in the dtype that suits the machine, as in a base that is loaded.
+    Each is drawn dense, quantised and freed in turn. All else is in the dtype that suits the
+    machine, as in a base that is loaded.
     """
     generator, dtype = torch.Generator().manual_seed(seed), compute_dtype("cpu")
     config = shape.config()
@@ -187,7 +192,7 @@ def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
 
 
 def quantised_linear(d_in: int, d_out: int, generator: torch.Generator) -> bnb.nn.Linear4bit:
-    """A random linear layer in NF4 with double quantisation, as `model_store` quantises real ones."""
+    """Return a random linear layer in NF4 with double quantisation, as `model_store` makes them."""
     with torch.device("meta"):
         layer = bnb.nn.Linear4bit(
             d_in, d_out, bias=False, compute_dtype=compute_dtype("cpu"), quant_type="nf4"
@@ -199,13 +204,13 @@ def quantised_linear(d_in: int, d_out: int, generator: torch.Generator) -> bnb.n
 
 
 def random_weight(rows: int, columns: int, *, generator: torch.Generator) -> torch.Tensor:
-    """Normal, scaled so that activations keep their size."""
+    """Draw a normal weight [rows, columns], scaled so that activations keep their size."""
     weight = torch.empty(rows, columns, dtype=torch.bfloat16)
     return weight.normal_(0, columns**-0.5, generator=generator)
 
 
 def frozen(weight: torch.Tensor) -> nn.Parameter:
-    """A parameter that is not trained."""
+    """Return a parameter that is not trained."""
     return nn.Parameter(weight, requires_grad=False)
 
 

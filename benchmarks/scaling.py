@@ -1,9 +1,10 @@
-"""How the cost grows: with the support, the options, the samples, and the length of the prompts. Four tables and a plot.
+"""Measure how time grows with the support, the options, the samples, and the length of prompts.
 
     python -m benchmarks.scaling
 
-The texts are random words: times depend on lengths, not on meaning. Options are two or three words each, as intents are.
-One thing grows at a time from a middle case; every point is the median of interleaved repeats.
+The results are four tables and a plot. The texts are random words: times depend on lengths, not on
+meaning. Options have two or three words, like intents. One size at a time differs from a middle
+case; every point is the median of interleaved repeats.
 """
 
 from __future__ import annotations
@@ -21,111 +22,17 @@ from benchmarks import common
 from benchmarks.common import Served
 
 WORDS = [
-    "account",
-    "amount",
-    "answer",
-    "apply",
-    "balance",
-    "bank",
-    "bill",
-    "branch",
-    "business",
-    "call",
-    "cancel",
-    "card",
-    "cash",
-    "change",
-    "charge",
-    "check",
-    "claim",
-    "code",
-    "confirm",
-    "contact",
-    "country",
-    "credit",
-    "currency",
-    "customer",
-    "date",
-    "day",
-    "delay",
-    "deposit",
-    "detail",
-    "email",
-    "error",
-    "exchange",
-    "fail",
-    "fee",
-    "find",
-    "freeze",
-    "fund",
-    "help",
-    "identity",
-    "invoice",
-    "issue",
-    "late",
-    "limit",
-    "link",
-    "loan",
-    "lost",
-    "machine",
-    "market",
-    "match",
-    "message",
-    "money",
-    "name",
-    "need",
-    "new",
-    "number",
-    "offer",
-    "old",
-    "open",
-    "order",
-    "pass",
-    "pay",
-    "pending",
-    "phone",
-    "place",
-    "plan",
-    "price",
-    "problem",
-    "process",
-    "question",
-    "rate",
-    "reason",
-    "receive",
-    "refund",
-    "report",
-    "request",
-    "return",
-    "reverse",
-    "right",
-    "safe",
-    "salary",
-    "save",
-    "send",
-    "service",
-    "small",
-    "statement",
-    "stop",
-    "support",
-    "team",
-    "time",
-    "top",
-    "track",
-    "transfer",
-    "travel",
-    "update",
-    "use",
-    "verify",
-    "visit",
-    "wait",
-    "want",
-    "week",
-    "work",
-    "world",
-    "wrong",
-    "year",
-]
+    "account", "amount", "answer", "apply", "balance", "bank", "bill", "branch", "business", "call",
+    "cancel", "card", "cash", "change", "charge", "check", "claim", "code", "confirm", "contact",
+    "country", "credit", "currency", "customer", "date", "day", "delay", "deposit", "detail", "email",
+    "error", "exchange", "fail", "fee", "find", "freeze", "fund", "help", "identity", "invoice",
+    "issue", "late", "limit", "link", "loan", "lost", "machine", "market", "match", "message", "money",
+    "name", "need", "new", "number", "offer", "old", "open", "order", "pass", "pay", "pending", "phone",
+    "place", "plan", "price", "problem", "process", "question", "rate", "reason", "receive", "refund",
+    "report", "request", "return", "reverse", "right", "safe", "salary", "save", "send", "service",
+    "small", "statement", "stop", "support", "team", "time", "top", "track", "transfer", "travel",
+    "update", "use", "verify", "visit", "wait", "want", "week", "work", "world", "wrong", "year",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,7 +51,7 @@ AXES = {
     "samples": [1, 4, 16, 64],
     "words": [10, 30, 100, 300],
 }
-# Which part of a request each axis changes.
+# The calls whose time each axis changes.
 PARTS = {
     "support": ("adapt",),
     "options": ("adapt", "predict"),
@@ -166,8 +73,8 @@ def main() -> None:
     found = {name: measure(served, middle, name, values, options) for name, values in axes.items()}
     about = (
         f"Middle case: {middle.support} support examples, {middle.options} options, S = {middle.samples}, {middle.words} words; "
-        f"{options.items} queries. Settings `{served.manifest.adapt}`: a step sees at most a batch of the support, "
-        "so beyond that only the trunk grows with it."
+        f"{options.items} queries. Settings `{served.manifest.adapt}`: a step has at most a batch of the support, "
+        "so with more examples only the time of the trunk grows."
     )
     tables = []
     for name, rows in found.items():
@@ -184,13 +91,14 @@ def main() -> None:
 def measure(
     served: Served, middle: Point, axis: str, values: list[int], options: Any
 ) -> list[dict[str, Any]]:
-    """Median seconds at each value of one axis."""
+    """Return the median seconds at each value of one axis."""
     arms: dict[str, Callable[[], object]] = {}
     tokens = {}
     for value in values:
         support, queries, samples = make(replace(middle, **{axis: value}), options)
         tokens[value] = mean_tokens(served, support)
-        adaptation = served.model.adapt(support, replace(served.model.defaults, steps=1))  # warms up, too
+        # Both calls warm up, too.
+        adaptation = served.model.adapt(support, replace(served.model.defaults, steps=1))
         served.model.predict(adaptation.posterior, queries, samples=min(samples, 1))
         if "adapt" in PARTS[axis]:
             arms[f"adapt {value}"] = partial(served.model.adapt, support)
@@ -208,7 +116,7 @@ def measure(
 
 
 def make(point: Point, options: Any) -> tuple[list[Example], list[Query], int]:
-    """A random problem of these sizes."""
+    """Return a random problem of these sizes: support, queries, and the number of samples."""
     rng = random.Random(options.seed)
     labels: list[str] = []
     while len(labels) < point.options:
@@ -219,21 +127,21 @@ def make(point: Point, options: Any) -> tuple[list[Example], list[Query], int]:
     def text() -> str:
         return " ".join(rng.choices(WORDS, k=point.words)) + "."
 
-    # The first two differ, since a support of one class only is refused.
+    # The labels of the first two examples differ, since a support of one class is refused.
     support = [Example(text(), labels[i % len(labels)], tuple(labels)) for i in range(point.support)]
     return support, [Query(text(), tuple(labels)) for _ in range(options.items)], point.samples
 
 
 def mean_tokens(served: Served, support: list[Example]) -> float:
-    """Tokens of a prompt with its options, on average."""
+    """Return the mean number of tokens of a prompt with its options."""
     encoded = served.model.encode_support(support)
     return sum(example.prompt.tokens for example in encoded) / len(encoded)
 
 
 def plot(found: dict[str, list[dict[str, Any]]], path: Any) -> None:
-    """Seconds over each axis, both logarithmic."""
+    """Plot seconds over each axis, both logarithmic."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of a backend without a display
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is set
 
     figure, panels = plt.subplots(
         1, len(found), figsize=(3.2 * len(found), 3), layout="constrained", squeeze=False

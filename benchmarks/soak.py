@@ -1,11 +1,11 @@
 """Measure how a server's resident memory grows while it is given one new adapter after another.
 
     python -m benchmarks.soak --adapters 300 --out benchmarks/results/soak.md
-    python -m benchmarks.soak --pickles                          # pickled sizes of records; no server
+    python -m benchmarks.soak --pickles     # pickled sizes of records; no server
 
-Starts `abmll serve` with little memory for adapters. Each adapter is made over HTTP from four short
-examples, and is asked once. The server's budget and the worker's should both be full before the second
-half: no adapter should add to resident memory after that.
+The benchmark starts `abmll serve` with little memory for adapters. It makes each adapter over HTTP
+from four short examples, and asks it once. The server's budget and the worker's should both be full
+before the second half: no adapter should add to resident memory after that.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from safetensors.torch import load_file
 
 from abmll.adaptation.run import Adaptation
 from abmll.adaptation.settings import AdaptSettings
+from abmll.prediction.settings import PredictSettings
+from abmll.text.prompting import LabelledPrompt
 from abmll.text.tasks import Example, Query
 from benchmarks import common
 from benchmarks.http_server import Server
@@ -46,16 +48,17 @@ TEXTS = (
     ("The courier left parcel {} at the wrong house.", "delivery"),
 )
 INPUT = "You took the money for order {} two times."
-BUDGETS = {"adapter-memory-bytes": 1 << 28, "memory-bytes": 1 << 30}  # of the server, and of each worker
+# Budgets of the server and of each worker.
+BUDGETS = {"adapter-memory-bytes": 1 << 28, "memory-bytes": 1 << 30}
 MB, KB = 10**6, 10**3
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Resident bytes of the server and of each worker after `adapters` adapters, and what /metrics says.
+    """Resident bytes of the server and of each worker after `adapters` adapters, and gauges.
 
-    `metrics` are the gauges of adapters' bytes by name. `evictions` counts adapters that the server's
-    memory has dropped for others.
+    `metrics` are the gauges of adapters' bytes in /metrics, by name. `evictions` counts adapters
+    that the server's memory has dropped for others.
     """
 
     adapters: int
@@ -66,15 +69,16 @@ class Reading:
 
     @property
     def total(self) -> int:
-        """Resident bytes of all these processes."""
+        """Return the resident bytes of all these processes."""
         return self.server + sum(self.workers)
 
 
 @dataclass(frozen=True)
 class Soak:
-    """The readings in order, and one more after all adapters were deleted.
+    """All readings in order, and one more after all adapters were deleted.
 
-    `tensor_bytes` are those of one adapter as stored. `slots` is how many adapters a worker has room for.
+    `tensor_bytes` are the bytes of one stored adapter's tensors. `slots` is how many adapters a
+    worker has room for.
     """
 
     readings: Sequence[Reading]
@@ -105,7 +109,7 @@ def main() -> None:
 
 
 def soak(options: argparse.Namespace) -> Soak:
-    """Make adapters and ask each, read memory every few; then delete them all and read once more."""
+    """Make and ask adapters, and read memory after every few; delete all and read once more."""
     budgets = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in BUDGETS]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "data"
@@ -150,9 +154,10 @@ def read(server: Server, http: httpx.Client, adapters: int) -> Reading:
 
 
 def slope(readings: Sequence[Reading]) -> tuple[float, float]:
-    """Fit resident bytes an adapter to the second half, by least squares; with its standard error.
+    """Return the growth in bytes an adapter over the second half, and its standard error.
 
-    Both are nan below three readings. Neighbouring readings have like errors: the true error is larger.
+    It is the slope of resident bytes by least squares. Both are nan below three readings. The
+    errors of neighbouring readings are alike: the true standard error is larger.
     """
     second = [reading for reading in readings if 2 * reading.adapters >= readings[-1].adapters]
     if len(second) < 3:
@@ -165,7 +170,7 @@ def slope(readings: Sequence[Reading]) -> tuple[float, float]:
 
 
 def page(found: Soak, how: str) -> str:
-    """Say in a few lines what was found and `how`, above one table of all readings."""
+    """Return the page: findings in a few lines, `how` they were made, and all readings."""
     last, (growth, error) = found.readings[-1], slope(found.readings)
     full = [r for r in found.readings if r.evictions and r.adapters >= found.slots]
     when = f"at {full[0].adapters} adapters, {full[0].total / MB:,.0f} MB" if full else "never"
@@ -185,7 +190,7 @@ def page(found: Soak, how: str) -> str:
 
 
 def readings_table(found: Soak) -> str:
-    """One row a reading, in MB, with a column for each worker and for each metric."""
+    """Return a table in MB: a row for each reading, a column for each worker and each metric."""
     workers = (f"worker {number}" for number in range(len(found.deleted.workers)))
     head = ["adapters", "server MB", *workers, "all", *found.deleted.metrics, "evictions"]
     rows = []
@@ -197,13 +202,19 @@ def readings_table(found: Soak) -> str:
 
 
 def pickled_sizes() -> str:
-    """Pickle a finished adaptation of the shipped posterior, and the job of a prediction with it.
+    """Pickle what server and worker send each other about an adapter of the shipped posterior.
 
-    The job is one for a worker that does not hold the adapter: it has the posterior as the server received it.
+    `Done` brings the finished adaptation to the server. `PredictJob` names the adapter and has no
+    weights. `Submit` takes the job to a worker, with the adapter where the worker does not hold it.
     """
-    support = tuple(Example(text.format(0), label, OPTIONS) for text, label in TEXTS)
-    loop = WorkerLoop(load_worker(load_settings()))
-    loop.submit(Submit(0, AdaptJob(support, AdaptSettings(steps=1), seed=0, truncate=False)))
+    worker = load_worker(load_settings())
+    examples = tuple(Example(text.format(0), label, OPTIONS) for text, label in TEXTS)
+    support = tuple(
+        LabelledPrompt(worker.served.encoder.encode_example(example), OPTIONS.index(example.output))
+        for example in examples
+    )
+    loop = WorkerLoop(worker)
+    loop.submit(Submit(0, AdaptJob("adp_0", support, AdaptSettings(steps=1), seed=0)))
     events: list[LoopEvent] = []
     while not loop.idle:
         events += loop.turn()
@@ -212,10 +223,17 @@ def pickled_sizes() -> str:
     received: Done = pickle.loads(sent)
     assert isinstance(received.result, Adaptation)
     posterior = received.result.posterior
-    job = PredictJob("adp_0", posterior, (Query(INPUT.format(0), OPTIONS),), 16, 0, 32, truncate=False)
+    prompt = worker.served.encoder.encode(Query(INPUT.format(0), OPTIONS))
+    job = PredictJob("adp_0", (prompt,), PredictSettings())
+    records = {
+        "PredictJob": job,
+        "Submit, to a worker that holds the adapter": Submit(1, job),
+        "Submit, to a worker that does not": Submit(1, job, posterior),
+    }
+    sizes = {"Done, of an adaptation": len(sent)}
+    sizes |= {name: len(pickle.dumps(record, pickle.HIGHEST_PROTOCOL)) for name, record in records.items()}
     in_tensors = sum(tensor.nbytes for tensor in posterior.to_tensors().values())
-    sizes = {"Done": len(sent), "PredictJob": len(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))}
-    head = ["record", "pickled kB", "tensors kB", "ratio"]
+    head = ["record", "pickled kB", "the adapter's tensors kB", "ratio"]
     return common.table(head, [[name, n / KB, in_tensors / KB, n / in_tensors] for name, n in sizes.items()])
 
 

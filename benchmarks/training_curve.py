@@ -1,10 +1,11 @@
-"""The curve of a meta-training run, from its log.
+"""Plot the losses of a meta-training run from its log.
 
     python -m benchmarks.training_curve --log benchmarks/results/meta_training/all_tasks_v5.jsonl
 
-writes a PNG beside the log: the loss of each visit's batches at theta (the first inner step) and after the steps before the last,
-and their medians over the last 20 visits. Visits are to different tasks, whose losses differ more than training moves them: free
-text, whose loss is that of a whole text, lies far above the others.
+The plot is a PNG beside the log. It has the losses of each visit at theta (the first inner step)
+and at the last inner step, and their medians over the last 20 visits. Visits are to different
+tasks, and losses differ more between tasks than over the training. Losses of free text, which are
+those of a whole text, are far above the others.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ def main() -> None:
 
 
 def step_losses(log: Path) -> Floats:
-    """[visits, steps]: the loss of the batch of each inner step, before that step."""
+    """Return [visits, steps]: the loss of the batch of each inner step, before that step."""
     return np.array([json.loads(line)["losses"] for line in log.read_text("utf-8").splitlines()])
 
 
 def trailing_medians(values: Floats, window: int = WINDOW) -> list[float]:
-    """Of each value and up to `window` - 1 before it."""
+    """Return the median of each value and up to `window` - 1 values before it."""
     return [float(np.median(values[max(0, end - window) : end])) for end in range(1, len(values) + 1)]
 
 
 def plot(losses: Floats, path: Path) -> None:
+    """Write the plot to `path`."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     visits = np.arange(1, len(losses) + 1)

@@ -1,8 +1,9 @@
-"""How often typicality calls an input unlike an adapter's examples, of the task's own test inputs and of another task's.
+"""Measure how often inputs have a low typicality: test inputs of the adapter's task and of another.
 
     python -m benchmarks.typicality --data ../shared/data
 
-On the test tasks with fixed classes of two splits. It needs the trunk alone: nothing is adapted.
+The tasks are the test tasks with fixed classes of two splits. Typicality needs the trunk alone, so
+nothing is adapted.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> None:
     by_name = {task.name: task for found in tasks.values() for task in found}
     check_unseen(served.manifest, list(by_name), collection)
     states = {name: _states(served.model, task) for name, task in by_name.items()}
-    heads = {
+    gaussian_processes = {
         (name, shots, seed): fitted(served.model, episode(task, str(shots), seed, items=1).support)
         for name, task in by_name.items()
         for shots in options.shots
@@ -54,9 +55,10 @@ def main() -> None:
         foreign = neighbours(tasks[split], collection.about)
         found = []
         for task, seed in product(tasks[split], seeds):
-            head = heads[task.name, shots, seed]
+            gaussian_process = gaussian_processes[task.name, shots, seed]
             own, other = (
-                np.array(list(map(head.typicality, states[n]))) for n in (task.name, foreign[task.name])
+                np.array(list(map(gaussian_process.typicality, states[name])))
+                for name in (task.name, foreign[task.name])
             )
             alarms = [float((p <= at).mean()) for at in options.at for p in (own, other)]
             found.append([auroc(-own, -other), *alarms])
@@ -69,9 +71,9 @@ def main() -> None:
     header = ["split", "examples", "tasks", "AUROC"]
     header += [f"{whose} at {at:g}" for at in options.at for whose in ("own", "another's")]
     about = [
-        f"Shares of a task's own first {ITEMS} test inputs and of as many of another task's with a typicality of at most so "
-        f"much, and the AUROC of telling them apart: means over tasks and support seeds {', '.join(map(str, seeds))}. "
-        f"`{served.manifest.id}`."
+        f"Proportions of a task's own first {ITEMS} test inputs, and of as many of another task's, whose typicality is at most "
+        f"the given level, and the AUROC of typicality between the two: means over tasks and support seeds "
+        f"{', '.join(map(str, seeds))}. `{served.manifest.id}`."
     ]
     write_results(
         "typicality", "Typicality", about, [table(header, rows)], {"cells": records}, options, served.dtype
@@ -84,14 +86,14 @@ def _tasks(collection: Collection, split: str, quick: bool) -> list[Task]:
 
 
 def _states(model: FewShotModel, task: Task) -> Tensor:
-    """h [n, d] of the task's test inputs."""
+    """Return the features [n, d] of the task's test inputs."""
     prompts = [model.encoder.encode(item.query, truncate=True) for item in task.test[:ITEMS]]
     states = trunk_states(model.backbone, [replace(prompt, continuations=()) for prompt in prompts])
     return model.features(states, [prompt.text for prompt in prompts])
 
 
 def fitted(model: FewShotModel, support: Sequence[Example]) -> GaussianProcess:
-    """The Gaussian process of the support."""
+    """Return the Gaussian process of the support."""
     run = model.begin_adapt(support, replace(model.defaults, steps=0), truncate=True)
     examples, similarity = run.prepared.class_examples(model.features), model.prior.config.similarity
     assert examples is not None

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image and gets a prediction out of a container, on a machine without a Docker engine (Debian, root):
+# Build the image and get a prediction from a container, without a Docker engine (Debian, root):
 #
 #   docker/build_and_run.sh > transcript.md
 #
-# The transcript (Markdown) goes to stdout, the log of the build and of the server to stderr.
+# The transcript (Markdown) is on stdout, the log of the build and of the server on stderr.
 #
-#   BASE_IMAGE  base image to build on; without it, a minimal Debian with Python is made with debootstrap
-#   WORK_DIR    where images are kept, so that the next run finds its base; without it, nothing is kept
+#   BASE_IMAGE  base image; without it, debootstrap makes a minimal Debian with Python
+#   WORK_DIR    folder of images, where the next run finds its base; without it, all are removed
 #   PORT        port of the container, which shares the host's network (8000)
-#   ABMLL_*     settings of the server, passed on to it
+#   ABMLL_*     settings of the server
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +28,7 @@ runner=
 log() { printf -- '--- %s\n' "$*" >&2; }
 seconds_since() { python3 -c "import time; print(f'{time.time() - $1:.1f}')"; }
 
-# vfs and chroot need no kernel feature beyond root; --root keeps everything in one folder that can be removed.
+# vfs and chroot need root but no kernel feature; with --root all files are in one folder.
 storage() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 
 cleanup() {
@@ -51,7 +51,8 @@ need_tools() {
     { apt-get update -q && apt-get install -qy --no-install-recommends "${missing[@]}"; } >&2
 }
 
-# The stand-in for python:3.11-slim. `buildah mount` on vfs is a plain folder, so a copy fills the image.
+# Make a base image to stand in for python:3.11-slim. `buildah mount` on vfs is a plain folder, so a
+# copy fills the image.
 make_base() {
     storage inspect --type image "$STAND_IN" >/dev/null 2>&1 && return
     log "making the base image with debootstrap"
@@ -65,8 +66,8 @@ make_base() {
     rm -rf "$work/rootfs"
 }
 
-# Writes what `pip config list` shows (files and environment) as one pip.conf, for the build only, and prints the
-# local files and folders it names, one a line.
+# Write the settings of `pip config list` (files and environment) as one pip.conf, for the build
+# only. Print the local files and folders that it names, one a line.
 host_pip_settings() {
     python3 - "$work/pip.conf" <<'PYTHON'
 import ast, pathlib, subprocess, sys
@@ -78,13 +79,13 @@ for line in sorted(lines.splitlines(), key=lambda line: line.startswith(":env:")
     settings[name.rsplit(".", 1)[1]] = ast.literal_eval(value)
 pathlib.Path(sys.argv[1]).write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
 words = (word for value in settings.values() for word in value.split())
-# An index on disk (file://.../simple) links to files that lie beside it, so its parent is what has to be there.
+# An index on disk (file://.../simple) links to files beside it, so its parent must be mounted.
 paths = (pathlib.Path(w[7:]).parent if w.startswith("file://") else pathlib.Path(w) for w in words)
 print(*sorted({str(p) for p in paths if p.is_absolute() and p.exists()}), sep="\n")
 PYTHON
 }
 
-# Both the build and the first start of the server (which fetches the base model with pip) see those settings.
+# The build has those settings, and so has the server, whose first start fetches the base with pip.
 build_image() {
     local path
     while read -r path; do
@@ -94,7 +95,7 @@ build_image() {
         --secret "id=pip.conf,src=$work/pip.conf" "${pip_mounts[@]}" -t "$IMAGE" . >&2
 }
 
-# An entry of the image's configuration, one element a line.
+# Print an entry of the image's configuration, one element a line.
 config() {
     storage inspect --type image "$IMAGE" | python3 -c '
 import functools, json, sys
@@ -102,8 +103,9 @@ value = functools.reduce(dict.get, sys.argv[1].split("."), json.load(sys.stdin)[
 print(*([value] if isinstance(value, str) else value), sep="\n")' "$1"
 }
 
-# What `docker run IMAGE` would do: the image's own entry point, command, user and environment. The image's volume
-# belongs to the container and outlives a run; mounting a folder over it is not reliable in this version of buildah.
+# Start the server like `docker run IMAGE`, with the image's entry point, command, user and
+# environment. The image's volume belongs to the container and outlives a run. Mounting a folder
+# over it is not reliable in this version of buildah.
 start_server() {
     local command
     mapfile -t command < <(config Entrypoint && config Cmd)
@@ -120,7 +122,8 @@ start_server() {
     ready_seconds=$(seconds_since "$started")
 }
 
-# The container's own first process: below `buildah run` and its wrappers, the last of which has the user already.
+# Print the id of the container's first process. It is below `buildah run` and its wrappers, the
+# last of which already has the user.
 server_pid() {
     local pid=$runner
     while [ "$(stat -c %u "/proc/$pid")" != "$uid" ] || [[ $(readlink "/proc/$pid/exe") == *buildah-chroot* ]]; do
@@ -130,7 +133,7 @@ server_pid() {
     printf '%s' "$pid"
 }
 
-# SIGTERM, as an orchestrator sends it; the status is the server's.
+# Send SIGTERM, as an orchestrator does, and return the server's status.
 stop_server() {
     local pid status=0
     pid=$(server_pid) || pid=$runner

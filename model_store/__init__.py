@@ -1,4 +1,4 @@
-"""What is loaded and kept: pretrained models, posterior artifacts, adapters on disk."""
+"""Loads pretrained models, and loads and stores posterior artifacts and adapters."""
 
 import logging
 

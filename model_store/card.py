@@ -14,7 +14,7 @@ named here, at this revision and in this quantisation.
 """
 _IMPORTED = """\
 A global LoRA posterior whose mean is a LoRA adapter that was trained elsewhere: a starting point from which a few
-labelled examples of a new task are adapted to a task posterior. Nobody calibrated its spread for this mean.
+labelled examples of a new task are adapted to a task posterior. Its spread is not calibrated for this mean.
 """
 
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """What a model starts from: theta, the template of its prompts, and the settings to adapt with.
+    """Start of a model: theta, the template of its prompts, and the settings to adapt with.
 
     `theta` is a global posterior, or the configuration of an untrained one (B = 0). `point` takes
     the noise from it. `manifest` is that of the artifact that theta was read from; None for an

@@ -2,7 +2,7 @@
 
     posterior.safetensors   the tensors, named `layers.15.q.mean.A` and so on
     manifest.json           `PosteriorManifest`
-    README.md               the manifest for people
+    README.md               a model card of the manifest
 
 Those that ship with this package lie in `posteriors/<id>/`.
 """
@@ -33,12 +33,12 @@ _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 @dataclass(frozen=True)
 class PosteriorManifest:
-    """What a global posterior is, what it fits, and how it came to be.
+    """Description of a global posterior: its content, its base, and its training.
 
-    `base` is what it was trained on and must be served with. `adapt` and `template` are the
-    settings to adapt and to prompt it with (`AdaptSettings` and `PromptTemplate` as plain values).
-    `training` (data with licences, commit, seed, machine) and `metrics` are free. `digest` is
-    `posterior_digest` of the posterior, which covers `config` and `sites` too.
+    `base` is the base that it was trained on and must be served with. `adapt` and `template` are
+    the settings to adapt and to prompt it with (`AdaptSettings` and `PromptTemplate` as plain
+    values). `training` (data with licences, commit, seed, machine) and `metrics` may have any keys.
+    `digest` is `posterior_digest` of the posterior, which covers `config` and `sites` too.
     """
 
     id: str
@@ -123,7 +123,7 @@ class LoadedPosterior:
 
 
 def check_posterior_id(id: str) -> None:
-    """Raise `ValueError` for an id that would not do as a folder name."""
+    """Raise `ValueError` for an id that is not fit to name a folder."""
     if not _ID.fullmatch(id):
         raise ValueError(f"a posterior id has lower-case letters, digits, dots and dashes, not {id!r}")
 

@@ -20,20 +20,23 @@ from rich.progress import (
 )
 
 Report = Callable[[str, int, int], None]
-"""`report(what, done, total)`: what is being done, and how much of it in any unit; `total` 0 if unknown."""
+"""Called as `report(what, done, total)`: the stage, and how much is done in any unit.
+
+`total` is 0 if it is not known.
+"""
 
 _log = logging.getLogger(__name__)
 
 
 def no_report(what: str, done: int, total: int) -> None:
-    """A `Report` that says nothing."""
+    """Do nothing, as a `Report`."""
 
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """A `Report` drawn as one line on standard error; nothing is drawn until something is reported.
+    """Yield a `Report` that draws one line on standard error, from the first report on.
 
-    Each new stage is logged as well, for readers without a terminal.
+    Each new stage is logged as well, for output without a terminal.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(file=sys.stderr)

@@ -1,8 +1,8 @@
 """Folders that are either complete or absent.
 
 A folder is built beside its final place, flushed to the disk, and renamed. So a reader never sees a
-half-written one, whatever killed the writer. A seal, the digests of the folder's files, shows
-damage that is done later.
+half-written one, even if the writer was killed. A seal, which has the digests of the folder's
+files, shows later damage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def full_disk_is_an_error(what: str) -> Iterator[None]:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise StorageFullError(f"the disk is full: {what} was not stored") from error
-    except SafetensorError as error:  # has the operating system's error as text only
+    except SafetensorError as error:
+        # The error of the operating system is in the text only.
         if f"os error {errno.ENOSPC}" not in str(error):
             raise
         raise StorageFullError(f"the disk is full: {what} was not stored") from error
@@ -94,8 +95,8 @@ def staged(target: Path, what: str) -> Iterator[Path]:
 def write_durably(path: Path, text: str) -> None:
     """Write the file, whole or not at all, in place of what is there.
 
-    It is on the disk when this returns. For one writer at a time: what a writer that died has left
-    is overwritten.
+    It is on the disk when this returns. Only one writer at a time may call this: it overwrites what
+    a writer that died has left.
     """
     partial = path.with_name(f"{_STAGING}{path.name}")
     try:

@@ -26,7 +26,7 @@ AnyPosterior = TypeVar("AnyPosterior", bound=Posterior)
 
 
 def posterior_digest(posterior: Posterior) -> str:
-    """Return the hexadecimal SHA-256 of all that a posterior is.
+    """Return the hexadecimal SHA-256 of the content of a posterior.
 
     This is its configuration, its sites, its values in fp32, and its whitening.
     """
@@ -38,7 +38,7 @@ def posterior_digest(posterior: Posterior) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one spelling of equal values, to be digested."""
+    """Return JSON to digest; equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 

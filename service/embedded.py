@@ -29,13 +29,13 @@ from service.metrics import Metrics
 from service.settings import load_settings
 
 UNBOUNDED_SECONDS = 7 * 24 * 3600.0
-"""Deadline of a request that nobody else waits behind."""
+"""Deadline of a request: a week. In this process, no other client waits for the engine."""
 
 
 class Embedded:
     """An application that runs on an event loop of its own, in a thread.
 
-    Making one raises what loading its model raises.
+    The constructor loads the model, and raises what loading raises.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -72,7 +72,7 @@ async def _loaded(app: FastAPI) -> None:
 
 
 class _Shared:
-    """The engine that a process shares, while there is one, and the folder of its adapters."""
+    """The engine that a process shares, and the folder of its adapters; None while none runs."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -88,7 +88,7 @@ def start(**settings: Any) -> Embedded:
 
     Settings left out come from the environment. Adapters are kept in a temporary folder, so that a
     server or another process can have the usual one. Raises `RuntimeError` if the engine runs
-    already, `SettingsError`, and whatever loading the model raises.
+    already, `SettingsError`, and what loading the model raises.
     """
     with _shared.lock:
         if _shared.running is not None:

@@ -52,10 +52,6 @@ TEXTS = {
 TESTS = {f"tests.{p.relative_to(ROOT / 'tests').with_suffix('')}": p for p in (ROOT / "tests").rglob("*.py")}
 BENCHMARKS = {f"benchmarks.{p.stem}": p for p in (ROOT / "benchmarks").glob("*.py")}
 SOURCE = sorted({*source_files().values(), *TESTS.values(), *BENCHMARKS.values()} - {Path(__file__)})
-# Words that work in progress elsewhere still has to take out.
-STILL_THERE = {
-    "told": "some 30 files",
-}
 
 
 @cache
@@ -87,15 +83,7 @@ def uses(word: str) -> Iterator[str]:
                     yield f"{place}:{number}"
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        pytest.param(word, marks=pytest.mark.xfail(strict=True, reason=STILL_THERE[word]))
-        if word in STILL_THERE
-        else word
-        for word, _ in LOST
-    ],
-)
+@pytest.mark.parametrize("word", [word for word, _ in LOST])
 def test_words_that_lost_their_meaning_are_gone(word: str) -> None:
     assert list(uses(word)) == []
 

@@ -10,7 +10,7 @@ from fastapi import Request
 
 from service.engine.engine import Engine
 from service.errors import ClientGoneError
-from service.executors.contract import EVERYBODY
+from service.executors.contract import DEFAULT_TENANT
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def tenant_of(request: Request) -> str:
     """
     settings: Settings = request.app.state.settings
     named = request.headers.get(settings.tenant_header, "") if settings.tenant_header else ""
-    return named[:128] or EVERYBODY
+    return named[:128] or DEFAULT_TENANT
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

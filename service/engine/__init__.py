@@ -1,1 +1,1 @@
-"""The engine: admission, adapter identity, the adapter registry and the order of work. Knows no HTTP."""
+"""The engine: admission, adapters and their ids, and the order of work. Knows no HTTP."""

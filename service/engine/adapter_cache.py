@@ -1,4 +1,7 @@
-"""Adapters in memory, in front of the disk: least recently used ones leave first, those in use or pinned never."""
+"""Adapters in memory, in front of the disk.
+
+The least recently used adapters are dropped first. Adapters in use and pinned ones are not dropped.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AdapterCache:
-    """At most `limit_bytes` of adapters, but for those in use. Used from one event loop."""
+    """Holds at most `limit_bytes` of adapters, unless more are in use. Used from one event loop."""
 
     def __init__(self, limit_bytes: int, metrics: Metrics) -> None:
         self._limit_bytes, self._metrics = limit_bytes, metrics
@@ -25,34 +28,33 @@ class AdapterCache:
         self._used_bytes = 0
 
     def get(self, adapter_id: str) -> StoredAdapter | None:
-        """The adapter, which counts as used now; None where it is not in memory."""
+        """Return the adapter, which counts as used now; None where it is not in memory."""
         if adapter_id in self._adapters:
             self._adapters.move_to_end(adapter_id)
         return self._adapters.get(adapter_id)
 
     def put(self, adapter: StoredAdapter) -> None:
-        """Remember an adapter, and drop others for it where it must be."""
+        """Hold an adapter, and drop others where the limit requires it."""
         if self.get(adapter.manifest.id) is None:
             self._adapters[adapter.manifest.id] = adapter
             self._count(_size_bytes(adapter))
         self._evict()
 
     def replace(self, adapter: StoredAdapter) -> None:
-        """Take `adapter` for the one of its id that is in memory, where there is one; its posterior is the same."""
+        """Replace the adapter in memory that has the same id, if any; the posterior is the same."""
         if adapter.manifest.id in self._adapters:
             self._adapters[adapter.manifest.id] = adapter
 
     def drop(self, adapter_id: str) -> None:
-        """Forget an adapter, pinned or not; whoever is using it keeps it."""
+        """Drop an adapter, pinned or not. Requests that are using it are not affected."""
         self._pinned.discard(adapter_id)
         adapter = self._adapters.pop(adapter_id, None)
         if adapter is not None:
             self._count(-_size_bytes(adapter))
 
     @contextmanager
-    def lease(self, adapter: StoredAdapter) -> Iterator[None]:
-        """While the context lasts, the adapter stays in memory."""
-        adapter_id = adapter.manifest.id
+    def lease(self, adapter_id: str) -> Iterator[None]:
+        """Do not evict the adapter until the context ends, in memory now or put there meanwhile."""
         self._leases[adapter_id] += 1
         try:
             yield
@@ -63,7 +65,10 @@ class AdapterCache:
             self._evict()
 
     def pin(self, adapter: StoredAdapter) -> None:
-        """Keep the adapter until `unpin` or `drop`. Raises `LimitExceededError` if the pinned ones would not fit."""
+        """Hold the adapter until `unpin` or `drop`.
+
+        Raises `LimitExceededError` if all pinned adapters together would exceed the limit.
+        """
         pinned = self._pinned | {adapter.manifest.id}
         others = (self._adapters[id] for id in pinned - {adapter.manifest.id})
         if _size_bytes(adapter) + sum(map(_size_bytes, others)) > self._limit_bytes:
@@ -75,7 +80,7 @@ class AdapterCache:
         self.put(adapter)
 
     def unpin(self, adapter_id: str) -> None:
-        """Let the adapter leave when its turn comes."""
+        """Allow the adapter to be dropped again."""
         self._pinned.discard(adapter_id)
         self._evict()
 

@@ -1,4 +1,4 @@
-"""What is recorded with an adapter, and what is read back from it."""
+"""Records of adapters: written from a specification and its adaptation, and read back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from abmll.text.tasks import shared_options
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
 from model_store.adapters.store import StoredAdapter
 from service.engine.admission import support_warnings
-from service.engine.fitting import Fitting, encode_support
 from service.engine.identity import support_digest
+from service.engine.specs import AdaptationSpec, encode_support
 from service.errors import AdapterMismatchError
 from service.executors.contract import ServedModel
 
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 
 
 def adapter_of(
-    fitting: Fitting, adaptation: Adaptation, held_out: HeldOutSummary | None = None
+    spec: AdaptationSpec, adaptation: Adaptation, held_out: HeldOutSummary | None = None
 ) -> StoredAdapter:
-    """The adapter to store for a finished fit; `held_out` is what its folds told of its temperature."""
-    served, folds = fitting.served, len(fitting.folds)
+    """Return the adapter to store for a finished adaptation."""
+    served, folds = spec.served, len(spec.folds)
     own = {"calibration_folds": folds} if folds else {}
     settings = {
-        **asdict(fitting.settings),
-        "truncate": fitting.truncate,
+        **asdict(spec.settings),
+        "truncate": spec.truncate,
         "template": dict(served.template),
         **own,
     }
     manifest = AdapterManifest(
-        id=fitting.job.adapter_id,
+        id=spec.job.adapter_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=served.base,
         posterior_id=served.posterior_id,
         posterior_digest=served.posterior_digest,
         settings=settings,
-        seed=fitting.seed,
+        seed=spec.seed,
         support=SupportRecord(
-            examples=fitting.support,
+            examples=spec.support,
             tokens=adaptation.support_tokens,
-            options=shared_options(fitting.support),
-            digest=support_digest(fitting.support),
+            options=shared_options(spec.support),
+            digest=support_digest(spec.support),
         ),
         losses=adaptation.losses,
-        warnings=support_warnings(fitting.support),
+        warnings=support_warnings(spec.support),
         config=adaptation.posterior.config,
         sites=adaptation.posterior.sites,
         held_out=held_out,
@@ -55,12 +55,15 @@ def adapter_of(
     return StoredAdapter(manifest, adaptation.posterior)
 
 
-def fitting_of(manifest: AdapterManifest, served: ServedModel) -> Fitting:
-    """The fit that made the adapter, without its folds; settings which it was made without are those that are served."""
+def spec_of(manifest: AdapterManifest, served: ServedModel) -> AdaptationSpec:
+    """Return the specification that made the adapter, without its folds.
+
+    Settings that the manifest does not have are the served defaults.
+    """
     names = {field.name for field in fields(served.defaults)}
     chosen = {name: value for name, value in manifest.settings.items() if name in names}
     support, truncate = manifest.support.examples, manifest.settings["truncate"]
-    return Fitting(
+    return AdaptationSpec(
         served,
         support,
         encode_support(support, served, truncate=truncate),
@@ -71,12 +74,12 @@ def fitting_of(manifest: AdapterManifest, served: ServedModel) -> Fitting:
 
 
 def is_served(manifest: AdapterManifest, served: ServedModel) -> bool:
-    """Whether the adapter belongs to the base and global posterior that are served."""
+    """Return whether the adapter was made with the base and global posterior that are served."""
     return manifest.base == served.base and manifest.posterior_digest == served.posterior_digest
 
 
 def check_adapter(manifest: AdapterManifest, served: ServedModel) -> None:
-    """Raise `AdapterMismatchError` unless the adapter belongs to the base and global posterior that are served."""
+    """Raise `AdapterMismatchError` unless `is_served`."""
     if not is_served(manifest, served):
         made, now = manifest.base, served.base
         message = (

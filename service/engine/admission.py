@@ -1,13 +1,15 @@
-"""Everything a request is refused for, before any model work: counts, lengths, labels, options, context.
+"""Checks of a request before any model work: counts, lengths, labels, options, context.
 
-Functions take a request record and give what is to be done, in tokens, or raise a `ServiceError` whose `param` names the field.
-They tokenise, so they take milliseconds and belong off the event loop.
+A function takes a request record and returns what is to be done, in tokens, or raises a
+`ServiceError` whose `param` names the wrong field. Tokenising takes milliseconds, so call these
+functions in a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from abmll.assurance.folds import Fold, make_folds
 from abmll.errors import AbmllError
@@ -22,8 +24,8 @@ from abmll.text.tasks import (
     count_labels,
     shared_options,
 )
-from service.engine.fitting import Fitting, encode_labelled
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
+from service.engine.specs import AdaptationSpec, PredictionSpec, encode_labelled
 from service.errors import (
     InvalidOptionsError,
     InvalidRequestError,
@@ -43,8 +45,8 @@ def check_model(model: str | None, served: ServedModel) -> None:
         raise UnknownModelError(f"this server serves {served.base.id!r}, not {_short(model)!r}", "model")
 
 
-def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> Fitting:
-    """The fit that `request` asks for, its settings resolved, and the folds that are to choose its temperature, if any."""
+def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> AdaptationSpec:
+    """Return what `request` adapts to and how, with the served defaults where it sets nothing."""
     check_model(request.model, served)
     _check_count("support", len(request.support), settings.max_support, "examples")
     for i, example in enumerate(request.support):
@@ -63,7 +65,7 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
     )
     applied = request.overrides.apply(served.defaults)
     folds = tuple(_calibration_folds(request, settings))
-    return Fitting(served, request.support, examples, applied, request.seed, request.truncate, folds)
+    return AdaptationSpec(served, request.support, examples, applied, request.seed, request.truncate, folds)
 
 
 def _encoded(number: int, example: Example, served: ServedModel, *, truncate: bool) -> LabelledPrompt:
@@ -94,38 +96,57 @@ def _calibration_folds(request: AdaptRequest, settings: Settings) -> list[Fold]:
 
 @dataclass(frozen=True)
 class OptionRule:
-    """What a query without options of its own gets: the support's shared options. `needed` if the support has any at all."""
+    """Options of queries that come without their own.
+
+    `shared` are the options that all support examples have; empty where they differ. `needed` says
+    whether the support has options at all, so that a query must have some too.
+    """
 
     shared: tuple[str, ...]
     needed: bool
 
     @classmethod
-    def of(cls, support: Sequence[Example]) -> OptionRule:
-        """The rule of a support set, which is free text throughout or has options throughout."""
+    def of(cls, support: Sequence[Example]) -> Self:
+        """Return the rule of a support, of which all examples or none have options."""
         return cls(shared_options(support), any(example.options for example in support))
 
 
-@dataclass(frozen=True)
-class AdmittedQueries:
-    """The queries of a request with their options, in tokens; how to answer them, and of which kind each confidence is."""
-
-    queries: tuple[Query, ...]
-    prompts: tuple[EncodedPrompt, ...]
-    settings: PredictSettings
-    confidence_kinds: Sequence[str]
-
-
-def admit_queries(
+def admit_predict(
     request: PredictRequest,
     served: ServedModel,
     settings: Settings,
-    rule: OptionRule,
+    support: Sequence[Example],
     *,
     own_temperature: bool,
-) -> AdmittedQueries:
-    """The queries that `request` asks to answer, by an adapter that has a temperature of its own or not."""
-    asked = request.settings
+) -> PredictionSpec:
+    """Return what `request` predicts and how, with an adapter of `support`.
+
+    `own_temperature` says whether the adapter has a temperature of its own.
+    """
+    rule = OptionRule.of(support)
     _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
+    _check_amounts(request.settings, settings)
+    for i, query in enumerate(request.queries):
+        _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)
+    queries = tuple(
+        query if query.options else replace(query, options=rule.shared) for query in request.queries
+    )
+    # With "auto", thresholds decide how many samples are drawn. The confidences of the calibration
+    # were computed without thresholds, so those that are compared with it have to be as well.
+    thresholds = Thresholds() if request.gate.needs_calibration else request.gate.thresholds
+    if thresholds.of_text and all(query.options for query in queries):
+        message = "the gate has a condition on free text, and every input has options"
+        raise InvalidRequestError(message, "gate")
+    prompts = tuple(_prompt(i, query, request, served, rule) for i, query in enumerate(queries))
+    kinds = confidence_kinds(request.confidence, queries, own_temperature=own_temperature)
+    resolved = replace(request.settings, most_samples=settings.max_samples)
+    if resolved.samples == "auto":
+        resolved = replace(resolved, thresholds=thresholds)
+    return PredictionSpec(queries, prompts, resolved, kinds)
+
+
+def _check_amounts(asked: PredictSettings, settings: Settings) -> None:
+    """Raise `LimitExceededError` for too many samples, texts or tokens."""
     if asked.samples != "auto" and asked.samples > settings.max_samples:
         raise LimitExceededError(f"{asked.samples} samples; the limit is {settings.max_samples}", "samples")
     writers = AUTO_TEXT_SAMPLES if asked.samples == "auto" else max(1, asked.samples)
@@ -136,22 +157,6 @@ def admit_queries(
     if asked.max_new_tokens > settings.max_new_tokens:
         message = f"{asked.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
         raise LimitExceededError(message, "max_new_tokens")
-    for i, query in enumerate(request.queries):
-        _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)
-    queries = tuple(
-        query if query.options else replace(query, options=rule.shared) for query in request.queries
-    )
-    # What was calibrated did not depend on a gate, so neither may the samples that "auto" draws for it.
-    thresholds = Thresholds() if request.gate.needs_calibration else request.gate.thresholds
-    if thresholds.of_text and all(query.options for query in queries):
-        message = "the gate has a condition on free text, and every input has options"
-        raise InvalidRequestError(message, "gate")
-    prompts = tuple(_prompt(i, query, request, served, rule) for i, query in enumerate(queries))
-    kinds = confidence_kinds(request.confidence, queries, own_temperature=own_temperature)
-    resolved = replace(asked, most_samples=settings.max_samples)
-    if asked.samples == "auto":
-        resolved = replace(resolved, thresholds=thresholds)
-    return AdmittedQueries(queries, prompts, resolved, kinds)
 
 
 def _prompt(
@@ -169,7 +174,10 @@ def _prompt(
 
 
 def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settings: Settings) -> list[Fold]:
-    """The folds that `request` asks for on an adapter's support. Raises `UndiagnosableError` where nothing can be held out."""
+    """Return the folds of an adapter's support that `request` asks for.
+
+    Raises `UndiagnosableError` where nothing can be held out.
+    """
     if request.samples > settings.max_samples:
         raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
     if request.folds is not None and request.folds > settings.max_folds:
@@ -187,7 +195,7 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
 
 
 def support_warnings(support: Sequence[Example]) -> tuple[str, ...]:
-    """What is accepted but worth telling."""
+    """Return warnings about a support that is accepted: contradictory or missing labels."""
     warnings = [
         f"the input {_short(text)!r} appears with different outputs" for text in contradictions(support)
     ]

@@ -1,4 +1,4 @@
-"""What the engine answers: adapters, decided predictions and diagnoses, with how the request came by them."""
+"""Answers of the engine: adapters, decided predictions and diagnoses, with the times they took."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from model_store.adapters.store import StoredAdapter
     from service.gating.decisions import DecidedPrediction
-    from service.gating.records import Grant
+    from service.gating.records import CalibratedGate
 
 
 @dataclass
 class Timings:
-    """Seconds that one request spent waiting for the model, adapting and predicting, and in all."""
+    """Seconds that one request waited for a worker, adapted, predicted, and took in all."""
 
     queue_seconds: float = 0.0
     adapt_seconds: float = 0.0
@@ -28,7 +28,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Obtained:
-    """An adapter and how a request came by it."""
+    """An adapter, and how a request came by it."""
 
     adapter: StoredAdapter
     cache: CacheOutcome
@@ -37,14 +37,17 @@ class Obtained:
 
 @dataclass(frozen=True)
 class Answered(Obtained):
-    """Decided predictions in the order of the queries, and what the adapter's calibration granted, if it was needed."""
+    """Decided predictions in the order of the queries.
+
+    `calibrated_gate` is None where the request did not need the adapter's calibration.
+    """
 
     predictions: Sequence[DecidedPrediction]
-    grant: Grant | None = None
+    calibrated_gate: CalibratedGate | None = None
 
     @property
     def calibrator(self) -> str | None:
-        """What calibrated the confidences, where any is calibrated."""
+        """Return the source of calibrated confidences; None where no confidence is calibrated."""
         calibrated = any(row.confidence.kind == CALIBRATED for row in self.predictions)
         return HELD_OUT if calibrated else None
 

@@ -1,4 +1,4 @@
-"""An engine from settings."""
+"""Builds an engine from settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from service.settings import Settings
 
 
 def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> Engine:
-    """The engine that serves what `settings` name on `executor`. Raises `StoreInUseError` where another owns the data folder."""
+    """Build the engine that sends its jobs to `executor`.
+
+    Raises `StoreInUseError` where another process uses the data folder.
+    """
     gates = GateKeeper(settings, GateJournals(settings.calibrations_dir), metrics)
     return Engine(settings, executor, AdapterStore(settings.adapters_dir), gates, metrics)

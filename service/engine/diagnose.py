@@ -1,4 +1,4 @@
-"""Diagnosing an adapter: adapters of parts of its support and the posterior before any step, on the same examples."""
+"""Diagnoses an adapter by held-out answers, compared with those of the unadapted posterior."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from abmll.assurance import diagnostics
 from abmll.assurance.folds import Fold, HeldOutAnswer
 from abmll.text.demonstrations import fitting
 from abmll.text.prompting import EncodedPrompt, PromptTemplate
-from service.engine.adapter_records import fitting_of
-from service.engine.fold_jobs import FoldJobs, Spent, together
+from service.engine.adaptation_jobs import AdaptationJobs, ModelTime, together
+from service.engine.adapter_records import spec_of
 from service.engine.requests import DiagnoseRequest
 from service.executors.contract import Executor, ServedModel
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from abmll.posterior.posteriors import TaskPosterior
     from model_store.adapters.store import StoredAdapter
 
-# Of a prompt with demonstrations, as in the evaluation of in-context learning.
+# Most tokens of a prompt with demonstrations, as in the evaluation of in-context learning.
 IN_CONTEXT_TOKENS = 2048
 
 
@@ -31,10 +31,13 @@ async def diagnose(
     served: ServedModel,
     executor: Executor,
     tenant: str,
-) -> tuple[diagnostics.Diagnosis, Spent]:
-    """The diagnosis of `adapter` by `folds` of its support, and what it took. Raises what the executor raises."""
-    whole = await asyncio.to_thread(fitting_of, adapter.manifest, served)
-    jobs = FoldJobs(executor, tenant, whole)
+) -> tuple[diagnostics.Diagnosis, ModelTime]:
+    """Return the diagnosis of `adapter` by `folds` of its support, and the workers' time for it.
+
+    Raises what the executor raises.
+    """
+    whole = await asyncio.to_thread(spec_of, adapter.manifest, served)
+    jobs = AdaptationJobs(executor, tenant, whole)
     (theta, prior, in_context), *by_fold = await together(
         _unadapted(jobs, folds), *(jobs.held_out(fold, request.samples) for fold in folds)
     )
@@ -42,20 +45,27 @@ async def diagnose(
 
 
 async def _unadapted(
-    jobs: FoldJobs, folds: Sequence[Fold]
+    jobs: AdaptationJobs, folds: Sequence[Fold]
 ) -> tuple[TaskPosterior, list[HeldOutAnswer], list[HeldOutAnswer]]:
-    """The posterior before any step; what its mean answers for all held-out examples, as they are and behind demonstrations."""
+    """Return the posterior before any gradient step, and two lists of its answers.
+
+    Both are the answers of its mean to all held-out examples: in the first without, in the second
+    with demonstrations in the prompt.
+    """
     part = jobs.whole.part(folds[0].kept[:1])
     job = replace(part, settings=replace(part.settings, steps=0)).job
     theta = (await jobs.adapt(job)).value.posterior
     indices = [i for fold in folds for i in fold.held_out]
     demonstrated = await asyncio.to_thread(_demonstrated, jobs, folds)
-    prior = await jobs.ask(job, theta, jobs.whole.prompts(indices), indices, 0)
-    return theta, prior, await jobs.ask(job, theta, demonstrated, indices, 0)
+    prior = await jobs.answers(job, theta, jobs.whole.prompts(indices), indices, 0)
+    return theta, prior, await jobs.answers(job, theta, demonstrated, indices, 0)
 
 
-def _demonstrated(jobs: FoldJobs, folds: Sequence[Fold]) -> tuple[EncodedPrompt, ...]:
-    """Each held-out example behind those that its fold adapts to, as many as fit. Examples of a fold share their prompt."""
+def _demonstrated(jobs: AdaptationJobs, folds: Sequence[Fold]) -> tuple[EncodedPrompt, ...]:
+    """Return a prompt for each held-out example, with demonstrations from the rest of the support.
+
+    As many demonstrations are shown as fit. Examples of one fold have the same ones.
+    """
     support, served = jobs.whole.support, jobs.whole.served
     template = PromptTemplate.from_json(served.template)
     most = min(IN_CONTEXT_TOKENS, served.encoder.max_tokens)

@@ -1,9 +1,10 @@
-"""The engine: takes request records, has the model work done by an executor, and answers with decisions.
+"""The engine: takes request records, has an executor do the model work, and returns decisions.
 
-One road for a request: admission (validated and tokenised once), the adapter, the gate opened, the job, the decided predictions,
-the gate closed. What leaves the engine is decided; surfaces and the command line only render.
+Each request passes the same steps: the gate is resolved, the request is checked and tokenised once,
+its adapter is found or made, its job is done, the gate decides, and the predictions are logged
+where the gate needs it. Surfaces and the command line only render what the engine returns.
 
-The engine owns the server's state (starting, ready, draining), the bound on requests at a time, and their deadline.
+The engine owns the state of the server, the bound on requests at a time, and their deadline.
 """
 
 from __future__ import annotations
@@ -20,20 +21,13 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
-from service.engine.admission import (
-    AdmittedQueries,
-    OptionRule,
-    admit_adapt,
-    admit_diagnosis,
-    admit_queries,
-    check_model,
-)
+from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
 from service.engine.answers import Answered, Diagnosed, Obtained, Timings
 from service.engine.diagnose import diagnose
 from service.engine.flights import Flights
-from service.engine.fold_jobs import FoldJobs
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
@@ -48,10 +42,9 @@ from service.errors import (
     WorkerLostError,
 )
 from service.executors.contract import (
-    EVERYBODY,
+    DEFAULT_TENANT,
     Executor,
     Partial,
-    PredictJob,
     ServedModel,
     Timed,
     WorkerStatus,
@@ -59,7 +52,7 @@ from service.executors.contract import (
 from service.gating.confidence import confidence_of
 from service.gating.decisions import DecidedPrediction, decide
 from service.gating.keeper import GateKeeper
-from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, OpenGate
+from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, ResolvedGate
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.settings import Settings
@@ -67,15 +60,16 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
+    from abmll.text.tasks import Example
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.store import AdapterStore, StoredAdapter
-    from service.engine.fitting import Fitting
+    from service.engine.specs import AdaptationSpec, PredictionSpec
 
 log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """Life of the engine: from starting to ready or failed; from starting or ready to draining."""
+    """State of the engine: from starting to ready or failed, from starting or ready to draining."""
 
     STARTING = "starting"
     READY = "ready"
@@ -84,8 +78,11 @@ class State(StrEnum):
 
 
 @dataclass
-class _Ticket:
-    """One admitted request: the model it is for, its clock, whose it is, and its adapter once that is known."""
+class _RequestContext:
+    """One request in flight: its model, times, tenant and deadline.
+
+    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known.
+    """
 
     served: ServedModel
     timings: Timings
@@ -95,12 +92,15 @@ class _Ticket:
     adapter_id: str | None = None
 
     def seconds_left(self) -> float:
-        """Until the deadline."""
+        """Return the seconds until the deadline."""
         return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
 
 
 class Engine:
-    """Used from one event loop. `start` once, then `create_adapter` and `predict` from any task; `close` at the end."""
+    """Serves requests. Used from one event loop.
+
+    Call `start` once, then the others from any task, and `close` at the end.
+    """
 
     def __init__(
         self,
@@ -121,12 +121,15 @@ class Engine:
 
     @property
     def state(self) -> State:
-        """Where the engine is in its life."""
+        """Return the state."""
         return self._state
 
     @property
     def served(self) -> ServedModel:
-        """What is loaded, also while draining. Raises `StartingError` before it is, `LoadFailedError` if it cannot be."""
+        """Return the loaded model, also while draining.
+
+        Raises `StartingError` before it is loaded, `LoadFailedError` if loading failed.
+        """
         if self._state is State.FAILED:
             raise LoadFailedError("the model could not be loaded; the server's log says why")
         if self._served is None:
@@ -135,11 +138,11 @@ class Engine:
 
     @property
     def in_flight(self) -> int:
-        """Requests that wait or run."""
+        """Return the number of requests that wait or run."""
         return self._in_flight
 
     async def start(self) -> None:
-        """Load the model and take requests from then on. Raises whatever loading raises."""
+        """Load the model, and accept requests from then on. Raises what loading raises."""
         try:
             self._served = await self._executor.start()
         except Exception:
@@ -150,24 +153,24 @@ class Engine:
             self._metrics.ready.set(1)
 
     def check_ready(self) -> ServedModel:
-        """What is loaded. Raises `StartingError`, `LoadFailedError` or `DrainingError` where no work is taken."""
+        """Return the loaded model. Raises `StartingError`, `LoadFailedError` or `DrainingError`."""
         if self._state is State.DRAINING:
             raise DrainingError("the server is shutting down")
         return self.served
 
     def check_serving(self) -> ServedModel:
-        """As `check_ready`; raises `WorkerLostError` as well, while no worker is up."""
+        """Return as `check_ready`, and raise `WorkerLostError` as well, while no worker is up."""
         served = self.check_ready()
         if not any(worker.state == "up" for worker in self.workers()):
             raise WorkerLostError("no worker is up")
         return served
 
     def workers(self) -> Sequence[WorkerStatus]:
-        """Every worker, in a fixed order."""
+        """Return the status of every worker, in a fixed order."""
         return self._executor.workers()
 
     def drain(self) -> None:
-        """Take no new work from now on; what is in flight goes on."""
+        """Accept no more requests; those in flight go on."""
         if self._state is not State.FAILED:
             self._state = State.DRAINING
         self._metrics.ready.set(0)
@@ -180,29 +183,30 @@ class Engine:
         await self._registry.settle()
 
     async def close(self) -> None:
-        """Drain, and let go of the workers and the store."""
+        """Drain, end the workers, and release the store."""
         self.drain()
         await self._executor.close()
         await self._diagnoses.close()
         await self._registry.close()
 
-    async def create_adapter(self, request: AdaptRequest, *, tenant: str = EVERYBODY) -> Obtained:
-        """The adapter of `request`, kept on disk before this returns. `tenant` is whose share of the workers it uses.
+    async def create_adapter(self, request: AdaptRequest, *, tenant: str = DEFAULT_TENANT) -> Obtained:
+        """Return the adapter of `request`, which is on disk by then.
 
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
-        async with self._ticket(tenant) as ticket:
-            fitting = await asyncio.to_thread(admit_adapt, request, ticket.served, self._settings)
-            adapter, cache = await self._obtain(fitting, ticket)
-            return Obtained(adapter, cache, ticket.timings)
+        async with self._context(tenant) as context:
+            spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
+            adapter, cache = await self._obtain(spec, context)
+            return Obtained(adapter, cache, context.timings)
 
     async def predict(
-        self, request: PredictRequest, *, tenant: str = EVERYBODY, feed: ProgressFeed | None = None
+        self, request: PredictRequest, *, tenant: str = DEFAULT_TENANT, feed: ProgressFeed | None = None
     ) -> Answered:
-        """Decided predictions for `request`, after making its adapter where that is needed. Raises as `create_adapter`.
+        """Return decided predictions for `request`, after making its adapter where that is needed.
 
-        `feed` is one of `following`, and is told of what is known meanwhile. Where the adapter's calibration is needed, raises
-        what `GateKeeper.open` and `close` raise too.
+        `feed`, which comes from `progress_feed`, gets the progress meanwhile. Raises as
+        `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
+        and `log_predictions`.
         """
         answered = await self._predict(request, tenant, feed)
         for row in answered.predictions:
@@ -212,100 +216,106 @@ class Engine:
     async def _predict(
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
-        async with self._ticket(tenant, feed) as ticket:
-            check_model(request.model, ticket.served)
+        async with self._context(tenant, feed) as context:
+            check_model(request.model, context.served)
             if isinstance(request.adapter, AdaptRequest):
                 if request.gate.needs_calibration:
                     message = "it is an adapter that is calibrated: name it by its id"
                     raise InvalidRequestError(message, "adapter_id")
-                gate = OpenGate(request.gate.thresholds)
-                fitting = await asyncio.to_thread(admit_adapt, request.adapter, ticket.served, self._settings)
-                rule, own = OptionRule.of(fitting.support), bool(fitting.folds)
-                asked = await self._admit(request, ticket, rule, own_temperature=own)
-                adapter, cache = await self._obtain(fitting, ticket)
+                gate = ResolvedGate(request.gate.thresholds)
+                new = await asyncio.to_thread(admit_adapt, request.adapter, context.served, self._settings)
+                spec = await self._admit(request, context, new.support, own_temperature=bool(new.folds))
+                adapter, cache = await self._obtain(new, context)
             else:
                 adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
-                ticket.adapter_id = request.adapter
+                context.adapter_id = request.adapter
                 manifest = adapter.manifest
-                check_adapter(manifest, ticket.served)
-                gate = await self._gates.open(request.gate, manifest, request.settings)
-                rule, own = OptionRule.of(manifest.support.examples), manifest.held_out is not None
-                asked = await self._admit(request, ticket, rule, own_temperature=own)
-            obtained = Obtained(adapter, cache, ticket.timings)
+                check_adapter(manifest, context.served)
+                gate = await self._gates.resolve(request.gate, manifest, request.settings)
+                own = manifest.held_out is not None
+                spec = await self._admit(request, context, manifest.support.examples, own_temperature=own)
             if feed is not None:
-                feed.obtain(obtained)
-            decided = await self._answer(adapter, asked, gate, ticket)
-            closed = await self._gates.close(gate, asked.queries, asked.settings, decided)
-            return Answered(adapter, cache, ticket.timings, closed, gate.grant)
+                feed.set_obtained(Obtained(adapter, cache, context.timings))
+            decided = await self._answer(adapter, spec, gate, context)
+            logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
+            return Answered(adapter, cache, context.timings, logged, gate.calibrated)
 
-    async def calibrate(self, request: CalibrateRequest, *, tenant: str = EVERYBODY) -> CalibrationView:
-        """Predict labelled examples and take in how they came out.
+    async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
+        """Predict labelled examples, and add their outcomes to the adapter's calibration.
 
-        Examples that are in the support, and those that are counted already, are left out with a warning. Raises `ServiceError`.
+        Examples that are in the support or in the calibration already are left out with a warning.
+        Raises `ServiceError`.
         """
         manifest = (await self._registry.get(request.adapter_id)).manifest
-        kept, warnings = await self._gates.admit(request, manifest)
-        queries = tuple(example.query for example in kept)
+        examples, warnings = await self._gates.admit(request, manifest)
+        queries = tuple(example.query for example in examples)
         work = PredictRequest(request.adapter_id, queries, request.settings, truncate=request.truncate)
         try:
             answered = await self._predict(work, tenant)
-        except ServiceError as error:  # to the prediction, the examples are inputs
+        except ServiceError as error:  # it names inputs, which are examples in this request
             if error.param is None or not error.param.startswith("inputs"):
                 raise
             raise error.at("examples" + error.param.removeprefix("inputs")) from error
         async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
-            view = await self._gates.add(request, manifest, kept, answered.predictions)
+            view = await self._gates.add(request, manifest, examples, answered.predictions)
         return replace(view, warnings=tuple(warnings))
 
     async def calibration(self, adapter_id: str) -> CalibrationView:
-        """The adapter's calibration. Raises `UnknownAdapterError`, and `CalibrationMissingError`."""
+        """Return the adapter's calibration.
+
+        Raises `UnknownAdapterError` and `CalibrationMissingError`.
+        """
         await self._registry.get(adapter_id)
         return await self._gates.view(adapter_id)
 
     async def delete_calibration(self, adapter_id: str) -> None:
-        """Forget the adapter's calibration and its feedback. Raises as `calibration`."""
+        """Delete the adapter's calibration and its feedback. Raises as `calibration`."""
         await self._registry.get(adapter_id)
         if not await self._gates.forget(adapter_id):
             raise missing_calibration(adapter_id)
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
-        """Take in labels of logged predictions, as (prediction id, label). Raises as `GateKeeper.feedback`."""
+        """Add labels of logged predictions, each a pair of prediction id and label.
+
+        Raises `UnknownAdapterError`, and as `GateKeeper.feedback`.
+        """
         await self._registry.get(adapter_id)
         return await self._gates.feedback(adapter_id, labels)
 
-    async def diagnose(self, request: DiagnoseRequest, *, tenant: str = EVERYBODY) -> Diagnosed:
-        """The diagnosis of an adapter, kept with it before this returns.
+    async def diagnose(self, request: DiagnoseRequest, *, tenant: str = DEFAULT_TENANT) -> Diagnosed:
+        """Return the diagnosis of an adapter, which is stored with it by then.
 
-        An equal one that is kept already is given as it is; one that is being made is joined. Raises `ServiceError` as
-        `create_adapter`, `UnknownAdapterError`, and `InvalidRequestError` for an adapter that cannot be diagnosed.
+        If the adapter has a diagnosis by an equal request, that is returned. Equal requests at the
+        same time wait for one diagnosis. Raises `ServiceError` as `create_adapter`,
+        `UnknownAdapterError`, and `UndiagnosableError`.
         """
-        async with self._ticket(tenant) as ticket:
+        async with self._context(tenant) as context:
             adapter = await self._registry.get(request.adapter_id)
-            ticket.adapter_id = request.adapter_id
-            check_adapter(adapter.manifest, ticket.served)
+            context.adapter_id = request.adapter_id
+            check_adapter(adapter.manifest, context.served)
             support = adapter.manifest.support.examples
             folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
-            kept = adapter.diagnosis
-            if kept and (kept.asked_folds, kept.samples) == (request.folds, request.samples):
-                return Diagnosed(adapter, CacheOutcome.HIT, ticket.timings, kept)
+            stored = adapter.diagnosis
+            if stored and (stored.asked_folds, stored.samples) == (request.folds, request.samples):
+                return Diagnosed(adapter, CacheOutcome.HIT, context.timings, stored)
 
             async def make() -> Diagnosis:
                 found, spent = await diagnose(
-                    adapter, request, folds, ticket.served, self._executor, ticket.tenant
+                    adapter, request, folds, context.served, self._executor, context.tenant
                 )
-                ticket.timings.adapt_seconds = spent.adapt_seconds
-                ticket.timings.predict_seconds = spent.predict_seconds
-                await self._registry.diagnosed(request.adapter_id, found)
+                context.timings.adapt_seconds = spent.adapt_seconds
+                context.timings.predict_seconds = spent.predict_seconds
+                await self._registry.put_diagnosis(request.adapter_id, found)
                 self._metrics.diagnoses.labels(found.verdict).inc()
                 return found
 
-            diagnosis, joined = await self._diagnoses.join(request, make, ticket.deadline.expired)
+            diagnosis, joined = await self._diagnoses.join(request, make, context.deadline.expired)
             cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
-            return Diagnosed(adapter, cache, ticket.timings, diagnosis)
+            return Diagnosed(adapter, cache, context.timings, diagnosis)
 
     @contextmanager
-    def following(self) -> Iterator[ProgressFeed]:
-        """For one `predict` whose answer is told while it is made: it counts as in flight until the context ends.
+    def progress_feed(self) -> Iterator[ProgressFeed]:
+        """Open a feed for one `predict`, which counts as in flight until the context ends.
 
         Raises `QueueFullError`, and as `check_ready`.
         """
@@ -317,29 +327,39 @@ class Engine:
             self._leave()
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
-        """The adapter of this id. Raises `UnknownAdapterError`."""
+        """Return the adapter of this id. Raises `UnknownAdapterError`."""
         return await self._registry.get(adapter_id)
 
     async def adapters(self, after: str | None, limit: int) -> tuple[list[AdapterManifest], bool]:
-        """Manifests of at most `limit` adapters with ids beyond `after`, in order, and whether there are more."""
+        """Return the manifests of at most `limit` adapters, and whether there are more.
+
+        They are ordered by id and come after the id `after`.
+        """
         return await self._registry.page(after, limit)
 
     async def pin(self, adapter_id: str) -> None:
-        """Keep the adapter in memory. Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit."""
+        """Hold the adapter in memory.
+
+        Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit.
+        """
         await self._registry.pin(adapter_id)
 
     async def unpin(self, adapter_id: str) -> None:
-        """Let the adapter leave memory again. Raises `UnknownAdapterError`."""
+        """Allow the adapter to be dropped from memory again. Raises `UnknownAdapterError`."""
         await self._registry.unpin(adapter_id)
 
     async def delete_adapter(self, adapter_id: str) -> None:
-        """Forget the adapter for good, and its calibration first, which must not outlive it. Raises `UnknownAdapterError`."""
+        """Delete the adapter, and its calibration first, since that must not outlive it.
+
+        Raises `UnknownAdapterError`.
+        """
         await self._registry.delete(adapter_id, self._gates.forget)
 
     def _enter(self) -> None:
-        """Take one of the places for requests at a time. Raises `QueueFullError`."""
-        going_on = self._registry.in_flight + len(self._diagnoses)
-        if max(self._in_flight, going_on) >= self._settings.queue_limit:
+        """Count a request as in flight. Raises `QueueFullError` if too many are."""
+        # Adaptations and diagnoses count too: they go on for a while after requests have left.
+        work = self._registry.in_flight + len(self._diagnoses)
+        if max(self._in_flight, work) >= self._settings.queue_limit:
             raise QueueFullError("the server is busy", None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
@@ -349,89 +369,94 @@ class Engine:
         self._metrics.in_flight.set(self._in_flight)
 
     @asynccontextmanager
-    async def _ticket(self, tenant: str, feed: ProgressFeed | None = None) -> AsyncIterator[_Ticket]:
-        """Admit one request, before anything is computed for it, and hold it to its deadline; with a `feed` it has its place."""
+    async def _context(self, tenant: str, feed: ProgressFeed | None = None) -> AsyncIterator[_RequestContext]:
+        """Count a request as in flight and enforce its deadline, until the context ends.
+
+        A request with a `feed` is counted by `progress_feed` already. Raises
+        `DeadlineExceededError`, `QueueFullError`, and as `check_ready`.
+        """
         served = self.check_ready()
         if feed is None:
             self._enter()
         started = time.monotonic()
         deadline = asyncio.timeout(self._settings.deadline_seconds)
-        ticket = _Ticket(served, Timings(), tenant, deadline, feed)
+        context = _RequestContext(served, Timings(), tenant, deadline, feed)
         try:
             async with deadline:
-                yield ticket
-        except (
-            TimeoutError,
-            DeadlineExceededError,
-        ) as error:  # the executor, which has the deadline too, may see it first
+                yield context
+        except (TimeoutError, DeadlineExceededError) as error:
+            # The executor has the deadline too, and may raise first.
             if isinstance(error, TimeoutError) and not deadline.expired():
                 raise
             message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
             raise DeadlineExceededError(
-                message, None, self._retry_after_seconds(), ticket.adapter_id
+                message, None, self._retry_after_seconds(), context.adapter_id
             ) from error
-        finally:  # before the caller sees the result, which holds these timings
-            ticket.timings.total_seconds = time.monotonic() - started
-            self._request_seconds += 0.1 * (ticket.timings.total_seconds - self._request_seconds)
+        finally:  # the result holds these timings, so they are set before it is returned
+            context.timings.total_seconds = time.monotonic() - started
+            self._request_seconds += 0.1 * (context.timings.total_seconds - self._request_seconds)
             if feed is None:
                 self._leave()
 
     async def _admit(
-        self, request: PredictRequest, ticket: _Ticket, rule: OptionRule, *, own_temperature: bool
-    ) -> AdmittedQueries:
-        admitted = await asyncio.to_thread(
-            admit_queries, request, ticket.served, self._settings, rule, own_temperature=own_temperature
+        self,
+        request: PredictRequest,
+        context: _RequestContext,
+        support: Sequence[Example],
+        *,
+        own_temperature: bool,
+    ) -> PredictionSpec:
+        spec = await asyncio.to_thread(
+            admit_predict, request, context.served, self._settings, support, own_temperature=own_temperature
         )
-        if ticket.feed is not None:
-            ticket.feed.admit()
-        return admitted
+        if context.feed is not None:
+            context.feed.set_admitted()
+        return spec
 
     async def _answer(
-        self, adapter: StoredAdapter, asked: AdmittedQueries, gate: OpenGate, ticket: _Ticket
+        self, adapter: StoredAdapter, spec: PredictionSpec, gate: ResolvedGate, context: _RequestContext
     ) -> list[DecidedPrediction]:
-        """Have the queries answered with the adapter, and decide."""
+        """Return the predictions for the queries, decided by the gate."""
 
         def decided(index: int, prediction: Prediction) -> DecidedPrediction:
-            confidence = confidence_of(prediction.predictive, asked.confidence_kinds[index])
+            confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
             return decide(prediction, confidence, gate.thresholds)
 
-        job = PredictJob(adapter.manifest.id, asked.prompts, asked.settings)
-        with self._registry.lease(adapter):
+        async with self._registry.lease(adapter):
             done = await self._executor.predict(
-                job,
+                spec.job(adapter.manifest.id),
                 adapter.posterior,
-                tenant=ticket.tenant,
-                deadline=ticket.seconds_left(),
-                on_progress=None if ticket.feed is None else _refine(ticket.feed, decided),
+                tenant=context.tenant,
+                deadline=context.seconds_left(),
+                on_progress=None if context.feed is None else _decide_partial(context.feed, decided),
             )
-        ticket.timings.queue_seconds += done.queue_seconds
-        ticket.timings.predict_seconds = done.run_seconds
+        context.timings.queue_seconds += done.queue_seconds
+        context.timings.predict_seconds = done.run_seconds
         self._record_predict(done)
         return [decided(index, prediction) for index, prediction in enumerate(done.value)]
 
-    async def _obtain(self, fitting: Fitting, ticket: _Ticket) -> tuple[StoredAdapter, CacheOutcome]:
-        job, folds = fitting.job, len(fitting.folds)
-        ticket.adapter_id = job.adapter_id
-        feed = ticket.feed
-        on_progress = None if feed is None else partial(feed.adapt, steps=job.settings.steps)
+    async def _obtain(
+        self, spec: AdaptationSpec, context: _RequestContext
+    ) -> tuple[StoredAdapter, CacheOutcome]:
+        """Return the adapter of `spec`, found or made, and how it was obtained."""
+        context.adapter_id = adapter_id = spec.job.adapter_id
+        steps, feed = spec.settings.steps, context.feed
+        on_progress = None if feed is None else partial(feed.set_losses, steps=steps)
 
         async def make() -> StoredAdapter:
-            # Without a deadline: who joins may have more time left. The registry cancels it when nobody waits.
-            jobs = FoldJobs(self._executor, ticket.tenant, fitting)
-            held_out = None
-            if folds:
-                done, held_out = await jobs.calibrated(on_progress)
-            else:
-                done = await jobs.adapt(job, on_progress)
+            # Without a deadline, since requests that wait for the same may have more time left. The
+            # registry cancels it when no request waits.
+            jobs = AdaptationJobs(self._executor, context.tenant, spec)
+            done, held_out = await jobs.make(on_progress)
             self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
-            self._metrics.adapt_seconds.observe(jobs.spent.seconds)
-            self._metrics.adapt_steps.inc(job.settings.steps * (1 + folds))
+            self._metrics.adapt_seconds.observe(jobs.spent.total_seconds)
+            self._metrics.adapt_steps.inc(steps * (1 + len(spec.folds)))
             self._metrics.tokens.labels("support").inc(done.value.support_tokens)
-            ticket.timings.queue_seconds += done.queue_seconds
-            ticket.timings.adapt_seconds = jobs.spent.seconds
-            return adapter_of(fitting, done.value, held_out)
+            context.timings.queue_seconds += done.queue_seconds
+            context.timings.adapt_seconds = jobs.spent.total_seconds
+            return adapter_of(spec, done.value, held_out)
 
-        adapter, cache = await self._registry.obtain(job.adapter_id, make, ticket.deadline.expired)
+        adapter, cache = await self._registry.obtain(adapter_id, make, context.deadline.expired)
         self._metrics.cache.labels(cache).inc()
         return adapter, cache
 
@@ -444,18 +469,21 @@ class Engine:
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
 
     def _retry_after_seconds(self) -> int:
-        """About when the requests in flight will be done, from 1 to 60 s, spread so that clients do not return together."""
+        """Return about when the requests in flight will be done, from 1 to 60 s.
+
+        It is drawn at random, so that clients do not all return at once.
+        """
         expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         return math.ceil(min(60.0, max(1.0, expected)))
 
 
-def _refine(
+def _decide_partial(
     feed: ProgressFeed, decided: Callable[[int, Prediction], DecidedPrediction]
 ) -> Callable[[Partial], None]:
-    """What passes partial predictions on to `feed`, decided."""
+    """Return a function that decides partial predictions and passes them to `feed`."""
 
-    def refine(partial: Partial) -> None:
-        rows = enumerate(partial)
-        feed.refine([None if row is None else decided(index, row) for index, row in rows])
+    def pass_on(predictions: Partial) -> None:
+        rows = enumerate(predictions)
+        feed.set_predictions([None if row is None else decided(index, row) for index, row in rows])
 
-    return refine
+    return pass_on

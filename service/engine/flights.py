@@ -1,4 +1,4 @@
-"""Work under way, each piece at most once: whoever asks for the same meanwhile joins."""
+"""Work that several equal requests wait for together."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class _Flight(Generic[T]):
-    """One key's work, and how many wait for it."""
+    """The work of one key, and the number of callers that wait for it."""
 
     task: asyncio.Task[T]
     waiters: int = 0
 
 
 class Flights(Generic[T]):
-    """Used from one event loop. When the last who waits for a piece of work has left, it is cancelled.
+    """Runs the work of each key at most once at a time. Used from one event loop.
 
-    At once if they went away; after `grace_seconds` if their time was up, for then they were told to come back for it.
+    Work is cancelled when its last caller stops waiting: at once if the caller left, after
+    `grace_seconds` if its deadline passed, since the answer to that asks it to try again.
     """
 
     def __init__(self, what: str, grace_seconds: float) -> None:
@@ -36,22 +37,22 @@ class Flights(Generic[T]):
 
     @property
     def waiters(self) -> int:
-        """Callers that wait, over all pieces of work."""
+        """Return the number of callers that wait, over all keys."""
         return sum(flight.waiters for flight in self._flights.values())
 
     async def join(
         self, key: Hashable, make: Callable[[], Awaitable[T]], is_late: Callable[[], bool]
     ) -> tuple[T, bool]:
-        """The result of `make`, and whether it was under way already.
+        """Return the result of `make`, and whether it had begun already.
 
-        `is_late` says, when this is cancelled, whether that is because the caller's time is up.
+        `is_late` is called if the caller is cancelled, and says whether its deadline has passed.
         """
         flight = self._flights.get(key)
         joined = flight is not None
         if flight is None:
             flight = _Flight(asyncio.ensure_future(_awaited(make)))
             self._flights[key] = flight
-            flight.task.add_done_callback(partial(self._landed, key, flight))
+            flight.task.add_done_callback(partial(self._on_ended, key, flight))
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task), joined
@@ -59,29 +60,30 @@ class Flights(Generic[T]):
             flight.waiters -= 1
             if not flight.task.done():
                 grace = self._grace_seconds if is_late() else 0.0
-                asyncio.get_running_loop().call_later(grace, self._give_up, key, flight)
+                asyncio.get_running_loop().call_later(grace, self._cancel_unless_awaited, key, flight)
 
     async def settle(self) -> None:
-        """Wait until all work under way has ended."""
+        """Wait until all work has ended."""
         while self._flights:
             await asyncio.wait([flight.task for flight in self._flights.values()])
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel all work."""
         for flight in self._flights.values():
             flight.task.cancel()
         await self.settle()
 
-    def _give_up(self, key: Hashable, flight: _Flight[T]) -> None:
-        """Cancel what nobody waits for. Who asks from now on begins anew."""
+    def _cancel_unless_awaited(self, key: Hashable, flight: _Flight[T]) -> None:
+        """Cancel work that no caller waits for. Later callers begin it anew."""
         if not flight.waiters and self._flights.get(key) is flight:
             del self._flights[key]
             flight.task.cancel()
 
-    def _landed(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[T]) -> None:
+    def _on_ended(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if not task.cancelled() and task.exception() is not None:  # every waiter may have left
+        # Read the error here: if no caller waits any more, nothing else reads it.
+        if not task.cancelled() and task.exception() is not None:
             log.warning("%s %s was not made: %s", self._what, key, task.exception())
 
 

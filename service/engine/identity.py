@@ -1,4 +1,4 @@
-"""An adapter's id: the digest of everything that determines it. Same support, same id, on any machine."""
+"""Ids of adapters: digests of all that determines an adapter, the same on any machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def adapter_id(
     truncate: bool,
     folds: int = 0,
 ) -> str:
-    """`adp_` and the first 128 bits of the digest of the fit, of the folds that choose its temperature, and of the model."""
+    """Return `adp_` and the first 128 bits of the digest, in hexadecimal.
+
+    `folds` is the number of folds that choose the adapter's temperature.
+    """
     determining = {
         "base": served.base.to_json(),
         "posterior": served.posterior_digest,
@@ -39,7 +42,7 @@ def adapter_id(
 
 
 def support_digest(support: Sequence[Example]) -> str:
-    """Hexadecimal SHA-256 of the examples, in their order."""
+    """Return the hexadecimal SHA-256 of the examples, in their order."""
     return _digest([[example.input, example.output, list(example.options)] for example in support])
 
 

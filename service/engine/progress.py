@@ -1,4 +1,4 @@
-"""How far one request has come: written by the engine, read by whoever streams its answer."""
+"""Progress of one request: written by the engine, read by the stream of its answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a request. Once it is `admitted`, nothing about it will be refused any more.
+    """What is known of a request so far.
 
-    `losses` are those of `steps` gradient steps so far, if this request has its adapter made;
-    `obtained` is the adapter. `predictions` are decided on the samples so far, None where there is no
-    sample yet; they go back to that where they are done anew.
+    A request that is `admitted` has passed all checks. `losses` are the losses of the gradient
+    steps so far, of `steps` in all, if this request has its adapter made. `obtained` is the
+    adapter. `predictions` has one entry a query, decided on the samples so far; None where there is
+    no sample. A prediction that is done anew, because its worker was lost, becomes None again.
     """
 
     admitted: bool = False
@@ -30,7 +31,10 @@ class Progress:
 
 
 class ProgressFeed:
-    """The latest progress of a request, never a queue: a slow reader misses what was overtaken. For one event loop."""
+    """Passes on the latest progress of a request. Used from one event loop.
+
+    It is no queue: a slow reader misses what was replaced meanwhile.
+    """
 
     def __init__(self) -> None:
         self._latest = Progress()
@@ -38,31 +42,31 @@ class ProgressFeed:
 
     @property
     def latest(self) -> Progress:
-        """What is known now."""
+        """Return what is known now."""
         return self._latest
 
-    def admit(self) -> None:
-        """The request is accepted."""
-        self._become(replace(self._latest, admitted=True))
+    def set_admitted(self) -> None:
+        """Record that the request has passed all checks."""
+        self._set(replace(self._latest, admitted=True))
 
-    def adapt(self, losses: Losses, steps: int) -> None:
-        """So many of `steps` are made."""
-        self._become(replace(self._latest, losses=losses, steps=steps))
+    def set_losses(self, losses: Losses, steps: int) -> None:
+        """Record the losses so far, of `steps` in all."""
+        self._set(replace(self._latest, losses=losses, steps=steps))
 
-    def obtain(self, obtained: Obtained) -> None:
-        """The adapter is there."""
-        self._become(replace(self._latest, obtained=obtained))
+    def set_obtained(self, obtained: Obtained) -> None:
+        """Record the adapter."""
+        self._set(replace(self._latest, obtained=obtained))
 
-    def refine(self, predictions: Sequence[DecidedPrediction | None]) -> None:
-        """So much is known of the predictions."""
-        self._become(replace(self._latest, predictions=predictions))
+    def set_predictions(self, predictions: Sequence[DecidedPrediction | None]) -> None:
+        """Record the predictions so far."""
+        self._set(replace(self._latest, predictions=predictions))
 
     def wake(self) -> None:
-        """Have the reader look, for a reason of its own."""
+        """End the reader's wait without a change."""
         self._changed.set()
 
     async def changed(self, within_seconds: float | None = None) -> bool:
-        """Wait for what has changed since the last wait; False if nothing does in time."""
+        """Wait for a change since the last wait, or for `wake`; return False at a timeout."""
         try:
             async with asyncio.timeout(within_seconds):
                 await self._changed.wait()
@@ -71,6 +75,6 @@ class ProgressFeed:
         self._changed.clear()
         return True
 
-    def _become(self, progress: Progress) -> None:
+    def _set(self, progress: Progress) -> None:
         self._latest = progress
         self.wake()

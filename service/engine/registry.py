@@ -1,11 +1,11 @@
-"""Which adapters there are: memory in front of the disk, and the adaptations in flight."""
+"""The adapters of a server: memory in front of the disk, and adaptations in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,35 +21,36 @@ if TYPE_CHECKING:
     from model_store.adapters.store import AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
-_Made: TypeAlias = "tuple[StoredAdapter, bool]"  # whether it was made, rather than found
+_Made: TypeAlias = "tuple[StoredAdapter, bool]"  # True where the adapter was made, not found
 
 
 class AdapterRegistry:
-    """Owns the adapters of one server. Used from one event loop; the disk is read and written in threads.
+    """Owns the adapters of one server.
 
-    An adapter is in the store before anybody is told of it, so memory is only a cache. One id is adapted at most once at a
-    time: whoever asks meanwhile joins. When the last who waits has left, the adaptation is cancelled: at once if they went away,
-    after `grace_seconds` if their time was up, for then they were told the id and may come back for it.
+    Used from one event loop; the disk is read and written in threads. An adapter is on disk before
+    a request is answered with it, so memory is only a cache. One id is adapted at most once at a
+    time, and equal requests wait for it together; `Flights` says when that is cancelled.
     """
 
     def __init__(self, store: AdapterStore, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
-        # Held while disk and memory change together, so that a deleted adapter is not put back by a slow read.
+        # Held while disk and memory change together, so that a slow read does not put a deleted
+        # adapter back.
         self._lock = asyncio.Lock()
 
     @property
     def in_flight(self) -> int:
-        """Adaptations (and first reads) under way."""
+        """Return the number of adapters that are being made, or read for the first time."""
         return len(self._flights)
 
     @property
     def waiters(self) -> int:
-        """Requests that wait for an adapter that is being made."""
+        """Return the number of requests that wait for these adapters."""
         return self._flights.waiters
 
     async def get(self, adapter_id: str) -> StoredAdapter:
-        """The adapter of this id. Raises `UnknownAdapterError`."""
+        """Return the adapter of this id. Raises `UnknownAdapterError`."""
         adapter = await self._find(adapter_id)
         if adapter is None:
             raise _unknown(adapter_id)
@@ -58,9 +59,10 @@ class AdapterRegistry:
     async def obtain(
         self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]], is_late: Callable[[], bool]
     ) -> tuple[StoredAdapter, CacheOutcome]:
-        """The adapter of this id, made with `make` if there is none.
+        """Return the adapter of this id, made with `make` if there is none.
 
-        `is_late` says, when this is cancelled, whether that is because the caller's time is up.
+        `is_late` is called if the caller is cancelled, and says whether its deadline has passed.
+        Raises `StoreFailedError`, and what `make` raises.
         """
         (adapter, made), joined = await self._flights.join(
             adapter_id, lambda: self._find_or_make(adapter_id, make), is_late
@@ -69,21 +71,31 @@ class AdapterRegistry:
             return adapter, CacheOutcome.HIT
         return adapter, CacheOutcome.JOINED if joined else CacheOutcome.MISS
 
-    def lease(self, adapter: StoredAdapter) -> AbstractContextManager[None]:
-        """While the context lasts, the adapter stays in memory."""
-        return self._memory.lease(adapter)
+    @asynccontextmanager
+    async def lease(self, adapter: StoredAdapter) -> AsyncIterator[None]:
+        """Hold the adapter in memory until the context ends, unless it is deleted."""
+        adapter_id = adapter.manifest.id
+        with self._memory.lease(adapter_id):
+            if self._memory.get(adapter_id) is None:  # evicted or deleted since it was found
+                async with self._lock:
+                    if await asyncio.to_thread(self._store.has, adapter_id):
+                        self._memory.put(adapter)
+            yield
 
     async def pin(self, adapter_id: str) -> None:
-        """Keep the adapter in memory. Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit."""
+        """Hold the adapter in memory.
+
+        Raises `UnknownAdapterError`, and `LimitExceededError` where it does not fit.
+        """
         self._memory.pin(await self.get(adapter_id))
 
     async def unpin(self, adapter_id: str) -> None:
-        """Let the adapter leave memory again. Raises `UnknownAdapterError`."""
+        """Allow the adapter to be dropped from memory again. Raises `UnknownAdapterError`."""
         await self.get(adapter_id)
         self._memory.unpin(adapter_id)
 
     async def delete(self, adapter_id: str, first: Callable[[str], Awaitable[object]]) -> None:
-        """Forget the adapter, on disk too, after `first` has removed what must not outlive it.
+        """Delete the adapter, on disk too, after `first` has removed what must not outlive it.
 
         Raises `UnknownAdapterError`.
         """
@@ -102,31 +114,37 @@ class AdapterRegistry:
                 raise _unknown(adapter_id)
             yield
 
-    async def diagnosed(self, adapter_id: str, diagnosis: Diagnosis) -> None:
-        """Keep the adapter's diagnosis beside it, on disk too. Raises `UnknownAdapterError` where it was deleted meanwhile."""
+    async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
+        """Store the adapter's diagnosis with it, on disk too.
+
+        Raises `StoreFailedError`, and `UnknownAdapterError` where it was deleted meanwhile.
+        """
         async with self._lock:
             try:
-                kept = await asyncio.to_thread(self._store.put_diagnosis, adapter_id, diagnosis)
+                stored = await asyncio.to_thread(self._store.put_diagnosis, adapter_id, diagnosis)
             except (OSError, StoreError) as error:
                 log.exception("the diagnosis of adapter %s could not be stored", adapter_id)
                 raise StoreFailedError("the diagnosis could not be stored") from error
             held = self._memory.get(adapter_id)
             if held is not None:
                 self._memory.replace(replace(held, diagnosis=diagnosis))
-        if not kept:
+        if not stored:
             raise _unknown(adapter_id)
 
     async def page(self, after: str | None, limit: int) -> tuple[list[AdapterManifest], bool]:
-        """Manifests of at most `limit` adapters with ids beyond `after`, in order, and whether there are more."""
+        """Return the manifests of at most `limit` adapters, and whether there are more.
+
+        They are ordered by id and come after the id `after`.
+        """
         found = await asyncio.to_thread(self._store.list, after, limit + 1)
         return found[:limit], len(found) > limit
 
     async def settle(self) -> None:
-        """Wait until every adaptation in flight has ended."""
+        """Wait until all adaptations in flight have ended."""
         await self._flights.settle()
 
     async def close(self) -> None:
-        """Give up what is in flight and let another process own the store."""
+        """Cancel the adaptations in flight, and release the store for other processes."""
         await self._flights.close()
         await asyncio.to_thread(self._store.close)
 
@@ -135,7 +153,7 @@ class AdapterRegistry:
         if adapter is not None:
             return adapter
         async with self._lock:
-            adapter = self._memory.get(adapter_id)  # who waited for the same read finds it here
+            adapter = self._memory.get(adapter_id)  # another reader may have put it there meanwhile
             if adapter is None:
                 adapter = await asyncio.to_thread(self._store.get, adapter_id)
                 if adapter is not None:

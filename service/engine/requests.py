@@ -1,4 +1,7 @@
-"""What the engine is asked for: one record a request, torch-free. Surfaces and the command line translate to these."""
+"""Requests to the engine, one record each.
+
+Surfaces and the command line build them. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class CacheOutcome(StrEnum):
-    """How a request came by its adapter: it was there, it was made, or it was being made by another request."""
+    """How a request came by its adapter.
+
+    HIT: the adapter was there. MISS: this request made it. JOINED: another request was making it.
+    """
 
     HIT = "hit"
     MISS = "miss"
@@ -25,7 +31,10 @@ class CacheOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class AdaptOverrides:
-    """Fields of `abmll.adaptation.settings.AdaptSettings` that a request sets; None leaves the served model's value."""
+    """Fields of `abmll.adaptation.settings.AdaptSettings` that a request sets.
+
+    None leaves the served model's value.
+    """
 
     steps: int | None = None
     learning_rate: float | None = None
@@ -33,15 +42,16 @@ class AdaptOverrides:
     beta: float | None = None
 
     def apply(self, defaults: AdaptSettings) -> AdaptSettings:
-        """`defaults` with what is set here."""
+        """Return `defaults` with the fields that are set here."""
         return replace(defaults, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
 class AdaptRequest:
-    """Adapt to `support`. `model` None is the one that is served.
+    """Support to adapt to, and how.
 
-    With `calibration_folds` the adapter has the temperature that its own held-out examples choose.
+    `model` None stands for the served one. With `calibration_folds`, the adapter has the
+    temperature that its own held-out answers choose.
     """
 
     support: tuple[Example, ...]
@@ -54,10 +64,11 @@ class AdaptRequest:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Answer `queries` with the adapter of this id, or with one made as asked, and decide by `gate`.
+    """Queries to answer, the adapter to answer them with, and the gate that decides.
 
-    Queries without options take those that all support examples share; without any, they are answered in free text.
-    `confidence` None asks for a calibrated one where the adapter has a temperature of its own.
+    `adapter` is the id of one, or a request to make one. Queries without options have the options
+    that all support examples share; if the support has no options, they are answered in free text.
+    `confidence` None stands for a calibrated one where the adapter has its own temperature.
     """
 
     adapter: str | AdaptRequest
@@ -71,7 +82,10 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class DiagnoseRequest:
-    """Estimate an adapter on its own support. `folds` None: one an example, or fewer for a larger support."""
+    """Adapter to diagnose on its own support.
+
+    `folds` None stands for the default of `abmll.assurance.folds.make_folds`.
+    """
 
     adapter_id: str
     folds: int | None = None

@@ -1,4 +1,4 @@
-"""How model work is carried out: one contract (`contract.py`), one transport a module.
+"""Executors carry out model work: one contract (`contract.py`), one module for each transport.
 
-A Ray executor would be one more module beside `inline.py` and `process.py`: a `Port` (`pool.py`) whose actor runs a `WorkerLoop`.
+A transport, such as `inline.py` or `process.py`, is a `Port` (`pool.py`) to a `WorkerLoop`.
 """

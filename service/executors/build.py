@@ -1,4 +1,4 @@
-"""An executor from settings. Imports no model code itself: whoever will own the model does."""
+"""Builds an executor from settings. Only the worker that owns the model imports model code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
-from service.executors.pool import Supervision
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -17,7 +17,10 @@ from service.settings import Settings
 def build_executor(
     settings: Settings, metrics: Metrics, usual: Literal["inline", "process"], *, early: bool = False
 ) -> Executor:
-    """The executor that `settings` name, or the `usual` one where they name none; `early`: see `process_executor`."""
+    """Build the executor that `settings` name, or the `usual` one where they name none.
+
+    `early` is passed to `process_executor`.
+    """
     loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
     if (settings.executor or usual) == "inline":
         return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
@@ -28,14 +31,14 @@ def build_executor(
 
 
 def load_model_worker(settings: Settings) -> Worker:
-    """The worker of one process. Raises what `service.executors.worker.load_worker` raises."""
+    """Load a worker. Raises what `service.executors.worker.load_worker` raises."""
     from service.executors.worker import load_worker  # noqa: PLC0415 - seconds of imports
 
     return load_worker(settings)
 
 
 def settings_by_worker(settings: Settings) -> list[Settings]:
-    """The settings as each worker takes them: its own GPU, or its share of the CPU's cores."""
+    """Return the settings of each worker: its own GPU, or an equal part of the CPU's cores."""
     count = settings.workers
     if count == 1:
         return [settings]

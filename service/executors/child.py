@@ -1,4 +1,4 @@
-"""The worker process: loads a worker, drives its loop, tells the server by pipe, and ends when the pipe does."""
+"""The worker process: loads a worker, drives its loop, and ends when the server does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from service.executors.contract import Worker
-from service.executors.link import Link, portable
+from service.executors.link import Link, picklable
 from service.executors.loop import WorkerLoop, drive
 from service.executors.messages import Beat, Command, Ended, Failed, Ready, Stop
 
@@ -28,8 +28,9 @@ def main(
     adapt_share: float,
     heartbeat_seconds: float,
 ) -> None:
-    """Run until told to stop, until the server is gone, or until the worker fails for good."""
-    # A terminal or a service manager signals the whole group; whether to drain is the server's decision.
+    """Run until the command to stop, until the server has ended, or until the worker fails."""
+    # A terminal or a service manager signals the whole process group. The server decides whether
+    # to drain first.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     form = f"%(asctime)s %(levelname)s worker {name} %(name)s: %(message)s"
@@ -43,16 +44,19 @@ def main(
         link.send(Ready(worker.served))
         _start(lambda: _beat(link, loop, heartbeat_seconds))
         for event in drive(loop, commands):
-            told = replace(event, error=portable(event.error)) if isinstance(event, Failed) else event
-            link.send(told)
+            message = replace(event, error=picklable(event.error)) if isinstance(event, Failed) else event
+            link.send(message)
     except BaseException as error:
-        with suppress(OSError):  # the server is gone
-            link.send(Ended(portable(error)))
-    os._exit(1)  # at once: no destructor may hang on a broken device
+        with suppress(OSError):  # the server has ended
+            link.send(Ended(picklable(error)))
+    os._exit(1)  # without destructors, which may hang on a broken device
 
 
 def _listen(link: Link, commands: SimpleQueue[Command]) -> None:
-    """Take commands while the main thread works. Leaves the process at once, in the middle of a unit, when nobody is there."""
+    """Receive commands while the main thread works.
+
+    End the process at once, in the middle of a unit, on `Stop` or when the server has ended.
+    """
     try:
         while not isinstance(command := link.receive(), Stop):
             commands.put(command)
@@ -66,7 +70,7 @@ def _listen(link: Link, commands: SimpleQueue[Command]) -> None:
 def _beat(link: Link, loop: WorkerLoop, seconds: float) -> None:
     while True:
         time.sleep(seconds)
-        with suppress(OSError):  # the listener sees to it
+        with suppress(OSError):  # the server has ended: `_listen` ends the process
             link.send(Beat(loop.busy_seconds))
 
 

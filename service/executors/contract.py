@@ -1,8 +1,9 @@
-"""What the engine asks of whoever does the model work.
+"""The contract between the engine and what does the model work.
 
-A `Worker` owns a model and is called from one thread. It turns jobs into runs, and works on several runs at once, one *unit* at
-a time: one gradient step of an adaptation, or one chunk of samples of a prediction. An `Executor` carries jobs to workers without
-blocking the event loop. A job whose awaiter is cancelled stops at the next boundary between units.
+A `Worker` owns a model and is called from one thread. It turns jobs into runs, and works on several
+runs at once, one *unit* at a time: one gradient step of an adaptation, or one chunk of samples of a
+prediction. An `Executor` sends jobs to workers without blocking the event loop. A job whose caller
+is cancelled stops after the current unit.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
-EVERYBODY = "default"  # the tenant of whoever is not told apart
+DEFAULT_TENANT = "default"  # the tenant of requests that name none
 Losses: TypeAlias = Sequence[float]
-"""Of an adaptation so far: the mean loss of each step, in nats an example."""
+"""Losses of an adaptation so far: the mean loss of each step, in nats an example."""
 Partial: TypeAlias = "Sequence[Prediction | None]"
-"""Of a prediction so far: one for each query, in order; None where no sample is drawn yet."""
+"""Predictions so far, one for each query, in order; None where no sample is drawn yet."""
 
 
 class Encoder(Protocol):
@@ -36,20 +37,23 @@ class Encoder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """The context."""
+        """Return the number of tokens in the context."""
 
     def encode(self, query: Query, *, truncate: bool = False, max_new_tokens: int = 0) -> EncodedPrompt:
-        """Raises `abmll.errors.PromptTooLongError` or `OptionsError`."""
+        """Return the prompt of a query.
+
+        Raises `abmll.errors.PromptTooLongError` and `OptionsError`.
+        """
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
-        """As `encode`."""
+        """Return the prompt of a labelled example. Raises as `encode`."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker has loaded. It pickles.
+    """What a worker has loaded. Instances pickle.
 
-    `base`, `posterior_digest` and `template` decide results: they go into adapter ids.
+    `base`, `posterior_digest` and `template` determine results, so they are part of adapter ids.
     """
 
     base: BaseIdentity
@@ -60,14 +64,17 @@ class ServedModel:
     encoder: Encoder
 
     @property
-    def deciding(self) -> tuple[object, ...]:
-        """What must be equal for two workers to give equal results."""
+    def identity(self) -> tuple[object, ...]:
+        """Return what must be equal for two workers to give equal results."""
         return self.base, self.posterior_digest, dict(self.template)
 
 
 @dataclass(frozen=True)
 class AdaptJob:
-    """Fit the task posterior of `adapter_id` to encoded examples. Equal jobs give equal posteriors."""
+    """Examples in tokens to fit the task posterior of `adapter_id` to.
+
+    Equal jobs give equal posteriors.
+    """
 
     adapter_id: str
     examples: tuple[LabelledPrompt, ...]
@@ -77,10 +84,10 @@ class AdaptJob:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Answer encoded prompts with the adapter that the worker holds under `adapter_id`.
+    """Prompts to answer with the adapter `adapter_id`.
 
-    Equal jobs give equal predictions. A job carries no weights: whoever submits it hands them to a
-    worker that does not hold the adapter (`messages.Submit`).
+    Equal jobs give equal predictions. A job has no weights: they are sent with it to a worker that
+    does not hold the adapter (`messages.Submit`).
     """
 
     adapter_id: str
@@ -92,12 +99,12 @@ Job: TypeAlias = AdaptJob | PredictJob
 
 
 def lane_of(job: Job) -> Lane:
-    """The lane that a job's units run in."""
+    """Return the lane of a job."""
     return "adapt" if isinstance(job, AdaptJob) else "predict"
 
 
 class AdapterNotHeldError(Exception):
-    """A `PredictJob` came alone to a worker that does not hold `adapter_id`."""
+    """A `PredictJob` came without its adapter to a worker that does not hold `adapter_id`."""
 
     def __init__(self, adapter_id: str) -> None:
         super().__init__(adapter_id)
@@ -105,64 +112,69 @@ class AdapterNotHeldError(Exception):
 
 
 class WorkerFatalError(Exception):
-    """The worker cannot go on, whatever the job: its device has failed. Ends this worker, and no other."""
+    """The worker's device has failed, so it can do no job. Ends this worker only."""
 
 
 class Run(Protocol):
-    """One job in work on a worker; rests between units."""
+    """A job that a worker has begun. Nothing of it runs between units."""
 
     @property
     def lane(self) -> Lane:
-        """Which runs it may be advanced with."""
+        """Return the lane; runs of one lane may be advanced together."""
 
     @property
     def done(self) -> bool:
-        """Whether `result` is there."""
+        """Return whether the result is there."""
 
     def next_tokens(self) -> int:
-        """Upper bound on the tokens of the next unit; at least 1."""
+        """Return an upper bound on the tokens of the next unit, at least 1."""
 
     def result(self) -> Adaptation | Sequence[Prediction]:
-        """The adaptation, or one prediction a query, in order. Only once `done`."""
+        """Return the adaptation, or one prediction a query, in order. Needs `done`."""
 
     def partial(self) -> Losses | Partial:
-        """What is known after the units so far. Asked between units, of jobs whose progress somebody follows."""
+        """Return what is known after the units so far. Called between units, for streams."""
 
 
 class Worker(Protocol):
-    """Owns the model; not thread-safe."""
+    """Owns a model. Not thread-safe."""
 
     @property
     def served(self) -> ServedModel:
-        """What is loaded."""
+        """Return what is loaded."""
 
     @property
     def tokens_per_unit(self) -> int:
-        """Runs of one lane are advanced together up to this many tokens; one run alone may exceed it."""
+        """Return the most tokens of a unit of several runs; one run alone may have more."""
 
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> Run:
-        """A run that has not advanced yet; `adapter` comes with a prediction whose adapter is not held yet.
+        """Return the run of a job, before its first unit.
 
-        Raises `abmll.errors.AbmllError` for what the method refuses, and `AdapterNotHeldError`.
+        `adapter` is the adapter of a prediction, where the worker does not hold it. Raises
+        `abmll.errors.AbmllError` for what the method refuses, and `AdapterNotHeldError`.
         """
 
     def advance(self, runs: Sequence[Run]) -> None:
-        """One unit for each of `runs`, all of one lane and none done.
+        """Run one unit of each of `runs`, which are of one lane and not done.
 
-        Where this raises, no run has advanced: several are then tried again one by one. Raises `WorkerFatalError` where the
-        worker cannot go on.
+        Raises `WorkerFatalError` where the worker can do no job. After any other error, no run has
+        advanced; the caller tries several runs again one by one.
         """
 
     def finish(self, run: Run) -> None:
-        """Let go of what the run holds. Called once for every run that has begun, done or not."""
+        """Release what the run holds. Called once for each run, done or not."""
 
     def held(self) -> Sequence[str]:
-        """Ids of the adapters that are held."""
+        """Return the ids of the adapters that the worker holds."""
 
 
 @dataclass(frozen=True)
 class Timed(Generic[T]):
-    """A result, how long its job waited before its first unit, and its share of the units it was in."""
+    """Result of a job, with its times.
+
+    `queue_seconds` passed before its first unit. `run_seconds` is its part, by tokens, of the time
+    of its units.
+    """
 
     value: T
     queue_seconds: float
@@ -174,7 +186,7 @@ WorkerState: TypeAlias = Literal["starting", "up", "down"]
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker as operators see it. `jobs` wait or run on it; `restarts` since the start of the server."""
+    """Status of one worker: `jobs` that wait or run on it, `restarts` since the server started."""
 
     name: str
     state: WorkerState
@@ -183,38 +195,43 @@ class WorkerStatus:
 
 
 class Executor(Protocol):
-    """Carries jobs to workers. `deadline` is in seconds from the call; beyond it `service.errors.DeadlineExceededError`.
+    """Sends jobs to workers.
 
-    `on_progress` is called on the event loop after units that do not end the job, with all that is known by then. A job that
-    is done anew, because its worker was lost, begins from nothing again.
+    `deadline` is in seconds from the call; after it, calls raise
+    `service.errors.DeadlineExceededError`. `on_progress` is called on the event loop after each
+    unit that does not end the job, with all that is known by then. If its worker is lost, a job
+    starts again from the beginning, and so does what is known.
     """
 
     async def start(self) -> ServedModel:
-        """Return when a first worker is up; raises what loading raised if none can be loaded."""
+        """Wait until a first worker is up. Raises what loading raised if none can be loaded."""
 
     async def adapt(
         self,
         job: AdaptJob,
         *,
-        tenant: str = EVERYBODY,
+        tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
         on_progress: Callable[[Losses], None] | None = None,
     ) -> Timed[Adaptation]:
-        """The adaptation. Raises what the worker raised, or `service.errors.WorkerLostError`."""
+        """Return the adaptation.
+
+        Raises what the worker raised, or `service.errors.WorkerLostError`.
+        """
 
     async def predict(
         self,
         job: PredictJob,
         adapter: TaskPosterior,
         *,
-        tenant: str = EVERYBODY,
+        tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
         on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
-        """The predictions of `job` with its `adapter`, which goes to a worker that lacks it. Raises as `adapt`."""
+        """Return the predictions of `job` with its `adapter`. Raises as `adapt`."""
 
     def workers(self) -> Sequence[WorkerStatus]:
-        """Every worker, in a fixed order."""
+        """Return the status of every worker, in a fixed order."""
 
     async def close(self) -> None:
-        """Drop all jobs and let go of the workers."""
+        """Drop all jobs and end the workers."""

@@ -1,4 +1,4 @@
-"""A worker in the server's own process: one thread that owns the model. If it ends, it stays away."""
+"""A worker in the server's own process: one thread that owns the model. It is never restarted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.metrics import Metrics
 def inline_executor(
     load: Callable[[], Worker], metrics: Metrics | None = None, *, adapt_share: float = 0.5
 ) -> WorkerPool:
-    """An executor with one worker. `load` builds it; it is called once, on the thread that then owns it."""
+    """Build an executor with one worker. `load` is called once, on the thread of the worker."""
     return WorkerPool(lambda _: _ThreadPort(load, adapt_share), 1, metrics or Metrics(), None)
 
 
@@ -26,7 +26,7 @@ class _ThreadPort:
         self._commands: SimpleQueue[Command] = SimpleQueue()
 
     def start(self, emit: Callable[[Event], None]) -> None:
-        # A daemon, so that a unit which does not end cannot keep a process alive that wants to leave.
+        # A daemon thread, so that a unit that does not end cannot keep the process from ending.
         threading.Thread(target=self._work, args=(emit,), name="model", daemon=True).start()
 
     def send(self, command: Command) -> None:
@@ -36,7 +36,7 @@ class _ThreadPort:
         self.close()
 
     def close(self) -> None:
-        """Does not wait: a unit that is running finishes in its thread."""
+        """Send the command to stop, without waiting: the current unit finishes in its thread."""
         self._commands.put(Stop())
 
     def _work(self, emit: Callable[[Event], None]) -> None:

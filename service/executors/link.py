@@ -1,4 +1,4 @@
-"""Messages over a pipe between two processes, by plain pickle: a message is whole in the pipe, and outlives its sender."""
+"""Messages over a pipe between two processes, as pickles that stay valid when the sender ends."""
 
 from __future__ import annotations
 
@@ -14,29 +14,36 @@ from service.executors.contract import AdapterNotHeldError
 
 
 class Link:
-    """One end. Any thread may send, one thread receives."""
+    """One end of a pipe. Any thread may send, one thread receives."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
 
     def send(self, message: Any) -> None:
-        """Returns when the pipe has it. Raises `OSError` if the other end is gone, and whatever pickling raises."""
-        # Not `Connection.send`: that may pass tensors as handles of shared memory, which die with the sender.
+        """Write a message to the pipe.
+
+        Raises `OSError` if the other end is closed, and what pickling raises.
+        """
+        # Not `Connection.send`, which may pass tensors as handles of shared memory: those become
+        # invalid when the sender ends.
         data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
         with self._lock:
             self._connection.send_bytes(data)
 
     def receive(self) -> Any:
-        """The next message. Raises `EOFError` or `OSError` if the other end is gone."""
+        """Wait for the next message. Raises `EOFError` or `OSError` if the other end is closed."""
         return pickle.loads(self._connection.recv_bytes())  # noqa: S301 - from our own process
 
     def close(self) -> None:
-        """Let go of this end, which no thread may be using."""
+        """Close this end, which no thread may be using."""
         self._connection.close()
 
 
-def portable(error: BaseException) -> Exception:
-    """`error`, or one that says the same where it does not survive pickling. A surprise takes its traceback along as a note."""
+def picklable(error: BaseException) -> Exception:
+    """Return `error`, or a `RuntimeError` with its message where it does not survive pickling.
+
+    An unexpected error has its traceback as a note.
+    """
     if not isinstance(error, AbmllError | ServiceError | AdapterNotHeldError):
         error.add_note("".join(traceback.format_exception(error)))
     try:

@@ -1,4 +1,8 @@
-"""One worker's work, a unit at a time. Pure: whoever drives it brings jobs in, carries events out, and owns the thread."""
+"""The loop of one worker: which jobs it does, one unit at a time.
+
+The loop has no thread and no queue of its own. A transport calls it, and carries commands in and
+events out.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,13 @@ from service.errors import DeadlineExceededError
 from service.executors.contract import Job, Lane, Run, Worker, WorkerFatalError, lane_of
 from service.executors.lanes import LaneScheduler
 from service.executors.messages import (
+    Advanced,
     Began,
     Cancel,
     Command,
     Done,
     Failed,
     LoopEvent,
-    Progress,
     Stop,
     Submit,
     UnitRan,
@@ -45,7 +49,7 @@ class _Entry:
 
 
 class WorkerLoop:
-    """Jobs on one worker. Used from one thread, but for `busy_seconds`."""
+    """Does jobs on one worker. Used from one thread, except `busy_seconds`."""
 
     def __init__(
         self, worker: Worker, adapt_share: float = 0.5, clock: Callable[[], float] = time.monotonic
@@ -57,29 +61,32 @@ class WorkerLoop:
 
     @property
     def idle(self) -> bool:
-        """Whether there is no job."""
+        """Return whether there is no job."""
         return not self._entries
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the worker has been at its current unit; any thread may ask."""
+        """Return how long the worker has been in its current call. Any thread may call this."""
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
 
     def submit(self, command: Submit) -> None:
-        """Take on a job."""
+        """Add a job."""
         now = self._clock()
         deadline = None if command.seconds_left is None else now + command.seconds_left
         self._entries[command.job_id] = _Entry(command.job, command.adapter, now, deadline, command.progress)
         self._scheduler.add(command.job_id, lane_of(command.job), command.tenant)
 
     def cancel(self, job_id: int) -> None:
-        """Drop a job; one that is not there (any more) is no error."""
+        """Drop a job, if it is there."""
         if job_id in self._entries:
             self._drop(job_id)
 
     def turn(self) -> Iterator[LoopEvent]:
-        """Run one unit, and tell events as they happen; to be read to its end. Raises `WorkerFatalError`."""
+        """Run one unit, and yield events as they happen. Read it to its end.
+
+        Raises `WorkerFatalError`.
+        """
         for late in self._overdue():
             self._drop(late)
             yield Failed(late, DeadlineExceededError("the job was not done in time"))
@@ -104,7 +111,7 @@ class WorkerLoop:
                     continue
             tokens = entry.run.next_tokens()
             if batch and sum(batch.values()) + tokens > budget:
-                break  # it has not been charged, so it is the first of its lane's next unit
+                break  # its tokens are not counted, so it is the first of its lane's next unit
             self._scheduler.take(job_id, tokens)
             batch[job_id] = tokens
         if batch:
@@ -140,7 +147,10 @@ class WorkerLoop:
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        """While the worker is being called, and only then: telling events may take long, and that is no hang."""
+        """Measure `busy_seconds` of a call of the worker.
+
+        Only of that: carrying events may take long, but is no hang of the worker.
+        """
         self._busy_since = self._clock()
         try:
             yield
@@ -157,9 +167,9 @@ class WorkerLoop:
         held = tuple(self._worker.held())
         return Done(job_id, result, started - entry.submitted, entry.run_seconds, held)
 
-    def _progress(self, job_id: int, run: Run) -> Progress | Failed:
+    def _progress(self, job_id: int, run: Run) -> Advanced | Failed:
         try:
-            return Progress(job_id, run.partial())
+            return Advanced(job_id, run.partial())
         except Exception as error:
             return self._failed(job_id, error)
 
@@ -181,7 +191,10 @@ class WorkerLoop:
 
 
 def drive(loop: WorkerLoop, commands: SimpleQueue[Command]) -> Iterator[LoopEvent]:
-    """Run `loop` until told to stop: take what was commanded, then one unit, and so on; wait while there is nothing to do."""
+    """Run `loop` until `Stop`, and yield its events.
+
+    All commands that have come are taken before each unit. Without jobs, wait for a command.
+    """
     while True:
         while loop.idle or not commands.empty():
             match commands.get():

@@ -1,4 +1,4 @@
-"""What the server tells a worker (commands) and what it hears (events). All of it pickles."""
+"""Messages between the server and a worker: commands to it, events from it. All of them pickle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from service.executors.contract import EVERYBODY, Job, Lane, Losses, Partial, ServedModel
+from service.executors.contract import DEFAULT_TENANT, Job, Lane, Losses, Partial, ServedModel
 
 if TYPE_CHECKING:
     from abmll.adaptation.run import Adaptation
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submit:
-    """Do `job`; drop it between units once `seconds_left` (None: any time) have passed since it was submitted.
+    """Do `job`.
 
-    `adapter` is the adapter that a prediction names, where the worker does not hold it. With
-    `progress`, tell what is known after each unit.
+    The job is dropped after `seconds_left`, between units; None sets no limit. `adapter` is the
+    adapter of a prediction, where the worker does not hold it. `progress` asks for `Advanced`
+    events.
     """
 
     job_id: int
     job: Job
     adapter: TaskPosterior | None = None
-    tenant: str = EVERYBODY
+    tenant: str = DEFAULT_TENANT
     seconds_left: float | None = None
     progress: bool = False
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Drop the job; nothing more is told of it."""
+    """Drop the job. No more events of it follow."""
 
     job_id: int
 
@@ -54,7 +55,7 @@ class Began:
 
 @dataclass(frozen=True)
 class UnitRan:
-    """One unit: how many runs and tokens it had, and how long it took."""
+    """A unit of several runs was done, with so many tokens in all."""
 
     lane: Lane
     runs: int
@@ -63,8 +64,11 @@ class UnitRan:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is known of the job after a unit that did not end it; only of jobs that were submitted with `progress`."""
+class Advanced:
+    """What is known of the job after a unit that did not end it.
+
+    Sent only for jobs that were submitted with `progress`.
+    """
 
     job_id: int
     partial: Losses | Partial
@@ -72,7 +76,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The job's result, its times (see `contract.Timed`), and the adapters that the worker holds now."""
+    """Result of the job, its times (`contract.Timed`), and the adapters that the worker holds."""
 
     job_id: int
     result: Adaptation | Sequence[Prediction]
@@ -89,7 +93,7 @@ class Failed:
     error: Exception
 
 
-LoopEvent: TypeAlias = Began | UnitRan | Progress | Done | Failed
+LoopEvent: TypeAlias = Began | UnitRan | Advanced | Done | Failed
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Beat:
-    """The worker's heart beats; for how long its current unit has been running."""
+    """The worker process is alive. `busy_seconds` is how long its current unit has been running."""
 
     busy_seconds: float
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The worker is gone, or never came to be. The last event of a port."""
+    """The worker has ended, or could not be loaded. The last event of a port."""
 
     error: BaseException | None
 

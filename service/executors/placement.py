@@ -1,22 +1,26 @@
-"""Which worker a job goes to: the one that its key prefers, unless that one has much more to do than another."""
+"""Chooses the worker of a job: the one its key prefers, unless that has many more jobs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
-SPILL_JOBS = (
-    4  # about a unit's worth of predictions: a cold adapter costs one copy to the device, a queue costs units
-)
+# A job goes to another worker only if the preferred one has more than so many jobs more: about a
+# unit of predictions. Another worker may need one copy of the adapter to its device, but jobs that
+# wait need whole units.
+SPILL_JOBS = 4
 
 
 def preferred(key: str, workers: Mapping[str, int]) -> str:
-    """The worker that `key` prefers (rendezvous hashing): when workers come and go, only the keys of those move."""
+    """Return the worker that `key` prefers (rendezvous hashing).
+
+    When a worker is added or removed, only its own keys move.
+    """
     return max(workers, key=lambda name: hashlib.sha256(f"{name}\0{key}".encode()).digest())
 
 
 def place(key: str, jobs_of: Mapping[str, int]) -> str:
-    """The worker for `key`, of those in `jobs_of` (not empty), which says how many jobs each has."""
+    """Return the worker for `key`. `jobs_of` has the number of jobs of each, and is not empty."""
     first = preferred(key, jobs_of)
     least = min(jobs_of, key=lambda name: jobs_of[name])
     return least if jobs_of[first] - jobs_of[least] > SPILL_JOBS else first

@@ -1,6 +1,7 @@
-"""The executor: places jobs on workers, and sees to it that a lost worker loses nothing. Lives on the event loop.
+"""The executor: places jobs on workers, and places them again when a worker is lost.
 
-How a worker is reached is its `Port`'s matter: a thread (`inline.py`) or a process (`process.py`).
+It runs on the event loop, and reaches each worker by a `Port`: to a thread (`inline.py`) or to a
+process (`process.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from service.errors import DeadlineExceededError, WorkerLostError
 from service.executors.contract import (
-    EVERYBODY,
+    DEFAULT_TENANT,
     AdapterNotHeldError,
     AdaptJob,
     Job,
@@ -30,6 +31,7 @@ from service.executors.contract import (
     lane_of,
 )
 from service.executors.messages import (
+    Advanced,
     Beat,
     Began,
     Cancel,
@@ -38,12 +40,12 @@ from service.executors.messages import (
     Ended,
     Event,
     Failed,
-    Progress,
     Ready,
     Submit,
     UnitRan,
 )
 from service.executors.placement import place
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -53,43 +55,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SILENT_BEATS = 10  # a worker that misses so many heartbeats is lost
-
 
 class Port(Protocol):
-    """The way to one worker, for one life of it."""
+    """Connection to one worker, until that ends. A restarted worker has a new port."""
 
     def start(self, emit: Callable[[Event], None]) -> None:
-        """Load the worker; `emit` is called from any thread."""
+        """Load the worker, and call `emit` with its events, from any thread."""
 
     def send(self, command: Command) -> None:
-        """Pass a command on, without waiting."""
+        """Send a command, without waiting."""
 
     def kill(self) -> None:
-        """End the worker, whatever it is doing; `Ended` follows."""
+        """End the worker in the middle of a unit; the event `Ended` follows."""
 
     def close(self) -> None:
-        """End the worker gently, and wait for that a short while. Blocks."""
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """How workers are watched and brought back. The wait before a restart doubles with every loss, up to the longest."""
-
-    heartbeat_seconds: float = 1.0
-    hang_seconds: float = 120.0
-    first_wait_seconds: float = 0.25
-    longest_wait_seconds: float = 30.0
-    stable_seconds: float = 60.0
-
-    def wait_seconds(self, losses: int) -> float:
-        """How long to wait after so many losses (from 1) without a stable time between them."""
-        return float(min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** min(losses - 1, 30)))
+        """Let the worker end after its unit, and wait a few seconds for it. Blocks."""
 
 
 @dataclass(eq=False)
-class _Flight:
-    """A job that somebody awaits, and the adapter that it names, so that another worker can take over."""
+class _PendingJob:
+    """A job that a caller waits for, and its adapter, so that another worker can take it over.
+
+    `began` says whether its worker has begun it, `replayed` whether a worker was lost that had.
+    """
 
     id: int
     job: Job
@@ -107,55 +95,59 @@ class _Flight:
 
 @dataclass(eq=False)
 class _Member:
-    """One place for a worker, through all its lives."""
+    """One worker of the pool, through all restarts."""
 
     name: str
     state: WorkerState = "down"
     port: Port | None = None
-    flights: dict[int, _Flight] = field(default_factory=dict)
+    pending: dict[int, _PendingJob] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     restarts: int = 0
     losses: int = 0
     up_since: float = 0.0
     silent_beats: int = 0
-    returning: bool = False
+    restarting: bool = False
 
 
 class WorkerPool:
-    """An `Executor` over workers that are reached by ports."""
+    """An `Executor` with workers behind ports."""
 
     def __init__(
         self, spawn: Callable[[int], Port], workers: int, metrics: Metrics, supervision: Supervision | None
     ) -> None:
-        """`spawn` makes the port of the worker of that index. Without `supervision`, a worker that ends stays away."""
+        """Get the port of each worker from `spawn`, by its index.
+
+        Without `supervision`, workers are not restarted.
+        """
         self._spawn, self._metrics, self._supervision = spawn, metrics, supervision
         self._members = [_Member(str(index)) for index in range(workers)]
-        self._flights: dict[int, _Flight] = {}
-        self._homeless: dict[int, _Flight] = {}  # while no worker is up
+        self._pending: dict[int, _PendingJob] = {}
+        self._unplaced: dict[int, _PendingJob] = {}  # while no worker is up
         self._ids = itertools.count()
         self._served: asyncio.Future[ServedModel] | None = None
         self._load_error: BaseException | None = None
-        self._chores: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def start(self) -> ServedModel:
-        """Return when a first worker is up; raises what loading raised if none can be loaded."""
+        """Wait until a first worker is up. Raises what loading raised if none can be loaded."""
         self._served = asyncio.get_running_loop().create_future()
         for member in self._members:
             self._launch(member)
-        served = await asyncio.shield(self._served)  # it outlives a start that is given up
-        for member in self._members:  # those that failed while nobody knew whether any would come up
-            if member.state == "down" and not member.returning:
-                self._bring_back(member)
+        served = await asyncio.shield(self._served)  # not cancelled with this call
+        # Workers that failed before a first one was up are not restarted yet.
+        for member in self._members:
+            if member.state == "down" and not member.restarting:
+                self._restart_later(member)
         if self._supervision is not None:
-            self._do(self._watch(self._supervision))
+            self._start_task(self._kill_silent_workers(self._supervision))
         return served
 
     async def adapt(
         self,
         job: AdaptJob,
         *,
-        tenant: str = EVERYBODY,
+        tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
         on_progress: Callable[[Losses], None] | None = None,
     ) -> Timed[Adaptation]:
@@ -167,7 +159,7 @@ class WorkerPool:
         job: PredictJob,
         adapter: TaskPosterior,
         *,
-        tenant: str = EVERYBODY,
+        tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
         on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
@@ -176,15 +168,15 @@ class WorkerPool:
 
     def workers(self) -> Sequence[WorkerStatus]:
         """See `Executor.workers`."""
-        return [WorkerStatus(m.name, m.state, m.restarts, len(m.flights)) for m in self._members]
+        return [WorkerStatus(m.name, m.state, m.restarts, len(m.pending)) for m in self._members]
 
     async def close(self) -> None:
-        """Drop all jobs and let go of the workers."""
+        """Drop all jobs and end the workers."""
         self._closing = True
-        for chore in self._chores:
-            chore.cancel()
-        for flight in list(self._flights.values()):
-            flight.answer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for pending in list(self._pending.values()):
+            pending.answer.cancel()
         ports = [member.port for member in self._members if member.port is not None]
         for member in self._members:
             self._set_state(member, "down")
@@ -205,12 +197,12 @@ class WorkerPool:
         now = time.monotonic()
         until = None if deadline is None else now + deadline
         answer: asyncio.Future[Timed[Any]] = asyncio.get_running_loop().create_future()
-        flight = _Flight(next(self._ids), job, adapter, tenant, until, answer, now, on_progress)
-        self._flights[flight.id] = flight
+        pending = _PendingJob(next(self._ids), job, adapter, tenant, until, answer, now, on_progress)
+        self._pending[pending.id] = pending
         lane = self._metrics.lane_jobs.labels(lane_of(job))
         lane.inc()
         try:
-            self._place(flight)
+            self._place(pending)
             async with asyncio.timeout(deadline) as timeout:
                 return await answer
         except TimeoutError as error:
@@ -219,95 +211,98 @@ class WorkerPool:
             raise DeadlineExceededError("the job was not done in time") from error
         finally:
             lane.dec()
-            self._forget(flight)
+            self._forget(pending)
 
-    def _place(self, flight: _Flight) -> None:
+    def _place(self, pending: _PendingJob) -> None:
         up = {member.name: member for member in self._members if member.state == "up"}
         if up:
-            chosen = place(flight.job.adapter_id, {name: len(member.flights) for name, member in up.items()})
-            self._send(up[chosen], flight)
+            chosen = place(pending.job.adapter_id, {name: len(member.pending) for name, member in up.items()})
+            self._send(up[chosen], pending)
         elif self._supervision is not None and not self._closing:
-            self._homeless[flight.id] = flight
+            self._unplaced[pending.id] = pending
         else:
-            self._fail(flight, WorkerLostError("the worker was lost"))
+            self._fail(pending, WorkerLostError("the worker was lost"))
 
-    def _send(self, member: _Member, flight: _Flight, *, with_adapter: bool = False) -> None:
-        """Hand the job to the worker, and the adapter if the worker is not known to hold it or `with_adapter`."""
+    def _send(self, member: _Member, pending: _PendingJob, *, with_adapter: bool = False) -> None:
+        """Send the job to the worker.
+
+        Send the adapter too, `with_adapter` or where the worker is not known to hold it.
+        """
         assert member.port is not None
         now = time.monotonic()
-        flight.began, flight.waited = False, now - flight.submitted
-        flight.with_adapter = with_adapter or flight.job.adapter_id not in member.held
-        adapter = flight.adapter if flight.with_adapter else None
-        member.flights[flight.id] = flight
-        left = None if flight.deadline is None else flight.deadline - now
+        pending.began, pending.waited = False, now - pending.submitted
+        pending.with_adapter = with_adapter or pending.job.adapter_id not in member.held
+        adapter = pending.adapter if pending.with_adapter else None
+        member.pending[pending.id] = pending
+        left = None if pending.deadline is None else pending.deadline - now
         member.port.send(
-            Submit(flight.id, flight.job, adapter, flight.tenant, left, flight.on_progress is not None)
+            Submit(pending.id, pending.job, adapter, pending.tenant, left, pending.on_progress is not None)
         )
 
-    def _forget(self, flight: _Flight) -> None:
-        """The awaiter has its answer, or has left: then the worker need not go on."""
-        self._flights.pop(flight.id, None)
-        self._homeless.pop(flight.id, None)
+    def _forget(self, pending: _PendingJob) -> None:
+        """Drop a job whose caller has its answer or has left, on its worker too."""
+        self._pending.pop(pending.id, None)
+        self._unplaced.pop(pending.id, None)
         for member in self._members:
-            if member.flights.pop(flight.id, None) is not None and member.port is not None:
-                member.port.send(Cancel(flight.id))
+            if member.pending.pop(pending.id, None) is not None and member.port is not None:
+                member.port.send(Cancel(pending.id))
 
-    def _fail(self, flight: _Flight, error: BaseException) -> None:
-        if not flight.answer.done():
-            flight.answer.set_exception(error)
+    def _fail(self, pending: _PendingJob, error: BaseException) -> None:
+        if not pending.answer.done():
+            pending.answer.set_exception(error)
 
-    # ---- what workers tell
+    # ---- events of workers
 
     def _on(self, member: _Member, port: Port, event: Event) -> None:
-        if member.port is not port:  # of a life that is over
+        if member.port is not port:  # the worker was restarted meanwhile
             return
         member.silent_beats = 0
         match event:
             case Ready(served):
-                self._up(member, served)
+                self._on_ready(member, served)
             case Beat(busy_seconds):
-                if self._supervision is not None and busy_seconds > self._supervision.hang_seconds:
+                if self._supervision is not None and self._supervision.hangs(busy_seconds):
                     log.error("worker %s hangs in a unit for %.0f s: killed", member.name, busy_seconds)
                     port.kill()
             case Began(job_id):
-                if job_id in member.flights:
-                    member.flights[job_id].began = True
+                if job_id in member.pending:
+                    member.pending[job_id].began = True
             case UnitRan():
                 self._metrics.record_unit(event.lane, event.runs, event.tokens, event.seconds)
-            case Progress(job_id, partial):
+            case Advanced(job_id, partial):
                 self._on_progress(member, job_id, partial)
             case Done(job_id, result, queue_seconds, run_seconds, held):
                 member.held = frozenset(held)
-                if (flight := member.flights.pop(job_id, None)) and not flight.answer.done():
-                    flight.answer.set_result(Timed(result, flight.waited + queue_seconds, run_seconds))
+                if (pending := member.pending.pop(job_id, None)) and not pending.answer.done():
+                    pending.answer.set_result(Timed(result, pending.waited + queue_seconds, run_seconds))
             case Failed(job_id, error):
                 self._on_failed(member, job_id, error)
             case Ended(error):
                 self._on_ended(member, error)
 
     def _on_progress(self, member: _Member, job_id: int, partial: Losses | Partial) -> None:
-        flight = member.flights.get(job_id)
-        if flight is not None and flight.on_progress is not None and not flight.answer.done():
-            flight.on_progress(partial)
+        pending = member.pending.get(job_id)
+        if pending is not None and pending.on_progress is not None and not pending.answer.done():
+            pending.on_progress(partial)
 
     def _on_failed(self, member: _Member, job_id: int, error: Exception) -> None:
-        flight = member.flights.pop(job_id, None)
-        if flight is None:
+        pending = member.pending.pop(job_id, None)
+        if pending is None:
             return
         if isinstance(error, AdapterNotHeldError):
             member.held -= {error.adapter_id}
-            if not flight.with_adapter:
-                self._send(member, flight, with_adapter=True)
+            if not pending.with_adapter:
+                self._send(member, pending, with_adapter=True)
                 return
-        self._fail(flight, error)
+        self._fail(pending, error)
 
-    # ---- lives of workers
+    # ---- start, loss and restart of workers
 
     def _launch(self, member: _Member) -> None:
         loop = asyncio.get_running_loop()
         port = member.port = self._spawn(int(member.name))
         self._set_state(member, "starting")
-        member.silent_beats, member.held, member.returning = 0, frozenset(), False
+        member.silent_beats, member.held, member.restarting = 0, frozenset(), False
 
         def emit(event: Event) -> None:
             with suppress(RuntimeError):  # the event loop has ended
@@ -315,9 +310,9 @@ class WorkerPool:
 
         port.start(emit)
 
-    def _up(self, member: _Member, served: ServedModel) -> None:
+    def _on_ready(self, member: _Member, served: ServedModel) -> None:
         assert self._served is not None and member.port is not None
-        if self._served.done() and self._served.result().deciding != served.deciding:
+        if self._served.done() and self._served.result().identity != served.identity:
             log.error("worker %s loaded another model than the server started with", member.name)
             member.port.kill()
             return
@@ -325,9 +320,9 @@ class WorkerPool:
         member.up_since = time.monotonic()
         if not self._served.done():
             self._served.set_result(served)
-        for flight in list(self._homeless.values()):
-            del self._homeless[flight.id]
-            self._place(flight)
+        for pending in list(self._unplaced.values()):
+            del self._unplaced[pending.id]
+            self._place(pending)
 
     def _on_ended(self, member: _Member, error: BaseException | None) -> None:
         assert self._served is not None
@@ -337,35 +332,38 @@ class WorkerPool:
         if self._closing:
             return
         if was_up and self._supervision is not None:
-            stable = time.monotonic() - member.up_since >= self._supervision.stable_seconds
+            stable = self._supervision.is_stable(time.monotonic() - member.up_since)
             member.losses = 0 if stable else member.losses
         member.losses += 1
         self._load_error = self._load_error or error or RuntimeError("the worker ended while it loaded")
         if not self._served.done() and all(other.state == "down" for other in self._members):
-            self._served.set_exception(self._load_error)  # `start` tells
+            self._served.set_exception(self._load_error)  # `start` raises it
             return
         log.error("worker %s %s: %r", member.name, "was lost" if was_up else "could not be loaded", error)
         if self._served.done():
-            self._bring_back(member)
-        flights, member.flights = member.flights, {}
-        for flight in flights.values():
-            self._recover(flight)
+            self._restart_later(member)
+        lost, member.pending = member.pending, {}
+        for pending in lost.values():
+            self._recover(pending)
 
-    def _recover(self, flight: _Flight) -> None:
-        """Place the flight anew. One that was in work may have been the cause, so that is done once."""
-        if flight.began and flight.replayed:
-            self._fail(flight, WorkerLostError("two workers were lost while they worked on this"))
+    def _recover(self, pending: _PendingJob) -> None:
+        """Place the job on another worker.
+
+        A job that had begun may have caused the loss, so that is done only once.
+        """
+        if pending.began and pending.replayed:
+            self._fail(pending, WorkerLostError("two workers were lost while they worked on this"))
             return
-        if flight.began:
-            flight.replayed = True
+        if pending.began:
+            pending.replayed = True
             self._metrics.replays.inc()
-        self._place(flight)
+        self._place(pending)
 
-    def _bring_back(self, member: _Member) -> None:
+    def _restart_later(self, member: _Member) -> None:
         if self._supervision is None or self._closing:
             return
-        member.returning = True
-        self._do(self._relaunch(member, self._supervision.wait_seconds(max(1, member.losses))))
+        member.restarting = True
+        self._start_task(self._relaunch(member, self._supervision.wait_seconds(max(1, member.losses))))
 
     async def _relaunch(self, member: _Member, wait_seconds: float) -> None:
         await asyncio.sleep(wait_seconds)
@@ -373,19 +371,23 @@ class WorkerPool:
         self._metrics.worker_restarts.labels(member.name).inc()
         try:
             self._launch(member)
-        except OSError as error:  # no pipe to be had
+        except OSError as error:  # no pipe or process could be made
             self._on_ended(member, error)
 
-    async def _watch(self, supervision: Supervision) -> None:
-        """Count beats that do not come. In counts, not by the clock: a server that was stopped itself blames nobody."""
+    async def _kill_silent_workers(self, supervision: Supervision) -> None:
+        """Kill workers whose heartbeats do not come.
+
+        Heartbeats are counted, not timed: if this process was stopped for a while itself, no worker
+        is to blame.
+        """
         while True:
             await asyncio.sleep(supervision.heartbeat_seconds)
             for member in self._members:
-                # Imports hold the interpreter for long, so a worker that loads is not asked for beats.
+                # A worker that loads sends no heartbeats, since imports hold the interpreter long.
                 if member.state != "up" or member.port is None:
                     continue
                 member.silent_beats += 1
-                if member.silent_beats > SILENT_BEATS:
+                if supervision.is_silent(member.silent_beats):
                     log.error("worker %s is silent: killed", member.name)
                     member.port.kill()
 
@@ -393,7 +395,7 @@ class WorkerPool:
         member.state = state
         self._metrics.worker_up.labels(member.name).set(state == "up")
 
-    def _do(self, chore: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(chore)
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

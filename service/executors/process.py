@@ -1,4 +1,7 @@
-"""Workers in processes of their own, one a device: a crash, a hang or a device error ends one worker, and it is brought back."""
+"""Workers in processes, one for each device.
+
+A crash, a hang or a device error ends one worker only, and the pool restarts it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from service.executors import child
 from service.executors.contract import Worker
 from service.executors.link import Link
 from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 
 _CLOSE_SECONDS = 5.0
-_spawning = multiprocessing.get_context(
-    "spawn"
-)  # a forked child would inherit threads' locks and a CUDA context
+# Spawned, since a forked child would inherit the locks of threads and a CUDA context.
+_spawning = multiprocessing.get_context("spawn")
 
 
 def process_executor(
@@ -31,14 +34,15 @@ def process_executor(
     supervision: Supervision | None = None,
     early: bool = False,
 ) -> WorkerPool:
-    """An executor with one worker process for each of `loads`, which are picklable and called in their process.
+    """Build an executor with one worker process for each of `loads`.
 
-    With `early` they begin to load at once, and not when the executor is started: beside this process's own imports.
+    Each of `loads` is pickled, and called in its process. With `early`, processes start to load now
+    and not when the executor is started, at the same time as this process's own imports.
     """
-    watched = supervision or Supervision()
+    times = supervision or Supervision()
 
     def make(index: int) -> _ProcessPort:
-        return _ProcessPort(str(index), loads[index], adapt_share, watched.heartbeat_seconds)
+        return _ProcessPort(str(index), loads[index], adapt_share, times.heartbeat_seconds)
 
     begun = {index: make(index) for index in range(len(loads) if early else 0)}
     for port in begun.values():
@@ -47,11 +51,14 @@ def process_executor(
     def spawn(index: int) -> _ProcessPort:
         return begun.pop(index, None) or make(index)
 
-    return WorkerPool(spawn, len(loads), metrics or Metrics(), watched)
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), times)
 
 
 class _ProcessPort:
-    """A process, and the threads that read from it and write to it: pickles of tensors have no place on the event loop."""
+    """A worker process, and two threads that read from it and write to it.
+
+    Threads, since pickling tensors would block the event loop.
+    """
 
     def __init__(
         self, name: str, load: Callable[[], Worker], adapt_share: float, heartbeat_seconds: float
@@ -67,10 +74,10 @@ class _ProcessPort:
         )
 
     def begin(self) -> None:
-        """Start the process, before anybody listens to it. Raises `OSError`."""
+        """Start the process, without the threads. Raises `OSError`."""
         self._process.start()
-        self._theirs.close()  # else its end would not be seen
-        # A server that leaves without closing must not wait for workers, which ignore SIGTERM.
+        self._theirs.close()  # an open copy in this process would hide that the worker ended
+        # If the server ends without `close`, it must not wait for workers, which ignore SIGTERM.
         atexit.register(self._process.kill)
 
     def start(self, emit: Callable[[Event], None]) -> None:
@@ -98,7 +105,7 @@ class _ProcessPort:
     def _read(self, emit: Callable[[Event], None]) -> None:
         ended: Event = Ended(None)
         try:
-            # The sentinel too: a grandchild may keep the pipe open.
+            # The process is watched as well as the pipe, which a child of the worker may keep open.
             while self._ours in connection.wait([self._ours, self._process.sentinel]):
                 event = self._link.receive()
                 if isinstance(event, Ended):
@@ -120,7 +127,7 @@ class _ProcessPort:
             try:
                 self._link.send(command)
             except OSError:
-                pass  # the reader tells
+                pass  # `_read` sees that the worker ended
             except Exception as error:
                 if isinstance(command, Submit):
                     emit(Failed(command.job_id, error))

@@ -1,4 +1,4 @@
-"""Adapters on a worker's device: slots of one stacked tensor, so that a batch picks its adapters by index."""
+"""Slots: the places of adapters on a worker's device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SlotsFullError(RuntimeError):
 
 
 class SlotTable:
-    """`count` slots of P values in fp32 on `device`. Used from one thread.
+    """At most `count` slots of P values in fp32 on `device`. Used from one thread.
 
-    `acquire` leases a slot until `release`; what is leased is never evicted, of the rest the least recently used goes first.
-    Memory is taken slot by slot, as adapters come, up to `count`.
+    `acquire` leases a slot until `release`. Leased slots are never reused; of the others, the least
+    recently used is reused first. Memory is allocated slot by slot, as adapters come.
     """
 
     def __init__(self, count: int, size: int, device: torch.device) -> None:
@@ -33,18 +33,19 @@ class SlotTable:
 
     @property
     def ids(self) -> Sequence[str]:
-        """Adapters that are here."""
+        """Return the ids of the adapters that have a slot."""
         return tuple(self._slots)
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the adapters that are here: P values each on the device, and class examples on the host."""
+        """Return their bytes: values [P] on the device, class examples on the host."""
         return sum(posterior.nbytes for posterior in self._slots.values())
 
     def acquire(self, adapter_id: str, posterior: TaskPosterior | None) -> TaskPosterior:
-        """Lease the adapter, its values [P] on the device: copied from `posterior` on the host where they are not here yet.
+        """Lease the slot of the adapter, and return the adapter with its values [P] on the device.
 
-        Raises `KeyError` where it is neither here nor given, `SlotsFullError` where every slot is leased.
+        An adapter without a slot is copied from `posterior`, on the host. Raises `KeyError` where
+        that is None, and `SlotsFullError` where every slot is leased.
         """
         if adapter_id not in self._slots:
             if posterior is None:
@@ -56,7 +57,7 @@ class SlotTable:
         return self._slots[adapter_id]
 
     def release(self, adapter_id: str) -> None:
-        """Give a lease back."""
+        """End a lease."""
         self._leases[adapter_id] -= 1
         if not self._leases[adapter_id]:
             del self._leases[adapter_id]
@@ -70,5 +71,5 @@ class SlotTable:
         return self._slots.pop(idle).values
 
     def _pinned(self, values: Tensor) -> Tensor:
-        """Host memory that a GPU copies from without stopping."""
+        """Return the values in pinned memory, from which a GPU copies without waiting."""
         return values.pin_memory() if self._device.type == "cuda" else values

@@ -1,4 +1,7 @@
-"""The worker: a base model with a global posterior, loaded as the settings say. The one module here that needs torch."""
+"""The worker: a base model with a global posterior, loaded as the settings say.
+
+Of this folder, only this module and `slots.py` import torch.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +44,18 @@ from service.settings import UNTRAINED, Settings
 log = logging.getLogger(__name__)
 
 
-# A token of a gradient step costs this many of prediction: forward and backward against forward (2.2 measured), and noise.
+# A token of a gradient step costs as much as this many tokens of a prediction. Forward and backward
+# take 2.2 times as long as forward (measured); the rest is for the noise.
 ADAPT_TOKEN_COST = 3
-# A pass that ran out of memory is tried again on half as many tokens, down to these.
+# A pass that ran out of memory is tried again with half as many tokens, at least these.
 FEWEST_TOKENS = 32
-# A unit is never smaller, however slow the machine: batches below lose too much to overhead.
+# Least tokens of a unit, also on a slow machine: overhead is too large in smaller batches.
 FEWEST_UNIT_TOKENS = 256
 
 
 @dataclass(eq=False)
 class _Adapting:
-    """An adaptation: its trunk activations are the first unit, then each gradient step is one."""
+    """Run of an adaptation. The first unit computes the trunk; the others are gradient steps."""
 
     job: AdaptJob
     run: AdaptRun | None = None
@@ -78,7 +82,10 @@ class _Adapting:
 
 @dataclass(eq=False)
 class _Predicting:
-    """A prediction: each chunk of samples, or of written tokens, is a unit. `slot` names the adapter that it leases."""
+    """Run of a prediction. Each unit is a chunk of samples, or of written tokens.
+
+    `slot` is the id of the adapter whose slot it leases; None where every slot was in use.
+    """
 
     run: QueryRun
     slot: str | None
@@ -100,10 +107,10 @@ class _Predicting:
 
 
 class ModelWorker:
-    """Runs jobs on one `FewShotModel`, many in one batch. One thread owns it.
+    """Does jobs on one `FewShotModel`, many in one batch. One thread owns it.
 
-    `plan` bounds the adapters on the device and the tokens of a pass; `unit_tokens` bounds a unit in time, and so how long
-    any job waits for another's.
+    `plan` bounds the adapters on the device and the tokens of a pass. `unit_tokens` bounds the time
+    of a unit, and so how long a job waits for those of others.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class ModelWorker:
 
     @property
     def served(self) -> ServedModel:
-        """What is loaded."""
+        """See `Worker.served`."""
         return self._served
 
     @property
@@ -144,17 +151,17 @@ class ModelWorker:
         return _Predicting(run, slot)
 
     def advance(self, runs: Sequence[Run]) -> None:
-        """See `Worker.advance`. Out of memory, it goes on in smaller passes, now and later."""
+        """See `Worker.advance`. When memory is short, this and all later passes are smaller."""
         try:
             self._adapt([run for run in runs if isinstance(run, _Adapting)])
             self._predict([run.run for run in runs if isinstance(run, _Predicting)])
         except RuntimeError as error:
-            if "CUDA error" in str(error):  # the context is lost, with whatever it held
+            if "CUDA error" in str(error):  # the CUDA context is lost, and the model with it
                 raise WorkerFatalError(str(error)) from error
             raise
 
     def finish(self, run: Run) -> None:
-        """Give the adapter's lease back."""
+        """See `Worker.finish`. Ends the lease of the adapter's slot."""
         if isinstance(run, _Predicting) and run.slot is not None:
             self._slots.release(run.slot)
 
@@ -165,7 +172,7 @@ class ModelWorker:
     def _lease(
         self, adapter_id: str, adapter: TaskPosterior | None
     ) -> tuple[TaskPosterior | None, str | None]:
-        """The adapter on the device and the slot it lies in; as it came, and None, if every slot is in use."""
+        """Return the adapter on the device, and its id; `adapter`, None if every slot is in use."""
         try:
             return self._slots.acquire(adapter_id, adapter), adapter_id
         except KeyError:
@@ -195,12 +202,15 @@ class ModelWorker:
 
 
 def sequence_seed(seed: int, adapter_id: str) -> int:
-    """What names the samples of a request to the method: adapters differ in theirs under the same `seed`."""
+    """Return the seed of a request's samples, which differs between adapters."""
     return derive_seed(seed, adapter_id)
 
 
 def _fewer(tokens: int, error: RuntimeError) -> int:
-    """Half of `tokens`, after `error` if it says that memory is short; otherwise, or where there is no less, raises it."""
+    """Return half of `tokens` if `error` says that memory is short.
+
+    Raises `error` otherwise, and where `tokens` is the least already.
+    """
     short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     if not short or tokens <= FEWEST_TOKENS:
         raise error
@@ -215,8 +225,9 @@ def _step_size(runs: Sequence[AdaptRun]) -> int:
 
 
 def load_worker(settings: Settings) -> ModelWorker:
-    """The worker that `settings` describe. Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and
-    `UnsupportedModelError`.
+    """Load the worker that `settings` describe.
+
+    Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and `UnsupportedModelError`.
     """
     return_large_blocks()
     if settings.threads is not None:
@@ -235,7 +246,7 @@ def load_worker(settings: Settings) -> ModelWorker:
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
-    """A worker whose budgets come from what this machine has and does; prints its plan."""
+    """Return a worker whose budgets are measured on this machine, and log them."""
     if settings.compile:
         model.backbone.compile_trunk()
     costs = measure_costs(model.backbone, model.prior)
@@ -246,7 +257,10 @@ def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> Mod
 
 
 def _free_bytes(device: torch.device) -> int:
-    """What may be taken beside the base: of a GPU's free memory a tenth is left to its allocator; of a CPU's, half."""
+    """Return the bytes that may be used beside the base.
+
+    They are nine tenths of a GPU's free memory, since its allocator needs some, or half of a CPU's.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * 0.9)
@@ -254,7 +268,10 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _tokens_per_second(model: FewShotModel) -> float:
-    """Of the adapted layers, forward, on a small batch; the first pass warms up."""
+    """Return the speed of the adapted layers, forward, on a small batch.
+
+    The fastest of three passes counts; the first one warms up.
+    """
     rows = collate([EncodedPrompt(tuple(range(1, 65)), ((1,), (2,)))] * 4, model.backbone.device)
     hidden = model.backbone.trunk(rows)
     seconds = []
@@ -267,16 +284,18 @@ def _tokens_per_second(model: FewShotModel) -> float:
 
 
 def choose_posterior(settings: Settings) -> LoadedPosterior | None:
-    """The posterior to serve; None for an untrained one."""
+    """Return the posterior to serve; None for an untrained one. Raises `PosteriorMismatchError`."""
     if settings.posterior == UNTRAINED:
         return None
     if settings.posterior is not None:
         return load_posterior(settings.posterior)
     shipped = map(load_posterior, shipped_posteriors())
-    fitting = next((posterior for posterior in shipped if posterior.manifest.base.id == settings.model), None)
-    if fitting is None:
+    made_for = next(
+        (posterior for posterior in shipped if posterior.manifest.base.id == settings.model), None
+    )
+    if made_for is None:
         raise PosteriorMismatchError(f"no posterior ships for {settings.model!r}: name one, or `{UNTRAINED}`")
-    return fitting
+    return made_for
 
 
 def _served(model: FewShotModel, base: BaseIdentity, posterior_id: str) -> ServedModel:

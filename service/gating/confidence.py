@@ -1,4 +1,4 @@
-"""How sure an answer is: one number that gates act on, and what kind of number it is (docs/confidence.md)."""
+"""The confidence of an answer: one number that gates act on, and its kind (docs/confidence.md)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure an answer is, in [0, 1]: the probability that the posterior predictive gives it.
+    """Probability of an answer in the posterior predictive, in [0, 1].
 
-    `kind` is "calibrated" where the predictive has the temperature that the adapter's own held-out
-    examples chose (`abmll.assurance.held_out`); the value is then the probability that the answer is
-    right. Otherwise it is "predictive".
+    `kind` is "calibrated" where the predictive has the adapter's own temperature
+    (`abmll.assurance.held_out`); the value is then the probability that the answer is right.
+    Otherwise it is "predictive".
     """
 
     value: float
@@ -32,18 +32,18 @@ class Confidence:
 
     @property
     def function(self) -> str:
-        """What was computed, exactly: two confidences may be compared where this is equal."""
+        """Return the name of the function computed; only equal ones may be compared."""
         return f"{CALIBRATED}:{HELD_OUT}" if self.kind == CALIBRATED else self.kind
 
 
 def confidence_kinds(
     wanted: WantedConfidence, queries: Sequence[Query], *, own_temperature: bool
 ) -> list[str]:
-    """The kind of confidence of each query's answer.
+    """Return the kind of confidence of each query's answer.
 
-    It is calibrated where the adapter has a temperature of its own and the query has options, unless
-    a predictive one is wanted. Raises `InvalidRequestError` where a calibrated one is wanted and
-    cannot be had.
+    It is calibrated where the adapter has its own temperature and the query has options, unless a
+    predictive one is wanted. Raises `InvalidRequestError` where a calibrated one is wanted and
+    there is none.
     """
     if wanted == CALIBRATED:
         if not own_temperature:
@@ -58,5 +58,5 @@ def confidence_kinds(
 
 
 def confidence_of(predictive: Predictive, kind: str) -> Confidence:
-    """The confidence of `predictive`'s answer; a single option has nothing that calibration could change."""
+    """Return the confidence of the answer; with a single option it is predictive."""
     return Confidence(predictive.confidence, kind if len(predictive.options) > 1 else PREDICTIVE)

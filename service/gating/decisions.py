@@ -1,4 +1,4 @@
-"""The decision about one prediction: answer or abstain. Abstaining is an answer, not an error."""
+"""The decision about one prediction: answer or abstain."""
 
 from __future__ import annotations
 
@@ -22,44 +22,39 @@ REASONS = (CONFIDENCE, MARGIN, MUTUAL_INFORMATION, TYPICALITY, SEMANTIC_ENTROPY,
 
 
 @dataclass(frozen=True)
-class PredictionNote:
-    """What the log of a calibrated adapter adds to a prediction.
-
-    `id` is None where the calibration was deleted or replaced meanwhile, so that nothing was logged.
-    `asked` says whether the prediction is of the random share whose labels are asked for.
-    """
-
-    id: str | None
-    asked: bool
-    options_in_set: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
 class DecidedPrediction:
-    """A prediction, how sure its answer is, and the decision. `abstain_reason` None means answer."""
+    """A prediction, its confidence, and the decision: `abstain_reason` None means answer.
+
+    The other fields are None unless the gate needs a calibration. `prediction_id` names the
+    prediction in feedback; it is None as well where the calibration was deleted or replaced
+    meanwhile, so that nothing was logged. `label_asked` says whether the prediction was drawn as
+    one whose label is asked for. `options_in_set` is the prediction set, if one was asked for.
+    """
 
     prediction: Prediction
     confidence: Confidence
     abstain_reason: str | None = None
-    note: PredictionNote | None = None
+    prediction_id: str | None = None
+    label_asked: bool | None = None
+    options_in_set: tuple[str, ...] | None = None
 
     @property
     def decision(self) -> Literal["answer", "abstain"]:
-        """`answer` or `abstain`."""
+        """Return `answer` or `abstain`."""
         return "answer" if self.abstain_reason is None else "abstain"
 
 
 def decide(prediction: Prediction, confidence: Confidence, thresholds: Thresholds) -> DecidedPrediction:
-    """`prediction` with the decision that `thresholds` make."""
+    """Return `prediction` with the decision by `thresholds`."""
     return DecidedPrediction(prediction, confidence, abstain_reason(prediction, confidence, thresholds))
 
 
 def abstain_reason(prediction: Prediction, confidence: Confidence, thresholds: Thresholds) -> str | None:
-    """The first threshold that an answer fails, in the order of `REASONS`; None means answer.
+    """Return the first threshold that an answer fails, in the order of `REASONS`, or None.
 
-    Free text is judged by the larger of two mutual informations, the predictive's and the semantic
-    one. The first is small when the candidates have little probability, however much the samples
-    disagree; the second when all samples wrote the same.
+    Free text has two mutual informations, that of the predictive and that of the meanings. The
+    larger one counts: the first is small where the candidates have little probability, however much
+    the samples disagree, and the second is small where all samples wrote the same.
     """
     predictive, text = prediction.predictive, prediction.text
     information = predictive.uncertainty.mutual_information

@@ -1,8 +1,8 @@
-"""Calibrated gates: owns what is known of every adapter's gate, in memory and in the journals.
+"""Calibrated gates: the state of every adapter's gate, in memory and in journals.
 
-The gate is a step of the engine's road, in two parts: `open` before any model work, with all that can
-be refused, and `close` with the predictions, which are logged before they are answered. The decision is
-made with what `open` saw.
+The engine calls `GateKeeper.resolve` before any model work; it refuses what cannot be granted and
+returns the thresholds to decide with. The engine decides, and calls `log_predictions` before it
+returns the predictions.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from service.errors import (
     StoreFailedError,
     UnknownPredictionError,
 )
-from service.gating.decisions import DecidedPrediction, PredictionNote
 from service.gating.records import (
+    CalibratedGate,
     CalibrateRequest,
     CalibrationView,
     FeedbackOutcome,
     GateRequest,
-    Grant,
-    OpenGate,
+    ResolvedGate,
 )
 from service.gating.rules import (
     admit_examples,
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
     from model_store.adapters.gate_journals import GateJournals, Record
     from model_store.adapters.manifest import AdapterManifest
+    from service.gating.decisions import DecidedPrediction
     from service.metrics import Metrics
     from service.settings import Settings
 
@@ -75,9 +75,10 @@ _MOST_STATES = 256
 
 
 class GateKeeper:
-    """Used from one event loop. The disk is written in threads, one write at a time, and always before memory.
+    """Owns the state of all calibrated gates. Used from one event loop.
 
-    It knows adapters by their manifests alone; whoever calls has checked that there is such an adapter.
+    The disk is written in threads, one write at a time, and always before memory. The caller checks
+    that the adapter exists.
     """
 
     def __init__(self, settings: Settings, store: GateJournals, metrics: Metrics) -> None:
@@ -88,7 +89,10 @@ class GateKeeper:
     async def admit(
         self, request: CalibrateRequest, manifest: AdapterManifest
     ) -> tuple[list[Example], list[str]]:
-        """The examples of `request` that count, and what to warn of. Raises `ServiceError` naming the example."""
+        """Return the examples of `request` that count, and warnings about the others.
+
+        Raises `ServiceError` that names the wrong example.
+        """
         async with self._lock:
             state = None if request.replace else await self._find(request.adapter_id)
         return admit_examples(request, manifest, state, self._settings)
@@ -100,7 +104,10 @@ class GateKeeper:
         examples: Sequence[Example],
         decided: Sequence[DecidedPrediction],
     ) -> CalibrationView:
-        """Take in how the admitted `examples` came out. Raises `ServiceError`."""
+        """Add the outcomes of the admitted `examples`, which were predicted as `decided`.
+
+        Raises `ServiceError`.
+        """
         conditions = conditions_of(manifest, request.settings, decided[0].confidence.function)
         outcomes = [
             outcome_of(example, row.prediction, row.confidence.value)
@@ -117,7 +124,7 @@ class GateKeeper:
             else:
                 state = old
                 check_extendable(state, conditions)
-                # Another call may have come between.
+                # Another call may have added some of them since they were admitted.
                 fresh = [outcome for outcome in outcomes if outcome.key not in state.keys]
                 await self._append(state, examples_record(fresh, held=request.more_follow))
             self._metrics.calibration_examples.inc(len(outcomes))
@@ -125,76 +132,82 @@ class GateKeeper:
             return view_of(state)
 
     async def view(self, adapter_id: str) -> CalibrationView:
-        """The adapter's calibration. Raises `CalibrationMissingError`."""
+        """Return the adapter's calibration. Raises `CalibrationMissingError`."""
         async with self._lock:
             return view_of(await self._get(adapter_id))
 
     async def forget(self, adapter_id: str) -> bool:
-        """Forget the adapter's calibration and its feedback; whether there was one."""
+        """Delete the adapter's calibration and its feedback; return whether there was one."""
         async with self._lock:
             self._states.pop(adapter_id, None)
             self._count_states()
             return await asyncio.to_thread(self._store.delete, adapter_id)
 
-    async def open(
-        self, asked: GateRequest, manifest: AdapterManifest, settings: PredictSettings
-    ) -> OpenGate:
-        """The gate that `asked` gets for predictions with `settings` by the adapter of `manifest`.
+    async def resolve(
+        self, request: GateRequest, manifest: AdapterManifest, settings: PredictSettings
+    ) -> ResolvedGate:
+        """Return the gate for predictions with `settings` by the adapter of `manifest`.
 
-        Raises `CalibrationMissingError`, `CalibrationMismatchError`, `CannotCertifyError`, `CertificateRevokedError`.
+        Raises `CalibrationMissingError`, `CalibrationMismatchError`, `CannotCertifyError`,
+        `CertificateRevokedError`, and `InvalidRequestError` for a prediction set without options.
         """
-        if not asked.needs_calibration:
-            return OpenGate(asked.thresholds)
+        if not request.needs_calibration:
+            return ResolvedGate(request.thresholds)
         async with self._lock:
             state = await self._get(manifest.id)
             if state.held:
                 message = "more calibration examples were announced: send the last without more_follow"
                 raise CalibrationMissingError(message, "adapter_id")
-            if state.revoked is not None and asked.promises:  # predictions may still be logged
+            if state.revoked is not None and request.promises:  # predictions may still be logged
                 message = f"the certificate is revoked: {state.revoked}; calibrate anew with replace and new examples"
-                raise CertificateRevokedError(message, "gate" if asked.alpha is None else "set")
+                raise CertificateRevokedError(message, "gate" if request.alpha is None else "set")
             check_conditions(state, conditions_of(manifest, settings, state.conditions.confidence_kind))
-            if asked.alpha is not None and not has_options(manifest):
+            if request.alpha is not None and not has_options(manifest):
                 raise InvalidRequestError("a prediction set needs options to choose from", "set")
-            grant = Grant(
+            threshold = granted_threshold(state, request)
+            calibrated = CalibratedGate(
                 manifest,
                 state.lineage,
                 state.conditions,
                 state.id,
                 state.version,
-                granted_threshold(state, asked),
-                None if asked.alpha is None else state.quantile(asked.alpha),
+                threshold,
+                None if request.alpha is None else state.quantile(request.alpha),
             )
-        return OpenGate(_thresholds(asked, grant), grant)
+        if threshold is None:
+            return ResolvedGate(request.thresholds, calibrated)
+        return ResolvedGate(Thresholds(min_confidence=threshold.threshold), calibrated)
 
-    async def close(
+    async def log_predictions(
         self,
-        gate: OpenGate,
+        gate: ResolvedGate,
         queries: Sequence[Query],
         settings: PredictSettings,
         decided: Sequence[DecidedPrediction],
     ) -> Sequence[DecidedPrediction]:
-        """Log decided predictions where the gate has a grant, and note on each what that adds.
+        """Log predictions of a calibrated gate; return them with their ids and prediction sets.
 
-        Raises `CalibrationMismatchError` and `StoreFailedError`.
+        Return predictions of other gates as they are. Raises `CalibrationMismatchError` and
+        `StoreFailedError`.
         """
-        grant = gate.grant
-        if grant is None:
+        calibrated = gate.calibrated
+        if calibrated is None:
             return decided
-        check_conditions(grant, conditions_of(grant.manifest, settings, decided[0].confidence.function))
-        support = {example.input for example in grant.manifest.support.examples}
+        manifest = calibrated.manifest
+        check_conditions(calibrated, conditions_of(manifest, settings, decided[0].confidence.function))
+        support = {example.input for example in manifest.support.examples}
         entries = []
         async with self._lock:
-            state = await self._find(grant.manifest.id)
-            if state is not None and state.lineage != grant.lineage:
-                state = None  # replaced or deleted meanwhile: what was seen is not there any more
+            state = await self._find(manifest.id)
+            if state is not None and state.lineage != calibrated.lineage:
+                state = None  # another calibration than the gate was resolved with
             for query, row in zip(queries, decided, strict=True):
-                options = row.prediction.predictive.options if has_options(grant.manifest) else ()
+                options = row.prediction.predictive.options if has_options(manifest) else ()
                 key = input_key(query.input, options)
-                id = prediction_id(grant.lineage, key)
+                id = prediction_id(calibrated.lineage, key)
                 known = state.logged.get(id) if state is not None else None
                 seen = query.input in support or (state is not None and key in state.keys)
-                entries.append(known or self._entry(grant, id, key, row, seen))
+                entries.append(known or self._entry(calibrated, id, key, row, seen))
             if state is not None:
                 fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
                 if fresh:
@@ -204,19 +217,18 @@ class GateKeeper:
         return tuple(
             replace(
                 row,
-                note=PredictionNote(
-                    entry.id if state is not None else None,
-                    entry.asked,
-                    options_in_set(grant.quantile, row.prediction),
-                ),
+                prediction_id=entry.id if state is not None else None,
+                label_asked=entry.asked,
+                options_in_set=options_in_set(calibrated.quantile, row.prediction),
             )
             for entry, row in zip(entries, decided, strict=True)
         )
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
-        """Take in labels of logged predictions, as (prediction id, label). The first label of a prediction counts.
+        """Add labels of logged predictions, each a pair of prediction id and label.
 
-        Raises `UnknownPredictionError` and `InvalidOptionsError` naming the row, with nothing stored.
+        The first label of a prediction counts. Raises `CalibrationMissingError`; raises
+        `UnknownPredictionError` and `InvalidOptionsError` that name the row, with nothing stored.
         """
         async with self._lock:
             state = await self._get(adapter_id)
@@ -243,18 +255,22 @@ class GateKeeper:
             self._count_states()
             return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), view_of(state))
 
-    def _entry(self, grant: Grant, id: str, key: str, row: DecidedPrediction, seen: bool) -> Logged:
-        threshold, confidence = grant.threshold, row.confidence.value
-        certified = isinstance(threshold, Certificate) and confidence >= threshold.threshold
+    def _entry(
+        self, calibrated: CalibratedGate, id: str, key: str, row: DecidedPrediction, seen: bool
+    ) -> Logged:
+        threshold, confidence = calibrated.threshold, row.confidence.value
+        gated_at = None
+        if isinstance(threshold, Certificate) and confidence >= threshold.threshold:
+            gated_at = threshold.target_error
         predictive = row.prediction.predictive
         return Logged(
             id=id,
             key=key,
             confidence=confidence,
             answer=text_digest(predictive.answer),
-            options=tuple(option_digests(predictive.options)) if has_options(grant.manifest) else (),
-            asked=not seen and is_asked(grant.lineage, id, self._settings.feedback_share),
-            gated_at=threshold.target_error if certified and isinstance(threshold, Certificate) else None,
+            options=tuple(option_digests(predictive.options)) if has_options(calibrated.manifest) else (),
+            asked=not seen and is_asked(calibrated.lineage, id, self._settings.feedback_share),
+            gated_at=gated_at,
         )
 
     async def _get(self, adapter_id: str) -> GateState:
@@ -264,13 +280,13 @@ class GateKeeper:
         return state
 
     async def _find(self, adapter_id: str) -> GateState | None:
-        """The adapter's state, read if need be. Only while the lock is held."""
+        """Return the adapter's state, read from the journal if necessary. Needs the lock."""
         state = self._states.get(adapter_id)
         if state is None:
             state = await asyncio.to_thread(self._read, adapter_id)
             if state is None:
                 return None
-            self._keep(state)
+            self._hold(state)
         self._states.move_to_end(adapter_id)
         return state
 
@@ -284,7 +300,7 @@ class GateKeeper:
             log.warning("the calibration of %s is ignored: %s", adapter_id, error)
             return None
 
-    def _keep(self, state: GateState) -> None:
+    def _hold(self, state: GateState) -> None:
         self._states[state.adapter_id] = state
         if len(self._states) > _MOST_STATES:
             self._states.popitem(last=False)
@@ -293,7 +309,7 @@ class GateKeeper:
     async def _begin(self, adapter_id: str, records: Sequence[Record]) -> GateState:
         await self._write(self._store.begin, adapter_id, records)
         state = GateState.of(records, self._settings.alarm_delta)
-        self._keep(state)
+        self._hold(state)
         return state
 
     async def _append(self, state: GateState, record: Record) -> None:
@@ -301,13 +317,13 @@ class GateKeeper:
         state.apply(record)
 
     async def _write(self, write: Any, adapter_id: str, what: Any) -> None:
-        # Shielded: a client that leaves must not leave journal and memory apart.
+        # Shielded, so that journal and memory stay equal when a client leaves during the write.
         task = asyncio.ensure_future(asyncio.to_thread(write, adapter_id, what))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             await asyncio.wait([task])
-            self._states.pop(adapter_id, None)  # read again from the journal when next asked for
+            self._states.pop(adapter_id, None)  # the next request reads it from the journal
             raise
         except (OSError, StoreError) as error:
             log.exception("the calibration of %s could not be stored", adapter_id)
@@ -319,8 +335,8 @@ class GateKeeper:
         reason = state.drift() if state.revoked is None else None
         if reason is not None:
             log.warning("the certificates of %s are revoked: %s", state.adapter_id, reason)
-            watches = "risk" if any(alarm.raised for alarm in state.alarms.values()) else "domain"
-            self._metrics.drift_alarms.labels(watches).inc()
+            kind = "risk" if any(alarm.raised for alarm in state.alarms.values()) else "domain"
+            self._metrics.drift_alarms.labels(kind).inc()
             await self._append(state, revoked_record(reason))
             self._count_states()
 
@@ -334,10 +350,3 @@ class GateKeeper:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
         for name in ("active", "revoked"):
             self._metrics.calibrations.labels(name).set(counts[name])
-
-
-def _thresholds(asked: GateRequest, grant: Grant) -> Thresholds:
-    """The thresholds to decide with: the granted one alone, or those that were asked for."""
-    if grant.threshold is None:
-        return asked.thresholds
-    return Thresholds(min_confidence=grant.threshold.threshold)

@@ -1,4 +1,4 @@
-"""What is asked of gates, and what comes of it."""
+"""Requests to gates, and what comes of them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ USUAL_ALPHAS = (0.05, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class GateRequest:
-    """The gate that a predict request asks for.
+    """Gate that a predict request asks for.
 
-    `thresholds` decide unless a threshold from the adapter's calibration is asked for: one that is
-    certified for `target_error` (wrong with probability `delta` over the labels), or one that keeps
-    `target_coverage`. `alpha` asks for a prediction set, `log` for predictions to send labels for.
+    `thresholds` decide unless the request asks for a threshold from the adapter's calibration:
+    `target_error` for one that is certified, where the certificate is wrong with probability at
+    most `delta`, or `target_coverage` for one with that coverage. `alpha` asks for a prediction set
+    that lacks the right option with at most that probability. `log` asks for ids to send labels to.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -38,20 +39,21 @@ class GateRequest:
 
     @property
     def promises(self) -> bool:
-        """Whether something is asked for that the calibration has to grant."""
-        return any(asked is not None for asked in (self.target_error, self.target_coverage, self.alpha))
+        """Return whether the request asks for a guarantee of the calibration."""
+        return any(wanted is not None for wanted in (self.target_error, self.target_coverage, self.alpha))
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the adapter has to be calibrated."""
+        """Return whether the adapter has to have a calibration."""
         return self.log or self.promises
 
 
 @dataclass(frozen=True)
 class CalibrateRequest:
-    """Labelled examples for an adapter, and how to predict them.
+    """Labelled examples for an adapter's calibration, and how to predict them.
 
-    `replace` begins anew instead of adding; `more_follow` says that nothing is to be certified before the next call.
+    `replace` starts a new calibration instead of adding to it. `more_follow` announces another
+    request; until then nothing is certified.
     """
 
     adapter_id: str
@@ -63,8 +65,12 @@ class CalibrateRequest:
 
 
 @dataclass(frozen=True)
-class Grant:
-    """What an adapter's calibration grants a request: threshold, certificate and quantile, as it was when it was asked."""
+class CalibratedGate:
+    """What an adapter's calibration gives to the gate of one request.
+
+    It is a copy: the calibration may change before the request is answered. `threshold` and
+    `quantile` are None where the request does not ask for them.
+    """
 
     manifest: AdapterManifest
     lineage: str
@@ -76,16 +82,23 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class OpenGate:
-    """The gate of one request: thresholds to decide with, and what the calibration granted where it was needed."""
+class ResolvedGate:
+    """Gate of one request: the thresholds to decide with.
+
+    `calibrated` is None where the request does not need the adapter's calibration.
+    """
 
     thresholds: Thresholds
-    grant: Grant | None = None
+    calibrated: CalibratedGate | None = None
 
 
 @dataclass(frozen=True)
 class CalibrationView:
-    """A calibration as it stands; `accuracy` and the rest are None and empty while more examples are announced."""
+    """A calibration as it is now.
+
+    While more examples are announced (`held`), `accuracy` is None, and there are no `certificates`
+    and no `quantiles`. `certificates` are by target error.
+    """
 
     id: str
     adapter_id: str
@@ -104,7 +117,10 @@ class CalibrationView:
 
 @dataclass(frozen=True)
 class FeedbackOutcome:
-    """What became of labels: new ones, those of them that were asked for, and those that were known already."""
+    """Result of sending labels.
+
+    `stored` labels are new; `asked` of them had been asked for. `known` others were there already.
+    """
 
     stored: int
     asked: int

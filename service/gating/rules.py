@@ -1,4 +1,4 @@
-"""What a calibrated gate admits, grants and refuses: functions of its state and of what is asked."""
+"""What a calibrated gate admits, grants and refuses: pure functions of its state and a request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from service.gating.records import (
     USUAL_ALPHAS,
     USUAL_DELTA,
     USUAL_TARGETS,
+    CalibratedGate,
     CalibrateRequest,
     CalibrationView,
     GateRequest,
-    Grant,
 )
 from service.gating.state import Conditions, GateState, Outcome, input_key, text_digest
 
@@ -39,11 +39,14 @@ if TYPE_CHECKING:
 def admit_examples(
     request: CalibrateRequest, manifest: AdapterManifest, state: GateState | None, settings: Settings
 ) -> tuple[list[Example], list[str]]:
-    """The examples that count, their options resolved, and what to warn of. Raises `ServiceError` naming the example."""
+    """Return the examples that count, with their options, and warnings about the others.
+
+    Raises `ServiceError` that names the wrong example.
+    """
     support = {example.input for example in manifest.support.examples}
     shared = shared_options(manifest.support.examples)
     known = set(state.keys) if state is not None else set()
-    kept: list[Example] = []
+    admitted: list[Example] = []
     in_support = counted = 0
     for i, given in enumerate(request.examples):
         example = given if given.options else replace(given, options=shared)
@@ -58,14 +61,14 @@ def admit_examples(
             counted += 1
         else:
             known.add(key)
-            kept.append(example)
+            admitted.append(example)
     if state is not None:
         check_extendable(state, conditions_of(manifest, request.settings, state.conditions.confidence_kind))
-    if not kept:
+    if not admitted:
         raise InvalidRequestError(
             "no example is left: all are in the adapter's support or counted already", "examples"
         )
-    total = len(kept) + (len(state.items) if state is not None else 0)
+    total = len(admitted) + (len(state.items) if state is not None else 0)
     if total > settings.max_calibration:
         message = f"{total} examples in all; the limit is {settings.max_calibration}"
         raise LimitExceededError(message, "examples")
@@ -74,11 +77,11 @@ def admit_examples(
         warnings.append(f"{in_support} examples are left out: the adapter was made from them")
     if counted:
         warnings.append(f"{counted} examples are left out: their inputs are counted already")
-    return kept, warnings
+    return admitted, warnings
 
 
 def outcome_of(example: Example, prediction: Prediction, confidence: float) -> Outcome:
-    """The outcome of a labelled example."""
+    """Return the outcome of a labelled example."""
     predictive = prediction.predictive
     score = None
     if example.options:
@@ -88,57 +91,57 @@ def outcome_of(example: Example, prediction: Prediction, confidence: float) -> O
 
 
 def has_options(manifest: AdapterManifest) -> bool:
-    """Whether the adapter chooses from options."""
+    """Return whether the adapter chooses from options."""
     return any(example.options for example in manifest.support.examples)
 
 
 def conditions_of(manifest: AdapterManifest, settings: PredictSettings, kind: str) -> Conditions:
-    """What makes confidences of predictions with `settings` comparable with others of this adapter."""
+    """Return the conditions of the adapter's predictions with `settings`."""
     tokens = None if has_options(manifest) else settings.max_new_tokens
     return Conditions(kind, settings.samples, settings.seed, tokens)
 
 
-def check_conditions(calibrated: GateState | Grant, asked: Conditions) -> None:
-    """Raise `CalibrationMismatchError` where confidences would be computed otherwise than they were calibrated."""
-    was = calibrated.conditions
+def check_conditions(calibrated: GateState | CalibratedGate, asked: Conditions) -> None:
+    """Raise `CalibrationMismatchError` unless the calibration has the conditions `asked`."""
+    calibration = calibrated.conditions
     for name in ("samples", "seed", "max_new_tokens", "confidence_kind"):
-        if getattr(was, name) != getattr(asked, name):
+        if getattr(calibration, name) != getattr(asked, name):
             message = (
-                f"calibrated with {name} {getattr(was, name)!r}, not {getattr(asked, name)!r}: "
+                f"calibrated with {name} {getattr(calibration, name)!r}, not {getattr(asked, name)!r}: "
                 "other confidences than those that were calibrated"
             )
             raise CalibrationMismatchError(message, name)
 
 
 def check_extendable(state: GateState, asked: Conditions) -> None:
-    """Raise `CertificateRevokedError` or `CalibrationMismatchError` where examples cannot be added."""
+    """Raise `CertificateRevokedError` or `CalibrationMismatchError` if examples cannot be added."""
     if state.revoked is not None:
         message = f"the calibration is revoked ({state.revoked}): begin anew with replace and new examples"
         raise CertificateRevokedError(message, "replace")
     check_conditions(state, asked)
 
 
-def granted_threshold(state: GateState, ask: GateRequest) -> Certificate | CoverageThreshold | None:
-    """The threshold that `ask` gets, if it asks for one. Raises `CannotCertifyError`."""
-    if ask.target_coverage is not None:
-        return threshold_for_coverage(state.confidences, ask.target_coverage)
-    if ask.target_error is None:
+def granted_threshold(state: GateState, request: GateRequest) -> Certificate | CoverageThreshold | None:
+    """Return the threshold that `request` asks for, if any. Raises `CannotCertifyError`."""
+    if request.target_coverage is not None:
+        return threshold_for_coverage(state.confidences, request.target_coverage)
+    if request.target_error is None:
         return None
-    found = state.certificate(ask.target_error, ask.delta)
+    found = state.certificate(request.target_error, request.delta)
     if isinstance(found, Certificate):
         return found
     more = found.about_n_more_labels
     message = (
-        f"cannot certify yet: about {more} more labels needed for error {ask.target_error:g}"
+        f"cannot certify yet: about {more} more labels needed for error {request.target_error:g}"
         if more is not None
-        else f"cannot certify error {ask.target_error:g}: even the most confident answers are wrong more often, and more "
+        else f"cannot certify error {request.target_error:g}: even the most confident answers are wrong more often, and more "
         "labels of the same kind promise nothing"
     )
     raise CannotCertifyError(message, "gate.target_error", about_n_more_labels=more)
 
 
 def options_in_set(quantile: ConformalQuantile | None, prediction: Prediction) -> tuple[str, ...] | None:
-    """The options of the prediction set, where one was asked for."""
+    """Return the options of the prediction set; None where none was asked for."""
     if quantile is None:
         return None
     predictive = prediction.predictive
@@ -146,7 +149,7 @@ def options_in_set(quantile: ConformalQuantile | None, prediction: Prediction) -
 
 
 def set_note(quantile: ConformalQuantile) -> str:
-    """What a prediction set promises, in words."""
+    """Return what a prediction set guarantees, in words."""
     if quantile.attainable:
         return f"holds the right option with probability at least {quantile.coverage:.4g}, over calibration and input together"
     return (
@@ -156,7 +159,7 @@ def set_note(quantile: ConformalQuantile) -> str:
 
 
 def view_of(state: GateState) -> CalibrationView:
-    """The calibration as it stands."""
+    """Return the calibration as it is now."""
     shown = not state.held
     return CalibrationView(
         id=state.id,
@@ -169,17 +172,17 @@ def view_of(state: GateState) -> CalibrationView:
         revoked=state.revoked,
         accuracy=state.accuracy if shown else None,
         certificates={t: state.certificate(t, USUAL_DELTA) for t in USUAL_TARGETS} if shown else {},
-        quantiles=[state.quantile(a) for a in USUAL_ALPHAS] if shown and _scored(state) else [],
+        quantiles=[state.quantile(a) for a in USUAL_ALPHAS] if shown and _has_scores(state) else [],
         counts=state.counts,
     )
 
 
-def _scored(state: GateState) -> bool:
+def _has_scores(state: GateState) -> bool:
     return any(item.score is not None for item in state.items)
 
 
 def missing_calibration(adapter_id: str) -> ServiceError:
-    """The error for an adapter without a calibration."""
+    """Return the error for an adapter without a calibration."""
     return CalibrationMissingError(
         f"adapter {adapter_id[:100]} is not calibrated: POST labelled examples to its calibrate", "adapter_id"
     )

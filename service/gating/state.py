@@ -1,7 +1,8 @@
-"""What is known of one adapter's gate: labelled outcomes, predictions that may be labelled, alarms. A fold over journal records.
+"""State of one adapter's gate: outcomes, predictions that may be labelled, and alarms.
 
-`GateState.begin` and the `*_record` functions make records, `apply` takes them: what is on the disk and what is in memory
-cannot differ. No text of a caller is kept; inputs, answers and options are digests.
+The state is what the records of a journal add up to. The `*_record` functions make records, and
+`GateState.apply` adds one to the state, so disk and memory cannot differ. No text of a caller is
+stored: inputs, answers and options are digests.
 """
 
 from __future__ import annotations
@@ -27,31 +28,32 @@ _MOST_CACHED = 64
 
 
 def digest(*parts: object, chars: int = _DIGEST_CHARS) -> str:
-    """The beginning of the SHA-256 of `parts`, in hexadecimal."""
+    """Return the first `chars` hexadecimal digits of the SHA-256 of `parts`."""
     text = repr(parts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:chars]
 
 
 def input_key(text: str, options: Sequence[str]) -> str:
-    """Names an input: items with the same one are one item."""
+    """Return the key of an input; inputs with equal keys count once."""
     return digest(text, tuple(options))
 
 
 def text_digest(text: str) -> str:
-    """Names an answer or a label; space around it does not count."""
+    """Return the digest of an answer or a label, without the space around it."""
     return digest(text.strip())
 
 
 def option_digests(options: Sequence[str]) -> list[str]:
-    """Short names of the options, to recognise a label that is none of them."""
+    """Return short digests of the options, by which a label that is none of them is recognised."""
     return [text_digest(option)[:_OPTION_CHARS] for option in options]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What makes confidences comparable: their kind, and all that decides which posterior samples are drawn.
+    """Conditions of predictions. Confidences may be compared where these are equal.
 
-    `max_new_tokens` matters for free text only and is None otherwise.
+    They are the kind of confidence, and the settings that decide which posterior samples are drawn.
+    `max_new_tokens` is None unless the adapter answers in free text.
     """
 
     confidence_kind: str
@@ -62,7 +64,10 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One input with its outcome. `score` is 1 - p(right option); None where there were no options, or for feedback."""
+    """Outcome of one input.
+
+    `score` is 1 - p(right option); None for free text and for feedback.
+    """
 
     key: str
     confidence: float
@@ -73,10 +78,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Logged:
-    """One prediction that may be labelled. `asked`: it is of the random share whose labels count.
+    """Prediction that may be labelled.
 
-    `gated_at` is the target error of the certified gate that let it pass; None where there was none or it abstained.
-    `options` are short digests, empty for free text.
+    `asked` says whether it was drawn at random as one whose label is asked for; only such labels
+    count. `gated_at` is the target error of the certified gate that it passed; None if it passed
+    none. `options` are short digests; empty for free text.
     """
 
     id: str
@@ -90,7 +96,11 @@ class Logged:
 
 @dataclass(frozen=True)
 class Counts:
-    """Since the calibration began. `risk_wealth` and `domain_wealth` are those of the alarms, 1 at the start."""
+    """Numbers of predictions since the calibration began, and the wealth of its alarms.
+
+    An alarm's wealth is 1 at the start; it is raised when the wealth is large enough
+    (`abmll.assurance.drift`).
+    """
 
     logged: int
     asked: int
@@ -101,7 +111,12 @@ class Counts:
 
 @dataclass
 class GateState:
-    """The state that a journal's records add up to. Change it with `apply` only."""
+    """State that a journal's records add up to. Only `apply` changes it.
+
+    `first` is the number of items when certificates were first possible; None while more examples
+    are announced. `run` is 1 at first, and increases by 1 when the journal is shortened, which
+    restarts the domain alarm. `past` counts the predictions that are not in `logged` any more.
+    """
 
     adapter_id: str
     lineage: str
@@ -119,7 +134,8 @@ class GateState:
 
     def __post_init__(self) -> None:
         self.keys = {item.key for item in self.items}
-        # A new run is a new test: its level is a share of the whole, and the shares add up to it.
+        # Each run is a new test. Run r has level alpha / (r (r + 1)); the levels of all runs add up
+        # to alpha.
         level = self.alarm_level / (self.run * (self.run + 1))
         self.domain = ExchangeabilityAlarm((item.confidence for item in self.items), level)
         self._certificates: dict[tuple[float, float], Certificate | NotYet] = {}
@@ -127,7 +143,7 @@ class GateState:
 
     @classmethod
     def of(cls, records: Sequence[Record], alarm_level: float) -> GateState:
-        """Replay a journal. Raises `UnsupportedFormatError` for one of another version."""
+        """Return the state of a journal. Raises `UnsupportedFormatError` for another version."""
         first, *rest = records
         if first["format_version"] != FORMAT_VERSION:
             raise UnsupportedFormatError(
@@ -152,7 +168,7 @@ class GateState:
 
     @property
     def id(self) -> str:
-        """Of the content: equal outcomes under equal conditions have equal ids."""
+        """Return the calibration's id: equal outcomes under equal conditions have equal ids."""
         if self._id is None:
             outcomes = [[item.key, item.confidence, item.correct] for item in self.items]
             content = canonical_json([self.adapter_id, asdict(self.conditions), outcomes])
@@ -161,22 +177,22 @@ class GateState:
 
     @property
     def held(self) -> bool:
-        """Whether more examples were announced, so that nothing may be looked at."""
+        """Return whether more examples are announced; until they come, nothing may be certified."""
         return self.first is None
 
     @property
     def accuracy(self) -> float:
-        """Share of items that are right."""
+        """Return the proportion of items that are right."""
         return sum(item.correct for item in self.items) / len(self.items)
 
     @property
     def confidences(self) -> list[float]:
-        """Of all items, in the order of their labels."""
+        """Return the confidences of all items, in the order in which their labels came."""
         return [item.confidence for item in self.items]
 
     @property
     def counts(self) -> Counts:
-        """What was logged, asked for and labelled, and how the alarms stand."""
+        """Return the counts of predictions, and the wealth of the alarms."""
         return Counts(
             logged=self.past.logged + len(self.logged),
             asked=self.past.asked + sum(entry.asked for entry in self.logged.values()),
@@ -186,7 +202,7 @@ class GateState:
         )
 
     def certificate(self, target_error: float, delta: float) -> Certificate | NotYet:
-        """What can be certified now. The state must not be held."""
+        """Return what can be certified now. Raises `ValueError` while the state is held."""
         known = self._certificates.get((target_error, delta))
         if known is None:
             if self.first is None:
@@ -199,11 +215,11 @@ class GateState:
         return known
 
     def quantile(self, alpha: float) -> ConformalQuantile:
-        """Of the examples that were given with options; feedback has no scores."""
+        """Return the conformal quantile of all scores; feedback has none."""
         return conformal_quantile([item.score for item in self.items if item.score is not None], alpha)
 
     def drift(self) -> str | None:
-        """Why to revoke, if an alarm is raised."""
+        """Return the reason to revoke certificates; None if no alarm is raised."""
         for target, alarm in sorted(self.alarms.items()):
             if alarm.raised:
                 return (
@@ -218,7 +234,7 @@ class GateState:
         return None
 
     def apply(self, record: Record) -> None:
-        """Take in a record that is in the journal."""
+        """Add a record of the journal to the state. Raises `UnsupportedFormatError`."""
         kind = record["kind"]
         if kind == "examples":
             self._add_examples([Outcome(**row) for row in record["items"]], held=record["held"])
@@ -235,17 +251,21 @@ class GateState:
             raise UnsupportedFormatError(f"a calibration has a record of kind {kind!r}")
 
     def shortened(self, keep: int) -> list[Record]:
-        """Records that stand for all so far, but for predictions: only the newest `keep` without a label are remembered.
+        """Return the records of a shorter journal, with the newest `keep` unlabelled predictions.
 
-        The domain alarm begins anew with the next run.
+        Other predictions are only counted. The domain alarm starts anew, with the next run.
         """
-        waiting = [entry for id, entry in self.logged.items() if id not in self.labelled]
-        kept = waiting[len(waiting) - min(keep, len(waiting)) :]
+        unlabelled = [entry for id, entry in self.logged.items() if id not in self.labelled]
+        newest = unlabelled[len(unlabelled) - min(keep, len(unlabelled)) :]
         counts = self.counts
         past = Counts(
-            counts.logged - len(kept), counts.asked - sum(e.asked for e in kept), counts.labelled, 1.0, 1.0
+            logged=counts.logged - len(newest),
+            asked=counts.asked - sum(entry.asked for entry in newest),
+            labelled=counts.labelled,
+            risk_wealth=1.0,
+            domain_wealth=1.0,
         )
-        return [self._snapshot(past), predictions_record(kept)]
+        return [self._snapshot(past), predictions_record(newest)]
 
     def _snapshot(self, past: Counts) -> dict[str, Any]:
         return {
@@ -286,7 +306,7 @@ class GateState:
             self.items.append(Outcome(entry.key, entry.confidence, correct, None, feedback=True))
             self.keys.add(entry.key)
         if entry.gated_at is not None:
-            target = watched_target(entry.gated_at)
+            target = alarm_target(entry.gated_at)
             alarm = self.alarms.setdefault(target, RiskAlarm(target, self.alarm_level))
             alarm.update(not correct)
 
@@ -299,7 +319,7 @@ class GateState:
 def begin_record(
     adapter_id: str, conditions: Conditions, items: Sequence[Outcome], *, held: bool, version: int
 ) -> dict[str, Any]:
-    """The first record of a journal; `held` while more examples are announced."""
+    """Return the first record of a journal; `held` says that more examples are announced."""
     return {
         "kind": "snapshot",
         "format_version": FORMAT_VERSION,
@@ -317,17 +337,20 @@ def begin_record(
 
 
 def examples_record(items: Iterable[Outcome], *, held: bool) -> dict[str, Any]:
-    """More examples; `held` while still more are announced."""
+    """Return the record of more examples; `held` says that still more are announced."""
     return {"kind": "examples", "items": [asdict(item) for item in items], "held": held}
 
 
 def predictions_record(entries: Iterable[Logged]) -> dict[str, Any]:
-    """Predictions that may be labelled."""
+    """Return the record of predictions that may be labelled."""
     return {"kind": "predictions", "rows": [asdict(entry) for entry in entries]}
 
 
 def labels_record(labels: Mapping[str, bool], counting: set[str]) -> dict[str, Any]:
-    """Whether predictions were right; those in `counting` become items."""
+    """Return the record of labels: whether predictions were right.
+
+    Predictions in `counting` become items.
+    """
     return {
         "kind": "labels",
         "rows": [{"id": id, "correct": correct, "counts": id in counting} for id, correct in labels.items()],
@@ -335,22 +358,28 @@ def labels_record(labels: Mapping[str, bool], counting: set[str]) -> dict[str, A
 
 
 def revoked_record(reason: str) -> dict[str, Any]:
-    """No certificate holds from here on."""
+    """Return the record that revokes all certificates."""
     return {"kind": "revoked", "reason": reason}
 
 
 def prediction_id(lineage: str, key: str) -> str:
-    """Of one input under one calibration: asked twice, it is one prediction."""
+    """Return the id of the prediction of an input under a calibration, the same each time."""
     return f"prd_{digest(lineage, key)}"
 
 
-def is_asked(lineage: str, id: str, share: float) -> bool:
-    """Whether the prediction is of the random share, whatever its confidence, answer or label."""
-    return _uniform(lineage, id, "asked") < share
+def is_asked(lineage: str, id: str, probability: float) -> bool:
+    """Return whether the label of a prediction is asked for, drawn with `probability`.
+
+    The draw depends on the id alone, not on confidence, answer or label.
+    """
+    return _uniform(lineage, id, "asked") < probability
 
 
-def watched_target(target_error: float) -> float:
-    """The target that an alarm watches: rounded up to a thousandth, so that there are not endlessly many."""
+def alarm_target(target_error: float) -> float:
+    """Return the target error of the alarm for a gate with `target_error`.
+
+    It is rounded up to a thousandth, which bounds the number of alarms.
+    """
     return min(math.ceil(round(target_error * 1000, 6)) / 1000, 0.999)
 
 

@@ -1,4 +1,4 @@
-"""Answers of an evaluation, read again from its folder and from a file made of it."""
+"""Answers of an evaluation, read from its folder and from a file made of it."""
 
 import sys
 from dataclasses import replace
@@ -13,7 +13,7 @@ from lab.evaluation.temperature_scaling import Rule
 
 
 def result(task: str, confidence: list[float], correct: list[int], shots: str = "4") -> CellResult:
-    """Two options, the first of which is the answer; the label says whether that is right."""
+    """Return a cell of two options, whose first is the answer, right where `correct` is 1."""
     top = np.array(confidence)
     return CellResult(
         cell=Cell("ours", task, shots, 13),

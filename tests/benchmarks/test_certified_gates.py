@@ -1,4 +1,4 @@
-"""The simulations know the truth that they judge by."""
+"""The simulations of gates and alarms: the truth that they compare with, and what they count."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What every benchmark writes: a page that says how it was made, and its data, compressed where they are large."""
+"""Results of a benchmark: a page that says how they were made, and data, compressed if large."""
 
 import argparse
 import gzip

@@ -1,4 +1,4 @@
-"""Held-out estimates: made-up cells, and numbers that can be worked out by hand."""
+"""Held-out estimates on invented cells, against numbers worked out by hand."""
 
 import argparse
 import json
@@ -50,7 +50,10 @@ def test_a_finished_estimate_is_not_computed_again(tmp_path: Path, monkeypatch: 
 
 
 def test_rank_correlation_and_coverage() -> None:
-    """Held-out shares in the order of the true ones; the last interval is wide of the mark; one estimate has no test."""
+    """Held-out accuracies are in the order of the test accuracies.
+
+    The interval of `three` does not hold its test accuracy. `four` has no test answers.
+    """
     estimates = [
         estimate("one", 1, 4),
         estimate("two", 2, 4),
@@ -75,5 +78,6 @@ def test_rank_correlation_and_coverage() -> None:
 def test_how_often_a_perfect_estimate_would_hold() -> None:
     both, none = np.array([True, True]), np.array([False, False])
     assert leave_one_out.chance_to_hold(3, 3, both) == leave_one_out.chance_to_hold(0, 3, none) == 1
-    # One held-out answer and one test answer at a rate of one half: they agree half of the time, and no interval holds both.
+    # One held-out answer and one test answer at a rate of one half agree with probability 1/2. No
+    # interval of one answer holds both 0 and 1.
     assert leave_one_out.chance_to_hold(1, 1, np.array([False])) == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""Sampled less mean: differences worked out by hand, and a temperature that is taken back."""
+"""Differences of sampled and mean, worked out by hand, and answers without their temperature."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,15 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from abmll.memory_plan import measure_costs
+from abmll.model import FewShotModel
+from benchmarks import soak
 from benchmarks.soak import Reading, Soak, page, readings_table, slope
+from service.executors.worker import ModelWorker
+from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 MB = 10**6
 
@@ -51,3 +58,19 @@ def test_the_page_says_when_both_budgets_were_full_and_what_metrics_say():
     assert "At the end: 1,611 MB. All adapters deleted: 1,540 MB." in text
     assert "Of the 8 adapters in the server's memory, `abmll_adapter_bytes` has 10,000 kB for each." in text
     assert "Both budgets full: never." in page(Soak(READINGS[:2], SOAK.deleted, 9 * MB, 15), "")
+
+
+def test_a_job_has_no_weights_and_a_worker_without_the_adapter_gets_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = FewShotModel(tiny_model(), tiny_tokenizer(), make_config(rank=8))
+    served: Any = SimpleNamespace(encoder=model.encoder)
+    worker = ModelWorker(model, served, measure_costs(model.backbone, model.prior).plan(10**9))
+    monkeypatch.setattr(soak, "load_worker", lambda _: worker)
+    rows = [line.strip("| ").split(" | ") for line in soak.pickled_sizes().splitlines()[2:]]
+    tensors = model.prior.values.nbytes / 1000
+    assert [float(row[2]) for row in rows] == [pytest.approx(tensors, rel=1e-2)] * 4
+    job, held, given, done = (float(size) for _, size, *_ in [*rows[1:], rows[0]])
+    assert job < held < tensors / 10
+    assert given - held == pytest.approx(tensors, rel=0.1)
+    assert done > tensors

@@ -1,4 +1,4 @@
-"""The benchmark adapts nothing: what it finds is what an adapter's answers have."""
+"""The benchmark adapts nothing; its typicalities are those of the answers of an adapter."""
 
 from dataclasses import replace
 
@@ -31,7 +31,8 @@ def test_its_typicalities_are_those_of_an_adapters_answers() -> None:
     model.prior = replace(model.prior, whitening=Whitening.of(states))
     support, items = ITEMS[:4], ITEMS[2:]
     task = Task("films", train=support, test=items)
-    head = fitted(model, support)
+    gaussian_process = fitted(model, support)
     answers = model.predict(model.adapt(support).posterior, [item.query for item in items], samples=0)
-    assert [head.typicality(state) for state in _states(model, task)] == [a.typicality for a in answers]
+    found = [gaussian_process.typicality(state) for state in _states(model, task)]
+    assert found == [answer.typicality for answer in answers]
     assert len({answer.typicality for answer in answers}) > 1

@@ -15,7 +15,7 @@ OPTIONS = ["yes", "no"]
 
 @pytest.fixture
 def embedded(server: Server) -> Iterator[Embedded]:
-    """The whole application around the fake worker, without a port."""
+    """Yield the whole application around the fake worker, without a port."""
     running = Embedded(server.app)
     yield running
     running.close()
@@ -23,7 +23,7 @@ def embedded(server: Server) -> Iterator[Embedded]:
 
 @pytest.fixture(scope="module")
 def shared_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    """As `embedded`, one for a module."""
+    """Yield what `embedded` does, one for a module."""
     running = Embedded(Server(tmp_path_factory.mktemp("data")).app)
     yield running
     running.close()

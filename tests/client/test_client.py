@@ -1,4 +1,4 @@
-"""The clients against the real application, and against transports that play a failing server."""
+"""The clients on the real application, and on transports that behave like a failing server."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def client(embedded: Embedded) -> Iterator[Client]:
 
 @contextlib.asynccontextmanager
 async def connected(server: Server) -> AsyncIterator[AsyncClient]:
-    """An asynchronous client of the application, on this event loop."""
+    """Yield an asynchronous client of the application, on this event loop."""
     async with (
         server.running(),
         AsyncClient("http://server", transport=httpx.ASGITransport(server.app)) as client,
@@ -63,7 +63,7 @@ async def connected(server: Server) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-# ---- the native surface ------------------------------------------------------------------------------------
+# ---- the native surface --------------------------------------------------------------------------
 
 
 def test_adapters_are_made_found_listed_pinned_and_deleted(client: Client, server: Server) -> None:
@@ -112,7 +112,7 @@ def test_operations(client: Client, server: Server) -> None:
 def test_the_asynchronous_client_answers_as_the_blocking_one_does(
     client: Client, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Against a second server, on which the adapters of the first are made anew."""
+    """The asynchronous client is that of a second server, which makes the adapters anew."""
     other = Server(tmp_path_factory.mktemp("other"), max_inputs=3)
 
     async def scenario() -> None:
@@ -175,7 +175,7 @@ def test_an_id_stays_one_segment_of_the_path(client: Client) -> None:
         client.delete("")
 
 
-# ---- any number of inputs ----------------------------------------------------------------------------------
+# ---- any number of inputs ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limits", [{"max_inputs": 3}, {"max_body_bytes": 1024}])
@@ -213,17 +213,21 @@ def test_batches_keep_order_and_limits(rows: list[Any], most_rows: int, most_byt
             len(piece) == 1
             or len(json.dumps(piece, ensure_ascii=False).encode("utf-8", "surrogatepass")) <= most_bytes
         )
-    for one, following in itertools.pairwise(pieces):  # none is cut too early
+    # No piece is cut too early.
+    for one, following in itertools.pairwise(pieces):
         assert len(one) == most_rows or len(json.dumps([*one, following[0]])) > most_bytes - 2
 
 
-# ---- a newer server ----------------------------------------------------------------------------------------
+# ---- a newer server ------------------------------------------------------------------------------
 
 
 def transport(
     *answers: httpx.Response | Exception,
 ) -> httpx.MockTransport:
-    """Gives `answers` in turn; the last one again and again. Its `requests` are what came."""
+    """Return a transport that gives `answers` in turn, then the last one again.
+
+    Its `requests` are those that came.
+    """
     requests: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -239,7 +243,7 @@ def transport(
 
 
 def widened(value: Any) -> Any:
-    """`value` with a field more in every object of it, except where keys are labels."""
+    """Return `value` with one more field in every object, except where keys are labels."""
     if isinstance(value, list):
         return [widened(item) for item in value]
     if isinstance(value, dict):
@@ -257,7 +261,7 @@ def test_fields_of_a_newer_server_are_left_out_at_every_depth(client: Client) ->
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"{}", b'{"status": 1}', b"[]"])
-def test_an_answer_in_another_form_is_told_with_the_field_but_not_the_content(content: bytes) -> None:
+def test_an_error_for_an_answer_in_another_form_names_the_field_but_not_the_content(content: bytes) -> None:
     with (
         Client(transport=transport(httpx.Response(200, content=content))) as old,
         pytest.raises(
@@ -267,7 +271,7 @@ def test_an_answer_in_another_form_is_told_with_the_field_but_not_the_content(co
         old.ready()
 
 
-# ---- retries -----------------------------------------------------------------------------------------------
+# ---- retries -------------------------------------------------------------------------------------
 
 
 def refusal(status: int, code: str = "some_code", **headers: str) -> httpx.Response:
@@ -280,7 +284,7 @@ OK = httpx.Response(200, json={"object": "list", "data": []})
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the clients would have slept."""
+    """Return the list of the seconds that clients would have slept."""
     seconds: list[float] = []
 
     async def asleep(delay: float) -> None:
@@ -328,7 +332,9 @@ def test_only_what_may_succeed_later_is_sent_again(
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError]
 )
-def test_broken_connections_are_tried_again_and_then_told(slept: list[float], error: type[Exception]) -> None:
+def test_broken_connections_are_tried_again_and_then_raised(
+    slept: list[float], error: type[Exception]
+) -> None:
     with Client(transport=transport(error("gone"), error("gone"), OK)) as client:
         assert client.models() == []
     sent = transport(error("gone"))
@@ -367,7 +373,7 @@ def test_without_retry_after_waits_are_spread_over_windows_that_double(slept: li
     for i, window in enumerate((0.5, 1, 2, 4)):
         waits = slept[i::4]
         assert max(waits) <= window
-        assert min(waits) < 0.1 * window  # full jitter: down to none
+        assert min(waits) < 0.1 * window  # full jitter starts at 0
         assert sum(waits) / len(waits) == pytest.approx(window / 2, rel=0.25)
 
 
@@ -418,7 +424,7 @@ def test_an_error_of_somebody_in_between_is_read_as_far_as_it_goes() -> None:
     )
 
 
-# ---- secrets, copies, weight -------------------------------------------------------------------------------
+# ---- secrets, copies, weight ---------------------------------------------------------------------
 
 
 def test_headers_are_sent_and_appear_nowhere_else(
@@ -470,7 +476,7 @@ def test_a_server_that_listens_is_reached(tmp_path: Path) -> None:
         ]
 
 
-# ---- diagnosis and calibrated gates ------------------------------------------------------------------------
+# ---- diagnosis and calibrated gates --------------------------------------------------------------
 
 
 def test_an_adapter_is_diagnosed(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The pages on the client show what runs: every Python block, on a server with the fake model."""
+"""Every Python block of the pages on the client runs, on a server with the fake model."""
 
 import re
 from collections.abc import Iterator

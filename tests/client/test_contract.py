@@ -1,4 +1,4 @@
-"""The client writes the server's records and words a second time; they are held equal here."""
+"""The client has the records and words of the server a second time: they are equal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MODELS = sorted(
 
 
 def shape(schema: Any, *, of_names: bool = False) -> Any:
-    """A JSON schema without prose, and without whether unknown fields are refused.
+    """Return a JSON schema without prose, and without whether unknown fields are refused.
 
-    `of_names` says that the keys of `schema` are names of fields or models, which all stay.
+    With `of_names`, the keys of `schema` are names of fields or models, which all stay.
     """
     if isinstance(schema, list):
         return [shape(item) for item in schema]

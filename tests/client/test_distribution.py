@@ -1,4 +1,4 @@
-"""The client as a distribution of its own: what it imports, and how it lives without the server."""
+"""The client as a distribution of its own: what it imports, and how it works without the server."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ SERVER_MODULES = [
     p for name in ("abmll", "model_store", "lab", "service") for p in (ROOT / name).rglob("*.py")
 ]
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
-USED_BY_OTHERS = {"accelerate", "gguf", "pip"}  # by transformers, and as a command
+# Used by transformers, and as a command.
+USED_BY_OTHERS = {"accelerate", "gguf", "pip"}
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names that a module imports anywhere in it, except the standard library's."""
+    """Return the top-level names that a module imports, except those of the standard library."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -71,11 +72,11 @@ def test_versions_and_licences_agree() -> None:
     assert (CLIENT / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-# ---- alone -------------------------------------------------------------------------------------------------
+# ---- alone ---------------------------------------------------------------------------------------
 
 
 def run(*command: str | Path) -> str:
-    """What a command prints; this process's settings of Python do not reach it."""
+    """Return what a command prints, without this process's settings of Python."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -116,7 +117,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client's wheel, built from a copy of its folder."""
+    """Build the client's wheel from a copy of its folder."""
     root = tmp_path_factory.mktemp("client")
     ignored = shutil.ignore_patterns("*.egg-info", "build", "__pycache__")
     shutil.copytree(CLIENT, root / "source", ignore=ignored)

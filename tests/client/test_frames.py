@@ -1,4 +1,4 @@
-"""Frames in and out, checked against the predictions that the surface answers row by row."""
+"""Data frames in and out, against the predictions that the surface gives row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of an app, against the rules written out here and against the server's own decisions."""
+"""The gate of an app, against rules that are written out here and decisions of the server."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_fallback_is_asked_only_where_it_is_needed_and_may_pass_or_fail() ->
     assert statistics.mean_confidence == pytest.approx((0.9 + 0.55 + 0.8 + 0.8 + 0.95) / 5)
 
 
-def test_accuracy_is_that_of_accepted_answers_whose_label_was_told() -> None:
+def test_accuracy_is_that_of_accepted_answers_with_a_label() -> None:
     gate = ConfidenceGate(score)
     assert gate.statistics == GateStatistics()
     assert (gate.statistics.coverage, gate.statistics.accuracy, gate.statistics.mean_confidence) == (
@@ -178,7 +178,7 @@ def test_an_asynchronous_client_is_gated(server: Server) -> None:
 
 
 class Estimator:
-    """A classifier of three classes, with the probabilities that it is given."""
+    """Classifier of three classes with given probabilities."""
 
     classes_ = np.array([10, 20, 30])
 

@@ -1,4 +1,4 @@
-"""The classifier under scikit-learn's own checks and tools, and under MAPIE."""
+"""The classifier in the checks and tools of scikit-learn, and in MAPIE."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def classifier(client: Client) -> FewShotClassifier:
     return FewShotClassifier(client=client, samples=2)
 
 
-# ---- scikit-learn's checks ---------------------------------------------------------------------------------
+# ---- scikit-learn's checks -----------------------------------------------------------------------
 
 
 def test_the_checks_for_estimators_of_texts_pass(classifier: FewShotClassifier) -> None:
-    """Which are few: scikit-learn knows data of numbers only."""
+    """These checks are few: scikit-learn has data of numbers only."""
     with pytest.warns(SkipTestWarning, match="string=True"):
         results = check_estimator(classifier)
     assert {result["status"] for result in results} <= {"passed"}
 
 
 class OfNumbers(FewShotClassifier):
-    """The classifier on rows of numbers, which it reads as texts, so that all checks can run."""
+    """Classifier on rows of numbers, which it reads as texts, so that all checks can run."""
 
     def fit(self, X: Any, y: Any) -> OfNumbers:  # noqa: N803
         super().fit(self._read(X, reset=True), y)
@@ -83,7 +83,7 @@ class OfNumbers(FewShotClassifier):
 def test_all_checks_pass_on_rows_of_numbers_read_as_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the engine of this process, whose place a server around the fake model takes."""
+    """A server around the fake model takes the place of the engine of this process."""
     running = Embedded(Server(tmp_path, max_support=1000).app)
     monkeypatch.setattr(embedded._shared, "running", running)
     with contextlib.closing(running), warnings.catch_warnings():
@@ -95,7 +95,7 @@ def test_all_checks_pass_on_rows_of_numbers_read_as_texts(
     assert statuses["passed"] >= 50
 
 
-# ---- what it is --------------------------------------------------------------------------------------------
+# ---- what it is ----------------------------------------------------------------------------------
 
 
 def test_it_is_the_server_with_the_labels_as_options(classifier: FewShotClassifier, client: Client) -> None:
@@ -202,7 +202,7 @@ def test_an_engine_in_this_process_is_the_one_that_is_registered() -> None:
     assert entry.load() is embedded.connect
 
 
-# ---- in scikit-learn's and MAPIE's tools -------------------------------------------------------------------
+# ---- in scikit-learn's and MAPIE's tools ---------------------------------------------------------
 
 
 def test_cross_validation_scores_are_those_of_fitting_by_hand(classifier: FewShotClassifier) -> None:

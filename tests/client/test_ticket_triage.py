@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "docs/examples/ticket_triage.py"
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    """The script as a module."""
+    """Return the script as a module."""
     spec = importlib.util.spec_from_file_location("ticket_triage", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -41,7 +41,7 @@ def example() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of the tiny model."""
+    """Yield the address of a server of the tiny model."""
     root = tmp_path_factory.mktemp("triage")
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS["llama"](), dtype=torch.bfloat16).save_pretrained(root / "base")
@@ -56,7 +56,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def predictions(url: str) -> list[models.Prediction]:
-    """What the server answers for each ticket."""
+    """Return the server's prediction for each ticket."""
     with Client(url) as client:
         texts = [text for text, _ in TICKETS]
         return client.predict(texts, support=demo.SUPPORT, options=demo.OPTIONS, samples=2).predictions
@@ -64,7 +64,7 @@ def predictions(url: str) -> list[models.Prediction]:
 
 @pytest.fixture(scope="module")
 def threshold(predictions: list[models.Prediction]) -> float:
-    """The middle of the widest gap among the confidences: rounding decides nothing."""
+    """Return the middle of the widest gap among confidences, so that rounding decides nothing."""
     middle = sorted(prediction.confidence for prediction in predictions)[12:38]
     low, high = max(itertools.pairwise(middle), key=lambda pair: pair[1] - pair[0])
     return (low + high) / 2

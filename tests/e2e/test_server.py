@@ -1,4 +1,4 @@
-"""The main job over HTTP, on the real quantised model with the posterior that ships."""
+"""Few-shot classification over HTTP, on the quantised base with the shipped posterior."""
 
 import json
 import threading
@@ -12,12 +12,13 @@ from service.schemas import demo
 from tests.e2e.conftest import Server
 from tests.e2e.tickets import TICKETS
 
-# Batches of other shapes sum bf16 products in another order; measured differences of probabilities stay below 0.02.
+# Batches of other shapes sum bf16 products in another order. Measured differences of probabilities
+# are below 0.02.
 BF16_TOLERANCE = 0.03
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    """Sixteen labelled tickets and fifty new ones."""
+    """Return a request with 16 labelled tickets and 50 new ones."""
     body = {key: demo.predict_body()[key] for key in ("support", "options")}
     return {**body, "inputs": [text for text, _ in TICKETS], "samples": 4, "seed": 7, **changes}
 
@@ -58,7 +59,10 @@ def test_one_request_adapts_and_answers_fifty_inputs_sensibly(answer: dict[str, 
 
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Equal up to rounding: the size of a pass, and with it the order of sums, follows the machine's speed at start."""
+    """Check that answers are equal up to rounding.
+
+    The size of a pass, and so the order of sums, depends on the speed of the machine at the start.
+    """
     for a, b in zip(distributions(one), distributions(other), strict=True):
         assert a == pytest.approx(b, abs=BF16_TOLERANCE)
 
@@ -73,7 +77,8 @@ def test_the_same_request_gives_the_same_answer_from_the_cache_and_after_a_resta
         server, {**{k: v for k, v in request().items() if k != "support"}, "adapter_id": answer["adapter_id"]}
     )
     assert_alike(by_id.json(), answer)
-    with Server(tmp_path) as elsewhere:  # an empty store: adapts anew, to the same id and the same answer
+    # With an empty store the server adapts again, to the same id and the same answer.
+    with Server(tmp_path) as elsewhere:
         fresh = post(elsewhere, request()).json()
         assert (fresh["cache"], fresh["adapter_id"]) == ("miss", answer["adapter_id"])
         assert_alike(fresh, answer)

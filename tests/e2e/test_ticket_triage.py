@@ -1,4 +1,4 @@
-"""The worked app of the documentation, as its page says to run it, on the real model."""
+"""The app of the documentation, run as its page says, on the real model."""
 
 import json
 import re
@@ -19,10 +19,10 @@ def test_the_small_model_takes_the_tickets_it_is_sure_of_and_is_right_about_most
     tickets.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in TICKETS))
     command = [sys.executable, str(SCRIPT), "--url", str(server.client.base_url), "--tickets", str(tickets)]
     command += ["--min-confidence", "0.8"]
-    told = subprocess.run([*command, "--samples", "4"], check=True, capture_output=True, text=True).stdout
-    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", told)}
+    printed = subprocess.run([*command, "--samples", "4"], check=True, capture_output=True, text=True).stdout
+    counts = {source: int(n) for source, n in re.findall(r"│ (model|fallback|human) +│ +(\d+) ", printed)}
     assert sum(counts.values()) == len(TICKETS)
     assert counts["model"] > 0 < counts["fallback"] + counts["human"]
-    (right, labelled) = map(int, re.findall(r"right among the accepted +│ +(\d+) of (\d+)", told)[0])
+    (right, labelled) = map(int, re.findall(r"right among the accepted +│ +(\d+) of (\d+)", printed)[0])
     assert labelled == counts["model"]
     assert right / labelled >= 0.7

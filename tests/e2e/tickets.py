@@ -1,4 +1,4 @@
-"""Fifty labelled support tickets of our own, none of them in the demo: the held-out side of a task nobody trained on."""
+"""Fifty labelled support tickets, none of them in the demo: test items of a task not trained on."""
 
 TICKETS = [
     ("My statement lists the same payment two times.", "billing"),

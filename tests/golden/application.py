@@ -19,7 +19,7 @@ from service.settings import Settings
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application, which keeps its adapters in `folder`."""
+    """Yield a client of the application, which stores its adapters in `folder`."""
     settings = Settings(data_dir=folder, feedback_share=1.0, memory_bytes=2 << 30)
     metrics = Metrics()
     with patch("model_store.pretrained.bases.compute_dtype", lambda device: torch.float32):

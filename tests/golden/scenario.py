@@ -1,7 +1,7 @@
 """Requests over every surface, and their answers without what differs from run to run.
 
-`python -m tests.golden.scenario FILE` writes the answers of the code as it stands to FILE. The model computes in fp32, so that
-the answers are the same on every machine up to rounding.
+`python -m tests.golden.scenario FILE` writes the answers of this checkout to FILE. The model
+computes in fp32, so that the answers are the same on every machine up to rounding.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ LABELLED = [
     ("I paid but it says unpaid.", "billing"),
     ("When will the van arrive?", "delivery"),
 ]
-# Seconds, times, ids that name a request or a moment, and ids that depend on the last digits of confidences.
+# Seconds, times, ids of requests and moments, and ids that depend on last digits of confidences.
 VOLATILE = re.compile(
     r"request_id|timings|created|.*_seconds|id|prediction_id|calibration_id|explored|digest|.*_wealth"
 )
@@ -85,7 +85,7 @@ ADAPTER = re.compile(r"adp_[0-9a-f]{32}")
 
 
 async def play(client: httpx.AsyncClient) -> dict[str, Any]:
-    """The answers by the names of their requests."""
+    """Return the answers by the names of their requests."""
     answers: dict[str, Any] = {}
 
     async def ask(name: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -156,7 +156,7 @@ async def play(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 def refused(named: dict[str, Any]) -> dict[str, Any]:
-    """Bodies that are refused before any model work."""
+    """Return bodies that are refused before any model work, by name."""
     alike = {"support": [{"input": "a", "output": "x"}, {"input": "b", "output": "x"}], "options": ["x", "y"]}
     return {
         "both sources": {**BINARY, **named},
@@ -179,7 +179,7 @@ def refused(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def events(text: str) -> list[Any]:
-    """What a stream tells at its end: its last events with data, without refinements, whose number depends on time."""
+    """Return a stream's events with data, without refinements, whose number depends on time."""
     rows = []
     for block in text.strip().split("\n\n"):
         fields = dict(line.partition(": ")[::2] for line in block.splitlines() if not line.startswith(":"))
@@ -190,7 +190,10 @@ def events(text: str) -> list[Any]:
 
 
 def stable(value: Any) -> Any:
-    """`value` without what differs from run to run; ids of adapters stay, for they are of the content."""
+    """Return `value` without what differs from run to run.
+
+    Ids of adapters stay: they depend on the content only.
+    """
     if isinstance(value, dict):
         return {
             key: stable(inner)
@@ -203,7 +206,7 @@ def stable(value: Any) -> Any:
 
 
 def differences(found: Any, expected: Any, tolerance: float, where: str = "") -> list[str]:
-    """Where two answers differ: anything but numbers at all, numbers by more than `tolerance`."""
+    """Return the places where two answers differ, numbers by more than `tolerance`."""
     if isinstance(found, float | int) and isinstance(expected, float | int):
         near = abs(found - expected) <= tolerance * max(1.0, abs(expected))
         return [] if near else [f"{where}: {found} is not {expected}"]
@@ -220,7 +223,7 @@ def differences(found: Any, expected: Any, tolerance: float, where: str = "") ->
 
 
 def text_without_numbers(text: str) -> str:
-    """Messages may say measured numbers, which are compared elsewhere."""
+    """Return a message without its measured numbers."""
     return re.sub(r"\d+\.\d+", "#", text)
 
 
@@ -228,7 +231,7 @@ Running = Callable[[Path], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 def answers_now() -> dict[str, Any]:
-    """The answers of the code as it stands."""
+    """Return the answers of this checkout."""
 
     async def run() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Fixtures of the packages below the laboratory, and its commands."""
+"""Fixtures of the packages that the laboratory imports, and its commands."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run() -> Run:
-    """Runs a command as it is typed, without `abmll`."""
+    """Return a function that runs a command as it is typed, without `abmll`."""
     app = typer.Typer()
     app.command("evaluate")(evaluate)
     app.command("meta-train")(meta_train)

@@ -1,4 +1,4 @@
-"""What configuration files of both kinds share: `like`, and the refusal of names that mean nothing."""
+"""Common rules of both kinds of configuration files: `like`, and the refusal of unknown names."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The libraries of the laboratory come with the extra `lab` alone, and nothing but the laboratory imports them."""
+"""Only the extra `lab` has the libraries of the laboratory; only the laboratory imports them."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def imported(folder: Path) -> set[str]:
-    """The top-level packages that the modules in `folder` import, wherever in the module."""
+    """Return the top-level packages that the modules in `folder` import, anywhere in a module."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -13,9 +13,13 @@ from tests.tiny import CONFIGS, make_config, tiny_tokenizer
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny bf16 Llama (tied embeddings) and its tokenizer. Not to be changed."""
+    """Return a folder with a tiny bf16 Llama (tied embeddings) and its tokenizer.
+
+    Tests must not change it.
+    """
     config = CONFIGS["llama"]()
-    config.update({"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})  # NF4 has blocks of 64
+    # NF4 has blocks of 64 weights.
+    config.update({"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("source") / "tiny-llama"
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
@@ -25,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes() -> ForkServerContext:
-    """Starts processes without importing torch in each."""
+    """Return a context that starts processes without importing torch in each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.model_store.processes"])
     return context

@@ -1,4 +1,4 @@
-"""What the tests run in other processes; imported once, by the fork server that starts them."""
+"""Functions that tests run in other processes; the fork server imports this module once."""
 
 import hashlib
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ SITES = (Site(0, "q", 64, 64), Site(1, "q", 64, 64))
 
 
 def adapter(number: int) -> StoredAdapter:
-    """The `number`-th adapter: the same in every process."""
+    """Return the `number`-th adapter, the same in every process."""
     generator = torch.Generator().manual_seed(number)
     values = torch.randn(flat_size(SITES, CONFIG.layout.rank), generator=generator)
     support = [

@@ -1,4 +1,4 @@
-"""A model is what its start says: theta, template and settings, on a base that it was made for."""
+"""Models have the theta, template and settings of their start, on the right base."""
 
 import logging
 from dataclasses import replace

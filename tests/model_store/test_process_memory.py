@@ -27,7 +27,7 @@ def test_without_a_limit_the_machine_counts(tmp_path: Path, limit, monkeypatch):
 
 
 def test_the_peak_is_that_since_the_watch_began() -> None:
-    """100 MB that are touched and given back count for the first peak, and for no later one."""
+    """100 MB that are written and given back count for the first peak, and for no later one."""
     before = watch_peak()()
     first = watch_peak()
     block = np.ones(100_000_000, np.uint8)
@@ -52,7 +52,8 @@ def _kept_after_freeing(asked: bool) -> int:
         ctypes.memset(address, 1, size)
         return address
 
-    libc.free(take(8 * 2**20))  # after which glibc, left alone, takes blocks of this size from its heap
+    # After this, glibc by itself takes blocks of this size from its heap.
+    libc.free(take(8 * 2**20))
     before = psutil.Process().memory_info().rss
     large = []
     for _ in range(32):
@@ -66,7 +67,7 @@ def _kept_after_freeing(asked: bool) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does")
 @pytest.mark.parametrize(("asked", "most", "least"), [(True, 16, 0), (False, 300, 200)])
 def test_freed_large_blocks_go_back_to_the_system(asked: bool, most: int, least: int) -> None:
-    """In a process of its own; without being asked glibc keeps them."""
+    """Each case runs in a process of its own. By itself glibc keeps the blocks."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         kept = pool.apply(_kept_after_freeing, (asked,))
     assert least <= kept / 2**20 <= most

@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path):
 
 
 def test_the_full_disk_of_safetensors_is_recognised():
-    """The text is what version 0.8 says on a full tmpfs."""
+    """The text is that of version 0.8 on a full tmpfs."""
     with pytest.raises(StorageFullError, match="tensors"), full_disk_is_an_error("tensors"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 

@@ -28,7 +28,7 @@ Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Listening:
-    """A server that listens, seen from another thread."""
+    """A listening server, used from another thread."""
 
     uvicorn: DrainingServer
 
@@ -44,7 +44,7 @@ class Listening:
 
 
 class Server:
-    """One server in this process: the application around a fake worker and a real store. Runs once."""
+    """The application in this process, with a fake worker and a real store. Runs once."""
 
     def __init__(self, root: Path, worker: FakeWorker | None = None, **settings: object) -> None:
         self.worker = worker or FakeWorker()
@@ -58,7 +58,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def running(self, *, ready: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-        """The server between start-up and shutdown, as an HTTP client."""
+        """Start the server, yield an HTTP client for it, and shut it down."""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         async with (
             self.app.router.lifespan_context(self.app),
@@ -69,7 +69,7 @@ class Server:
             yield client
 
     def run(self, scenario: Scenario, *, ready: bool = True) -> None:
-        """Play `scenario`, a coroutine function, against the running server."""
+        """Run `scenario`, a coroutine function, against the running server."""
 
         async def play() -> None:
             async with asyncio.timeout(30), self.running(ready=ready) as client:
@@ -79,7 +79,7 @@ class Server:
 
     @contextlib.contextmanager
     def listening(self, drain_seconds: float = 5) -> Iterator[Listening]:
-        """The server on a free port, run by uvicorn in a thread; told to stop at the end."""
+        """Run the server with uvicorn in a thread, on a free port, until the context ends."""
         config = uvicorn.Config(self.app, port=0, log_config=None, timeout_graceful_shutdown=1)
         running = Listening(DrainingServer(config, self.engine, drain_seconds))
         thread = threading.Thread(target=lambda: asyncio.run(running.uvicorn.serve()))
@@ -92,7 +92,7 @@ class Server:
             thread.join()
 
     def post(self, path: str, body: object) -> httpx.Response:
-        """One POST to a server that runs for just this request."""
+        """Return the answer to one POST; the server runs for this request only."""
         answers = []
 
         async def scenario(client: httpx.AsyncClient) -> None:
@@ -103,7 +103,7 @@ class Server:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for `condition`; the scenario's own timeout ends a wait in vain."""
+    """Wait for `condition`. The timeout of the scenario limits the wait."""
     while not condition():
         await asyncio.sleep(0.002)
 

@@ -1,4 +1,4 @@
-"""A model that costs nothing: probabilities from a hash, so that every answer is determined by its request."""
+"""A fake model: probabilities come from a hash, so the request determines the answer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.tiny import make_config
 CONFIG = make_config(rank=1, modules=("q",))
 SITES = (Site(0, "q", 4, 4),)
 MAX_TOKENS = 256
-# Free-text answers, and what is made of their probabilities, so that the first is always the most probable.
+# Free-text answers, and weights of their probabilities that make the first the most probable.
 TEXTS = ("some text", "Some text!", "another")
 TEXT_WEIGHTS = torch.tensor([0.9, 1e-4, 1e-4], dtype=torch.float64)
 
 
 class FakeEncoder:
-    """A token a character; the context holds `MAX_TOKENS`."""
+    """Encoder with a token a character; the context has `MAX_TOKENS`."""
 
     max_tokens = MAX_TOKENS
 
@@ -65,7 +65,7 @@ def served_model(posterior_digest: str = "d" * 64) -> ServedModel:
 
 @dataclass(eq=False)
 class FakeRun:
-    """A job as a single unit, which fills a turn."""
+    """Run of a single unit, which is batched with no other."""
 
     job: Job
     adapter: TaskPosterior | None = None
@@ -87,7 +87,11 @@ class FakeRun:
 
 
 class FakeWorker:
-    """Counts what it does. Clear `adapt_gate` or `predict_gate` to hold it in the middle of work; set `fail` to have it raise."""
+    """Worker that records its jobs.
+
+    Clear `load_gate`, `adapt_gate` or `predict_gate` to stop it in the middle of that work. Set
+    `fail` to have it raise.
+    """
 
     tokens_per_unit = 1
 

@@ -1,4 +1,4 @@
-"""The engine inside a program: the whole stack on a real, tiny, random model."""
+"""The embedded server, on a real, tiny, random model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Y = ["good", "bad", "good", "bad"]
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny Llama in a folder, without a posterior."""
+    """Return settings for a tiny Llama in a folder, without a posterior."""
     root = tmp_path_factory.mktemp("embedded")
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS["llama"](), dtype=torch.bfloat16).save_pretrained(root / "base")
@@ -83,7 +83,7 @@ def test_one_engine_is_shared_and_its_files_go_with_it(settings: dict[str, Any])
     embedded.stop()
     embedded.stop()
     assert not folder.exists()
-    embedded.start(**settings)  # an empty one: what was fitted before is fitted again
+    embedded.start(**settings)  # its store is empty, so the adapter is made again
     np.testing.assert_allclose(first.predict_proba(X).sum(axis=1), 1)
 
 

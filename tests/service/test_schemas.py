@@ -1,4 +1,4 @@
-"""Properties of the wire: whatever JSON arrives is answered, and a valid request means the same after a round trip."""
+"""Properties of the wire: any JSON is answered, and valid requests survive a round trip."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_valid_request_parses_back_to_itself(body: dict[str, Any]) -> None:
     body=predict_bodies, name=st.sampled_from(sorted(schemas.PredictRequest.model_fields)), value=json_values
 )
 def test_what_a_field_accepts_it_keeps(body: dict[str, Any], name: str, value: Any) -> None:
-    """No coercion: a value of another type is refused, never turned into one that fits."""
+    """There is no coercion: a value of another type is refused, not converted."""
     try:
         parsed = schemas.PredictRequest.model_validate(body | {name: value})
     except ValidationError:
@@ -108,7 +108,7 @@ def test_what_a_field_accepts_it_keeps(body: dict[str, Any], name: str, value: A
 
 @pytest.fixture(scope="module")
 def post(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """POSTs to one server that runs for the whole module."""
+    """Yield a function that sends POST requests to one server for the whole module."""
     server = Server(tmp_path_factory.mktemp("server"), max_steps=2)
     with asyncio.Runner() as runner:
         running = server.running()
@@ -135,7 +135,7 @@ def test_any_json_gets_an_answer_or_an_error_object(post: Any, body: Any) -> Non
     response = post("/v1/predict", json.dumps(body).encode())
     if response.headers["content-type"].startswith(
         "text/event-stream"
-    ):  # asked for by the body; test_streaming.py reads it
+    ):  # the body asks for a stream, which test_streaming.py reads
         assert response.status_code == 200
         assert body["stream"] is True
         assert response.text.rstrip().rpartition("\n\n")[2].startswith("event: done\n")

@@ -1,4 +1,4 @@
-"""The server process: it listens before the model is there, drains at a signal, and says how it ended."""
+"""The server process: it listens before the model is loaded, and drains at a signal."""
 
 from __future__ import annotations
 

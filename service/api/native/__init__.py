@@ -1,1 +1,1 @@
-"""Our own surface."""
+"""The native surface."""

@@ -1,4 +1,4 @@
-"""Asking how good an adapter is, of the examples that it was made from."""
+"""The route that diagnoses an adapter by the examples that it was made from."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
 async def diagnose_adapter(
     adapter_id: str, request: Request, body: schemas.DiagnoseRequest | None = None
 ) -> schemas.DiagnoseResponse:
-    """Estimate an adapter on its own support: adapted to some examples, asked for the others. The body may be left out.
+    """Estimate how good an adapter is, by adapting to a part of its support and answering the rest.
 
-    The result is kept with the adapter, and an equal request answered with it; `GET /v1/adapters/{adapter_id}` shows it.
+    The body may be left out. The result is stored with the adapter, and answers equal requests;
+    `GET /v1/adapters/{adapter_id}` shows it.
     """
-    asked = body or schemas.DiagnoseRequest()
+    given = body or schemas.DiagnoseRequest()
     work = engine_of(request).diagnose(
-        DiagnoseRequest(adapter_id, asked.folds, asked.samples), tenant=tenant_of(request)
+        DiagnoseRequest(adapter_id, given.folds, given.samples), tenant=tenant_of(request)
     )
     return diagnose_response(await unless_disconnected(request, work), request_id(request))

@@ -1,4 +1,4 @@
-"""Calibrated gates over HTTP: calibrate, look at it, forget it, send feedback."""
+"""The routes of calibrated gates: calibrate, show, delete, send feedback."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 
 @router.post("/calibrate", responses=_WORK_ERRORS, response_model_exclude_none=True)
 async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Request) -> schemas.Calibration:
-    """Predict labelled examples and keep how they came out; a gate with a target can then be asked for.
+    """Predict labelled examples, and store which answers were right; then gates can have a target.
 
-    Adds to what is there unless `replace` is set. Examples in the adapter's support, and repeated ones, are left out with
-    a warning.
+    Examples are added to the calibration unless `replace` is set. Examples in the adapter's
+    support, and repeated ones, are left out with a warning.
     """
     _check_count(request, "examples", len(body.examples))
     work = engine_of(request).calibrate(calibrate_request(adapter_id, body), tenant=tenant_of(request))
@@ -31,13 +31,13 @@ async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Re
 
 @router.get("/calibration", responses=documented_errors(404, 422, 500), response_model_exclude_none=True)
 async def get_calibration(adapter_id: str, request: Request) -> schemas.Calibration:
-    """The adapter's calibration, with what it certifies for some usual targets."""
+    """Show the adapter's calibration, with what it certifies for some usual targets."""
     return calibration_object(await engine_of(request).calibration(adapter_id))
 
 
 @router.delete("/calibration", responses=documented_errors(404, 422, 500))
 async def delete_calibration(adapter_id: str, request: Request) -> schemas.DeletedCalibration:
-    """Forget the adapter's calibration, its feedback and its alarms, on disk too."""
+    """Delete the adapter's calibration, its feedback and its alarms, on disk too."""
     await engine_of(request).delete_calibration(adapter_id)
     return schemas.DeletedCalibration(adapter_id=adapter_id)
 
@@ -48,7 +48,11 @@ async def delete_calibration(adapter_id: str, request: Request) -> schemas.Delet
 async def feedback(
     adapter_id: str, body: schemas.FeedbackRequest, request: Request
 ) -> schemas.FeedbackResponse:
-    """Label predictions that were served. Labels of the random share count for the gate and the drift alarm; all are kept."""
+    """Label predictions that were served.
+
+    All labels are stored. Only labels of predictions that were drawn at random (`explored`) count
+    for the gate and its alarms.
+    """
     _check_count(request, "feedback", len(body.feedback))
     labels = [(row.prediction_id, row.label) for row in body.feedback]
     outcome = await engine_of(request).feedback(adapter_id, labels)

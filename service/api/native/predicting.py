@@ -1,4 +1,4 @@
-"""Predicting, for every surface: a native request in, the native answer out."""
+"""Predicting, for every surface: from the native request to the native answer."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ T = TypeVar("T")
 
 
 async def predict(body: schemas.PredictRequest, request: Request) -> Answered:
-    """The engine's answer to `body`, given up when the client goes away. Raises `ServiceError`."""
+    """Return the engine's answer to `body`; stop when the client leaves. Raises `ServiceError`."""
     work = engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
     return await unless_disconnected(request, work)
 
 
 def answer_of(answered: Answered, body: schemas.PredictRequest, request: Request) -> schemas.PredictResponse:
-    """The native answer to `body`. Many inputs take long: call it off the event loop."""
+    """Return the native answer to `body`. Many inputs take long, so call it in a thread."""
     return predict_response(answered, body.seed, request_id(request))
 
 
 async def predict_and_render(
     body: schemas.PredictRequest, request: Request, render: Callable[[schemas.PredictResponse], T]
 ) -> T:
-    """What `render` makes of the answer to `body`. Raises as `predict`."""
+    """Return the native answer to `body` as `render` shows it. Raises as `predict`."""
     answered = await predict(body, request)
-    # Many inputs times many options make megabytes of JSON: not on the event loop.
+    # In a thread, since many inputs times many options make megabytes of JSON.
     return await asyncio.to_thread(lambda: render(answer_of(answered, body, request)))
 
 
 def native_request(fields: Mapping[str, Any]) -> schemas.PredictRequest:
-    """The native request of these fields. Raises `InvalidRequestError`."""
+    """Return the native request of these fields. Raises `InvalidRequestError`."""
     try:
         return schemas.PredictRequest.model_validate(fields)
     except ValidationError as error:
@@ -50,7 +50,7 @@ def native_request(fields: Mapping[str, Any]) -> schemas.PredictRequest:
 
 @contextmanager
 def renamed_fields(name: Callable[[str], str]) -> Iterator[None]:
-    """Errors from inside name the field at fault as `name` translates it from the native request."""
+    """Translate the wrong field of errors from inside by `name`, which takes the native field."""
     try:
         yield
     except ServiceError as error:

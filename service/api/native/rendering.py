@@ -1,4 +1,4 @@
-"""Answers of the engine as the native wire has them. Nothing is decided here."""
+"""Renders answers of the engine as the native wire. Decides nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.text.tasks import count_labels
 from service import schemas
 from service.engine.answers import Answered, Diagnosed, Obtained
-from service.gating.records import USUAL_DELTA, CalibrationView, Grant
+from service.gating.records import USUAL_DELTA, CalibratedGate, CalibrationView
 from service.gating.rules import set_note
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
-    """The adapter as the API shows it."""
+    """Render an adapter."""
     shown = None if diagnosis is None else schemas.Diagnosis.model_validate(asdict(diagnosis), strict=False)
     return schemas.Adapter(**_adapter_fields(manifest), diagnosis=shown)
 
 
 def diagnose_response(diagnosed: Diagnosed, request_id: str) -> schemas.DiagnoseResponse:
-    """The diagnosis, and how this request came by it."""
+    """Render a diagnosis, and how this request came by it."""
     values = {
         **asdict(diagnosed.diagnosis),
         "adapter_id": diagnosed.adapter.manifest.id,
@@ -39,7 +39,7 @@ def diagnose_response(diagnosed: Diagnosed, request_id: str) -> schemas.Diagnose
 
 
 def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapterResponse:
-    """The adapter, and how this request came by it."""
+    """Render an adapter, and how this request came by it."""
     return schemas.CreateAdapterResponse(
         **_adapter_fields(obtained.adapter.manifest),
         cache=obtained.cache.value,
@@ -49,10 +49,10 @@ def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapte
 
 
 def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.PredictResponse:
-    """Decided predictions with their uncertainty, and the calibrated gate that decided, if one did."""
-    manifest, grant = answered.adapter.manifest, answered.grant
+    """Render predictions, and the calibrated gate that decided, if one did."""
+    manifest, gate = answered.adapter.manifest, answered.calibrated_gate
     predictions = [row.prediction for row in answered.predictions]
-    quantile = grant.quantile if grant else None
+    quantile = gate.quantile if gate else None
     return schemas.PredictResponse(
         adapter_id=manifest.id,
         predictions=[
@@ -65,7 +65,7 @@ def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.
         ),
         seed=seed,
         warnings=list(manifest.warnings),
-        gate=gate_report(grant) if grant else None,
+        gate=gate_report(gate) if gate else None,
         calibrator=answered.calibrator,
         cache=answered.cache.value,
         timings=_timings(answered),
@@ -76,8 +76,8 @@ def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.
 def prediction_object(
     index: int, decided: DecidedPrediction, quantile: ConformalQuantile | None = None
 ) -> schemas.Prediction:
-    """The answer to the input at `index`, as far as it is known, with the gate's decision."""
-    prediction, note = decided.prediction, decided.note
+    """Render the prediction for the input at `index`, final or not, with the gate's decision."""
+    prediction = decided.prediction
     predictive = prediction.predictive
     rows = zip(predictive.options, predictive.probabilities, predictive.stds, strict=True)
     shown = schemas.Prediction(
@@ -95,18 +95,18 @@ def prediction_object(
         samples=predictive.samples,
         text=text_report(prediction.text) if prediction.text else None,
     )
-    if note is None:
+    if decided.label_asked is None:  # OpenAI's surface leaves out fields that are not set
         return shown
-    noted = {
-        "prediction_id": note.id,
-        "explored": note.asked,
-        "prediction_set": _set(quantile, note.options_in_set),
+    logged = {
+        "prediction_id": decided.prediction_id,
+        "explored": decided.label_asked,
+        "prediction_set": _set(quantile, decided.options_in_set),
     }
-    return shown.model_copy(update=noted)
+    return shown.model_copy(update=logged)
 
 
 def text_report(text: TextAnswer) -> schemas.TextReport:
-    """What is known of a free-text answer."""
+    """Render the uncertainty of a free-text answer."""
     return schemas.TextReport(
         sequence_logprob=text.sequence_logprob,
         logprob_per_token=text.logprob_per_token,
@@ -152,25 +152,25 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
 # ---- calibrated gates
 
 
-def gate_report(grant: Grant) -> schemas.GateReport | None:
-    """The calibrated gate that decided, if one did."""
-    gate = grant.threshold
-    if gate is None:
+def gate_report(gate: CalibratedGate) -> schemas.GateReport | None:
+    """Render a calibrated gate; None if the request's own thresholds decided."""
+    threshold = gate.threshold
+    if threshold is None:
         return None
     report = schemas.GateReport(
-        calibration_id=grant.calibration_id,
-        version=grant.version,
-        threshold=gate.threshold,
-        n=gate.n,
-        coverage=gate.coverage,
+        calibration_id=gate.calibration_id,
+        version=gate.version,
+        threshold=threshold.threshold,
+        n=threshold.n,
+        coverage=threshold.coverage,
     )
-    if isinstance(gate, CoverageThreshold):
-        return report.model_copy(update={"target_coverage": gate.target_coverage})
+    if isinstance(threshold, CoverageThreshold):
+        return report.model_copy(update={"target_coverage": threshold.target_coverage})
     return report.model_copy(
         update={
-            "target_error": gate.target_error,
-            "delta": gate.delta,
-            "error_upper_bound": gate.error_upper_bound,
+            "target_error": threshold.target_error,
+            "delta": threshold.delta,
+            "error_upper_bound": threshold.error_upper_bound,
         }
     )
 
@@ -191,7 +191,7 @@ def _set(
 
 
 def calibration_object(view: CalibrationView) -> schemas.Calibration:
-    """The calibration as the API shows it."""
+    """Render a calibration."""
     return schemas.Calibration(
         id=view.id,
         adapter_id=view.adapter_id,

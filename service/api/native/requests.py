@@ -1,4 +1,4 @@
-"""Request records from the native wire."""
+"""Builds the engine's request records from the native wire."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest
 
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
-    """What the body asks to adapt to."""
-    asked = body.adapt.model_dump() if body.adapt else {}
-    folds = asked.pop("calibration_folds", None)
+    """Return the adaptation that the body asks for."""
+    given = body.adapt.model_dump() if body.adapt else {}
+    folds = given.pop("calibration_folds", None)
     support = examples(body.support or [], body.options)
-    return AdaptRequest(support, AdaptOverrides(**asked), body.seed, body.truncate, body.model, folds)
+    return AdaptRequest(support, AdaptOverrides(**given), body.seed, body.truncate, body.model, folds)
 
 
 def predict_request(body: schemas.PredictRequest) -> PredictRequest:
-    """What the body asks to predict."""
+    """Return the prediction that the body asks for."""
     rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
     return PredictRequest(
         adapter=body.adapter_id if body.adapter_id is not None else adapt_request(body),
@@ -34,7 +34,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
 
 
 def calibrate_request(adapter_id: str, body: schemas.CalibrateRequest) -> CalibrateRequest:
-    """What the body asks to calibrate the adapter with."""
+    """Return the calibration of the adapter that the body asks for."""
     return CalibrateRequest(
         adapter_id=adapter_id,
         examples=examples(body.examples, body.options),
@@ -46,13 +46,13 @@ def calibrate_request(adapter_id: str, body: schemas.CalibrateRequest) -> Calibr
 
 
 def predict_settings(body: schemas.PredictRequest | schemas.CalibrateRequest) -> PredictSettings:
-    """The fields of `body` that `PredictSettings` has, by their names."""
+    """Return the fields of `body` that `PredictSettings` has too."""
     names = {field.name for field in fields(PredictSettings)} & set(type(body).model_fields)
     return PredictSettings(**{name: getattr(body, name) for name in names})
 
 
 def gate_request(body: schemas.PredictRequest) -> GateRequest:
-    """The gate that the body asks for."""
+    """Return the gate that the body asks for."""
     gate = body.gate or schemas.Gate()
     return GateRequest(
         thresholds=Thresholds(**{field.name: getattr(gate, field.name) for field in fields(Thresholds)}),
@@ -65,7 +65,7 @@ def gate_request(body: schemas.PredictRequest) -> GateRequest:
 
 
 def examples(rows: list[schemas.SupportRow], shared: list[str] | None) -> tuple[Example, ...]:
-    """Labelled rows, those without options of their own with the `shared` ones."""
+    """Return the rows as examples; rows without their own options have the `shared` ones."""
     return tuple(Example(row.input, row.output, _options(row.options, shared)) for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Our own surface: adapters and predictions."""
+"""The routes of the native surface: adapters and predictions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
     },
 )
 async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -> Response:
-    """Adapt to a support set. The same body always gives the same id, and is adapted once.
+    """Adapt to a support. Equal bodies give the same id, and are adapted to once.
 
-    201 when this request made the adapter, 200 when it was there or was being made. Either way it survives a restart.
+    The status is 201 when this request made the adapter, 200 when it was there or was being made.
+    Either way the adapter is on disk.
     """
     obtained = await unless_disconnected(request, _create(body, request))
     answer = create_response(obtained, request_id(request))
@@ -45,7 +46,7 @@ async def list_adapters(
     after: Annotated[str | None, Query(description="Id after which the page begins.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most adapters of the page.")] = 100,
 ) -> schemas.AdapterList:
-    """Adapters that this server keeps, ordered by id."""
+    """List the adapters of this server, ordered by id."""
     manifests, has_more = await engine_of(request).adapters(after, limit)
     return schemas.AdapterList(data=list(map(adapter_object, manifests)), has_more=has_more)
 
@@ -54,28 +55,28 @@ async def list_adapters(
     "/adapters/{adapter_id}", response_model=schemas.Adapter, responses=documented_errors(404, 422, 500)
 )
 async def get_adapter(adapter_id: str, request: Request) -> Response:
-    """One adapter."""
+    """Show one adapter."""
     adapter = await engine_of(request).adapter(adapter_id)
     return _json(adapter_object(adapter.manifest, adapter.diagnosis), 200)
 
 
 @router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
-    """Forget an adapter, on disk too. Requests that are using it finish."""
+    """Delete an adapter, on disk too. Requests that are using it finish."""
     await engine_of(request).delete_adapter(adapter_id)
     return schemas.DeletedAdapter(id=adapter_id)
 
 
 @router.post("/adapters/{adapter_id}/pin", responses=documented_errors(404, 422, 500))
 async def pin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
-    """Keep an adapter in memory until it is unpinned or deleted, or the server restarts."""
+    """Hold an adapter in memory until it is unpinned or deleted, or the server restarts."""
     await engine_of(request).pin(adapter_id)
     return schemas.PinnedAdapter(id=adapter_id, pinned=True)
 
 
 @router.post("/adapters/{adapter_id}/unpin", responses=documented_errors(404, 422, 500))
 async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdapter:
-    """Let an adapter leave memory when it has not been used for long; it stays on disk."""
+    """Allow an adapter to be dropped from memory again; it stays on disk."""
     await engine_of(request).unpin(adapter_id)
     return schemas.PinnedAdapter(id=adapter_id, pinned=False)
 
@@ -84,9 +85,10 @@ async def unpin_adapter(adapter_id: str, request: Request) -> schemas.PinnedAdap
     "/predict", response_model=schemas.PredictResponse, responses={200: streaming.DOCUMENTED, **_WORK_ERRORS}
 )
 async def predict(body: schemas.PredictRequest, request: Request) -> Response:
-    """Answer inputs with a distribution, its uncertainty and a decision; adapt first if `support` is given.
+    """Answer inputs with probabilities, their uncertainty and a decision.
 
-    Abstaining is an answer (200, `decision: abstain`), with the distribution as always.
+    With `support`, adapt first. Abstaining is an answer: the status is 200, `decision` is
+    `abstain`, and the probabilities are there as always.
     """
     if body.stream:
         return await streaming.stream_predict(body, request)

@@ -1,4 +1,4 @@
-"""`stream: true`: a prediction as server-sent events, from the moment it is admitted. docs/streaming.md lists them."""
+"""Streamed predictions: server-sent events, once the request is admitted (docs/streaming.md)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 15.0
-"""Proxies close connections on which nothing is sent for long."""
+"""Longest time without an event. Proxies close connections on which nothing is sent for long."""
 SEND_SECONDS = 30.0
-"""How long after its deadline a stream may still be read: a client that has stopped reading must not keep its place."""
+"""How long after the request's deadline a stream may still be read.
+
+A client that has stopped reading must not count as in flight for ever.
+"""
 
 DOCUMENTED: dict[str, Any] = {
     "description": "The predictions; with `stream: true`, server-sent events that refine them.",
@@ -48,7 +51,7 @@ DOCUMENTED: dict[str, Any] = {
 
 
 async def stream_predict(body: schemas.PredictRequest, request: Request) -> EventSourceResponse:
-    """The stream of a prediction that is admitted. Raises what refuses it: `ServiceError`."""
+    """Return the stream of a prediction once the request is admitted. Raises `ServiceError`."""
     events = _events(body, request)
     await unless_disconnected(request, _admitted(events))
     seconds = request.app.state.settings.deadline_seconds + SEND_SECONDS
@@ -56,7 +59,11 @@ async def stream_predict(body: schemas.PredictRequest, request: Request) -> Even
 
 
 class _Stream(EventSourceResponse):
-    """Closes `events` however it ends: told to the end, left by the client, out of time, or cut off with the server."""
+    """Response that sends `events` and always closes them.
+
+    That is also so where the client leaves, where `seconds` have passed, and where the server is
+    shut down.
+    """
 
     def __init__(
         self, events: AsyncGenerator[bytes], seconds: float, refuse: Callable[[ServiceError], bytes]
@@ -65,11 +72,11 @@ class _Stream(EventSourceResponse):
         self._events, self._seconds, self._refuse = events, seconds, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         try:
             async with aclosing(self._events), asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
-        except asyncio.CancelledError:  # the server has drained for as long as it may
+        except asyncio.CancelledError:  # the server's time to drain is over
             last = self._refuse(DrainingError("the server is shutting down"))
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
@@ -79,9 +86,12 @@ async def _admitted(events: AsyncGenerator[bytes]) -> None:
 
 
 async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenerator[bytes]:
-    """An empty one once the request is admitted, or what refuses it raised; then the events."""
+    """Yield empty bytes once the request is admitted, then its events.
+
+    Raises `ServiceError` where the request is refused. Later errors are events.
+    """
     engine = engine_of(request)
-    with engine.following() as feed:
+    with engine.progress_feed() as feed:
         work = asyncio.create_task(
             engine.predict(predict_request(body), tenant=tenant_of(request), feed=feed)
         )
@@ -93,72 +103,70 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
                     await work
             yield b""
             try:
-                narrator = _Narrator()
+                writer = _EventWriter()
                 while not work.done():
                     changed = await feed.changed(KEEP_ALIVE_SECONDS)
-                    news = await asyncio.to_thread(narrator.news, feed.latest)
-                    if news or not changed:
-                        yield news or format_sse_event(comment="keep-alive")
+                    new = await asyncio.to_thread(writer.new_events, feed.latest)
+                    if new or not changed:
+                        yield new or format_sse_event(comment="keep-alive")
                 answered = await work
                 answer = await asyncio.to_thread(answer_of, answered, body, request)
-                yield await asyncio.to_thread(narrator.end, answered, answer)
+                yield await asyncio.to_thread(writer.last_events, answered, answer)
             except Exception as error:
                 yield _error(error, request)
         finally:
             work.cancel()
 
 
-class _Narrator:
-    """Turns progress into events, each sent once. May be called in any thread, one call at a time."""
+class _EventWriter:
+    """Writes progress as events, each once. Any thread may call it, one at a time."""
 
     def __init__(self) -> None:
         self._steps = 0
         self._obtained = False
         self._sent: dict[int, Prediction] = {}
 
-    def news(self, progress: Progress) -> bytes:
-        """What has not been sent yet."""
-        events = [*self._adapting(progress.losses, progress.steps)]
+    def new_events(self, progress: Progress) -> bytes:
+        """Return the events of what was not sent yet."""
+        events = [*self._step_events(progress.losses, progress.steps)]
         if progress.obtained is not None and not self._obtained:
-            events += self._adapter(progress.obtained)
-        events += self._refined(progress.predictions, prediction_object)
+            events += self._adapter_events(progress.obtained)
+        events += self._prediction_events(progress.predictions, prediction_object)
         return b"".join(events)
 
-    def end(self, answered: Answered, answer: schemas.PredictResponse) -> bytes:
-        """What is left to send of a request that is done and its `answer`."""
-        if answered.grant:  # every prediction is sent with its id and set, which come last
+    def last_events(self, answered: Answered, answer: schemas.PredictResponse) -> bytes:
+        """Return the events that are left when the request is done; `answer` renders `answered`."""
+        if answered.calibrated_gate:  # predictions are sent again, with ids and prediction sets
             self._sent.clear()
-        events = [] if self._obtained else [*self._adapter(answered)]
-        events += self._refined(answered.predictions, lambda index, _: answer.predictions[index])
+        events = [] if self._obtained else [*self._adapter_events(answered)]
+        events += self._prediction_events(answered.predictions, lambda index, _: answer.predictions[index])
         return b"".join([*events, _event("done", answer, leave_out="predictions")])
 
-    def _adapting(self, losses: Sequence[float], steps: int) -> Iterator[bytes]:
+    def _step_events(self, losses: Sequence[float], steps: int) -> Iterator[bytes]:
         for step in range(self._steps, len(losses)):
             yield _event("step", schemas.AdaptStep(step=step + 1, steps=steps, loss=losses[step]))
             self._steps = step + 1
 
-    def _adapter(self, obtained: Obtained) -> Iterator[bytes]:
+    def _adapter_events(self, obtained: Obtained) -> Iterator[bytes]:
         self._obtained = True
         manifest = obtained.adapter.manifest
-        if obtained.cache is CacheOutcome.MISS:  # with the last step it was there
-            yield from self._adapting(manifest.losses, len(manifest.losses))
+        if obtained.cache is CacheOutcome.MISS:  # the last steps may not be sent yet
+            yield from self._step_events(manifest.losses, len(manifest.losses))
         found = schemas.AdapterFound(
             adapter_id=manifest.id, cache=obtained.cache.value, warnings=list(manifest.warnings)
         )
         yield _event("adapter", found)
 
-    def _refined(
+    def _prediction_events(
         self,
         predictions: Sequence[DecidedPrediction | None],
         show: Callable[[int, DecidedPrediction], schemas.Prediction],
     ) -> Iterator[bytes]:
         for index, decided in enumerate(predictions):
             prediction, sent = None if decided is None else decided.prediction, self._sent.get(index)
-            # What is done anew is on the way to where it was.
-            overtaken = (
-                sent is not None and sent.settled and prediction is not None and not prediction.settled
-            )
-            if decided is None or prediction is None or prediction == sent or overtaken:
+            # A prediction that is done anew after its worker was lost has fewer samples at first.
+            older = sent is not None and sent.settled and prediction is not None and not prediction.settled
+            if decided is None or prediction is None or prediction == sent or older:
                 continue
             self._sent[index] = prediction
             yield _event("prediction" if prediction.settled else "refinement", show(index, decided))

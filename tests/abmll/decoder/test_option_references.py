@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.decoder import references as options
+from abmll.decoder import option_references as options
 from abmll.errors import AbmllError
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior

@@ -1,4 +1,4 @@
-"""Each method on a tiny model: where it must agree with the facade it does, and the rest has an oracle of its own."""
+"""Each method on a tiny model, against the facade where it must agree, else against an oracle."""
 
 import math
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def distributions(answers: list[Answer]) -> list[tuple[float, ...]]:
     return [answer.probabilities for answer in answers]
 
 
-# ---- what the facade does ----------------------------------------------------------------------------------
+# ---- what the facade does ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples", [0, 4])
@@ -103,7 +103,7 @@ def test_the_prior_answers_as_theta_and_untrained_as_the_base_model(
 
 
 def plain_log_prob(model: object, prompt: str, text: str) -> float:
-    """Of `text` behind `prompt`, by one plain forward pass of the base model."""
+    """Return the log-probability of `text` after `prompt`, by one forward pass of the base."""
     tokenizer = tiny_tokenizer()
     before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, text))
     with torch.no_grad():
@@ -113,7 +113,7 @@ def plain_log_prob(model: object, prompt: str, text: str) -> float:
 
 
 def test_a_point_stays_one_under_adaptation(support: list[Example]) -> None:
-    """Regular LoRA: samples of its posterior are its mean, and the loss is that of any other noise seed."""
+    """Samples of the posterior are its mean, as in regular LoRA."""
     model = point_model()
     posterior = model.adapt(support, SETTINGS, 3).posterior
     assert all(not t.spread_a.any() and not t.spread_b.any() for t in posterior.by_site())
@@ -125,7 +125,7 @@ def test_a_point_stays_one_under_adaptation(support: list[Example]) -> None:
     assert np.array(sampled) == pytest.approx(np.array(mean), abs=1e-6)
 
 
-# ---- prompts -----------------------------------------------------------------------------------------------
+# ---- prompts -------------------------------------------------------------------------------------
 
 
 def test_demonstrations_are_the_plain_sequence_of_solved_prompts(support: list[Example]) -> None:
@@ -194,7 +194,7 @@ def test_channel_scores_the_input_behind_each_option(support: list[Example]) -> 
         )
 
 
-# ---- averages ----------------------------------------------------------------------------------------------
+# ---- averages ------------------------------------------------------------------------------------
 
 
 def test_an_ensemble_averages_differently_started_adaptations(support: list[Example]) -> None:
@@ -206,9 +206,8 @@ def test_an_ensemble_averages_differently_started_adaptations(support: list[Exam
     assert three[0][0].mutual_information > 0
     assert three[1].gradient_steps == 9
     two = Ensemble(members=2).answer(model, support, QUERIES, 5)[0]
-    second = 2 * np.array(distributions(two)) - np.array(
-        distributions(one[0])
-    )  # the members are the same ones
+    # A larger ensemble has the members of a smaller one.
+    second = 2 * np.array(distributions(two)) - np.array(distributions(one[0]))
     third = 3 * np.array(distributions(three[0])) - 2 * np.array(distributions(two))
     for member in (second, third):
         assert (member > 0).all()
@@ -248,11 +247,11 @@ def test_dropout_of_nothing_is_the_mean_and_masks_are_unbiased(support: list[Exa
     start = TaskPosterior.start(model.prior)
     masked = torch.stack([m.by_site()[0].mean_a for m in masked_posteriors(start, 0.25, 800, 0)])
     columns = masked[0].ne(0).float().mean(0)
-    assert set(columns.tolist()) == {0.0, 1.0}  # whole columns: one mask of the input
+    assert set(columns.tolist()) == {0.0, 1.0}  # one mask of the input zeroes whole columns
     torch.testing.assert_close(masked.mean(0), start.by_site()[0].mean_a, atol=0.03, rtol=0)
 
 
-# ---- variance from the support -----------------------------------------------------------------------------
+# ---- variance from the support -------------------------------------------------------------------
 
 
 def test_bisection_keeps_the_end_that_holds() -> None:
@@ -276,11 +275,12 @@ def test_isotropic_noise_hardly_raises_the_supports_loss(support: list[Example])
     nll = [
         support_nll(model.predict(flat.with_noise_scale(s), known, samples=4, seed=4), support) for s in grid
     ]
+    # Every crossing of the limit on the grid that bisection goes over.
     candidates = [
         scale
         for i, scale in enumerate(grid)
         if nll[i] <= limit and (i + 1 == len(grid) or nll[i + 1] > limit)
-    ]  # every crossing of the grid that bisection walks
+    ]
     matches = [
         np.allclose(
             [
@@ -298,11 +298,14 @@ def test_isotropic_noise_hardly_raises_the_supports_loss(support: list[Example])
     assert np.array(distributions(nothing)) == pytest.approx(np.array(distributions(mean)))
 
 
-# ---- embeddings --------------------------------------------------------------------------------------------
+# ---- embeddings ----------------------------------------------------------------------------------
 
 
 def test_embeddings_are_logistic_regression_on_features() -> None:
-    """With one orthogonal feature a class and little penalty, every class is recognised; one class alone has it all."""
+    """With one orthogonal feature a class and little penalty, every class is recognised.
+
+    One class alone has a probability of 1.
+    """
     words = ["film", "money", "Paris"]
     pool = [Example(f"{word} {i}", LABELS[c], LABELS) for c, word in enumerate(words[:2]) for i in range(4)]
 
@@ -316,7 +319,7 @@ def test_embeddings_are_logistic_regression_on_features() -> None:
     assert fit_and_predict(pool[:4], ["money"], encode, 1.0)[1].tolist() == [[1.0]]
 
 
-def test_a_class_that_embeddings_never_saw_has_the_share_of_add_one_smoothing(support: list[Example]) -> None:
+def test_a_class_without_examples_has_the_probability_of_add_one_smoothing(support: list[Example]) -> None:
     model = point_model()
     model.sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)
     seen = [example for example in support if example.output != LABELS[2]]
@@ -334,7 +337,7 @@ def test_embeddings_need_fixed_classes_and_an_encoder(support: list[Example]) ->
         Embeddings().answer(model, support, QUERIES, 0)
 
 
-# ---- all of them -------------------------------------------------------------------------------------------
+# ---- all of them ---------------------------------------------------------------------------------
 
 METHODS: list[Method] = [
     Prior(), Adapted(samples=0), Adapted(samples=3), InContext(), Channel(), Channel(demonstrations=False),

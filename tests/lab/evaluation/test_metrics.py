@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics, the reference smooth ECE, and closed forms."""
+"""Metrics against scikit-learn, torchmetrics, values of relplot, and closed forms."""
 
 from dataclasses import replace
 
@@ -74,9 +74,9 @@ def test_smooth_ece_is_that_of_the_reference_library(
 
 
 def test_a_calibrated_models_ece_is_the_mean_over_its_own_labels() -> None:
-    """One confidence 1/2 for all n items: ECE is |Binomial(n, 1/2) / n - 1/2|, whose mean is known."""
+    """With confidences of 1/2, ECE is |Binomial(n, 1/2) / n - 1/2|, whose mean is known."""
     n = 100
-    expected = np.sqrt(1 / (2 * np.pi * n))  # sd 1 / (2 sqrt n), times E|normal| = sqrt(2 / pi)
+    expected = np.sqrt(1 / (2 * np.pi * n))  # 1 / (2 sqrt n) times E|normal| = sqrt(2 / pi)
     assert calibrated_ece(np.full(n, 0.5)) == pytest.approx(expected, rel=0.06)
     rng = np.random.default_rng(5)
     confidence = rng.uniform(0.3, 1, 300)

@@ -1,4 +1,4 @@
-"""Who is tested on what: support sizes, episodes, and that no test task was trained on."""
+"""Support sizes, episodes, and the check that no test task was trained on."""
 
 import pickle
 
@@ -29,7 +29,8 @@ def test_k_is_of_all_or_of_each_class() -> None:
     assert len(draw_shots("16", POOL, 13)) == 16
     assert draw_shots("16", POOL, 13) == draw_uniformly(POOL, 16, 13)
     assert draw_shots("16 balanced", POOL, 13) == draw_support(POOL, 16, 13)
-    assert len(draw_shots("16 per class", CHOICE, 13)) == 32  # CrossFit's 32 where there are no fixed classes
+    # Without fixed classes the support has 32 examples, as in CrossFit.
+    assert len(draw_shots("16 per class", CHOICE, 13)) == 32
     drawn = draw_shots("16 per class", POOL, 13)
     assert sorted(example.output for example in drawn) == sorted(OPTIONS * 16)
     for wrong in ("0", "many", "16 per task", "-4"):
@@ -52,7 +53,7 @@ def test_a_leak_is_an_error_that_names_the_pair(train: str, pair: tuple[str, str
 
 def test_sharing_is_mutual_and_by_origin() -> None:
     check_unseen("theta", {"c"}, ["a", "b"], ABOUT)
-    assert related("b", "a", ABOUT)  # recorded with `a` only
+    assert related("b", "a", ABOUT)  # only the record of `a` has the pair
     assert related("yelp_polarity", "yelp_review_full", {})
     assert not related("a", "c", ABOUT)
 
@@ -73,9 +74,8 @@ def test_an_episode_is_the_facades_support_and_the_first_items() -> None:
     assert [(query.input, query.options) for query in found.foreign] == [
         (f"q {i}", OPTIONS) for i in range(30, 33)
     ]
-    assert (
-        episode(other, "4", 21, items=5, foreign=task, foreign_items=3).foreign == ()
-    )  # no options of its own to lend
+    # The options of `other` differ from item to item, so foreign inputs get none.
+    assert episode(other, "4", 21, items=5, foreign=task, foreign_items=3).foreign == ()
     with pytest.raises(AbmllError, match="no options"):
         episode(Task("free", (Example("in", "out"),), (Example("in", "out"),)), "1", 0, items=1)
 

@@ -1,4 +1,4 @@
-"""An evaluation on a tiny base: resumed equals uninterrupted, parallel equals serial, tables without a model, and refusals."""
+"""An evaluation on a tiny base: resumed, in parallel, as tables without a model, and refused."""
 
 import gzip
 import json
@@ -48,7 +48,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three tasks of two classes, one of multiple choice and one of free text, with a split and a shared pair."""
+    """Write three tasks of two classes, one of multiple choice and one of free text.
+
+    There is a split, and two of the tasks share sentences.
+    """
     folder = tmp_path / "data"
     words = ["film", "story", "actors", "money", "Paris", "France", "dull", "great", "badly", "told"]
     for number, name in enumerate(("one", "two", "three", "choice", "free")):
@@ -72,7 +75,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def posterior(folder: Path, checkpoint: Path, trained_on: list[str] | None) -> str:
-    """An artifact with a random theta for the tiny base, that says what it was trained on."""
+    """Save an artifact of a random theta for the tiny base, with `trained_on` in its manifest."""
     import torch
 
     base = load_base(str(checkpoint), quantisation="none", progress=False)
@@ -128,7 +131,8 @@ def test_resumed_and_parallel_equal_uninterrupted(config: EvaluationConfig, tmp_
     seen: list[tuple[int, int]] = []
     run_evaluation(config, tmp_path / "whole", lambda done, total, cell: seen.append((done, total)))
     cells = Study(config).cells()
-    assert len(cells) == (3 + 4 + 3) * 2  # lora has the validation task too; free text is left out
+    # `lora` has the validation task too. The task of free text is left out.
+    assert len(cells) == (3 + 4 + 3) * 2
     assert seen == [(i + 1, len(cells)) for i in range(len(cells))]
 
     def stop(done: int, total: int, cell: Cell) -> None:
@@ -154,7 +158,7 @@ def test_resumed_and_parallel_equal_uninterrupted(config: EvaluationConfig, tmp_
 
 
 def test_a_cell_is_what_the_facade_says(config: EvaluationConfig, checkpoint: Path) -> None:
-    """Also when methods with other adapters ran on the same base before."""
+    """Methods with other adapters have run on the same base before."""
     study = Study(config)
     runner = CellRunner(study)
     for name in ("zero-shot", "lora"):
@@ -213,19 +217,19 @@ def test_tables_come_from_the_cells_alone(
 def test_a_posterior_is_not_tested_on_what_it_has_seen(
     config: EvaluationConfig, checkpoint: Path, tmp_path: Path
 ) -> None:
-    for name, trained_on, told in (
+    for name, trained_on, reason in (
         ("seen", ["two"], "two is itself among them"),
         ("kin", ["elsewhere"], "one shares its sentences with elsewhere"),
     ):
         entry = Entry("leaky", Adapted(), posterior=posterior(tmp_path / name, checkpoint, trained_on))
         leaky = replace(config, methods=(*config.methods, entry))
-        with pytest.raises(LeakError, match=f"{name} was trained on.*{told}"):
+        with pytest.raises(LeakError, match=f"{name} was trained on.*{reason}"):
             run_evaluation(leaky, tmp_path / "out", lambda done, total, cell: None)
         assert not (tmp_path / "out").exists()
     mute = Entry("mute", Adapted(), posterior=posterior(tmp_path / "mute", checkpoint, None))
     with pytest.raises(AbmllError, match="does not say"):
         Study(replace(config, methods=(*config.methods, mute)))
-    # `three` was trained on: a temperature for that posterior must not be fitted on it either.
+    # The posterior was trained on `three`, so its temperature must not be fitted on it.
     with pytest.raises(LeakError, match="three"):
         Study(replace(config, temperature=("abmll-S3",)))
 
@@ -238,13 +242,12 @@ def test_a_folder_holds_one_method_of_a_name(config: EvaluationConfig, tmp_path:
     more = replace(small, seeds=(13, 21), methods=(*small.methods, config.methods[1]))
     seen: list[int] = []
     run_evaluation(more, tmp_path / "out", lambda done, total, cell: seen.append(done))
-    assert seen == list(range(4, 13))  # more seeds and methods are welcome; what was there is kept
+    assert seen == list(range(4, 13))  # only the new seeds and methods run
     other = replace(small, methods=(Entry("zero-shot", Prior(samples=2)),))
     with pytest.raises(AbmllError, match="other methods of the names zero-shot"):
         run_evaluation(other, tmp_path / "out", lambda done, total, cell: None)
-    fewer = replace(
-        small, data=replace(config.data, leave_out=("two",))
-    )  # another task's items count as foreign then
+    # Without `two`, the items of another task count as foreign.
+    fewer = replace(small, data=replace(config.data, leave_out=("two",)))
     with pytest.raises(AbmllError, match="out-of-distribution tasks for one"):
         run_evaluation(fewer, tmp_path / "out", lambda done, total, cell: None)
 
@@ -266,7 +269,7 @@ def test_methods_go_to_the_tasks_that_they_are_for(config: EvaluationConfig) -> 
 def test_a_baseline_that_meta_train_made_is_a_point(
     rule: OuterRule, config: EvaluationConfig, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Samples of what `meta-train` leaves with a rule for points are its mean, adapted or not."""
+    """With a rule for points, samples of the trained posterior are its mean, adapted or not."""
     inner = AdaptSettings(steps=2, learning_rate=0.01, batch_size=4)
     run = TrainingConfig(
         id=rule,
@@ -315,14 +318,14 @@ resamples: 20
     found = run("evaluate", "--config", path, "--out", out, "--report-only")
     assert found.exit_code == 0, found.output
     assert sorted(p.stat().st_mtime_ns for p in out.rglob("*.npz")) == cells
-    for wrong, told in (
+    for right, wrong in (
         ("kind: prior", "kind: nothing"), ("baseline: zero-shot", "baseline: nobody"), ("items: 4", "itemz: 4"),
         ("max_tokens: 120", "max_token: 120"),
     ):  # fmt: skip
-        path.write_text(text.replace(wrong, told))
+        path.write_text(text.replace(right, wrong))
         found = run("evaluate", "--config", path, "--out", out)
         assert found.exit_code == 2
-        assert told.split(": ")[told.startswith(("kind", "base"))] in found.output
+        assert wrong.split(": ")[wrong.startswith(("kind", "base"))] in found.output
 
 
 @pytest.mark.parametrize("library", ["matplotlib.figure", "sklearn.metrics"])

@@ -1,4 +1,4 @@
-"""Intervals: coverage by simulation, closed forms, and agreement of the two bootstraps where they must agree."""
+"""Intervals, against simulated coverage, closed forms and each other; temperatures; the report."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,10 @@ def test_the_task_interval_is_about_two_standard_errors_wide() -> None:
 
 
 def paired(task: str, gain: float, n: int = 60) -> tuple[list[CellResult], list[CellResult]]:
-    """Two seeds under two methods; the first is right about `gain` more often."""
+    """Return cells of two seeds under each of two methods.
+
+    The accuracy of the first method is about `gain` higher.
+    """
     cells = []
     for method, bonus in (("own", gain), ("base", 0.0)):
         for seed in (13, 21):
@@ -67,7 +70,7 @@ def test_two_level_intervals_are_wider_than_those_over_tasks_alone() -> None:
     both = two_level_intervals(items, 1000)["accuracy"]
     tasks = task_interval([float(item.differences[:, 0].mean()) for item in items], 1000)
     assert both[0] < tasks[0] < tasks[1] < both[1]
-    # Items that all differ alike leave the tasks' spread alone.
+    # Where all items of a task are equal, only the spread of tasks counts.
     same = [replace(item, differences=np.full_like(item.differences, i)) for i, item in enumerate(items)]
     assert two_level_intervals(same, 4000)["nll"] == pytest.approx(
         task_interval(list(range(8)), 4000), abs=0.25
@@ -75,7 +78,10 @@ def test_two_level_intervals_are_wider_than_those_over_tasks_alone() -> None:
 
 
 def test_two_level_intervals_cover() -> None:
-    """Normal tasks and items, known mean 0: the 95 % interval holds it about that often (a bootstrap of 12 is a bit short)."""
+    """With normal tasks and items, the 95 % interval holds the true mean 0 about that often.
+
+    A bootstrap of 12 tasks gives intervals that are somewhat too short.
+    """
     rng, held = np.random.default_rng(1), 0
     for trial in range(60):
         means = rng.normal(0, 1, 12)
@@ -100,7 +106,7 @@ def test_a_difference_is_paired_by_task() -> None:
     assert (found.low, found.high) == (0.5, 0.5)
 
 
-# ---- temperature -------------------------------------------------------------------------------------------
+# ---- temperature ---------------------------------------------------------------------------------
 
 
 def test_temperature_undoes_a_sharpening() -> None:
@@ -157,7 +163,7 @@ def test_temperature_leaves_answers_absent_options_and_empty_sets_alone() -> Non
     assert len(scaled(np.zeros((0, 3)), 2.0)) == 0
 
 
-# ---- report ------------------------------------------------------------------------------------------------
+# ---- report --------------------------------------------------------------------------------------
 
 
 def test_the_tables_say_what_the_cells_say() -> None:
@@ -165,7 +171,7 @@ def test_the_tables_say_what_the_cells_say() -> None:
     for task, gain in (("one", 0.3), ("three", 0.2), ("seventh", 0.25)):
         for cell in (c for pair in paired(task, gain) for c in pair):
             results[cell.cell] = cell
-    del results[Cell("own", "seventh", "16", 21)]  # incomplete: not counted
+    del results[Cell("own", "seventh", "16", 21)]  # a task without all seeds does not count
     study = StudyResults(
         {"split": ["one", "three", "seventh"]}, ["base", "own"], "base", ["16"], [13, 21], results
     )
@@ -193,13 +199,18 @@ def test_the_tables_say_what_the_cells_say() -> None:
     assert row.split(" | ")[1:3] == ["2", f"{np.mean(accuracy):.3f} ± {error:.3f}"]
 
 
-def test_a_result_comes_back_as_it_was_kept(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    kept = random_result(classes=3)
-    kept.save(tmp_path)
-    back = CellResult.load(tmp_path, kept.cell)
-    assert (back.cell, back.classes, back.cost, back.support_size) == (kept.cell, kept.classes, kept.cost, 16)
-    assert np.array_equal(back.probabilities, kept.probabilities)
-    assert np.array_equal(back.mutual_information, kept.mutual_information, equal_nan=True)
+def test_a_result_is_loaded_as_it_was_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    saved = random_result(classes=3)
+    saved.save(tmp_path)
+    back = CellResult.load(tmp_path, saved.cell)
+    assert (back.cell, back.classes, back.cost, back.support_size) == (
+        saved.cell,
+        saved.classes,
+        saved.cost,
+        16,
+    )
+    assert np.array_equal(back.probabilities, saved.probabilities)
+    assert np.array_equal(back.mutual_information, saved.mutual_information, equal_nan=True)
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(FileNotFoundError):
         CellResult.load(tmp_path, Cell("other", "task", "16", 13))

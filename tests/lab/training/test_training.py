@@ -1,4 +1,4 @@
-"""A dry run: what it finds in the data, and that it says what a run would do."""
+"""Dry runs, which say what a run would do and what is wrong in the data; and whitening."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,10 @@ def write(folder: Path, name: str, train: list[dict[str, Any]], test: list[dict[
 
 @pytest.fixture
 def config(tmp_path: Path, checkpoint: Path) -> TrainingConfig:
-    """Two tasks that share two inputs; the second has a conflict, a leak, and one example that is too long."""
+    """Return a configuration for two tasks that share two inputs.
+
+    The second task has a conflict, a leak, and an example that is too long.
+    """
     data = tmp_path / "data"
     first = [{"input": f"film {i}", "output": LABELS[i % 2]} for i in range(12)]
     second = [
@@ -88,23 +91,23 @@ meta: {{visits: 100, inner: {{steps: 2, batch_size: 4}}, max_row_tokens: LIMIT}}
 """
     path = tmp_path / "run.yaml"
     path.write_text(text.replace("LIMIT", "40"))
-    told = run("meta-train", "--config", path, "--dry-run")
-    assert told.exit_code == 0, told.output
+    found = run("meta-train", "--config", path, "--dry-run")
+    assert found.exit_code == 0, found.output
     for words in ("first and second share 2 inputs", "100 visits of", "on this machine"):
-        assert words in told.output
+        assert words in found.output
     assert not (tmp_path / "runs").exists()
     path.write_text(text.replace("LIMIT", "3"))
-    told = run("meta-train", "--config", path, "--dry-run")
-    assert told.exit_code == 2
-    assert "would fail" in told.output
+    found = run("meta-train", "--config", path, "--dry-run")
+    assert found.exit_code == 2
+    assert "would fail" in found.output
 
 
-def test_a_posterior_with_a_head_is_trained_with_its_whitening(
+def test_a_posterior_with_a_gaussian_process_is_trained_with_its_whitening(
     config: TrainingConfig, tmp_path: Path
 ) -> None:
-    """The inputs of tasks with fixed classes, those that fit; the same however often the finished run is read."""
-    with_process = replace(config.posterior, similarity=SimilarityConfig(2.0, spread=0.5))
-    config = replace(config, meta=replace(config.meta, visits=2), posterior=with_process)
+    """The whitening is finite, and the same each time that the finished run is read."""
+    with_gaussian_process = replace(config.posterior, similarity=SimilarityConfig(2.0, spread=0.5))
+    config = replace(config, meta=replace(config.meta, visits=2), posterior=with_gaussian_process)
     found = [run_training(config, tmp_path / "run", lambda _: None).prior for _ in range(2)]
     assert found[0].config.similarity == SimilarityConfig(2.0, 0.5, 0.5)
     one, other = (prior.whitening for prior in found)
@@ -114,7 +117,9 @@ def test_a_posterior_with_a_head_is_trained_with_its_whitening(
     assert torch.isfinite(one.map).all()
     assert one.mean.abs().max() > 0
     plain = run_training(
-        replace(config, posterior=replace(with_process, similarity=None)), tmp_path / "run", lambda _: None
+        replace(config, posterior=replace(with_gaussian_process, similarity=None)),
+        tmp_path / "run",
+        lambda _: None,
     ).prior
     assert plain.whitening is None
     assert torch.equal(plain.values, found[0].values)

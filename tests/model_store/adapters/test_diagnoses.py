@@ -1,4 +1,4 @@
-"""Diagnoses lie beside their adapters: durable, replaced, and gone with them."""
+"""Diagnoses beside their adapters: durable, replaced, and deleted with them."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ OPTIONS = ("yes", "no", "never")
 
 
 def diagnosis(folds: int = 4, movement: Movement | None = None) -> Diagnosis:
-    """One with every kind of finding."""
+    """Return a diagnosis with every kind of finding."""
     support = [Example("same", "yes", OPTIONS), Example("same", "no", OPTIONS), *(
         Example(str(i), OPTIONS[i % 2], OPTIONS) for i in range(6))]  # fmt: skip
     rows = [

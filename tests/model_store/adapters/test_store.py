@@ -71,7 +71,7 @@ def test_class_examples_are_kept_with_their_adapter(tmp_path):
 
 
 def test_an_adapter_that_was_stored_before_is_read_and_written_as_it_was(tmp_path):
-    """`written_before` is a store of the code in which a configuration was one flat record (commit a933237)."""
+    """`written_before` was written when a configuration was one flat record (commit a933237)."""
     before = Path(__file__).parent / "written_before" / "adp_0000000000000001"
     found = read_adapter(before.parent, before.name)
     assert found.manifest.config == PosteriorConfig(
@@ -248,7 +248,7 @@ def test_a_full_disk_stores_nothing_and_harms_nothing(store, tmp_path, monkeypat
 
 
 def test_threads_share_a_store(store):
-    """Eight threads put, get, list and delete the same few adapters; nobody sees a torn one."""
+    """Eight threads put, get, list and delete the same few adapters; none reads a partial one."""
 
     def work(seed: int) -> None:
         rng = random.Random(seed)

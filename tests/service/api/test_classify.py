@@ -1,4 +1,4 @@
-"""Cohere's Classify, seen by Cohere's own client."""
+"""Cohere's Classify, called by Cohere's own client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIMITS = {"max_support": 4, "max_inputs": 3, "max_options": 3, "max_text_chars":
 
 
 class Service:
-    """A server that listens, with Cohere's client for it."""
+    """A listening server, with Cohere's client for it."""
 
     def __init__(self, server: Server, listening: Listening) -> None:
         self.server, self.url = server, listening.url
@@ -69,13 +69,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service for requests that are all refused."""
+    """Yield a service for requests that are all refused."""
     with serving(tmp_path_factory.mktemp("idle")) as service:
         yield service
 
 
 def check_equal(answer: cohere.ClassifyResponse, native: dict[str, Any], inputs: list[str]) -> None:
-    """The fields that both answers have are equal."""
+    """Check that the fields that both answers have are equal."""
     assert [c.input for c in answer.classifications] == inputs
     assert len({c.id for c in answer.classifications}) == len(inputs)
     for ours, prediction in zip(answer.classifications, native["predictions"], strict=True):

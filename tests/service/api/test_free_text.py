@@ -1,4 +1,4 @@
-"""Free text over HTTP: what is told of an answer, what the gate makes of it, and that options stay as they were."""
+"""Free text over HTTP: the fields of an answer, the gate, and answers with options beside it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_answer_agrees_with_its_clusters(server: Server) -> None:
         ({"min_confidence": 1.0, "max_semantic_entropy": 0.0}, "confidence_below_minimum"),
     ],
 )
-def test_the_gate_abstains_on_what_is_told(
+def test_the_gate_has_conditions_on_free_text(
     server: Server, condition: dict[str, float], reason: str | None
 ) -> None:
     body = {**TEXT, "gate": condition}

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, seen by Triton's client."""
+"""The Open Inference Protocol, called by Triton's client."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
 TEXTS = ["fine", "schön, 好 👍", ""]
 OUTPUTS = ["answer", "confidence", "decision", "probabilities", "options", "mutual_information"]
 LIMITS = {"max_support": 4, "max_inputs": 3, "max_options": 3, "max_text_chars": 300, "max_steps": 8}
-BASE = "org/fake-1b@main"  # with a slash, as ids of bases from a hub are
+BASE = "org/fake-1b@main"  # with a slash, like ids from a hub
 
 
 class Service:
-    """A server that listens, with Triton's client for it and an adapter."""
+    """A listening server with an adapter, and Triton's client for it."""
 
     def __init__(self, server: Server, url: str) -> None:
         self.server = server
@@ -78,13 +78,13 @@ def tensor(texts: list[str], *, binary: bool, shape: list[int] | None = None) ->
 
 
 def column(result: triton.InferResult, name: str) -> Any:
-    """An output; texts as such, which the client gives as bytes where they were sent as binary data."""
+    """Return an output, with texts as `str`; the client has bytes where the data was binary."""
     values = result.as_numpy(name).tolist()
     return [v.decode() if isinstance(v, bytes) else v for v in values]
 
 
 def check_equal(result: triton.InferResult, native: dict[str, Any]) -> None:
-    """The fields that both answers have are equal."""
+    """Check that the fields that both answers have are equal."""
     predictions = native["predictions"]
     shares = [prediction["distribution"] for prediction in predictions]
     assert column(result, "answer") == [prediction["answer"] for prediction in predictions]

@@ -1,4 +1,4 @@
-"""OpenAI's surface, seen by OpenAI's own client; what it answers is held against our own surface."""
+"""OpenAI's surface, called by OpenAI's own client and compared with the native surface."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OpenAiScenario = Callable[[openai.AsyncOpenAI, httpx.AsyncClient], Awaitable[Non
 
 
 def play(server: Server, scenario: OpenAiScenario, *, ready: bool = True) -> None:
-    """Play `scenario` with OpenAI's client, and a bare one beside it for our own surface."""
+    """Run `scenario` with OpenAI's client, and a plain HTTP client for the native surface."""
 
     async def both(http: httpx.AsyncClient) -> None:
         client = openai.AsyncOpenAI(
@@ -63,7 +63,7 @@ def user(text: Any) -> Any:
 
 
 def without_nulls(value: dict[str, Any]) -> dict[str, Any]:
-    """Without what is null, which our own surface leaves out."""
+    """Return the answer without null fields, which the native surface leaves out."""
     return {
         key: without_nulls(item) if isinstance(item, dict) else item
         for key, item in value.items()
@@ -72,7 +72,10 @@ def without_nulls(value: dict[str, Any]) -> dict[str, Any]:
 
 
 async def streamed(client: openai.AsyncOpenAI, **ask: Any) -> tuple[ChatCompletion, Any]:
-    """What the client makes of the events, and the last chunk that has a choice: there are our extras."""
+    """Return the answer that the client puts together, and the last chunk with a choice.
+
+    That chunk has the fields that are ours.
+    """
     async with client.chat.completions.stream(**ask) as events:
         chunks = [event.chunk async for event in events if event.type == "chunk"]
         answer = await events.get_final_completion()
@@ -224,6 +227,8 @@ def test_the_base_model_answers_with_support(server: Server) -> None:
             model=made.abmll["adapter_id"], messages=user("fine"), seed=3
         )
         assert without_nulls(by_id.choices[0].abmll) == ours["predictions"][0]
+        # Fields of calibrated gates are absent, not null.
+        assert not {"prediction_id", "explored", "prediction_set"} & set(by_id.choices[0].abmll)
 
     play(server, scenario)
 
@@ -259,7 +264,7 @@ def test_free_text_takes_its_length_from_max_tokens(tmp_path: Path) -> None:
 
     async def scenario(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
         model = await adapter(http, FREE)
-        written = len("some text")  # of the fake, a token a character, whatever the limit
+        written = len("some text")  # the fake writes this, a token a character, whatever the limit
         for limits, used in (
             ({}, 32),
             ({"max_tokens": 5}, 5),
@@ -273,7 +278,7 @@ def test_free_text_takes_its_length_from_max_tokens(tmp_path: Path) -> None:
             assert answer.choices[0].message.content == "some text"
             assert answer.choices[0].finish_reason == ("length" if used <= written else "stop")
         some = await client.completions.create(model=model, prompt="3+3", max_tokens=5)
-        assert some.choices[0].finish_reason == "stop"  # 16 samples wrote no more than 9 tokens in all
+        assert some.choices[0].finish_reason == "stop"  # 16 samples, 9 tokens in all
 
     play(server, scenario)
 
@@ -381,7 +386,10 @@ def test_logprobs_of_completions_are_the_predictive(server: Server) -> None:
 
 
 def stable(answer: ChatCompletion, extras: Any) -> dict[str, Any]:
-    """What is the same whenever the same chat is answered; `extras` has what the client does not put together."""
+    """Return the fields that are equal whenever the same chat is answered.
+
+    `extras` is the chunk with our fields, which the client does not put together.
+    """
     choice = answer.choices[0]
     return {
         "model": answer.model,
@@ -569,7 +577,7 @@ def test_other_parameters_are_refused_by_name(
 
 
 def test_every_parameter_is_tried() -> None:
-    """Beside those whose effect other tests show."""
+    """Other tests show the effect of the parameters in `shown`."""
     shown = {"model", "messages", "prompt", "abmll", "stream_options"}
     chats = {*HARMLESS_IN_CHATS, *REFUSED_IN_CHATS}
     texts = {*HARMLESS, *REFUSED_IN_COMPLETIONS}
@@ -595,7 +603,7 @@ AUDIO = [
     {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
 ]
 SYSTEM = {"role": "system", "content": "Be brief."}
-# (what of a chat, code, param, a part of the message)
+# (fields of a chat, code, param, a part of the message)
 BAD_CHATS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "a system message": ({"messages": [SYSTEM, *user("x")]}, "invalid_request", "messages", "one message"),
     "only a system message": ({"messages": [SYSTEM]}, "invalid_request", "messages", "role user"),
@@ -652,7 +660,7 @@ def test_a_bad_chat_is_refused_before_any_model_work(tmp_path: Path) -> None:
     play(server, scenario)
 
 
-# (what of a completion, code, param, a part of the message)
+# (fields of a completion, code, param, a part of the message)
 BAD_COMPLETIONS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "no prompt": ({"prompt": None}, "invalid_request", "prompt", "valid string"),
     "no prompts": ({"prompt": []}, "invalid_request", "prompt", "at least 1"),
@@ -792,7 +800,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs/interfaces-openai.md").read_
 
 
 def default_server(root: Path) -> Server:
-    """A server of the default base, as far as names go."""
+    """Return a server whose model has the name of the default base."""
     served = served_model()
     return Server(root, FakeWorker(replace(served, base=replace(served.base, id=DEFAULT_BASE))))
 

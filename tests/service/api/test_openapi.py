@@ -1,4 +1,4 @@
-"""The OpenAPI document: its examples hold, and the server does what it says."""
+"""The OpenAPI document: its examples are valid, and the server answers as it says."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ OPERATIONS = [
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
-    """The document as a client finds it, on a server that listens."""
+    """Return the document as a client reads it from a listening server."""
     server = Server(tmp_path_factory.mktemp("openapi"), max_steps=2)
     with server.listening() as running:
         yield schemathesis.openapi.from_url(f"{running.url}/openapi.json")

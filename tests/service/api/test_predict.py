@@ -1,4 +1,4 @@
-"""What a prediction looks like, that it repeats, and where options come from."""
+"""Predictions: their fields, that they repeat, and where options come from."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.service.conftest import Server
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
 GOOD: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"], "inputs": ["fine", "awful"]}
-LAST = ["cache", "timings", "request_id"]  # what may differ when a request is repeated
+LAST = ["cache", "timings", "request_id"]  # these may differ when a request is repeated
 
 
 def shape(value: Any) -> Any:
-    """Keys in order and types, the values left out."""
+    """Return the keys in order, with the types of their values."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Streamed predictions: what is told when, that it ends in the answer of the same request unstreamed, and how it breaks off."""
+"""Streamed predictions: their events, which add up to the unstreamed answer, and their end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
 CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
 BODY: dict[str, Any] = {**CREATE, "inputs": ["fine", "awful", "so so"]}
 EVENTS = {"step", "adapter", "refinement", "prediction", "done", "error"}
-DIFFER = ("cache", "timings", "request_id")  # whenever a request is repeated
+DIFFER = ("cache", "timings", "request_id")  # these differ when a request is repeated
 
 
 @dataclass(eq=False)
@@ -51,7 +51,10 @@ class SteppedRun(FakeRun):
         return self.units > 0 and self.units == max(self.needs())
 
     def needs(self) -> Sequence[int]:
-        """Units that the adaptation, or each query, takes; with `auto` the second query takes twice as many as the first."""
+        """Return the units that the adaptation, or each query, takes.
+
+        With `auto`, query n takes n units.
+        """
         if isinstance(self.job, AdaptJob):
             return [self.job.settings.steps]
         if self.job.settings.samples == "auto":
@@ -60,13 +63,16 @@ class SteppedRun(FakeRun):
 
 
 class SteppedWorker(FakeWorker):
-    """Eight samples a unit, or a gradient step. A unit takes a turn, of which there are plenty until a test takes them away."""
+    """Worker whose units are eight samples, or a gradient step.
+
+    A unit acquires `turns`, which do not run out unless a test replaces them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.turns = threading.Semaphore(10**6)
         self.unfinished = 0
-        self.told = 0
+        self.progress_calls = 0
 
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> SteppedRun:
         self.unfinished += 1
@@ -74,7 +80,7 @@ class SteppedWorker(FakeWorker):
 
         class Run(SteppedRun):
             def partial(self) -> Any:
-                worker.told += 1
+                worker.progress_calls += 1
                 return worker.partial(self)
 
             def result(self) -> Any:
@@ -113,7 +119,7 @@ class Event:
 
 
 def read(lines: Iterator[str]) -> Iterator[Event]:
-    """Events of a stream, comments left out."""
+    """Yield the events of a stream, without comments."""
     fields: dict[str, str] = {}
     for line in lines:
         if line and not line.startswith(":"):
@@ -147,7 +153,7 @@ def unstreamed(running: Listening, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(events: list[Event]) -> dict[str, Any]:
-    """The answer that the events add up to."""
+    """Return the answer that the events add up to."""
     last = {event.data["index"]: event.data for event in events if event.name == "prediction"}
     return {**events[-1].data, "predictions": [last[index] for index in sorted(last)]}
 
@@ -168,7 +174,7 @@ def server(tmp_path: Path, worker: SteppedWorker) -> Server:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    """A server on a tiny random model."""
+    """Yield a listening server with a tiny random model."""
     torch.set_num_threads(1)
     config = make_config(rank=4, alpha=8.0, first_layer=1, offset=0.05)
     model = FewShotModel(tiny_model(), tiny_tokenizer(), config)
@@ -188,7 +194,7 @@ def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
         events = stream(running, body)
         answers = {samples: unstreamed(running, {**body, "samples": samples}) for samples in (8, 16, 20)}
         adapter = httpx.get(f"{running.url}/v1/adapters/{events[-1].data['adapter_id']}").json()
-    # A reader that a busy machine holds up misses refinements that were overtaken, and nothing else.
+    # On a busy machine, a slow reader misses refinements that were replaced, and nothing else.
     assert [event.name for event in events if event.name != "refinement"] == [
         *["step"] * 3, "adapter", *["prediction"] * 3, "done",
     ]  # fmt: skip
@@ -196,7 +202,7 @@ def test_events_come_in_order_and_each_tells_the_truth(server: Server) -> None:
     losses = adapter["diagnostics"]["losses"]
     assert steps == [{"step": n + 1, "steps": 3, "loss": loss} for n, loss in enumerate(losses)]
     assert events[3].data == {"adapter_id": adapter["id"], "cache": "miss", "warnings": []}
-    # Each refinement is what the same request with so many samples is answered.
+    # Each refinement is the answer to the same request with that number of samples.
     for event in events:
         if event.name in ("refinement", "prediction"):
             assert event.data == answers[event.data["samples"]]["predictions"][event.data["index"]]
@@ -217,7 +223,7 @@ def test_the_end_is_the_answer_of_the_same_request_unstreamed(server: Server, sa
         schemas.PredictResponse.model_validate_json(json.dumps(streamed))
 
 
-def test_an_input_is_told_as_settled_while_others_go_on(server: Server, worker: SteppedWorker) -> None:
+def test_an_input_is_sent_as_settled_while_others_go_on(server: Server, worker: SteppedWorker) -> None:
     units = [
         [("prediction", 0, 8), ("refinement", 1, 8), ("refinement", 2, 8)],
         [("prediction", 1, 16), ("refinement", 2, 16)],
@@ -229,10 +235,10 @@ def test_an_input_is_told_as_settled_while_others_go_on(server: Server, worker: 
         body = {**BODY, "samples": "auto", "gate": {"min_confidence": 0.5}}
         with streaming_from(running, body) as events:
             assert next(events).name == "adapter"
-            for expected in units:  # read to its end before the next begins, so that nothing is overtaken
+            for expected in units:  # read before the next unit begins, so that none is missed
                 worker.turns.release()
-                told = [next(events) for _ in expected]
-                assert [(e.name, e.data["index"], e.data["samples"]) for e in told] == expected
+                found = [next(events) for _ in expected]
+                assert [(e.name, e.data["index"], e.data["samples"]) for e in found] == expected
             assert [event.name for event in events] == ["done"]
 
 
@@ -321,7 +327,7 @@ def test_a_stream_has_one_place_for_all_its_length(tmp_path: Path, worker: Stepp
         assert unstreamed(running, BODY)["cache"] == "hit"
 
 
-def test_a_failure_midway_is_told_as_an_event(
+def test_a_failure_midway_is_sent_as_an_event(
     server: Server, worker: SteppedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with server.listening() as running:
@@ -365,6 +371,8 @@ def test_a_client_that_leaves_ends_the_work_and_frees_the_place(
                 assert next(events).name == first
                 assert server.engine.in_flight == 1
             running.wait_for(lambda: server.engine.in_flight == 0)
+            # The job is cancelled after the request has left, and has to be before it gets a turn.
+            running.wait_for(lambda: server.engine.workers()[0].jobs == 0)
             worker.turns.release()  # for the unit that is running
             running.wait_for(lambda: worker.unfinished == 0)
         worker.turns = threading.Semaphore(100)
@@ -435,7 +443,7 @@ def test_a_stream_is_one_request_to_the_log_and_the_metrics(
 
 
 class SlowReader:
-    """A client that takes nothing more after the first body until it is told to go on."""
+    """Client that reads one body, and the others after `reading` is set."""
 
     def __init__(self, server: Server, body: dict[str, Any]) -> None:
         content = json.dumps({**body, "stream": True}).encode()
@@ -469,13 +477,13 @@ def test_a_slow_reader_gets_the_latest_and_misses_what_was_overtaken(
     async def scenario(client: httpx.AsyncClient) -> None:
         await client.post("/v1/adapters", json=CREATE)
         reader = SlowReader(server, {**BODY, "inputs": ["x"], "samples": 64})
-        before = worker.told
+        before = worker.progress_calls
         worker.turns = threading.Semaphore(2)
         request = asyncio.create_task(reader.run())
         await reader.stuck.wait()  # with the first refinement, or the second
         worker.turns.release(5)
-        await until(lambda: worker.told - before == 7)
-        await asyncio.sleep(0.1)  # for the event loop to hear of it
+        await until(lambda: worker.progress_calls - before == 7)
+        await asyncio.sleep(0.1)  # for the events to reach the event loop
         reader.reading.set()
         await until(lambda: b'"samples":56' in b"".join(reader.bodies))
         worker.turns.release(100)
@@ -506,8 +514,8 @@ def test_a_reader_that_has_stopped_loses_its_place(
     server.run(scenario)
 
 
-def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: Server) -> None:
-    """A worker was lost: samples go back. Settled inputs stay as told, others are told as they are."""
+def test_what_is_done_anew_is_not_sent_until_it_is_further_than_before(server: Server) -> None:
+    """If a worker is lost, predictions begin anew; settled inputs are not sent again meanwhile."""
     prompt = EncodedPrompt((1,), text="x", options=("yes", "no"))
     adapter: Any = SimpleNamespace(values=torch.ones(3))
 
@@ -516,7 +524,7 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
         prediction = replace(server.worker._predict(job, adapter, prompt), settled=settled)
         return DecidedPrediction(prediction, Confidence(prediction.predictive.confidence))
 
-    narrator, told = streaming._Narrator(), []
+    writer, sent = streaming._EventWriter(), []
     for losses, first, second in (
         ((0.5, 0.4), None, None),
         ((0.5,), known(8, settled=True), known(8, settled=False)),
@@ -524,14 +532,14 @@ def test_what_is_done_anew_is_not_told_until_it_is_further_than_before(server: S
         ((0.5, 0.4, 0.3), known(4, settled=False), known(4, settled=False)),
         ((0.5, 0.4, 0.3), known(8, settled=True), known(16, settled=True)),
     ):
-        text = narrator.news(Progress(True, losses, 3, None, (first, second))).decode()
-        told.append(
+        text = writer.new_events(Progress(True, losses, 3, None, (first, second))).decode()
+        sent.append(
             [
                 (e.name, *list(e.data.values())[:1], e.data.get("samples"))
                 for e in read(iter(text.split("\n")))
             ]
         )
-    assert told == [
+    assert sent == [
         [("step", 1, None), ("step", 2, None)],
         [("prediction", 0, 8), ("refinement", 1, 8)],
         [("step", 3, None)],
@@ -545,7 +553,7 @@ def test_a_feed_keeps_the_latest_only() -> None:
         feed = ProgressFeed()
         assert not await feed.changed(0.01)
         for losses in ((1.0,), (1.0, 0.5)):
-            feed.adapt(losses, 2)
+            feed.set_losses(losses, 2)
         assert await feed.changed(0.01)
         assert feed.latest == Progress(losses=(1.0, 0.5), steps=2)
         assert not await feed.changed(0.01)

@@ -24,7 +24,7 @@ def test_help_and_configuration_are_shown_without_importing_model_code(arguments
 
 
 def test_help_lists_the_commands_in_groups() -> None:
-    """The server first, then what computes in this process, then the exchange with PEFT."""
+    """The server comes first, then commands that compute in this process, then those for PEFT."""
     from typer.main import get_command
 
     from service.cli.main import app

@@ -1,4 +1,4 @@
-"""`abmll export` and `abmll import-peft` beside the commands that adapt and predict."""
+"""`abmll export` and `abmll import-peft`, together with the commands that adapt and predict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.cli import main as cli
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers, of what peft calls
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # in transformers
 )
 
 ROWS = [{"input": "great film", "output": "positive"}, {"input": "dull story", "output": "negative"}] * 2
@@ -33,7 +33,7 @@ OPTIONS = ("positive", "negative")
 
 @pytest.fixture(autouse=True)
 def _fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits that can be compared, on processors with bf16 as well."""
+    """Compute in fp32, so that logits can be compared on processors with bf16 too."""
     monkeypatch.setattr("model_store.pretrained.bases.compute_dtype", lambda device: torch.float32)
 
 
@@ -47,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def posterior(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A posterior for the tiny model, made from a LoRA with `import-peft`, its spread wide enough to see."""
+    """Make a posterior for the tiny model from a LoRA with `import-peft`, with a large spread."""
     root = tmp_path_factory.mktemp("posteriors")
     torch.manual_seed(0)
     config = peft.LoraConfig(
@@ -84,7 +84,7 @@ def adapter_id(model_options: list[object], posterior: Path, tmp_path: Path) -> 
 
 @torch.no_grad()
 def in_peft(base: Path, folder: Path) -> torch.Tensor:
-    """Option probabilities [inputs, options] of an exported adapter, from whole sequences."""
+    """Return probabilities [inputs, options] of an exported adapter, from whole sequences."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(model, folder).eval()
     encoder = PromptEncoder(tiny_tokenizer(), PromptTemplate(), 256)
@@ -123,7 +123,7 @@ def predicted(
 def test_exports_answer_in_peft_as_the_command_line_predicts(
     base: Path, model_options: list[object], posterior: Path, adapter_id: str, tmp_path: Path
 ) -> None:
-    """The mean, and the average over the samples of a request's seed; while another process owns the store."""
+    """So do the mean and the average over samples, while another process owns the store."""
     expected = [
         predicted(model_options, posterior, adapter_id, "--samples", 0),
         predicted(model_options, posterior, adapter_id, "--samples", 4, "--seed", 9),

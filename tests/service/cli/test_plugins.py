@@ -1,4 +1,4 @@
-"""Commands that other packages register are commands of `abmll`, and cost it no time."""
+"""Commands that other packages register are commands of `abmll`, and do not slow its start."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_a_registered_command_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_laboratory_registers_its_commands() -> None:
-    """What is installed is what `pyproject.toml` says: after a change there, install again."""
+    """The installed entry points are those of `pyproject.toml`; after a change, install again."""
     declared = PYPROJECT["project"]["entry-points"][plugins.GROUP]
     assert {entry.name: entry.value for entry in entry_points(group=plugins.GROUP)} == declared
     assert set(declared) == {"evaluate", "meta-train"}

@@ -1,4 +1,4 @@
-"""`abmll predict`: every condition of a gate and the kind of confidence from the command line."""
+"""`abmll predict`: options for every condition of a gate, and for the kind of confidence."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_each_condition_can_make_it_abstain(tmp_path: Path, flag: str, value: st
     [
         ("--max-semantic-entropy", "0.1"),  # these inputs have options
         ("--min-logprob-per-token", "-1"),
-        ("--confidence", "calibrated"),  # the posterior has no calibrator
+        ("--confidence", "calibrated"),  # the adapter has no temperature of its own
     ],
 )
 def test_what_does_not_fit_the_inputs_is_refused_with_the_reason(

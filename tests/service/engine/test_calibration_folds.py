@@ -1,4 +1,4 @@
-"""Adapters whose temperature their own held-out examples choose: over HTTP, and the same as in the library."""
+"""Adapters with their own temperature: over HTTP, and the same as in the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diagnosis over HTTP: the same as doing it by hand, kept with its adapter, made once, and refused where it makes no sense."""
+"""A diagnosis over HTTP: equal to one by hand, stored with its adapter, made once, and refused."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_who_leaves_takes_the_jobs_along(server: Server) -> None:
         asking = asyncio.create_task(server.engine.diagnose(DiagnoseRequest(name)))
         await until(lambda: server.engine.workers()[0].jobs == 7)
         asking.cancel()
-        await until(lambda: server.engine.workers()[0].jobs <= 1)  # but for the one whose unit runs
+        await until(lambda: server.engine.workers()[0].jobs <= 1)  # one unit may run
         server.worker.adapt_gate.set()
         assert "diagnosis" not in (await client.get(f"/v1/adapters/{name}")).json()
 
@@ -227,7 +227,7 @@ def tiny_worker() -> tuple[ModelWorker, FewShotModel]:
 
 
 class RealWorker(FakeWorker):
-    """A real worker where the fixture expects a fake."""
+    """A real worker, in the place of a fake one."""
 
     def load(self) -> Any:
         return self.real

@@ -1,4 +1,4 @@
-"""How the engine behaves, seen through HTTP, with a model that tests can hold in the middle of its work."""
+"""The engine, through HTTP, with a model that tests can stop in the middle of its work."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_restart_serves_acknowledged_adapters_with_equal_answers(tmp_path: Pat
     assert after["predictions"] == before["predictions"]
 
 
-def test_joiners_of_a_read_from_disk_are_told_of_a_hit(tmp_path: Path) -> None:
+def test_joiners_of_a_read_from_disk_get_a_hit(tmp_path: Path) -> None:
     Server(tmp_path).post("/v1/adapters", CREATE)
     restarted = Server(tmp_path)
 
@@ -174,7 +174,7 @@ def test_after_the_deadline_an_adaptation_lingers_for_its_grace_and_no_longer(tm
         server.worker.adapt_gate.clear()
         started = time.monotonic()
         assert (await client.post("/v1/adapters", json=CREATE)).status_code == 504
-        await server.engine.idle()  # which waits for adaptations in flight, too
+        await server.engine.idle()  # it waits for adaptations in flight too
         assert 0.8 <= time.monotonic() - started < 5
         server.worker.adapt_gate.set()
         assert (await client.get("/v1/adapters")).json()["data"] == []
@@ -249,7 +249,7 @@ def test_readers_of_one_adapter_share_one_read_from_disk(tmp_path: Path) -> None
 
 
 def count_reads(server: Server, reads: list[str]) -> None:
-    """Note in `reads` which adapters are read from disk."""
+    """Add the ids of adapters that are read from disk to `reads`."""
     get = server.store.get
 
     def counted(id: str) -> object:
@@ -260,7 +260,7 @@ def count_reads(server: Server, reads: list[str]) -> None:
 
 
 def test_the_tenant_is_what_the_trusted_header_says(tmp_path: Path) -> None:
-    """Four requests of the heavy one wait when the light one comes: it is answered after at most one of them."""
+    """One request of a tenant is answered after at most one of another tenant's four."""
     server = Server(tmp_path, tenant_header="x-tenant")
 
     async def scenario(client: httpx.AsyncClient) -> None:
@@ -347,7 +347,7 @@ def test_probes_follow_loading_serving_and_draining(server: Server) -> None:
     server.run(scenario, ready=False)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_without_its_reason(tmp_path: Path) -> None:
+def test_the_error_of_a_model_that_cannot_be_loaded_hides_the_reason(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.worker.fail = RuntimeError("secret path")
 

@@ -147,6 +147,6 @@ def test_any_interleaving_on_two_clients_ends_in_a_state_that_some_order_explain
         await client.delete(path)
         made = await client.post("/v1/adapters", json=CREATE)
         assert (made.status_code, made.json()["cache"]) == (201, "miss")
-        assert (await client.get(f"{path}/calibration")).status_code == 404
+        assert (await client.get(f"{path}/calibration")).json()["error"]["code"] == "calibration_missing"
 
     server.run(scenario)

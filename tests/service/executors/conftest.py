@@ -9,8 +9,9 @@ import psutil
 
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from tests.service.executors.fake import load
 
@@ -28,7 +29,7 @@ def make(transport: str, loads: Sequence[Load] = (load,), metrics: Metrics | Non
 
 @asynccontextmanager
 async def running(executor: Executor) -> AsyncIterator[None]:
-    """The executor between `start` and `close`, for at most half a minute."""
+    """Start the executor, and close it when the context ends, after at most 30 s."""
     async with asyncio.timeout(30):
         try:
             await executor.start()
@@ -43,7 +44,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def worker_processes() -> list[psutil.Process]:
-    """Worker processes of this one that are alive; those of a server that it runs are not its own."""
+    """Return the living worker processes of this process, without those of its child processes."""
     return [p for p in psutil.Process().children() if _is_worker(p)]
 
 

@@ -1,6 +1,7 @@
-"""A worker without a model, for threads and processes: starts in a blink, and its answers are a digest that each unit adds to.
+"""A worker without a model, for threads and processes.
 
-What a job's first text says is what befalls it: see `befall`.
+It starts at once. Its answer to a job is a digest, which each unit changes. The first text of a job
+may name a fault: see `cause_fault`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from service.executors.contract import (
 )
 
 SERVED: Any = ServedModel("base", "posterior", "digest", {}, None, None)  # type: ignore[arg-type]
-TOKENS = 10  # of one text in one unit
+TOKENS = 10  # of a text in a unit
 
 
 @dataclass(frozen=True)
 class Steps:
-    """In place of `AdaptSettings`, which needs torch."""
+    """Stands in for `AdaptSettings`, which needs torch."""
 
     steps: int
 
@@ -51,12 +52,12 @@ def predict_job(text: str = "", samples: int = 3, adapter: str = "adp_1", querie
 
 
 def adapter_of(job: Job) -> Any:
-    """What goes with a prediction to a worker that does not hold its adapter."""
+    """Return the adapter of a job, which is sent to workers that do not hold it."""
     return f"posterior of {job.adapter_id}"
 
 
 async def predict(executor: Executor, job: PredictJob, **more: Any) -> Any:
-    """The executor's answer to `job` with its adapter."""
+    """Return the executor's answer to `job` with its adapter."""
     return await executor.predict(job, adapter_of(job), **more)
 
 
@@ -65,7 +66,7 @@ def units_of(job: Job) -> int:
 
 
 def answer(job: Job, units: int | None = None) -> str:
-    """The oracle: what any worker must answer; or what it must have after so many units."""
+    """Return the digest that any worker must have after `units`, by default after all."""
     digest = _first(job, adapter_of(job) if isinstance(job, PredictJob) else None)
     for unit in range(units_of(job) if units is None else units):
         digest = _next(digest, unit)
@@ -88,7 +89,7 @@ def _hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, by which process, and whether the adapter had come with the job."""
+    """Answer to a job, by which process, and whether the adapter was sent with the job."""
 
     digest: str
     pid: int
@@ -121,14 +122,14 @@ class FakeRun:
         return Answer(self.digest, os.getpid(), self.with_adapter)
 
     def partial(self) -> Any:
-        """As `result` after so many units."""
-        if "secretive" in self.text:
-            raise ValueError("nothing is told")
+        """Return the number of units and the digest so far."""
+        if "no progress" in self.text:
+            raise ValueError("no progress is given")
         return self.unit, self.digest
 
 
 class FakeWorker:
-    """Takes `unit_seconds` for a unit, and holds the adapters used last, at most `slots`."""
+    """Worker whose units take `unit_seconds`; it holds the `slots` adapters used last."""
 
     served = SERVED
 
@@ -137,7 +138,7 @@ class FakeWorker:
         self.posteriors: dict[str, Any] = {}
         self.units: list[list[Job]] = []
         self.leased = 0
-        self.befall = befall
+        self.cause_fault = cause_fault
 
     def begin(self, job: Job, adapter: Any = None) -> FakeRun:
         if "refuse" in _text(job):
@@ -158,7 +159,7 @@ class FakeWorker:
     def advance(self, runs: Sequence[FakeRun]) -> None:
         self.units.append([run.job for run in runs])
         for run in runs:
-            self.befall(run)
+            self.cause_fault(run)
         time.sleep(self.unit_seconds)
         for run in runs:
             run.digest = _next(run.digest, run.unit)
@@ -180,8 +181,11 @@ class UnpicklableError(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def befall(run: FakeRun) -> None:
-    """What the text asks for, in the run's second unit; `once <path>` asks for it once in the life of a file."""
+def cause_fault(run: FakeRun) -> None:
+    """Cause the fault that the job's text names, in the second unit of the run.
+
+    With `once <path>`, the fault is caused only if there is no such file yet; it is made then.
+    """
     if run.unit != 1 or not run.text:
         return
     what, _, once = run.text.partition(" once ")
@@ -204,7 +208,7 @@ def befall(run: FakeRun) -> None:
             raise UnpicklableError(1, 2)
 
 
-# ---- loaders: module-level, as a spawned process needs them
+# ---- loaders, at module level so that a spawned process can import them
 
 
 def load(unit_seconds: float = 0.0, slots: int = 2) -> FakeWorker:
@@ -212,7 +216,7 @@ def load(unit_seconds: float = 0.0, slots: int = 2) -> FakeWorker:
 
 
 def load_after(path: str) -> FakeWorker:
-    """Once the file is there."""
+    """Load when the file is there."""
     while not Path(path).exists():
         time.sleep(0.02)
     return FakeWorker()

@@ -1,4 +1,7 @@
-"""A process with two workers, for tests that stop or kill it: prints their ids, stays a while, prints their restarts."""
+"""Run two worker processes, for tests that stop or kill this process.
+
+Print their process ids, wait `stay_seconds`, print their numbers of restarts.
+"""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""What every transport keeps: one suite, over a thread and over processes."""
+"""Tests of every transport: a thread, and processes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_an_adapter_goes_to_a_worker_once_and_again_when_the_worker_has_dropped_
                 for adapter in ("adp_1", "adp_1", "adp_2", "adp_1")
             ]
             assert came == [True, False, True, True]
-            # Both believe in the slot; the one that comes second has lost it, and is told again.
+            # Both jobs of adp_1 go without it; the second finds it dropped, and is sent again.
             jobs = [predict_job(adapter="adp_1"), predict_job(adapter="adp_2"), predict_job(adapter="adp_1")]
             done = await asyncio.gather(*(predict(executor, job) for job in jobs))
             assert [timed.value.digest for timed in done] == list(map(answer, jobs))
@@ -207,19 +207,19 @@ def test_close_drops_what_runs_and_leaves_nothing_behind(transport: str) -> None
 
 
 @transports
-def test_progress_tells_what_is_known_after_each_unit_but_the_last(transport: str) -> None:
+def test_progress_is_what_is_known_after_each_unit_but_the_last(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
         async with running(executor):
             jobs = [adapt_job(steps=4), predict_job(samples=5), predict_job(samples=1)]
-            told: list[list[Any]] = [[] for _ in jobs]
+            seen: list[list[Any]] = [[] for _ in jobs]
             runs = [
                 executor.adapt if isinstance(job, AdaptJob) else partial(predict, executor) for job in jobs
             ]
             done = await asyncio.gather(
-                *(run(job, on_progress=to.append) for run, job, to in zip(runs, jobs, told, strict=True))
+                *(run(job, on_progress=to.append) for run, job, to in zip(runs, jobs, seen, strict=True))
             )
-            for job, timed, partials in zip(jobs, done, told, strict=True):
+            for job, timed, partials in zip(jobs, done, seen, strict=True):
                 assert partials == [(n, answer(job, n)) for n in range(1, units_of(job))]
                 assert timed.value.digest == answer(job)
 
@@ -231,27 +231,27 @@ def test_progress_ends_when_its_awaiter_leaves_and_disturbs_nobody(transport: st
     async def scenario() -> None:
         executor = make(transport, [slow_load])
         async with running(executor):
-            told: list[Any] = []
-            leaving = asyncio.create_task(executor.adapt(adapt_job(steps=10_000), on_progress=told.append))
-            await until(lambda: len(told) >= 3)
+            seen: list[Any] = []
+            leaving = asyncio.create_task(executor.adapt(adapt_job(steps=10_000), on_progress=seen.append))
+            await until(lambda: len(seen) >= 3)
             leaving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await leaving
-            before = len(told)
+            before = len(seen)
             assert (await executor.adapt(adapt_job(steps=6))).value.digest == answer(adapt_job(steps=6))
-            assert len(told) == before
+            assert len(seen) == before
 
     asyncio.run(scenario())
 
 
 @transports
-def test_a_job_whose_progress_cannot_be_told_fails_alone(transport: str) -> None:
+def test_a_job_whose_progress_cannot_be_given_fails_alone(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
         async with running(executor):
-            job = predict_job("secretive", samples=3)
+            job = predict_job("no progress", samples=3)
             assert (await predict(executor, job)).value.digest == answer(job)
-            with pytest.raises(ValueError, match="nothing is told"):
+            with pytest.raises(ValueError, match="no progress is given"):
                 await predict(executor, job, on_progress=lambda _: None)
             assert (await predict(executor, job)).value.digest == answer(job)
 

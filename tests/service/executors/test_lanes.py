@@ -1,4 +1,4 @@
-"""Fairness, in numbers: who has had how much after many units."""
+"""Fairness: how much each lane, tenant and job has used after many units."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from service.executors.lanes import FairQueue, LaneScheduler
 
 
 def serve(scheduler: LaneScheduler, seconds: dict[Lane, float], total: float) -> Counter[str]:
-    """Units of one job each, until `total` seconds have passed; seconds by lane."""
-    had: Counter[str] = Counter()
-    while had.total() < total:
+    """Run units of one job each for `total` seconds; return the seconds of each lane."""
+    used: Counter[str] = Counter()
+    while used.total() < total:
         lane = scheduler.lane()
         assert lane is not None
         job = scheduler.next(lane, ())
         assert job is not None
         scheduler.take(job, 1)
         scheduler.charge(lane, seconds[lane])
-        had[lane] += seconds[lane]
-    return had
+        used[lane] += seconds[lane]
+    return used
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
@@ -29,8 +29,8 @@ def test_lanes_share_time_by_their_share_whatever_their_units_take(share: float)
     scheduler = LaneScheduler(share)
     scheduler.add(1, "adapt", "a")
     scheduler.add(2, "predict", "a")
-    had = serve(scheduler, {"adapt": 1.0, "predict": 0.1}, 400)
-    assert had["adapt"] / had.total() == pytest.approx(share, abs=0.01)
+    used = serve(scheduler, {"adapt": 1.0, "predict": 0.1}, 400)
+    assert used["adapt"] / used.total() == pytest.approx(share, abs=0.01)
 
 
 def test_a_lane_alone_gets_all_and_owes_nothing_for_it() -> None:
@@ -38,13 +38,13 @@ def test_a_lane_alone_gets_all_and_owes_nothing_for_it() -> None:
     scheduler.add(1, "adapt", "a")
     assert serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 100)["adapt"] == 100
     scheduler.add(2, "predict", "a")
-    had = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 10)
-    assert had["adapt"] >= 5
+    used = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 10)
+    assert used["adapt"] >= 5
 
 
 @pytest.mark.parametrize("first", ["adapt", "predict"])
 def test_a_lane_that_was_idle_has_saved_up_nothing(first: Lane) -> None:
-    """Whichever comes back first."""
+    """That is so whichever lane comes back first."""
     scheduler = LaneScheduler(0.5)
     scheduler.add(1, "adapt", "a")
     serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 100)
@@ -52,8 +52,8 @@ def test_a_lane_that_was_idle_has_saved_up_nothing(first: Lane) -> None:
     second: Lane = "predict" if first == "adapt" else "adapt"
     scheduler.add(2, first, "a")
     scheduler.add(3, second, "a")
-    had = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 20)
-    assert abs(had["adapt"] - had["predict"]) <= 2
+    used = serve(scheduler, {"adapt": 1.0, "predict": 1.0}, 20)
+    assert abs(used["adapt"] - used["predict"]) <= 2
 
 
 def test_tenants_share_tokens_however_many_jobs_they_have() -> None:
@@ -61,14 +61,14 @@ def test_tenants_share_tokens_however_many_jobs_they_have() -> None:
     for job in range(50):
         scheduler.add(job, "predict", "heavy")
     scheduler.add(50, "predict", "light")
-    had: Counter[str] = Counter()
+    used: Counter[str] = Counter()
     for _ in range(200):
         job = scheduler.next("predict", ())
         assert job is not None
         tokens = 10 if job == 50 else 40
         scheduler.take(job, tokens)
-        had["light" if job == 50 else "heavy"] += tokens
-    assert abs(had["light"] - had["heavy"]) <= 40
+        used["light" if job == 50 else "heavy"] += tokens
+    assert abs(used["light"] - used["heavy"]) <= 40
 
 
 def test_the_jobs_of_a_tenant_take_turns() -> None:
@@ -115,4 +115,4 @@ def test_keys_that_have_left_are_forgotten_once_they_owe_nothing() -> None:
     for _ in range(5):
         queue.charge("stays", 10.0)
     queue.enter("last")
-    assert len(queue._had) == 2
+    assert len(queue._used) == 2

@@ -1,4 +1,4 @@
-"""The loop on a worker whose units take as long as a clock in our hands says."""
+"""The loop, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from abmll.errors import SupportError
 from service.errors import DeadlineExceededError
 from service.executors.contract import AdapterNotHeldError, Job, WorkerFatalError
 from service.executors.loop import WorkerLoop
-from service.executors.messages import Began, Done, Failed, LoopEvent, Progress, Submit, UnitRan
+from service.executors.messages import Advanced, Began, Done, Failed, LoopEvent, Submit, UnitRan
 from tests.service.executors.fake import FakeRun, FakeWorker, adapt_job, adapter_of, answer, predict_job
 
 
 class Bench:
-    """A loop, its worker and its clock: a unit takes a second, or as many as `seconds` says."""
+    """A loop, its worker and its clock. A unit takes `seconds`, 1 by default."""
 
     def __init__(self, adapt_share: float = 0.5, tokens_per_unit: int = 40) -> None:
         self.now, self.seconds = 0.0, 1.0
@@ -141,7 +141,7 @@ def test_a_job_past_its_deadline_is_dropped_between_units() -> None:
     assert (list(bench.done()), bench.now) == ([in_time], 3)
 
 
-def test_a_cancelled_job_gets_no_further_unit_and_is_not_told_of() -> None:
+def test_a_cancelled_job_gets_no_further_unit_and_no_event() -> None:
     bench = Bench()
     gone, waiting = bench.submit(adapt_job(steps=10)), bench.submit(predict_job(samples=1))
     bench.turn()
@@ -153,14 +153,14 @@ def test_a_cancelled_job_gets_no_further_unit_and_is_not_told_of() -> None:
     assert bench.events == [Began(1), UnitRan("adapt", 1, 10, 1.0)]
 
 
-def test_progress_is_told_of_those_jobs_that_ask_for_it_and_no_others() -> None:
+def test_progress_is_sent_for_those_jobs_that_ask_for_it_and_no_others() -> None:
     bench = Bench()
-    bench.submit(predict_job("secretive", samples=3))  # would fail if it were asked
+    bench.submit(predict_job("no progress", samples=3))  # fails if its progress is asked for
     followed = bench.submit(predict_job(samples=3), progress=True)
     bench.finish()
     assert len(bench.done()) == 2
-    told = [event for event in bench.events if isinstance(event, Progress)]
-    assert told == [Progress(followed, (n, answer(predict_job(samples=3), n))) for n in (1, 2)]
+    sent = [event for event in bench.events if isinstance(event, Advanced)]
+    assert sent == [Advanced(followed, (n, answer(predict_job(samples=3), n))) for n in (1, 2)]
 
 
 def test_a_run_that_fails_does_not_fail_its_mates() -> None:
@@ -185,7 +185,7 @@ def test_what_the_method_refuses_and_adapters_that_are_not_held_fail_before_any_
     assert bench.worker.units == []
 
 
-def test_results_tell_which_adapters_are_held() -> None:
+def test_results_say_which_adapters_are_held() -> None:
     bench = Bench()
     for number in range(3):
         bench.submit(predict_job(adapter=f"adp_{number}"))
@@ -204,9 +204,9 @@ def test_a_fatal_error_ends_the_loop() -> None:
 def test_a_unit_that_runs_can_be_seen_to_run() -> None:
     bench = Bench()
     seen = []
-    bench.worker.befall = lambda run: seen.append(bench.loop.busy_seconds)
+    bench.worker.cause_fault = lambda run: seen.append(bench.loop.busy_seconds)
     bench.submit(adapt_job(steps=1))
     for _ in bench.loop.turn():
-        bench.now += 7  # what the telling of events takes
+        bench.now += 7  # carrying the event takes 7 s
         assert bench.loop.busy_seconds == 0
     assert seen == [1]

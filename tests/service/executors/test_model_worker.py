@@ -67,7 +67,10 @@ def predict_job(posterior: TaskPosterior | None, name: str, samples: Any = 6, **
 
 
 def work(worker: ModelWorker, jobs: Sequence[Job | Work]) -> list[Any]:
-    """All jobs side by side, one unit of each at a time; a prediction comes with its adapter, or None."""
+    """Return the results of all jobs, done side by side, one unit of each at a time.
+
+    A prediction is a pair of its job and its adapter, or None.
+    """
     runs = [worker.begin(*(job if isinstance(job, tuple) else (job, None))) for job in jobs]
     while open_ := [run for run in runs if not run.done]:
         worker.advance(open_)
@@ -104,7 +107,7 @@ def test_an_adapter_in_a_slot_needs_no_posterior_and_one_that_is_gone_is_asked_f
     model: FewShotModel,
 ) -> None:
     worker = make_worker(model, slots=1)
-    # At a temperature of its own: theta's would show.
+    # With a temperature of its own, so that an answer with theta's would differ.
     posterior = TaskPosterior.start(model.prior).with_temperature_times(3)
     (given,) = work(worker, [predict_job(posterior, "adp_a")])
     assert worker.held() == ("adp_a",)
@@ -138,7 +141,7 @@ def test_auto_samples_until_the_gate_is_decided(model: FewShotModel) -> None:
 def test_a_pass_that_runs_out_of_memory_is_split_and_the_results_stay(
     limit: int, model: FewShotModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every pass of more than `limit` tokens fails; jobs come out all the same."""
+    """Each pass of more than `limit` tokens fails; the results are the same."""
     support, queries = adapt_job(), predict_job(TaskPosterior.start(model.prior), "adp_a")
     expected = [work(make_worker(model), [job])[0] for job in (support, queries)]
     log_probs, sizes = model.backbone.log_probs, []

@@ -1,4 +1,4 @@
-"""What goes wrong with processes, and that nobody notices."""
+"""Worker processes that crash, hang or stop: their jobs are done all the same."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import pytest
 from service.errors import WorkerLostError
 from service.executors.contract import WorkerStatus
 from service.executors.placement import SPILL_JOBS, place, preferred
-from service.executors.pool import Supervision, WorkerPool
+from service.executors.pool import WorkerPool
 from service.executors.process import process_executor
+from service.executors.supervision import Supervision
 from service.metrics import Metrics
 from tests.service.executors.conftest import QUICK, make, running, slow_load, until, worker_processes
 from tests.service.executors.fake import (
@@ -45,7 +46,7 @@ def states(executor: WorkerPool) -> list[str]:
 def test_a_job_survives_the_loss_of_its_worker_with_the_same_answer(
     tmp_path: Path, fate: str, workers: int
 ) -> None:
-    """On another worker, or on the same one started again."""
+    """Another worker does it, or the same one after a restart."""
 
     async def scenario() -> None:
         metrics = Metrics()
@@ -67,12 +68,12 @@ def test_progress_of_a_job_that_is_done_anew_begins_again_and_ends_in_the_same_a
     async def scenario() -> None:
         executor = make("process", [load] * workers)
         async with running(executor):
-            told: list[Any] = []
+            seen: list[Any] = []
             job = predict_job(f"crash once {tmp_path / 'happened'}", samples=4)
-            done = await predict(executor, job, on_progress=told.append)
-            # The first worker dies in the second unit, and may have told of the first one or not.
-            assert [unit for unit, _ in told] in ([1, 1, 2, 3], [1, 2, 3])
-            assert all(digest == answer(job, unit) for unit, digest in told)
+            done = await predict(executor, job, on_progress=seen.append)
+            # The first worker ends in the second unit; its event of the first one may be lost.
+            assert [unit for unit, _ in seen] in ([1, 1, 2, 3], [1, 2, 3])
+            assert all(digest == answer(job, unit) for unit, digest in seen)
             assert done.value.digest == answer(job)
 
     asyncio.run(scenario())
@@ -88,7 +89,7 @@ def test_a_job_that_takes_two_workers_down_is_refused_and_the_rest_goes_on() -> 
                 await executor.adapt(adapt_job("crash", steps=3))
             done = await asyncio.gather(*others, return_exceptions=True)
             for job, outcome in zip(fine, done, strict=True):
-                # Who was in work beside it twice cannot be told from the culprit.
+                # A job that was in work beside it twice may have been the cause as well.
                 assert isinstance(outcome, WorkerLostError) or outcome.value.digest == answer(job)
             await until(lambda: states(executor) == ["up", "up"])
             assert (await predict(executor, fine[0])).value.digest == answer(fine[0])
@@ -139,7 +140,7 @@ def test_twenty_kills_under_load_lose_nothing_and_change_no_answer() -> None:
                     try:
                         run = executor.adapt if serial % 3 == 0 else partial(predict, executor)
                         timed = await run(job)  # type: ignore[arg-type, operator]
-                    except WorkerLostError:  # hit twice; retryable, and a client does
+                    except WorkerLostError:  # its worker was killed twice; a client sends it again
                         continue
                     break
                 assert timed.value.digest == answer(job)
@@ -266,7 +267,7 @@ def test_predictions_with_one_adapter_go_to_one_worker() -> None:
     asyncio.run(scenario())
 
 
-def test_workers_ignore_the_signals_of_the_group_and_leave_when_told() -> None:
+def test_workers_ignore_the_signals_of_the_group_and_end_by_command() -> None:
     async def scenario() -> None:
         executor = make("process", [slow_load])
         async with running(executor):
@@ -288,7 +289,7 @@ def serving(unit_seconds: float, stay_seconds: float) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("end", ["killed", "left"])
 def test_no_worker_outlives_the_server_however_it_ends(end: str) -> None:
-    """Killed, or without having closed; the workers are in the middle of a long unit."""
+    """The server is killed, or ends without `close`, while workers are in a long unit."""
     with serving(30, 0 if end == "left" else 30) as server:
         pids = [int(pid) for pid in server.stdout.readline().split()]
         assert len(pids) == 2
@@ -302,7 +303,7 @@ def test_no_worker_outlives_the_server_however_it_ends(end: str) -> None:
 
 
 def test_a_server_that_was_stopped_itself_blames_no_worker() -> None:
-    """By the clock more than ten beats are missing, by count none."""
+    """By time, more than ten heartbeats are missing; by count, none is."""
     with serving(0.01, 2.5) as server:
         assert len(server.stdout.readline().split()) == 2
         server.send_signal(signal.SIGSTOP)

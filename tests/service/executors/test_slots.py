@@ -1,4 +1,4 @@
-"""Slots of a worker's device: leases, eviction and what is copied."""
+"""Slots: leases, reuse and copies."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.tiny import make_config
 
 
 def adapter(number: float) -> TaskPosterior:
-    """Of four values."""
+    """Return an adapter with four values."""
     config = make_config(rank=1, temperature=TemperatureRule(number))
     return TaskPosterior(config, (Site(0, "q", 1, 1),), torch.full((4,), number))
 

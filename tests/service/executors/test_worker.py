@@ -31,7 +31,7 @@ from model_store.posteriors import PosteriorManifest, save_posterior
 from model_store.pretrained.bases import load_base
 from model_store.pretrained.identity import BaseIdentity
 from service.cli import main as cli
-from service.engine.fitting import encode_support
+from service.engine.specs import encode_support
 from service.executors.build import build_executor
 from service.executors.contract import AdaptJob, Job, PredictJob, Worker
 from service.executors.worker import load_worker
@@ -46,7 +46,7 @@ OPTIONS = ("good", "bad")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Llama and its tokenizer."""
+    """Return a folder with a tiny Llama and its tokenizer."""
     folder = tmp_path_factory.mktemp("bases") / "tiny-llama"
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS["llama"](), dtype=torch.bfloat16).save_pretrained(folder)
@@ -67,7 +67,7 @@ def arguments(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture(scope="module")
 def prior_and_base(arguments: dict[str, Any]) -> tuple[GlobalPosterior, BaseIdentity]:
-    """A posterior for the tiny Llama, and which base that is."""
+    """Return a posterior for the tiny Llama, and the identity of that base."""
     loaded = load_base(
         arguments["model"], quantisation="none", cache_dir=arguments["cache_dir"], progress=False
     )
@@ -78,7 +78,7 @@ def prior_and_base(arguments: dict[str, Any]) -> tuple[GlobalPosterior, BaseIden
 def posterior(
     prior_and_base: tuple[GlobalPosterior, BaseIdentity], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The artifact of that posterior, with settings of its own."""
+    """Return the folder of that posterior, which has its own settings."""
     return save(tmp_path_factory.mktemp("posteriors"), *prior_and_base)
 
 
@@ -134,7 +134,7 @@ def test_a_worker_adapts_and_predicts_what_the_jobs_say(arguments: dict[str, Any
 
 
 def test_a_thread_and_processes_give_the_same_answers(arguments: dict[str, Any], posterior: Path) -> None:
-    """To the bit, and to the model that they say they serve."""
+    """The answers are equal to the bit, and so is the served model."""
     settings = Settings(**arguments, posterior=str(posterior), threads=1)
     queries = (Query(ROWS[0]["input"], OPTIONS), Query("write"))
 
@@ -155,14 +155,14 @@ def test_a_thread_and_processes_give_the_same_answers(arguments: dict[str, Any],
             asking = (executor.predict(job, adapted.posterior) for job in jobs)
             answers = [timed.value for timed in await asyncio.gather(*asking)]
             tokens = prompts[0]
-            return served.deciding, tokens, adapted.losses, adapted.posterior.values.tolist(), answers
+            return served.identity, tokens, adapted.losses, adapted.posterior.values.tolist(), answers
         finally:
             await executor.close()
 
     assert asyncio.run(work("inline")) == asyncio.run(work("process"))
 
 
-def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_told(
+def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_logged(
     arguments: dict[str, Any],
     prior_and_base: tuple[GlobalPosterior, BaseIdentity],
     tmp_path: Path,
@@ -177,7 +177,7 @@ def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_told
     assert "trained on int8 weights" in caplog.text
 
 
-def test_without_a_posterior_for_the_model_the_operator_is_told_what_to_name(
+def test_without_a_posterior_for_the_model_the_message_says_what_to_name(
     arguments: dict[str, Any],
 ) -> None:
     with pytest.raises(PosteriorMismatchError, match="name one, or `untrained`"):
@@ -232,7 +232,7 @@ def test_adapt_and_predict_on_the_command_line_give_one_adapter_and_one_answer(
         ("", "support set is empty"),
     ],
 )
-def test_bad_files_are_told_in_one_line(
+def test_bad_files_are_reported_in_one_line(
     arguments: dict[str, Any], posterior: Path, tmp_path: Path, rows: str, message: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -243,7 +243,7 @@ def test_bad_files_are_told_in_one_line(
     assert "Traceback" not in result.output
 
 
-def test_a_data_folder_that_a_server_uses_is_told_in_one_line(
+def test_a_data_folder_that_a_server_uses_is_reported_in_one_line(
     arguments: dict[str, Any], posterior: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -269,7 +269,7 @@ def test_models_lists_the_catalogue() -> None:
     assert "smollm2-135m-instruct" in CliRunner().invoke(cli.app, ["models"]).stdout
 
 
-def test_serve_demo_shows_an_answer_and_goes_on_serving_until_it_is_told_to_stop(
+def test_serve_demo_shows_an_answer_and_goes_on_serving_until_it_is_stopped(
     arguments: dict[str, Any], posterior: Path, tmp_path: Path
 ) -> None:
     settings = {**arguments, "posterior": posterior, "data_dir": tmp_path, "port": 0, "threads": 1}
@@ -317,7 +317,7 @@ def test_an_nli_model_tells_which_texts_mean_the_same(
     prior_and_base: tuple[GlobalPosterior, BaseIdentity],
     tmp_path: Path,
 ) -> None:
-    """One that finds entailment everywhere, so all that is written is one meaning; the base is no such model."""
+    """A model that finds entailment everywhere gives one meaning; the base is refused as one."""
     config = BertConfig(
         vocab_size=512, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
         id2label={0: "entailment", 1: "other"},

@@ -1,4 +1,4 @@
-"""Which confidence is answered: calibrated where the adapter has a temperature of its own, else predictive."""
+"""Kinds of confidence: calibrated where the adapter has its own temperature, else predictive."""
 
 from __future__ import annotations
 

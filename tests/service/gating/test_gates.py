@@ -1,4 +1,7 @@
-"""Calibrated gates end to end on the fake model: its answers are fixed by their inputs, so tests choose which are right."""
+"""Calibrated gates through HTTP, on the fake model.
+
+Inputs determine its answers, so tests choose which of them are right.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class Caller:
         return found
 
     async def examples(self, inputs: Sequence[str], wrong: Sequence[int] = ()) -> list[dict[str, str]]:
-        """Labelled so that the model is right but at `wrong`."""
+        """Return examples labelled so that the model is right except at `wrong`."""
         answers = [p["answer"] for p in await self.predictions(inputs)]
         return [
             {"input": text, "output": other(answer) if i in wrong else answer}
@@ -187,7 +190,7 @@ def test_without_calibration_nothing_is_decided_silently(server: Server) -> None
     server.run(scenario)
 
 
-def test_too_few_labels_are_told_with_how_many_more(server: Server) -> None:
+def test_the_error_for_too_few_labels_says_how_many_more(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
         await caller.calibrate(texts("calibration", 10))
@@ -392,7 +395,7 @@ def test_inputs_of_another_kind_revoke_without_labels(tmp_path: Path) -> None:
         inputs = texts("a", 200)
         known = {p["input_text"]: p for p in with_text(inputs, await caller.predictions(inputs))}
         sure = sorted(inputs, key=lambda text: -known[text]["confidence"])
-        await caller.calibrate(sure[:40])  # surer than what will come
+        await caller.calibrate(sure[:40])  # with higher confidences than those that follow
         for start in range(0, 160, 40):
             answer = await caller.ask(sure[40 + start : 80 + start], gate=TARGET)
             if answer.status_code != 200:

@@ -1,4 +1,4 @@
-"""One adaptation as it was admitted: what it is fitted to, in texts and in tokens, and its parts without some examples."""
+"""What admission makes of a request: all that decides its job, checked and in tokens."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.folds import Fold
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
-from abmll.text.tasks import Example
+from abmll.text.tasks import Example, Query
 from service.engine.identity import adapter_id
-from service.executors.contract import AdaptJob, ServedModel
+from service.executors.contract import AdaptJob, PredictJob, ServedModel
 
 if TYPE_CHECKING:
     from abmll.adaptation.settings import AdaptSettings
+    from abmll.prediction.settings import PredictSettings
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """A support set, its examples in tokens, and the settings to fit an adapter with.
+class AdaptationSpec:
+    """All that decides an adapter: the support, as texts and in tokens, and how it is fitted.
 
-    `folds` are the parts held out in turn to choose the adapter's temperature, if any.
+    Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
+    adapter has the temperature of the posterior's rule.
     """
 
     served: ServedModel
@@ -33,7 +35,7 @@ class Fitting:
 
     @property
     def job(self) -> AdaptJob:
-        """The job that fits the adapter, named by what determines it."""
+        """Return the job that fits the adapter to the whole support."""
         named = adapter_id(
             self.support,
             self.settings,
@@ -44,8 +46,8 @@ class Fitting:
         )
         return AdaptJob(named, self.examples, self.settings, self.seed)
 
-    def part(self, kept: Sequence[int]) -> Fitting:
-        """The same on the examples at these positions alone."""
+    def part(self, kept: Sequence[int]) -> AdaptationSpec:
+        """Return the same for the examples at these positions alone, without folds."""
         return replace(
             self,
             support=tuple(self.support[i] for i in kept),
@@ -54,18 +56,39 @@ class Fitting:
         )
 
     def prompts(self, indices: Sequence[int]) -> tuple[EncodedPrompt, ...]:
-        """The examples at these positions, which have options, as queries."""
+        """Return the examples at these positions, which have options, as queries in tokens."""
         return tuple(self.examples[i].prompt for i in indices)
+
+
+@dataclass(frozen=True)
+class PredictionSpec:
+    """All that decides predictions but the adapter: queries with their options, and settings.
+
+    `prompts` has each query in tokens, `confidence_kinds` the kind of confidence of each answer
+    (`service.gating.confidence`).
+    """
+
+    queries: tuple[Query, ...]
+    prompts: tuple[EncodedPrompt, ...]
+    settings: PredictSettings
+    confidence_kinds: Sequence[str]
+
+    def job(self, adapter_id: str) -> PredictJob:
+        """Return the job that answers the queries with the adapter."""
+        return PredictJob(adapter_id, self.prompts, self.settings)
 
 
 def encode_support(
     support: Sequence[Example], served: ServedModel, *, truncate: bool
 ) -> tuple[LabelledPrompt, ...]:
-    """The support in tokens. Raises `abmll.errors.AbmllError`."""
+    """Return the support in tokens. Raises `abmll.errors.AbmllError`."""
     return tuple(encode_labelled(example, served, truncate=truncate) for example in support)
 
 
 def encode_labelled(example: Example, served: ServedModel, *, truncate: bool) -> LabelledPrompt:
-    """One example in tokens, with the number of its label. Raises `abmll.errors.AbmllError`."""
+    """Return an example in tokens, with the position of its label among its options.
+
+    The position is 0 in free text. Raises `abmll.errors.AbmllError`.
+    """
     prompt = served.encoder.encode_example(example, truncate=truncate)
     return LabelledPrompt(prompt, example.options.index(example.output) if example.options else 0)
