@@ -85,7 +85,7 @@ class WorkerSettings(BaseModel):
     unit_seconds: float = Field(
         default=0.5,
         gt=0,
-        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
+        description="Target time of one unit, in seconds. A unit is a part of a gradient step or a chunk of "
         "samples; between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
@@ -103,8 +103,8 @@ class WorkerSettings(BaseModel):
     hang_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="Longest time of one gradient step or chunk of samples, in seconds. A worker "
-        "that takes longer is restarted.",
+        description="Longest time of one unit of the usual size, in seconds; a larger one, as of one "
+        "long text, may take longer in proportion. A worker that takes longer is restarted.",
     )
     tenant_header: str | None = Field(
         default=None,
