@@ -34,6 +34,10 @@ class SupportError(AbmllError):
     """
 
 
+class FitDivergedError(AbmllError):
+    """An adaptation left the finite numbers: its losses or its values are infinite or no numbers."""
+
+
 class UnsupportedModelError(AbmllError):
     """Error for a model whose layers or projections the rule of module names does not find."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step, batch_order
 from abmll.adaptation.settings import AdaptSettings
-from abmll.adaptation.support import prepare
+from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import PosteriorConfig
@@ -106,9 +106,14 @@ class FewShotModel:
         self, examples: Sequence[LabelledPrompt], settings: AdaptSettings | None = None, seed: int = 0
     ) -> AdaptRun:
         """Return what `begin_adapt` does, for support that is encoded already."""
+        return self.adapt_prepared(prepare(self.backbone, examples), settings, seed)
+
+    def adapt_prepared(
+        self, prepared: Prepared, settings: AdaptSettings | None = None, seed: int = 0
+    ) -> AdaptRun:
+        """Return what `begin_adapt` does, for support that is prepared already."""
         settings = settings or self.defaults
-        batches = batch_order(len(examples), settings.batch_size, settings.steps, seed)
-        prepared = prepare(self.backbone, examples)
+        batches = batch_order(len(prepared.examples), settings.batch_size, settings.steps, seed)
         return AdaptRun.start(
             self.backbone, self.prior, prepared, settings, batches, seed, features=self.features
         )

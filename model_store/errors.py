@@ -37,6 +37,10 @@ class CorruptArtifactError(StoreError):
     """A stored artifact is incomplete, or does not match the digests in its manifest."""
 
 
+class NonFiniteError(StoreError):
+    """A record has a number that is not finite, so it is neither written nor read."""
+
+
 class UnsupportedFormatError(StoreError):
     """An artifact was written in a format that this version does not read."""
 

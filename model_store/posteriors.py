@@ -22,7 +22,7 @@ from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
 from model_store.pretrained.identity import BaseIdentity
-from model_store.storage import refusal_is_an_error, staged
+from model_store.storage import finite_json, refusal_is_an_error, staged
 from model_store.tensors import posterior_digest, read_tensors, sites_from_json, sites_to_json, write_tensors
 
 FORMAT_VERSION = 1
@@ -163,7 +163,7 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
             f"{str(id_or_path)!r} is no posterior: neither a folder with one nor of {shipped}"
         )
     try:
-        manifest = PosteriorManifest.from_json(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+        manifest = PosteriorManifest.from_json(finite_json((folder / _MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtifactError(f"the manifest of {folder.name} cannot be read: {error!r}") from error
     prior = read_tensors(folder, GlobalPosterior, manifest.config, manifest.sites)

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -18,11 +19,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors import SafetensorError
 
-from model_store.errors import CorruptArtifactError, StorageFullError, UnusableFolderError
+from model_store.errors import (
+    CorruptArtifactError,
+    NonFiniteError,
+    StorageFullError,
+    UnusableFolderError,
+)
 from model_store.progress import Report
 
 _SEAL = "seal.json"
@@ -159,6 +166,26 @@ def sweep(folder: Path, target_name: str = "") -> None:
     for leftover in folder.glob(f"{_STAGING}{target_name}*"):
         _log.info("removing a leftover of an interrupted write: %s", leftover.name)
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def finite_json(text: str) -> Any:
+    """Parse JSON. Raises `ValueError` for NaN and infinities, which JSON does not have."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def finite_text(values: Any) -> str:
+    """Format plain values as JSON. Raises `NonFiniteError` for NaN and infinities."""
+    try:
+        return json.dumps(values, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"a record has a number that is not finite: {error}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def seal(folder: Path) -> None:

@@ -9,14 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+from torch import Tensor
 
 from abmll.decoder.layout import Site
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
-from model_store.errors import CorruptArtifactError
+from model_store.errors import CorruptArtifactError, NonFiniteError
 
 TENSORS_FILE = "posterior.safetensors"
 
@@ -64,6 +66,15 @@ def read_tensors(
     Raises `CorruptArtifactError` unless its tensors exist and fit `sites`.
     """
     try:
-        return kind.from_tensors(config, sites, load((folder / TENSORS_FILE).read_bytes()))
-    except (FileNotFoundError, SafetensorError, PosteriorMismatchError) as error:
+        tensors = load((folder / TENSORS_FILE).read_bytes())
+        check_finite(tensors)
+        return kind.from_tensors(config, sites, tensors)
+    except (FileNotFoundError, SafetensorError, PosteriorMismatchError, NonFiniteError) as error:
         raise CorruptArtifactError(f"the tensors of {folder.name} cannot be read: {error}") from error
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `NonFiniteError` naming the first tensor with a value that is no finite number."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"tensor {name} has values that are no finite numbers")

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from abmll.errors import AbmllError, OptionsError, PromptTooLongError, SupportError
+from abmll.errors import AbmllError, FitDivergedError, OptionsError, PromptTooLongError, SupportError
 
 
 class ServiceError(Exception):
@@ -244,6 +244,12 @@ class ClientGoneError(ServiceError):
     code, status = "client_closed_request", 499
 
 
+class DivergedError(InvalidRequestError):
+    """The adaptation that was asked for left the finite numbers, so nothing is stored."""
+
+    code = "fit_diverged"
+
+
 class DeadlineExceededError(ServiceError):
     """The request took too long. Its adaptation continues for a while, and a retry joins it."""
 
@@ -254,6 +260,7 @@ _BY_METHOD_ERROR: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (PromptTooLongError, PromptTooLongForContextError),
     (OptionsError, InvalidOptionsError),
     (SupportError, InvalidSupportError),
+    (FitDivergedError, DivergedError),
     (AbmllError, InvalidRequestError),
 )
 _NOT_IN_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<list>", "<number>", "<auto>"}

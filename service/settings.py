@@ -135,7 +135,7 @@ class WorkerSettings(BaseModel):
         default=0.5,
         gt=0,
         le=LONGEST_SECONDS,
-        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of "
+        description="Target time of one unit, in seconds. A unit is a part of a gradient step or a chunk of "
         "samples; between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
@@ -155,8 +155,8 @@ class WorkerSettings(BaseModel):
         default=120.0,
         gt=0,
         le=LONGEST_SECONDS,
-        description="Longest time of one gradient step or chunk of samples, in seconds. A worker "
-        "that takes longer is restarted.",
+        description="Longest time of one unit of the usual size, in seconds; a larger one, as of one "
+        "long text, may take longer in proportion. A worker that takes longer is restarted.",
     )
     tenant_header: str | None = Field(
         default=None,

@@ -4,15 +4,19 @@ The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), with one posteri
 example i of the batch. With options, the likelihood is normalised over them; without, it is the
 likelihood of the label's tokens.
 
-`AdaptRun` is one task's adaptation between steps: its phi, optimiser state, step count and seed.
-`adapt_step` moves any number of runs by one step, in one forward and backward pass.
+`AdaptRun` is one task's adaptation: its phi, optimiser state, step count and seed. A step is the sum
+of the gradients of its parts, so that a step on many or long examples can rest between two parts.
+`adapt_parts` makes one part of any number of runs, in one forward and backward pass; `adapt_step`
+makes whole steps.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,6 +27,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
+from abmll.errors import FitDivergedError
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
@@ -64,12 +69,13 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
 
 @dataclass
 class AdaptRun:
-    """One task's adaptation between two steps.
+    """One task's adaptation between two parts of a step.
 
     The same arguments give the same steps, whatever runs beside it. `batches` has the numbers of
     the examples of each step, `values` [P] is phi so far, and `losses` are in nats per example, by
     step. `features` is the model's feature function, for the class examples of a posterior with a
-    Gaussian process.
+    Gaussian process. `gradient` [P] and `nll` (nats) are sums over the `made` examples of a step that
+    is not finished.
     """
 
     prior: GlobalPosterior
@@ -81,6 +87,9 @@ class AdaptRun:
     optimiser: AdamW
     features: Features = field(default_factory=Features)
     losses: list[float] = field(default_factory=list)
+    gradient: Tensor | None = None
+    nll: float = 0.0
+    made: int = 0
 
     @classmethod
     def start(
@@ -112,6 +121,21 @@ class AdaptRun:
         """Return the numbers of the next step's examples."""
         return self.batches[len(self.losses)]
 
+    def next_part(self, max_tokens: int) -> Sequence[int]:
+        """Return the next examples of the step: those that fit `max_tokens` together, at least one."""
+        left = self.next_batch[self.made :]
+        totals = accumulate(self.prepared.tokens([i]) for i in left)
+        return left[: max(1, sum(total <= max_tokens for total in totals))]
+
+    def take(self, examples: int, gradient: Tensor, nll: float) -> None:
+        """Add a part of the step, and move phi where the step is complete."""
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+        self.nll, self.made = self.nll + nll, self.made + examples
+        if self.made == len(self.next_batch):
+            self.values = self.optimiser.update(self.values, self.gradient, self.settings.learning_rate)
+            self.losses.append(self.nll / self.made)
+            self.gradient, self.nll, self.made = None, 0.0, 0
+
     @property
     def posterior(self) -> TaskPosterior:
         """Return phi as it stands, on the CPU.
@@ -131,7 +155,12 @@ class AdaptRun:
         )
 
     def result(self) -> Adaptation:
-        """Return what was fitted."""
+        """Return what was fitted. Raises `FitDivergedError` unless its losses and values are finite."""
+        if not (all(map(math.isfinite, self.losses)) and bool(torch.isfinite(self.values).all())):
+            raise FitDivergedError(
+                "the fit diverged: its losses or weights are no finite numbers; "
+                "take a smaller learning rate or fewer steps"
+            )
         tokens = sum(example.prompt.tokens for example in self.prepared.examples)
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 
@@ -141,6 +170,19 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
 
     Each run has its own examples, noise and optimiser. All have the same configuration and sites.
     """
+    adapt_parts(backbone, [(run, run.next_batch[run.made :]) for run in runs], max_tokens)
+
+
+def adapt_parts(
+    backbone: Backbone,
+    parts: Sequence[tuple[AdaptRun, Sequence[int]]],
+    max_tokens: int = TOKENS_PER_BACKWARD,
+) -> None:
+    """Make a part of the step of every run, on the examples beside it, in passes of at most `max_tokens`.
+
+    Where this raises, no run has moved.
+    """
+    runs = [run for run, _ in parts]
     config, sites = runs[0].prior.config, runs[0].prior.sites
     family, rank = family_of(config.noise), config.layout.rank
     values = torch.stack([run.values for run in runs]).requires_grad_()
@@ -150,44 +192,45 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
         theta = unflatten(torch.stack([run.prior.values.to(values.device) for run in runs]), sites, rank)
     gradient = torch.zeros_like(values)
     totals = [0.0] * len(runs)
-    work = [(t, run, i) for t, run in enumerate(runs) for i in run.next_batch]
-    for part in _parts(work, max_tokens):
+    work = [(t, run, i) for t, (run, examples) in enumerate(parts) for i in examples]
+    for batch in _passes(work, max_tokens):
         loss = step_loss(
             backbone,
             config,
-            Batch.of([(t, run.prepared, i) for t, run, i in part], backbone.device),
+            Batch.of([(t, run.prepared, i) for t, run, i in batch], backbone.device),
             unflatten(values, sites, rank),
-            seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in part],
+            seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in batch],
             prior=theta,
             kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
         )
-        # A divergence that is one number for the task is divided among the parts of its batch.
-        in_part = torch.bincount(torch.tensor([t for t, _, _ in part]), minlength=len(runs)).to(values.device)
+        # A divergence that is one number for the task is divided among the passes of its step.
+        in_pass = torch.bincount(torch.tensor([t for t, _, _ in batch]), minlength=len(runs)).to(
+            values.device
+        )
         sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
-        share = torch.ones_like(beta) if family.divergence_of_tokens else in_part / sizes
-        objective = loss.nll.sum() + (beta * share * loss.kl).sum()
+        weight = torch.ones_like(beta) if family.divergence_of_tokens else in_pass / sizes
+        objective = loss.nll.sum() + (beta * weight * loss.kl).sum()
         gradient += torch.autograd.grad(objective, values)[0]
-        for (t, _, _), nll in zip(part, loss.nll.tolist(), strict=True):
+        for (t, _, _), nll in zip(batch, loss.nll.tolist(), strict=True):
             totals[t] += nll
-    for t, run in enumerate(runs):
-        run.values = run.optimiser.update(run.values, gradient[t], run.settings.learning_rate)
-        run.losses.append(totals[t] / len(run.next_batch))
+    for t, (run, examples) in enumerate(parts):
+        run.take(len(examples), gradient[t], totals[t])
 
 
-def _parts(
+def _passes(
     work: Sequence[tuple[int, AdaptRun, int]], max_tokens: int
 ) -> Iterator[list[tuple[int, AdaptRun, int]]]:
-    """Yield the examples of a step, in order, in passes of at most `max_tokens`.
+    """Yield examples, in order, in passes of at most `max_tokens`.
 
     An example that is longer is a pass of its own.
     """
-    part: list[tuple[int, AdaptRun, int]] = []
+    batch: list[tuple[int, AdaptRun, int]] = []
     total = 0
     for item in work:
         tokens = item[1].prepared.tokens([item[2]])
-        if part and total + tokens > max_tokens:
-            yield part
-            part, total = [], 0
-        part.append(item)
+        if batch and total + tokens > max_tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
         total += tokens
-    yield part
+    yield batch

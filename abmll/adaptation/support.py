@@ -47,18 +47,55 @@ class Prepared:
         return sum(len(self.hidden[i]) for i in chosen)
 
 
+class Preparation:
+    """What is computed once for a support, one chunk of examples at a time.
+
+    A chunk has at most `max_tokens`, or one longer example.
+    """
+
+    def __init__(self, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK) -> None:
+        self._examples = examples
+        self._lengths = [packed_length(example.prompt) for example in examples]
+        self._chunks = token_batches(self._lengths, max_tokens)
+        self._hidden: list[Tensor] = [torch.empty(0)] * len(examples)
+        self._references: dict[int, OptionReference] = {}
+
+    @property
+    def done(self) -> bool:
+        """Return whether every example is prepared."""
+        return not self._chunks
+
+    @property
+    def next_tokens(self) -> int:
+        """Return the tokens of the next chunk."""
+        return sum(self._lengths[i] for i in self._chunks[0])
+
+    def advance(self, backbone: Backbone) -> None:
+        """Run the trunk, and the base model where options need a reference, over the next chunk."""
+        chunk = self._chunks[0]
+        prompts = [self._examples[i].prompt for i in chunk]
+        hidden = trunk_states(backbone, prompts, sum(self._lengths[i] for i in chunk))
+        references = option_references(backbone, prompts, remember=True)
+        for i, states, reference in zip(chunk, hidden, references, strict=True):
+            self._hidden[i], self._references[i] = states, reference
+        self._chunks.pop(0)
+
+    def result(self) -> Prepared:
+        """Return the prepared support. Only once `done`."""
+        references = [self._references[i] for i in range(len(self._examples))]
+        return Prepared(self._examples, self._hidden, references)
+
+
 def prepare(
     backbone: Backbone,
     examples: Sequence[LabelledPrompt],
     max_tokens: int = TOKENS_PER_TRUNK,
 ) -> Prepared:
-    """Run the trunk over the support, in passes of at most `max_tokens`.
-
-    Also runs the base model over the options that need a reference.
-    """
-    prompts = [example.prompt for example in examples]
-    hidden = trunk_states(backbone, prompts, max_tokens)
-    return Prepared(examples, hidden, option_references(backbone, prompts))
+    """Prepare the whole support, in chunks of at most `max_tokens`."""
+    preparation = Preparation(examples, max_tokens)
+    while not preparation.done:
+        preparation.advance(backbone)
+    return preparation.result()
 
 
 def trunk_states(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from abmll.assurance.diagnostics import Diagnosis
-from model_store.storage import refusal_is_an_error, write_durably
+from model_store.storage import finite_json, refusal_is_an_error, write_durably
 from model_store.tensors import canonical_json
 
 FORMAT_VERSION = 1
@@ -40,7 +40,7 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
     One that cannot be read is logged, and counts as none.
     """
     try:
-        record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        record = finite_json((folder / _FILE).read_text(encoding="utf-8"))
         if record["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"format {record['format_version']!r} is not the one read here, {FORMAT_VERSION}"

@@ -12,7 +12,6 @@ Damaged entries are kept for whoever investigates.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
@@ -35,6 +34,8 @@ from model_store.errors import (
 )
 from model_store.storage import (
     check_seal,
+    finite_json,
+    finite_text,
     folder_bytes,
     refusal_is_an_error,
     remove,
@@ -43,7 +44,7 @@ from model_store.storage import (
     staged,
     sweep,
 )
-from model_store.tensors import read_tensors, write_tensors
+from model_store.tensors import check_finite, read_tensors, write_tensors
 
 _MANIFEST = "manifest.json"
 _DAMAGED = ".damaged"
@@ -59,6 +60,18 @@ class StoredAdapter:
     manifest: AdapterManifest
     posterior: TaskPosterior
     diagnosis: Diagnosis | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An entry of the store that `AdapterStore.verify` cannot vouch for.
+
+    `moved` says whether it was moved aside; an entry in the format of another version stays.
+    """
+
+    id: str
+    reason: str
+    moved: bool
 
 
 class AdapterStore:
@@ -113,14 +126,17 @@ class AdapterStore:
     def put(self, adapter: StoredAdapter) -> None:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 
-        Raises `StorageFullError`, with nothing stored. Raises `ValueError` for an id that is not
-        `adp_` and hexadecimal digits, or for a manifest that does not describe the posterior.
+        Raises `StorageFullError` and `NonFiniteError`, with nothing stored. Raises `ValueError` for
+        an id that is not `adp_` and hexadecimal digits, or for a manifest that does not describe the
+        posterior.
         """
         manifest, posterior = adapter.manifest, adapter.posterior
         if not ADAPTER_ID.fullmatch(manifest.id):
             raise ValueError(f"not an adapter id: {manifest.id!r}")
         if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
             raise ValueError("the manifest does not describe the posterior")
+        check_finite(posterior.to_tensors())
+        text = finite_text(manifest.to_json())
         folder = self._root / manifest.id
         what = f"adapter {manifest.id}"
         with self._mutex:
@@ -129,7 +145,7 @@ class AdapterStore:
             require_free_space(self._root, posterior.nbytes + 2**20, what)
             with staged(folder, what) as staging:
                 write_tensors(staging, posterior)
-                (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
+                (staging / _MANIFEST).write_text(text, encoding="utf-8")
                 seal(staging)
             self._account(manifest.id, folder_bytes(folder))
 
@@ -153,6 +169,11 @@ class AdapterStore:
         with self._mutex:
             return self._read(id, _read_adapter)
 
+    def has(self, id: str) -> bool:
+        """Return whether there is an adapter `id`, intact or not."""
+        with self._mutex:
+            return bool(ADAPTER_ID.fullmatch(id)) and (self._root / id).is_dir()
+
     def list(self, after: str | None, limit: int) -> list[AdapterManifest]:
         """Return the manifests of at most `limit` adapters, in the order of their ids.
 
@@ -167,6 +188,24 @@ class AdapterStore:
                     manifest = self._read(id, _read_manifest)
                     page += [] if manifest is None else [manifest]
         return page
+
+    def verify(self) -> tuple[int, Sequence[Finding]]:
+        """Read every adapter whole; return how many are intact, and what is wrong with the others.
+
+        Damaged, foreign and non-finite entries are moved aside, as when they are read.
+        """
+        intact, findings = 0, []
+        with self._mutex:
+            for id in self._ids():
+                try:
+                    _read_adapter(self._root / id)
+                    intact += 1
+                except UnsupportedFormatError as error:
+                    findings.append(Finding(id, str(error), moved=False))
+                except CorruptArtifactError as error:
+                    self._move_aside(id, error)
+                    findings.append(Finding(id, str(error), moved=True))
+        return intact, findings
 
     def delete(self, id: str) -> bool:
         """Remove the adapter durably, and return whether there was one."""
@@ -194,12 +233,15 @@ class AdapterStore:
         except UnsupportedFormatError as error:
             _log.warning("%s is ignored: %s", id, error)
         except CorruptArtifactError as error:
-            _log.error("%s is moved aside: %s", id, error)
-            self._account(id, 0)
-            damaged = self._root / _DAMAGED
-            damaged.mkdir(exist_ok=True)
-            folder.rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")
+            self._move_aside(id, error)
         return None
+
+    def _move_aside(self, id: str, error: CorruptArtifactError) -> None:
+        _log.error("%s is moved aside: %s", id, error)
+        self._account(id, 0)
+        damaged = self._root / _DAMAGED
+        damaged.mkdir(exist_ok=True)
+        (self._root / id).rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")
 
 
 def read_adapter(root: Path, id: str) -> StoredAdapter:
@@ -228,6 +270,9 @@ def _read_adapter(folder: Path) -> StoredAdapter:
 
 def _parse_manifest(folder: Path) -> AdapterManifest:
     try:
-        return AdapterManifest.from_json(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        manifest = AdapterManifest.from_json(finite_json((folder / _MANIFEST).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifactError(f"the manifest of {folder.name} cannot be read: {error!r}") from error
+    if manifest.id != folder.name:
+        raise CorruptArtifactError(f"{folder.name} has the manifest of another adapter, {manifest.id}")
+    return manifest

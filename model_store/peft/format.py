@@ -26,7 +26,7 @@ from abmll.posterior.plain_lora import PlainLora
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedPeftError
 from model_store.pretrained.catalogue import CATALOGUE, HubSource
 from model_store.pretrained.identity import BaseIdentity
-from model_store.storage import file_sha256
+from model_store.storage import file_sha256, finite_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
@@ -143,7 +143,7 @@ def read_peft(folder: Path) -> PeftAdapter:
 
 def _read_config(folder: Path) -> _LoraConfig:
     try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        values = finite_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         # Some trainers write every field, with null for one that has no value.
         given = (
             {name: v for name, v in values.items() if v is not None} if isinstance(values, dict) else values

@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from service.cli import local, models, peft, serve
+from service.cli import local, models, peft, serve, store
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
 
@@ -34,4 +34,5 @@ for command in (
     peft.import_peft,
 ):
     app.command(cls=SettingsCommand)(command)
+app.add_typer(store.store, name="store")
 add_registered_commands(app)

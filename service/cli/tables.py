@@ -105,5 +105,15 @@ def models_table(catalogue: Mapping[str, Any]) -> Table:
     return table
 
 
+def findings_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of the adapters that are not intact, with the number of those that are."""
+    table = Table(title=f"{answer['intact']} adapters are intact, {len(answer['findings'])} are not")
+    for heading in ("adapter", "reason", "moved aside"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["findings"]:
+        table.add_row(shown(row["id"]), shown(row["reason"]), "yes" if row["moved"] else "no")
+    return table
+
+
 def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -53,11 +53,9 @@ class AdapterCache:
             self._count(-_size_bytes(adapter))
 
     @contextmanager
-    def lease(self, adapter: StoredAdapter) -> Iterator[None]:
-        """Hold the adapter in memory until the context ends."""
-        adapter_id = adapter.manifest.id
+    def lease(self, adapter_id: str) -> Iterator[None]:
+        """Do not evict the adapter until the context ends, in memory now or put there meanwhile."""
         self._leases[adapter_id] += 1
-        self.put(adapter)
         try:
             yield
         finally:

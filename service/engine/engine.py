@@ -34,6 +34,7 @@ from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest,
 from service.errors import (
     DeadlineExceededError,
     DrainingError,
+    InvalidRequestError,
     LoadFailedError,
     QueueFullError,
     ServiceError,
@@ -218,6 +219,9 @@ class Engine:
         async with self._context(tenant, feed) as context:
             check_model(request.model, context.served)
             if isinstance(request.adapter, AdaptRequest):
+                if request.gate.needs_calibration:
+                    message = "it is an adapter that is calibrated: name it by its id"
+                    raise InvalidRequestError(message, "adapter_id")
                 gate = ResolvedGate(request.gate.thresholds)
                 new = await asyncio.to_thread(admit_adapt, request.adapter, context.served, self._settings)
                 spec = await self._admit(request, context, new.support, own_temperature=bool(new.folds))
@@ -252,7 +256,8 @@ class Engine:
             if error.param is None or not error.param.startswith("inputs"):
                 raise
             raise error.at("examples" + error.param.removeprefix("inputs")) from error
-        view = await self._gates.add(request, manifest, examples, answered.predictions)
+        async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
+            view = await self._gates.add(request, manifest, examples, answered.predictions)
         return replace(view, warnings=tuple(warnings))
 
     async def calibration(self, adapter_id: str) -> CalibrationView:
@@ -348,8 +353,7 @@ class Engine:
 
         Raises `UnknownAdapterError`.
         """
-        await self._gates.forget(adapter_id)
-        await self._registry.delete(adapter_id)
+        await self._registry.delete(adapter_id, self._gates.forget)
 
     def _enter(self) -> None:
         """Count a request as in flight. Raises `QueueFullError` if too many are."""
@@ -418,7 +422,7 @@ class Engine:
             confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
             return decide(prediction, confidence, gate.thresholds)
 
-        with self._registry.lease(adapter):
+        async with self._registry.lease(adapter):
             done = await self._executor.predict(
                 spec.job(adapter.manifest.id),
                 adapter.posterior,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -71,9 +71,16 @@ class AdapterRegistry:
             return adapter, CacheOutcome.HIT
         return adapter, CacheOutcome.JOINED if joined else CacheOutcome.MISS
 
-    def lease(self, adapter: StoredAdapter) -> AbstractContextManager[None]:
-        """Hold the adapter in memory until the context ends."""
-        return self._memory.lease(adapter)
+    @asynccontextmanager
+    async def lease(self, adapter: StoredAdapter) -> AsyncIterator[None]:
+        """Hold the adapter in memory until the context ends, unless it is deleted."""
+        adapter_id = adapter.manifest.id
+        with self._memory.lease(adapter_id):
+            if self._memory.get(adapter_id) is None:  # evicted or deleted since it was found
+                async with self._lock:
+                    if await asyncio.to_thread(self._store.has, adapter_id):
+                        self._memory.put(adapter)
+            yield
 
     async def pin(self, adapter_id: str) -> None:
         """Hold the adapter in memory.
@@ -87,13 +94,25 @@ class AdapterRegistry:
         await self.get(adapter_id)
         self._memory.unpin(adapter_id)
 
-    async def delete(self, adapter_id: str) -> None:
-        """Delete the adapter, on disk too. Raises `UnknownAdapterError`."""
+    async def delete(self, adapter_id: str, first: Callable[[str], Awaitable[object]]) -> None:
+        """Delete the adapter, on disk too, after `first` has removed what must not outlive it.
+
+        Raises `UnknownAdapterError`.
+        """
         async with self._lock:
+            await first(adapter_id)
             deleted = await asyncio.to_thread(self._store.delete, adapter_id)
             self._memory.drop(adapter_id)
         if not deleted:
             raise _unknown(adapter_id)
+
+    @asynccontextmanager
+    async def existing(self, adapter_id: str) -> AsyncIterator[None]:
+        """Keep the adapter from being deleted while the context lasts. Raises `UnknownAdapterError`."""
+        async with self._lock:
+            if not await asyncio.to_thread(self._store.has, adapter_id):
+                raise _unknown(adapter_id)
+            yield
 
     async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
         """Store the adapter's diagnosis with it, on disk too.

@@ -71,7 +71,7 @@ def _beat(link: Link, loop: WorkerLoop, seconds: float) -> None:
     while True:
         time.sleep(seconds)
         with suppress(OSError):  # the server has ended: `_listen` ends the process
-            link.send(Beat(loop.busy_seconds))
+            link.send(Beat(loop.busy_seconds, loop.unit_size))
 
 
 def _start(target: Callable[[], None]) -> None:

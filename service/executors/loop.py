@@ -49,7 +49,7 @@ class _Entry:
 
 
 class WorkerLoop:
-    """Does jobs on one worker. Used from one thread, except `busy_seconds`."""
+    """Does jobs on one worker. Used from one thread, except `busy_seconds` and `unit_size`."""
 
     def __init__(
         self, worker: Worker, adapt_share: float = 0.5, clock: Callable[[], float] = time.monotonic
@@ -58,6 +58,7 @@ class WorkerLoop:
         self._scheduler = LaneScheduler(adapt_share)
         self._entries: dict[int, _Entry] = {}
         self._busy_since: float | None = None
+        self._unit_tokens = 0
 
     @property
     def idle(self) -> bool:
@@ -69,6 +70,11 @@ class WorkerLoop:
         """Return how long the worker has been in its current call. Any thread may call this."""
         since = self._busy_since
         return 0.0 if since is None else self._clock() - since
+
+    @property
+    def unit_size(self) -> float:
+        """Return the tokens of the current unit over those of a usual one. Any thread may call this."""
+        return self._unit_tokens / self._worker.tokens_per_unit
 
     def submit(self, command: Submit) -> None:
         """Add a job."""
@@ -124,6 +130,7 @@ class WorkerLoop:
         for entry in entries.values():
             entry.first_unit = started if entry.first_unit is None else entry.first_unit
         try:
+            self._unit_tokens = sum(batch.values())
             with self._busy():
                 self._worker.advance([entry.run for entry in entries.values() if entry.run])
         except WorkerFatalError:

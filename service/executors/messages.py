@@ -105,9 +105,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Beat:
-    """The worker process is alive. `busy_seconds` is how long its current unit has been running."""
+    """The worker process is alive.
+
+    `busy_seconds` is how long its current unit has been running. `unit_size` is the size of that
+    unit in units of the usual size.
+    """
 
     busy_seconds: float
+    unit_size: float = 1.0
 
 
 @dataclass(frozen=True)

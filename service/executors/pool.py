@@ -260,8 +260,8 @@ class WorkerPool:
         match event:
             case Ready(served):
                 self._on_ready(member, served)
-            case Beat(busy_seconds):
-                if self._supervision is not None and self._supervision.hangs(busy_seconds):
+            case Beat(busy_seconds, unit_size):
+                if self._supervision is not None and self._supervision.hangs(busy_seconds, unit_size):
                     log.error("worker %s hangs in a unit for %.0f s: killed", member.name, busy_seconds)
                     port.kill()
             case Began(job_id):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Supervision:
     """Rules for finding lost workers and restarting them.
 
-    A worker hangs when one unit takes longer than `hang_seconds`. It is silent when more than
+    A worker hangs when one unit takes longer than `hang_seconds`, and longer in proportion where the
+    unit is larger than usual, since one long text is not divided. It is silent when more than
     `silent_beats` heartbeats in a row do not come. The wait before a restart doubles with each loss,
     up to the longest. It is the first one again after a worker was up for `stable_seconds`.
     """
@@ -21,9 +22,9 @@ class Supervision:
     longest_wait_seconds: float = 30.0
     stable_seconds: float = 60.0
 
-    def hangs(self, busy_seconds: float) -> bool:
-        """Return whether a worker hangs that has been at one unit for so long."""
-        return busy_seconds > self.hang_seconds
+    def hangs(self, busy_seconds: float, unit_size: float = 1.0) -> bool:
+        """Return whether a worker hangs that has been so long at a unit of so many usual ones."""
+        return busy_seconds > self.hang_seconds * max(1.0, unit_size)
 
     def is_silent(self, missed_beats: int) -> bool:
         """Return whether a worker is silent that has missed so many heartbeats in a row."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step
-from abmll.decoder.rows import collate, packed_length
+from abmll.adaptation.run import Adaptation, AdaptRun, adapt_parts
+from abmll.adaptation.support import TOKENS_PER_TRUNK, Preparation
+from abmll.decoder.rows import collate
 from abmll.errors import PosteriorMismatchError
 from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
@@ -51,13 +52,20 @@ ADAPT_TOKEN_COST = 3
 FEWEST_TOKENS = 32
 # Least tokens of a unit, also on a slow machine: overhead is too large in smaller batches.
 FEWEST_UNIT_TOKENS = 256
+# Least tokens of a part of a gradient step: one pass on a step of short examples is faster than two.
+FEWEST_STEP_TOKENS = 1024
 
 
 @dataclass(eq=False)
 class _Adapting:
-    """Run of an adaptation. The first unit computes the trunk; the others are gradient steps."""
+    """Run of an adaptation. The first units prepare the support; the others are parts of steps.
+
+    A part has at most `step_tokens`, or one longer example.
+    """
 
     job: AdaptJob
+    preparation: Preparation
+    step_tokens: int
     run: AdaptRun | None = None
 
     lane: Lane = "adapt"
@@ -66,10 +74,16 @@ class _Adapting:
     def done(self) -> bool:
         return self.run is not None and self.run.done
 
+    @property
+    def part(self) -> tuple[AdaptRun, Sequence[int]] | None:
+        """The run and the examples of its next part; None while the support is prepared."""
+        return None if self.run is None else (self.run, self.run.next_part(self.step_tokens))
+
     def next_tokens(self) -> int:
-        if self.run is None:
-            return sum(packed_length(example.prompt) for example in self.job.examples)
-        return ADAPT_TOKEN_COST * self.run.prepared.tokens(self.run.next_batch)
+        if self.part is None:
+            return self.preparation.next_tokens
+        run, examples = self.part
+        return ADAPT_TOKEN_COST * run.prepared.tokens(examples)
 
     def result(self) -> Adaptation:
         if self.run is None or not self.run.done:
@@ -139,7 +153,9 @@ class ModelWorker:
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
         """See `Worker.begin`. A prediction leases the slot of its adapter."""
         if isinstance(job, AdaptJob):
-            return _Adapting(job)
+            preparation = Preparation(job.examples, min(self._unit_tokens, TOKENS_PER_TRUNK))
+            part_tokens = max(self._unit_tokens // ADAPT_TOKEN_COST, FEWEST_STEP_TOKENS)
+            return _Adapting(job, preparation, part_tokens)
         posterior, slot = self._lease(job.adapter_id, adapter)
         settings = replace(job.settings, seed=sequence_seed(job.settings.seed, job.adapter_id))
         try:
@@ -181,15 +197,22 @@ class ModelWorker:
             return adapter, None
 
     def _adapt(self, runs: Sequence[_Adapting]) -> None:
-        stepping = [run.run for run in runs if run.run is not None]
+        parts = [run.part for run in runs if run.part is not None]
         for run in runs:
             if run.run is None:
-                run.run = self._model.start_adapt(run.job.examples, run.job.settings, run.job.seed)
-        while stepping:
+                self._prepare(run)
+        while parts:
             try:
-                return adapt_step(self._model.backbone, stepping, self._step_tokens)
+                return adapt_parts(self._model.backbone, parts, self._step_tokens)
             except RuntimeError as error:
-                self._step_tokens = _fewer(min(self._step_tokens, _step_size(stepping)), error)
+                total = sum(run.prepared.tokens(examples) for run, examples in parts)
+                self._step_tokens = _fewer(min(self._step_tokens, total), error)
+
+    def _prepare(self, run: _Adapting) -> None:
+        run.preparation.advance(self._model.backbone)
+        if run.preparation.done:
+            prepared = run.preparation.result()
+            run.run = self._model.adapt_prepared(prepared, run.job.settings, run.job.seed)
 
     def _predict(self, runs: Sequence[QueryRun]) -> None:
         while runs:
@@ -218,10 +241,6 @@ def _fewer(tokens: int, error: RuntimeError) -> int:
         torch.cuda.empty_cache()
     log.warning("out of memory: from now on at most %d tokens a pass", tokens // 2)
     return tokens // 2
-
-
-def _step_size(runs: Sequence[AdaptRun]) -> int:
-    return sum(run.prepared.tokens(run.next_batch) for run in runs)
 
 
 def load_worker(settings: Settings) -> ModelWorker:

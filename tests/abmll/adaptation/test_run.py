@@ -9,12 +9,12 @@ import torch
 
 from abmll.adaptation.adamw import AdamW
 from abmll.adaptation.loss import Batch, step_loss
-from abmll.adaptation.run import adapt_step, batch_order
+from abmll.adaptation.run import adapt_parts, adapt_step, batch_order
 from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import prepare
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
-from abmll.errors import OptionsError, PromptTooLongError, SupportError
+from abmll.errors import FitDivergedError, OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.weight import weight_divergences
@@ -186,9 +186,17 @@ def test_a_step_in_parts_is_the_step_as_a_whole(
         while not run.done:
             adapt_step(model.backbone, [run], tokens)
         results.append(run.result())
-    whole, parts = results
-    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
-    torch.testing.assert_close(parts.posterior.values, whole.posterior.values, atol=2e-4, rtol=1e-3)
+    resting = model.begin_adapt(support, settings, seed=1)
+    parts = 0
+    while not resting.done:
+        adapt_parts(model.backbone, [(resting, resting.next_part(20))])
+        parts += 1
+    assert parts > 2 * settings.steps
+    results.append(resting.result())
+    whole, *others = results
+    for other in others:
+        assert other.losses == pytest.approx(whole.losses, rel=1e-4)
+        torch.testing.assert_close(other.posterior.values, whole.posterior.values, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["weight", "output"])
@@ -254,3 +262,12 @@ def test_multiple_choice_has_a_temperature_of_its_own(
     found = [model.adapt(kind, FAST, seed=1) for kind in (differing, turned, free)]
     assert [one.multiple_choice for one in found] == [True, False, False]
     assert [one.posterior.config.temperature for one in found] == list(map(TemperatureRule, (8.0, 3.0, 3.0)))
+
+
+@pytest.mark.parametrize("rate", [1e30, float("inf")])
+def test_a_fit_that_leaves_the_finite_numbers_is_an_error(
+    make_model: Callable[..., FewShotModel], support: list[Example], rate: float
+) -> None:
+    model = make_model()
+    with pytest.raises(FitDivergedError, match="smaller learning rate"):
+        model.adapt(support, AdaptSettings(steps=3, learning_rate=rate))

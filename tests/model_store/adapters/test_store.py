@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from abmll.assurance.held_out import HeldOutSummary
 from abmll.decoder.layout import AdapterLayout
@@ -24,7 +24,7 @@ from model_store.adapters import manifest
 from model_store.adapters import store as adapters
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
 from model_store.adapters.store import AdapterStore, StoredAdapter, read_adapter
-from model_store.errors import StorageFullError, StoreInUseError, UnsupportedFormatError
+from model_store.errors import NonFiniteError, StorageFullError, StoreInUseError, UnsupportedFormatError
 from tests.model_store.processes import adapter, hang_before_sealing, put_forever
 
 
@@ -328,3 +328,66 @@ def test_what_was_acknowledged_survives_being_killed_at_any_point(tmp_path, proc
             assert all(same(store.get(id), adapter(len(acknowledged))) for id in unacknowledged)
             assert entries(tmp_path) == set(stored)
     assert len(acknowledged) >= 12
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_stored(store, tmp_path, value):
+    given = adapter(1)
+    values = given.posterior.values.clone()
+    values[3] = value
+    for wrong in (
+        replace(given, posterior=replace(given.posterior, values=values)),
+        replace(given, manifest=replace(given.manifest, losses=(1.0, value))),
+    ):
+        with pytest.raises(NonFiniteError, match="finite"):
+            store.put(wrong)
+    assert entries(tmp_path / "adapters") == set()
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Damage a sealed entry, and seal it anew, as a version without these checks would have written it."""
+    manifest, tensors = folder / "manifest.json", folder / "posterior.safetensors"
+    values = json.loads(manifest.read_text())
+    if how == "a loss that is no number":
+        manifest.write_text(json.dumps({**values, "losses": [float("nan")]}))
+    elif how == "a loss beyond all numbers":
+        manifest.write_text(manifest.read_text().replace("0.25", "1e999"))
+    elif how == "another adapter's manifest":
+        manifest.write_text(json.dumps({**values, "id": "adp_00000000000000ff"}))
+    elif how == "no object":
+        manifest.write_text("[]")
+    elif how == "a weight that is no number":
+        parts = load(tensors.read_bytes())
+        next(iter(parts.values()))[0, 0] = float("nan")
+        save_file(parts, tensors)
+    elif how == "another format":
+        manifest.write_text(json.dumps({**values, "format_version": 99}))
+    storage.seal(folder)
+
+
+@pytest.mark.parametrize(
+    ("how", "moved"),
+    [
+        ("a loss that is no number", True),
+        ("a loss beyond all numbers", True),
+        ("another adapter's manifest", True),
+        ("no object", True),
+        ("a weight that is no number", True),
+        ("another format", False),
+    ],
+)
+def test_one_bad_entry_is_found_and_breaks_neither_lists_nor_others(tmp_path, how, moved):
+    with AdapterStore(tmp_path) as store:
+        for number in (1, 2, 3):
+            store.put(adapter(number))
+    (tmp_path / adapter(2).manifest.id / "seal.json").unlink()
+    spoil(tmp_path / adapter(2).manifest.id, how)
+    with AdapterStore(tmp_path) as store:
+        intact, (finding,) = store.verify()
+        assert (intact, finding.id, finding.moved) == (2, adapter(2).manifest.id, moved)
+        assert store.verify()[0] == 2
+        assert ids(store) == [adapter(1).manifest.id, adapter(3).manifest.id]
+        assert store.get(adapter(2).manifest.id) is None
+        assert same(store.get(adapter(3).manifest.id), adapter(3))
+    with AdapterStore(tmp_path) as store:
+        assert len(ids(store)) == 2

@@ -12,6 +12,7 @@ from service.errors import DeadlineExceededError
 from service.executors.contract import AdapterNotHeldError, Job, WorkerFatalError
 from service.executors.loop import WorkerLoop
 from service.executors.messages import Advanced, Began, Done, Failed, LoopEvent, Submit, UnitRan
+from service.executors.supervision import Supervision
 from tests.service.executors.fake import FakeRun, FakeWorker, adapt_job, adapter_of, answer, predict_job
 
 
@@ -210,3 +211,16 @@ def test_a_unit_that_runs_can_be_seen_to_run() -> None:
         bench.now += 7  # carrying the event takes 7 s
         assert bench.loop.busy_seconds == 0
     assert seen == [1]
+
+
+def test_a_worker_may_take_longer_over_a_unit_larger_than_usual() -> None:
+    bench = Bench(tokens_per_unit=1)
+    sizes = []
+    bench.worker.cause_fault = lambda run: sizes.append(bench.loop.unit_size)
+    bench.submit(adapt_job(steps=1))
+    list(bench.loop.turn())
+    assert sizes[0] > 1
+    supervision = Supervision(hang_seconds=10)
+    assert supervision.hangs(11, 0.5)
+    assert not supervision.hangs(29, 3)
+    assert supervision.hangs(31, 3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.rows import packed_length
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
@@ -14,7 +15,7 @@ from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query
 from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel
-from service.executors.worker import ModelWorker
+from service.executors.worker import ADAPT_TOKEN_COST, ModelWorker
 from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 OPTIONS = ("good", "bad", "neither of them")
@@ -137,6 +138,30 @@ def test_auto_samples_until_the_gate_is_decided(model: FewShotModel) -> None:
     assert sum(counts[0]) < sum(counts[1])
 
 
+def test_a_support_of_long_texts_is_many_bounded_units_and_gives_the_same(
+    model: FewShotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit has at most `unit_tokens`, or one example; whole steps give the same posterior."""
+    monkeypatch.setattr("service.executors.worker.FEWEST_STEP_TOKENS", 1)
+    support = tuple(Example("a long story " * 20 + t, OPTIONS[i % 3], OPTIONS) for i, t in enumerate(TEXTS))
+    examples = tuple(LabelledPrompt(ENCODER.encode_example(e), OPTIONS.index(e.output)) for e in support)
+    job = AdaptJob("adp_long", examples, AdaptSettings(3, 0.01, 4), seed=0)
+    largest = ADAPT_TOKEN_COST * max(packed_length(example.prompt) for example in examples)
+    units = {}
+    values = {}
+    for unit_tokens in (10, 2 * largest, 10**6):
+        run = make_worker(model, unit_tokens=unit_tokens).begin(job)
+        sizes = []
+        while not run.done:
+            sizes.append(run.next_tokens())
+            make_worker(model, unit_tokens=unit_tokens).advance([run])
+        assert max(sizes) <= max(unit_tokens, largest)
+        units[unit_tokens], values[unit_tokens] = len(sizes), run.result().posterior.values
+    assert units == {10: 6 + 12, 2 * largest: 1 + 6, 10**6: 1 + 3}
+    for other in values.values():
+        torch.testing.assert_close(other, values[10**6], atol=1e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize("limit", [40, 90])
 def test_a_pass_that_runs_out_of_memory_is_split_and_the_results_stay(
     limit: int, model: FewShotModel, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +199,6 @@ def test_what_is_no_shortage_of_memory_is_raised(
     def broken(*_: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("service.executors.worker.adapt_step", broken)
+    monkeypatch.setattr("service.executors.worker.adapt_parts", broken)
     with pytest.raises(RuntimeError, match="something else"):
         worker.advance([run])

@@ -1,0 +1,152 @@
+"""An adapter's life has one owner: deleting, using, pinning and calibrating cannot disagree.
+
+The real store, registry, cache and journals, around a fake model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service.conftest import Server, until
+
+OPTIONS = ["yes", "no"]
+SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
+CREATE: dict[str, Any] = {"support": SUPPORT, "options": OPTIONS}
+EXAMPLES = [{"input": f"known {i}", "output": OPTIONS[i % 2]} for i in range(6)]
+
+
+async def create(client: httpx.AsyncClient) -> str:
+    return str((await client.post("/v1/adapters", json=CREATE)).json()["id"])
+
+
+async def gone(client: httpx.AsyncClient, adapter: str) -> bool:
+    """Whether no surface finds the adapter any more."""
+    path = f"/v1/adapters/{adapter}"
+    answers = [
+        await client.get(path),
+        await client.get(f"{path}/calibration"),
+        await client.post(f"{path}/pin"),
+        await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}),
+    ]
+    listed = (await client.get("/v1/adapters")).json()["data"]
+    return {a.status_code for a in answers} == {404} and adapter not in [row["id"] for row in listed]
+
+
+def test_an_adapter_deleted_while_it_answers_stays_deleted(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = await create(client)
+        server.worker.predict_gate.clear()
+        asked = asyncio.create_task(client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}))
+        await until(lambda: len(server.worker.predicted) == 1)
+        assert (await client.delete(f"/v1/adapters/{adapter}")).status_code == 200
+        server.worker.predict_gate.set()
+        assert (await asked).status_code == 200
+        assert await gone(client, adapter)
+        again = await client.post("/v1/adapters", json=CREATE)
+        assert (again.status_code, again.json()["cache"]) == (201, "miss")
+
+    server.run(scenario)
+
+
+def test_an_adapter_deleted_between_admission_and_work_stays_deleted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window in which a lease would put it back."""
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = await create(client)
+        admit, deleted = server.engine._admit, []
+
+        async def admit_and_delete(*args: Any, **more: Any) -> Any:
+            found = await admit(*args, **more)
+            deleted.append((await client.delete(f"/v1/adapters/{adapter}")).status_code)
+            return found
+
+        monkeypatch.setattr(server.engine, "_admit", admit_and_delete)
+        answer = await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]})
+        assert (answer.status_code, deleted) == (200, [200])
+        monkeypatch.setattr(server.engine, "_admit", admit)
+        assert await gone(client, adapter)
+
+    server.run(scenario)
+
+
+def test_a_calibration_does_not_outlive_its_adapter(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = await create(client)
+        path = f"/v1/adapters/{adapter}"
+        server.worker.predict_gate.clear()
+        calibrating = asyncio.create_task(client.post(f"{path}/calibrate", json={"examples": EXAMPLES}))
+        await until(lambda: len(server.worker.predicted) == 1)
+        assert (await client.delete(path)).status_code == 200
+        server.worker.predict_gate.set()
+        assert (await calibrating).status_code == 404
+        assert await gone(client, adapter)
+        assert await create(client) == adapter
+        assert (await client.get(f"{path}/calibration")).json()["error"]["code"] == "calibration_missing"
+
+    server.run(scenario)
+
+
+Action = Callable[[httpx.AsyncClient, str], Awaitable[httpx.Response]]
+ACTIONS: dict[str, Action] = {
+    "create": lambda client, adapter: client.post("/v1/adapters", json=CREATE),
+    "predict": lambda client, adapter: client.post(
+        "/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}
+    ),
+    "calibrate": lambda client, adapter: client.post(
+        f"/v1/adapters/{adapter}/calibrate", json={"examples": EXAMPLES, "replace": True}
+    ),
+    "pin": lambda client, adapter: client.post(f"/v1/adapters/{adapter}/pin"),
+    "unpin": lambda client, adapter: client.post(f"/v1/adapters/{adapter}/unpin"),
+    "delete": lambda client, adapter: client.delete(f"/v1/adapters/{adapter}"),
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    first=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
+    second=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
+)
+def test_any_interleaving_on_two_clients_ends_in_a_state_that_some_order_explains(
+    tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
+) -> None:
+    root: Path = tmp_path_factory.mktemp("lives")
+    server = Server(root)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = await create(client)
+
+        async def play(names: list[str]) -> list[tuple[str, int]]:
+            return [(name, (await ACTIONS[name](client, adapter)).status_code) for name in names]
+
+        one, other = await asyncio.gather(play(first), play(second))
+        for name, status in one + other:
+            assert status in {200, 201, 404}, (name, status)
+        path = f"/v1/adapters/{adapter}"
+        found = (await client.get(path)).status_code
+        calibrated = (await client.get(f"{path}/calibration")).status_code
+        # What is acknowledged is stored, and nothing is left of what is deleted.
+        assert (found == 200) == server.store.has(adapter)
+        journals = list((root / "calibrations").rglob(f"*{adapter}*")) if found == 404 else []
+        assert journals == []
+        assert not (found == 404 and calibrated == 200)
+        if "delete" not in first + second:
+            assert found == 200
+        if (first[-1], second[-1]) == ("delete", "delete"):
+            assert found == 404
+        # A later delete and create find a clean state.
+        await client.delete(path)
+        made = await client.post("/v1/adapters", json=CREATE)
+        assert (made.status_code, made.json()["cache"]) == (201, "miss")
+        assert (await client.get(f"{path}/calibration")).json()["error"]["code"] == "calibration_missing"
+
+    server.run(scenario)
