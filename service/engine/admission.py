@@ -21,8 +21,9 @@ from abmll.text.tasks import (
     check_options,
     check_support,
     contradictions,
-    count_labels,
     shared_options,
+    spelt_otherwise,
+    unlabelled_options,
 )
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
 from service.engine.specs import AdaptationSpec, PredictionSpec, encode_labelled
@@ -142,7 +143,7 @@ def admit_predict(
     resolved = replace(request.settings, most_samples=settings.max_samples)
     if resolved.samples == "auto":
         resolved = replace(resolved, thresholds=thresholds)
-    return PredictionSpec(queries, prompts, resolved, kinds)
+    return PredictionSpec(queries, prompts, resolved, kinds, spelling_warnings(queries, rule.shared))
 
 
 def _check_amounts(asked: PredictSettings, settings: Settings) -> None:
@@ -199,10 +200,20 @@ def support_warnings(support: Sequence[Example]) -> tuple[str, ...]:
     warnings = [
         f"the input {_short(text)!r} appears with different outputs" for text in contradictions(support)
     ]
-    unseen = [label for label, n in count_labels(support).items() if n == 0]
-    if unseen:
+    if unseen := unlabelled_options(support):
         warnings.append(f"no support example is labelled {', '.join(map(repr, map(_short, unseen)))}")
     return tuple(warnings)
+
+
+def spelling_warnings(queries: Sequence[Query], known: Sequence[str]) -> tuple[str, ...]:
+    """Return warnings about options of queries that only read like options of the adapter."""
+    found = {
+        option: own for query in queries for option, own in spelt_otherwise(query.options, known).items()
+    }
+    return tuple(
+        f"the option {_short(option)!r} is not the adapter's {_short(own)!r}, which it learned"
+        for option, own in found.items()
+    )
 
 
 def _check_count(param: str, count: int, limit: int, what: str) -> None:

@@ -39,11 +39,13 @@ class Obtained:
 class Answered(Obtained):
     """Decided predictions in the order of the queries.
 
-    `calibrated_gate` is None where the request did not need the adapter's calibration.
+    `calibrated_gate` is None where the request did not need the adapter's calibration. `warnings` are
+    about this request; the adapter's manifest has its own.
     """
 
     predictions: Sequence[DecidedPrediction]
     calibrated_gate: CalibratedGate | None = None
+    warnings: Sequence[str] = ()
 
     @property
     def calibrator(self) -> str | None:

@@ -238,7 +238,7 @@ class Engine:
                 feed.set_obtained(Obtained(adapter, cache, context.timings))
             decided = await self._answer(adapter, spec, gate, context)
             logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
-            return Answered(adapter, cache, context.timings, logged, gate.calibrated)
+            return Answered(adapter, cache, context.timings, logged, gate.calibrated, spec.warnings)
 
     async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
         """Predict labelled examples, and add their outcomes to the adapter's calibration.

@@ -65,13 +65,14 @@ class PredictionSpec:
     """All that decides predictions but the adapter: queries with their options, and settings.
 
     `prompts` has each query in tokens, `confidence_kinds` the kind of confidence of each answer
-    (`service.gating.confidence`).
+    (`service.gating.confidence`). `warnings` are about what is accepted and may be meant otherwise.
     """
 
     queries: tuple[Query, ...]
     prompts: tuple[EncodedPrompt, ...]
     settings: PredictSettings
     confidence_kinds: Sequence[str]
+    warnings: tuple[str, ...] = ()
 
     def job(self, adapter_id: str) -> PredictJob:
         """Return the job that answers the queries with the adapter."""

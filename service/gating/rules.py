@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.certificates import Certificate, CoverageThreshold, threshold_for_coverage
 from abmll.assurance.conformal import ConformalQuantile, conformal_set, fewest_scores
-from abmll.text.tasks import Example, shared_options
+from abmll.text.tasks import Example, shared_options, unlabelled_options
 from service.errors import (
     CalibrationMismatchError,
     CalibrationMissingError,
@@ -76,7 +76,14 @@ def admit_examples(
     if in_support:
         warnings.append(f"{in_support} examples are left out: the adapter was made from them")
     if counted:
-        warnings.append(f"{counted} examples are left out: their inputs are counted already")
+        warnings.append(
+            f"{counted} examples are left out: their inputs are counted already, with the label that came first"
+        )
+    if unseen := unlabelled_options(admitted):
+        names = ", ".join(map(repr, unseen))
+        warnings.append(
+            f"no example that counts is labelled {names}: a certificate says little about such inputs"
+        )
     return admitted, warnings
 
 

@@ -64,7 +64,7 @@ def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.
             completion_tokens=sum(prediction.completion_tokens for prediction in predictions),
         ),
         seed=seed,
-        warnings=list(manifest.warnings),
+        warnings=[*manifest.warnings, *answered.warnings],
         gate=gate_report(gate) if gate else None,
         calibrator=answered.calibrator,
         cache=answered.cache.value,

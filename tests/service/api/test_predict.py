@@ -293,3 +293,23 @@ def test_shared_options_need_all_examples_to_agree() -> None:
     assert shared_options([a, b]) == ("1", "2")
     assert shared_options([a, c]) == ()
     assert shared_options([]) == ()
+
+
+def test_options_that_only_read_like_those_of_the_adapter_are_warned_of(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter = (await client.post("/v1/adapters", json={"support": SUPPORT, "options": ["yes", "no"]})).json()
+        own = adapter["options"]
+        for options, expected in (
+            (own, []),
+            ([own[0].upper(), *own[1:]], [own[0]]),
+            ([option.upper() for option in own], own),
+            (["something else", "nothing"], []),
+        ):
+            body = {"adapter_id": adapter["id"], "inputs": [{"input": "x", "options": options}]}
+            warnings = (await client.post("/v1/predict", json=body)).json()["warnings"]
+            assert warnings == [
+                f"the option {option.upper()!r} is not the adapter's {option!r}, which it learned"
+                for option in expected
+            ]
+
+    server.run(scenario)

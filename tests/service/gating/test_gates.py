@@ -245,6 +245,18 @@ def test_examples_of_one_set_in_several_requests_are_one_look(server: Server) ->
     server.run(scenario)
 
 
+def test_examples_that_are_blind_to_an_option_are_warned_of(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        caller = await Caller.of(client)
+        rows = [{"input": f"case {i}", "output": OPTIONS[0]} for i in range(6)]
+        (warning,) = (await caller.post("calibrate", {"examples": rows})).json()["warnings"]
+        assert warning.startswith(f"no example that counts is labelled {OPTIONS[1]!r}")
+        rows = [{"input": f"both {i}", "output": OPTIONS[i % 3]} for i in range(6)]
+        assert (await caller.post("calibrate", {"examples": rows})).json()["warnings"] == []
+
+    server.run(scenario)
+
+
 def test_examples_add_up_are_counted_once_and_never_come_from_the_support(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
@@ -252,7 +264,7 @@ def test_examples_add_up_are_counted_once_and_never_come_from_the_support(server
         assert first["n"] == 5
         assert first["warnings"] == [
             "1 examples are left out: the adapter was made from them",
-            "1 examples are left out: their inputs are counted already",
+            "1 examples are left out: their inputs are counted already, with the label that came first",
         ]
         second = await caller.calibrate([*texts("a", 5), "b"])
         assert (second["n"], second["version"]) == (6, 2)
