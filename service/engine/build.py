@@ -16,5 +16,6 @@ def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> En
 
     Raises `StoreInUseError` where another process uses the data folder.
     """
+    store = AdapterStore(settings.adapters_dir)  # first: it holds the lock of the data folder
     gates = GateKeeper(settings, GateJournals(settings.calibrations_dir), metrics)
-    return Engine(settings, executor, AdapterStore(settings.adapters_dir), gates, metrics)
+    return Engine(settings, executor, store, gates, metrics)

@@ -117,7 +117,7 @@ class Engine:
         self._served: ServedModel | None = None
         self._state = State.STARTING
         self._in_flight = 0
-        self._request_seconds = 1.0  # moving average, for Retry-After
+        self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
 
     @property
     def state(self) -> State:
@@ -394,7 +394,8 @@ class Engine:
             ) from error
         finally:  # the result holds these timings, so they are set before it is returned
             context.timings.total_seconds = time.monotonic() - started
-            self._request_seconds += 0.1 * (context.timings.total_seconds - self._request_seconds)
+            share = context.timings.total_seconds / max(1, self._in_flight)
+            self._request_seconds += 0.1 * (share - self._request_seconds)
             if feed is None:
                 self._leave()
 
@@ -469,12 +470,12 @@ class Engine:
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
 
     def _retry_after_seconds(self) -> int:
-        """Return about when the requests in flight will be done, from 1 to 60 s.
+        """Return when the requests in flight will be done (Little's law), or later; from 1 to 60 s.
 
-        It is drawn at random, so that clients do not all return at once.
+        It is drawn at random after it is bounded, so that clients do not all return at once.
         """
-        expected = self._in_flight * self._request_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-        return math.ceil(min(60.0, max(1.0, expected)))
+        expected = min(40.0, max(1.0, self._in_flight * self._request_seconds))
+        return math.ceil(expected * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
 
 
 def _decide_partial(
