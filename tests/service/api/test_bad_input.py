@@ -50,7 +50,7 @@ REFUSED = {
     ),
     "duplicate options": (changed(options=["yes", "no", "no"]), 422, "invalid_options", "support[0].options", "repeated"),
     "duplicate options of an input": (
-        changed(inputs=["a", {"input": "x", "options": ["a", "a "]}]), 422, "invalid_options", "inputs[1]", "repeated",
+        changed(inputs=["a", {"input": "x", "options": ["a", "a "]}]), 422, "invalid_options", "inputs[1]", "'a' and 'a ' differ",
     ),
     "blank option": (changed(options=["yes", "no", ""]), 422, "invalid_options", "support[0].options", "empty"),
     "one option": (changed(options=["yes"]), 422, "invalid_options", "support[0].options", "at least two"),

@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one label": ({"examples": [example()] * 2}, "examples: all are labelled 'yes': two labels are needed"),
     "no label": ({"examples": [*EXAMPLES, cohere.ClassifyExample(text="x")]}, "examples[3].label: Field required"),
     "a blank label": ({"examples": [*EXAMPLES, example(label=" ")]}, "examples[0]: an option is empty"),
-    "labels alike": ({"examples": [*EXAMPLES, example(label="no ")]}, "examples[0]: options are repeated"),
+    "labels alike": ({"examples": [*EXAMPLES, example(label="no ")]}, "examples[0]: the options 'no' and 'no ' differ"),
     "too many examples": ({"examples": [*EXAMPLES, *EXAMPLES]}, "examples: 6 examples; the limit is 4"),
     "too many labels": (
         {"examples": [example(label=label) for label in "abcd"]}, "examples[0]: 4 options; the limit is 3",
