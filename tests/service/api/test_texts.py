@@ -98,3 +98,24 @@ def test_an_empty_text_is_taken_as_an_example_by_every_surface(tmp_path: Path) -
                 assert adapter in answered.text
 
     Server(tmp_path).run(scenario)
+
+
+@pytest.mark.parametrize(("rows", "options"), [(500, 2), (300, 150)])
+def test_more_examples_and_options_are_taken_where_a_setting_allows_them(
+    tmp_path: Path, rows: int, options: int
+) -> None:
+    names = [f"option {i}" for i in range(options)]
+    support = [{"input": f"text {i}", "output": names[i % options]} for i in range(rows)]
+    body = {"support": support, "options": names, "inputs": ["x"]}
+
+    async def refused(client: httpx.AsyncClient) -> None:
+        answered = await client.post("/v1/predict", json=body)
+        assert (answered.status_code, answered.json()["error"]["code"]) == (422, "limit_exceeded")
+        assert "the limit is 256" in answered.json()["error"]["message"]
+
+    async def taken(client: httpx.AsyncClient) -> None:
+        (prediction,) = (await client.post("/v1/predict", json=body)).raise_for_status().json()["predictions"]
+        assert len(prediction["distribution"]) == options
+
+    Server(tmp_path / "narrow").run(refused)
+    Server(tmp_path / "wide", max_support=500, max_options=150).run(taken)
