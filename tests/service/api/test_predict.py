@@ -297,7 +297,9 @@ def test_shared_options_need_all_examples_to_agree() -> None:
 
 def test_options_that_only_read_like_those_of_the_adapter_are_warned_of(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
-        adapter = (await client.post("/v1/adapters", json={"support": SUPPORT, "options": ["yes", "no"]})).json()
+        adapter = (
+            await client.post("/v1/adapters", json={"support": SUPPORT, "options": ["yes", "no"]})
+        ).json()
         own = adapter["options"]
         for options, expected in (
             (own, []),

@@ -227,9 +227,9 @@ def test_adapt_and_predict_on_the_command_line_give_one_adapter_and_one_answer(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('{"input": "a"}\n', "row 1 needs the texts"),
+        ('{"input": "a"}\n', "line 1 has no field `output`"),
         ("nonsense\n", "line 1 is not JSON"),
-        ("", "support set is empty"),
+        ("", "rows.jsonl is empty"),
     ],
 )
 def test_bad_files_are_reported_in_one_line(
