@@ -76,6 +76,10 @@ class Server:
 
         asyncio.run(play())
 
+    def set_deadline(self, seconds: float) -> None:
+        """Give later requests this deadline. A short one is for those that have to be late."""
+        self.engine._settings = self.settings.model_copy(update={"deadline_seconds": float(seconds)})
+
     @contextlib.contextmanager
     def listening(self, drain_seconds: float = 5) -> Iterator[Listening]:
         """Run the server with uvicorn in a thread, on a free port, until the context ends."""

@@ -156,11 +156,12 @@ def test_an_adapter_deleted_meanwhile_is_unknown(server: Server) -> None:
 
 
 def test_past_the_deadline_504(tmp_path: Path) -> None:
-    server = Server(tmp_path, deadline_seconds=0.3, cancel_grace_seconds=0)
+    server = Server(tmp_path, cancel_grace_seconds=0)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         name = await create(client)
         server.worker.adapt_gate.clear()
+        server.set_deadline(0.3)
         answer = (await client.post(f"/v1/adapters/{name}/diagnose")).json()["error"]
         server.worker.adapt_gate.set()
         assert (answer["code"], answer["adapter_id"]) == ("deadline_exceeded", name)
