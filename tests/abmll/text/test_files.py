@@ -1,8 +1,7 @@
 """What a file of rows may look like, and that any bytes give rows or one clear line.
 
 A long run, of a million byte strings and 100,000 of hypothesis', takes about 15 minutes of one core:
-`FILE_EXAMPLES=100000 pytest tests/abmll/text/test_files.py -k rows_or_one_line --timeout 0`, with
-`--basetemp` in a folder in memory.
+tests/property_runs.py has its command. Give `--basetemp` a folder in memory.
 """
 
 import codecs
@@ -25,6 +24,7 @@ from abmll.errors import AbmllError
 from abmll.text import files
 from abmll.text.files import examples_by_line, queries_by_line, read_examples
 from abmll.text.tasks import Example
+from tests.property_runs import examples, tries
 
 EXPECTED = (
     Example("one, two", "a", ("a", "b")),
@@ -291,7 +291,7 @@ def write_pieces(random: Random) -> Iterator[str]:
         yield random.choice(PIECES)
 
 
-EXAMPLES = int(os.environ.get("FILE_EXAMPLES", "300"))
+EXAMPLES = examples(300)
 
 
 def check_any_bytes(path: Path, data: bytes) -> int:
@@ -323,7 +323,7 @@ SUFFIXES = sorted(files.SUFFIXES)
 RANDOMS = st.randoms(use_true_random=False)  # its choices are hypothesis's own, which shrinks them
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@tries(EXAMPLES)
 @given(st.sampled_from(SUFFIXES), RANDOMS, st.none() | st.binary(max_size=200))
 def test_any_bytes_give_rows_or_one_line(
     tmp_path: Path, suffix: str, random: Random, data: bytes | None

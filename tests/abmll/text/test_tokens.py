@@ -1,8 +1,6 @@
 """Any text gives the tokens that its characters have in the joint text, for every tokenizer.
 
-The long run, with 100,000 texts:
-
-    pytest tests/abmll/text/test_tokens.py -k joint_text --hypothesis-profile=long --timeout=0
+tests/property_runs.py has the command of the long run.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from abmll.errors import UnsupportedModelError
@@ -22,6 +20,7 @@ from abmll.text.prompting import PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query
 from abmll.text.tokens import TextTokens
 from tests.abmll.text.tokenizers import CONTROL, END, FAMILIES, UNKNOWN, family
+from tests.property_runs import tries
 
 TEMPLATES = (
     PromptTemplate(),
@@ -43,7 +42,6 @@ OPTIONS = TEXTS.filter(str.strip)
 AS_CONTROL = frozenset(range(len(CONTROL))) - {UNKNOWN}
 SENTENCE_PIECE = {name for name in FAMILIES if name.startswith(("unigram", "sentence_piece"))}
 BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
-EXAMPLES = max(400, settings().max_examples)
 
 
 TOKENS = {name: TextTokens(family(name).tokenizer) for name in FAMILIES}
@@ -54,7 +52,7 @@ def encoder(name: str, template: PromptTemplate = TEMPLATES[0], max_tokens: int 
     return PromptEncoder(family(name).tokenizer, template, max_tokens, TOKENS[name])
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@tries(400)
 @given(st.sampled_from(sorted(FAMILIES)), st.sampled_from(TEMPLATES), TEXTS, OPTIONS)
 @example("unigram", TEMPLATES[0], "my card was charged twice", "billing")
 @example("unigram", TEMPLATES[0], "</s>", "a</s>b")

@@ -1,6 +1,6 @@
 """Any JSON to any surface: an answer of its form, or an error that it documents; never 5xx, never a lost worker.
 
-tests/service/property_runs.py has the command of the long run.
+tests/property_runs.py has the command of the long run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from service import schemas
 from service.api.classify import wire as classify
 from service.api.oip import wire as oip
 from service.api.openai import wire as openai
+from tests.property_runs import tries
 from tests.service.conftest import Server
-from tests.service.property_runs import tries
 
 # ---- surfaces -----------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 
 from service import schemas
 from service.api.classify.wire import ClassifyRequest
+from tests.property_runs import tries
 from tests.service.conftest import Server
-from tests.service.property_runs import tries
 
 CHECKS = (
     not_a_server_error,

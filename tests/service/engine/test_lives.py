@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.property_runs import tries
 from tests.service.conftest import Server, until
 
 OPTIONS = ["yes", "no"]
@@ -111,7 +112,7 @@ ACTIONS: dict[str, Action] = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tries(25)
 @given(
     first=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
     second=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
