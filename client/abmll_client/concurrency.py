@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class _Window:
-    """The number of requests that may be at the server, and of those that are.
+    """How many requests may be at the server at a time, and how many are there now.
 
     A refusal counts for as long as the server asks to wait: other clients may be gone then.
     """

@@ -220,7 +220,7 @@ class Engine:
             check_model(request.model, context.served)
             if isinstance(request.adapter, AdaptRequest):
                 if request.gate.needs_calibration:
-                    message = "it is an adapter that is calibrated: name it by its id"
+                    message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
                     raise InvalidRequestError(message, "adapter_id")
                 gate = ResolvedGate(request.gate.thresholds)
                 new = await asyncio.to_thread(admit_adapt, request.adapter, context.served, self._settings)

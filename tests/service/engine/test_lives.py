@@ -15,6 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abmll.text.tasks import Example, Query
+from service.engine.requests import AdaptRequest, PredictRequest
+from service.errors import InvalidRequestError
+from service.gating.records import GateRequest
 from tests.property_runs import tries
 from tests.service.conftest import Server, until
 
@@ -93,6 +97,20 @@ def test_a_calibration_does_not_outlive_its_adapter(server: Server) -> None:
         assert await gone(client, adapter)
         assert await create(client) == adapter
         assert (await client.get(f"{path}/calibration")).json()["error"]["code"] == "calibration_missing"
+
+    server.run(scenario)
+
+
+def test_a_support_that_is_not_stored_has_no_calibrated_gate(server: Server) -> None:
+    """The wire refuses it too; the engine does for callers in its own process."""
+    examples = tuple(Example(row["input"], row["output"], tuple(OPTIONS)) for row in SUPPORT)
+    request = PredictRequest(AdaptRequest(examples), (Query("x"),), gate=GateRequest(target_error=0.1))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        with pytest.raises(InvalidRequestError, match="only a stored adapter has a calibration") as caught:
+            await server.engine.predict(request)
+        assert caught.value.param == "adapter_id"
+        assert server.worker.adapted == []
 
     server.run(scenario)
 
