@@ -127,7 +127,9 @@ def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
         adapt_bytes_per_token=_kept_bytes_per_token(backbone, prior),
         predict_bytes_per_token=_widest_bytes_per_token(backbone),
         adaptation_bytes=COPIES_IN_ADAPTATION * slot,
-        sample_bytes=family_of(prior.config.noise).sample_bytes(prior.config, backbone.sites, backbone.dtype),
+        sample_bytes=family_of(prior.config.noise).sample_bytes(
+            prior.config, backbone.sites_of(prior.config.sampled_from), backbone.dtype
+        ),
     )
 
 

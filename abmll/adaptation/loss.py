@@ -83,8 +83,8 @@ def step_loss(
     Row i draws its own sample with `seeds[i]`. With `prior` (theta, [T, ...]), the divergence is
     the one of the noise family; where the family estimates it, `kl_seeds[t]` is the seed of task t.
     """
-    # The noise scale is for prediction. It is chosen on posteriors that were fitted without it.
-    config = replace(config, noise=replace(config.noise, scale=1.0))
+    # What is chosen after training was chosen on posteriors that were fitted without it.
+    config = replace(config, noise=config.noise.in_training())
     rows, tasks = batch.rows, batch.task_of_row
     draw = family_of(config.noise).training_draw(
         config,

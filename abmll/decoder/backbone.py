@@ -7,6 +7,7 @@ steps and all samples of a posterior.
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -46,11 +47,13 @@ class Draw(Protocol):
 class Call:
     """State of the forward pass that is running; it belongs to one `Backbone`.
 
-    Between passes it is empty. Behind the attention of the last layer, only `tokens` are computed,
-    with the draw `narrowed`; None means all tokens.
+    Between passes it is empty. The draw numbers its sites from `first_site` of the backbone. Behind
+    the attention of the last layer, only `tokens` are computed, with the draw `narrowed`; None
+    means all tokens.
     """
 
     draw: Draw | None = None
+    first_site: int = 0
     tokens: Tensor | None = None
     narrowed: Draw | None = None
 
@@ -68,7 +71,8 @@ class AdaptedLinear(nn.Module):
         if draw is None:
             frozen: Tensor = self.frozen(x)
             return frozen
-        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
+        site = self.site - self._call.first_site
+        return draw(site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
 
 
 class _Narrowing(nn.Module):
@@ -121,8 +125,10 @@ def _widen(layer: Any) -> None:
 class Backbone:
     """Frozen `transformers` decoder whose layers from `layout.first_layer` on take a draw per call.
 
-    A backbone owns its model: it wraps the layers in place. The draw is an argument of each call,
-    so no adapter is active between calls. Calls must not overlap: one thread owns a backbone.
+    A call runs some of the layers: `start` is the first of them, and `stop` the first one after
+    them. Its draw has one site for each of `sites_of(start, stop)`. A backbone owns its model: it
+    wraps the layers in place. The draw is an argument of each call, so no adapter is active between
+    calls. Calls must not overlap: one thread owns a backbone.
     Raises `UnsupportedModelError` where the model has no list `layers` or no known final norm,
     `first_layer` is not one of its layers, or the rule of module names finds nothing to adapt.
     """
@@ -146,8 +152,8 @@ class Backbone:
         use_lean_norms(decoder)
         use_lean_swiglu(decoder)
         self._narrows = narrow_last_layer(layers[-1], self._call)
-        self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
-        self._top = _part(decoder, list(layers)[layout.first_layer :], None)
+        self._decoder, self._layers, self._norm = decoder, list(layers), norm
+        self._parts: dict[tuple[int, int], Any] = {}
         self._head = model.get_output_embeddings()
         self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/option_references.py`
 
@@ -174,26 +180,52 @@ class Backbone:
         The compilation itself happens in the passes that follow. Attention is not compiled because
         its layout differs between batches, nor are the adapted layers because their draw does.
         """
-        for layer in self._trunk.layers:
+        for layer in self._layers[: self.layout.first_layer]:
             for name, part in layer.named_children():
                 if not name.endswith(("attn", "attention")):
                     part.compile(dynamic=True, backend=backend)
 
+    @property
+    def depth(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+    def sites_of(self, start: int, stop: int | None = None) -> tuple[Site, ...]:
+        """Return the adapted sites of the layers from `start` to before `stop`, or to the last."""
+        return self.sites[self.span_of(start, stop)]
+
+    def span_of(self, start: int, stop: int | None = None) -> slice:
+        """Return where `sites_of(start, stop)` are among all sites."""
+        numbers = [
+            bisect_left(self.sites, layer, key=lambda site: site.layer)
+            for layer in (start, stop or self.depth)
+        ]
+        return slice(*numbers)
+
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
         """Return the activations [N, d] of packed rows below the first adapted layer."""
-        hidden: Tensor = self._packed(self._trunk, rows, input_ids=rows.input_ids[None])
+        part = self._part(0, self.layout.first_layer)
+        hidden: Tensor = self._packed(part, rows, input_ids=rows.input_ids[None])
         return hidden
 
-    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None) -> Tensor:
+    @torch.no_grad()
+    def states(self, hidden: Tensor, rows: Rows, draw: Draw | None, start: int, stop: int) -> Tensor:
+        """Return the activations [N, d] below layer `stop`, from those below layer `start`."""
+        with _running(self._call, Call(draw, self.span_of(start).start)):
+            return self._packed(self._part(start, stop), rows, inputs_embeds=hidden[None])
+
+    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None, start: int | None = None) -> Tensor:
         """Return the log-probabilities [M] of the rows' segments, in nats and in fp32.
 
-        `hidden` [N, d] are the activations of the trunk.
+        `hidden` [N, d] are the activations below layer `start`, by default those of the trunk.
         """
+        start = self.layout.first_layer if start is None else start
         narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
         narrow = self._narrows and (draw is None or narrowed is not None)
-        with _running(self._call, draw, rows.scored if narrow else None, narrowed):
-            states = self._packed(self._top, rows, inputs_embeds=hidden[None])
+        call = Call(draw, self.span_of(start).start, rows.scored if narrow else None, narrowed)
+        with _running(self._call, call):
+            states = self._packed(self._part(start), rows, inputs_embeds=hidden[None])
         logits: Tensor = self._head(states if narrow else states[rows.scored]).float()
         tokens = logits[rows.place, rows.target] - logits.logsumexp(-1)[rows.place]
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
@@ -216,38 +248,56 @@ class Backbone:
         return hidden
 
     @torch.no_grad()
-    def continue_trunk(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
-        """Return the trunk activations [B, L, d] of tokens `ids` [B, L] behind those in `cache`.
+    def continue_states(
+        self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None, stop: int
+    ) -> Tensor:
+        """Return the activations [B, L, d] below layer `stop` of tokens behind those in `cache`.
 
-        The keys and values of the new tokens are added to `cache`. `visible` [B, L, keys] says
-        which keys, cached or new, each new token sees.
+        The tokens are `ids` [B, L], and their keys and values are added to `cache`. `visible`
+        [B, L, keys] says which keys, cached or new, each new token sees. The draw is that of
+        `sites_of(layout.first_layer, stop)`.
         """
-        mask = additive_mask(visible, self.dtype)
-        out = self._trunk(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        with _running(self._call, Call(draw)):
+            out = self._part(0, stop)(
+                input_ids=ids,
+                attention_mask=additive_mask(visible, self.dtype),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
         hidden: Tensor = out.last_hidden_state
         return hidden
 
     @torch.no_grad()
     def next_logits(
-        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
+        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None, start: int
     ) -> Tensor:
-        """Return the logits [R, V], in fp32, behind the last token of trunk activations [R, L, d].
+        """Return the logits [R, V], in fp32, behind the last token of `hidden` [R, L, d].
 
-        The new keys and values of the adapted layers are added to `cache`.
+        `hidden` are activations below layer `start`. The new keys and values of the layers from
+        there on are added to `cache`.
         """
-        mask = additive_mask(visible, self.dtype)
-        with _running(self._call, draw):
-            out = self._top(
+        with _running(self._call, Call(draw, self.span_of(start).start)):
+            out = self._part(start)(
                 inputs_embeds=hidden,
-                attention_mask=mask,
+                attention_mask=additive_mask(visible, self.dtype),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
             )
         logits: Tensor = self._head(out.last_hidden_state[:, -1]).float()
         return logits
+
+    def _part(self, start: int, stop: int | None = None) -> Any:
+        """Return a decoder of the layers from `start` to before `stop`, made once.
+
+        Only the one that ends with the last layer has the final norm.
+        """
+        stop = self.depth if stop is None else stop
+        if (start, stop) not in self._parts:
+            norm_to_skip = None if stop == self.depth else self._norm
+            self._parts[start, stop] = _part(self._decoder, self._layers[start:stop], norm_to_skip)
+        return self._parts[start, stop]
 
 
 class _running:  # noqa: N801 - reads as a verb at its one use
@@ -256,10 +306,8 @@ class _running:  # noqa: N801 - reads as a verb at its one use
     Raises `RuntimeError` where another pass is running.
     """
 
-    def __init__(
-        self, call: Call, draw: Draw | None, tokens: Tensor | None = None, narrowed: Draw | None = None
-    ) -> None:
-        self._call, self._new = call, Call(draw, tokens, narrowed)
+    def __init__(self, call: Call, new: Call) -> None:
+        self._call, self._new = call, new
 
     def __enter__(self) -> None:
         if self._call.draw is not None or self._call.tokens is not None:
@@ -270,7 +318,7 @@ class _running:  # noqa: N801 - reads as a verb at its one use
         self._set(Call())
 
     def _set(self, new: Call) -> None:
-        self._call.draw, self._call.tokens, self._call.narrowed = new.draw, new.tokens, new.narrowed
+        vars(self._call).update(vars(new))
 
 
 def _unwrap(layers: nn.ModuleList) -> None:

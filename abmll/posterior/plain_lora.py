@@ -15,6 +15,7 @@ from torch import Tensor
 from abmll.decoder.layout import AdapterLayout, Site, unflatten
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import NoiseConfig
+from abmll.posterior.noise.draws import own_samples, shared_mean
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.seeds import sample_seeds
@@ -51,18 +52,27 @@ def mean_loras(posterior: Posterior) -> dict[Site, PlainLora]:
 def sample_loras(posterior: Posterior, seed: int, number: int) -> dict[Site, PlainLora]:
     """Return sample `number` of the sequence that `seed` names, as LoRAs of rank r + m (r + 1).
 
-    Their scaling is 1. The sample is the one that a prediction with this seed draws in fp32. Raises
-    `SampleNotALoraError` where samples of the noise family are no LoRAs.
+    In layers without noise they are the mean, filled up with zeros: programs that read LoRAs expect
+    one rank. Their scaling is 1. The sample is the one that a prediction with this seed draws in
+    fp32. Raises `SampleNotALoraError` where samples of the noise family are no LoRAs.
     """
     config, sites = posterior.config, posterior.sites
-    family = family_of(config.noise)
-    seeds = sample_seeds(seed, number, number + 1, paired=family.paired)
-    tensors = unflatten(posterior.values.detach().cpu()[None], sites, config.layout.rank)
-    samples = family.samples(config, sites, tensors, seeds=seeds, task_of_sample=[0], dtype=torch.float32)
+    seeds = sample_seeds(seed, number, number + 1, paired=family_of(config.noise).paired)
+    values = posterior.values.detach().cpu()[None]
+    own = own_samples(config, sites, values, seeds=seeds, task_of_sample=[0], dtype=torch.float32)
+    loras = [*shared_mean(config, sites, values).as_loras(), *own.as_loras()]
+    rank = max(lora.a.shape[1] for lora in loras)
     return {
-        site: PlainLora(lora.a[0], lora.b[0], float(lora.a.shape[1]))
-        for site, lora in zip(sites, samples.as_loras(), strict=True)
+        site: PlainLora(_filled(lora.a[0], 0, rank), _filled(lora.b[0], 1, rank), float(rank))
+        for site, lora in zip(sites, loras, strict=True)
     }
+
+
+def _filled(matrix: Tensor, axis: int, size: int) -> Tensor:
+    """Return `matrix` with zeros behind it along `axis`, up to `size`."""
+    shape = list(matrix.shape)
+    shape[axis] = size - shape[axis]
+    return torch.cat([matrix, matrix.new_zeros(shape)], axis)
 
 
 def with_mean(prior: GlobalPosterior, loras: Mapping[Site, PlainLora]) -> GlobalPosterior:

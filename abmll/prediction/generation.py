@@ -1,8 +1,8 @@
 """Free-text answers, written under posterior samples, a few tokens a unit.
 
-A sample's weights stay the same for a whole answer, so its KV cache is consistent. The adapted
-layers have a cache for each answer. The trunk has one for each prompt: the prompt is computed and
-stored once, and the answers' tokens are parallel branches behind it.
+A sample's weights stay the same for a whole answer, so its KV cache is consistent. Layers with
+noise have a cache for each answer. Those below, which all samples share, have one for each prompt:
+the prompt is computed and stored once, and the answers' tokens are parallel branches behind it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
+from abmll.posterior.noise.draws import own_mean, own_samples, shared_mean
 from abmll.posterior.noise.families import family_of
-from abmll.posterior.noise.point import mean_samples
+from abmll.posterior.noise.point import LoraSamples
 from abmll.seeds import derive_seed, sample_seeds
 
 # Tokens written in one unit; other work can run between two units.
@@ -91,26 +91,22 @@ class Writing:
             self._todo.pop(0)
 
     def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
+        config, values, sites = self._config, self._values[None], backbone.sites
         answers = range(start, min(self._answers, start + self._at_once))
         first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
-        tensors = unflatten(self._values[None], backbone.sites, self._config.layout.rank)
         samples: Samples
         if self._samples == 0:
-            samples = mean_samples(self._config.layout, tensors)
+            samples = own_mean(config, sites, values)
         else:
-            family = family_of(self._config.noise)
-            seeds = sample_seeds(self._seed, first, last + 1, paired=family.paired)
-            samples = family.samples(
-                self._config,
-                backbone.sites,
-                tensors,
-                seeds=seeds,
-                task_of_sample=[0] * len(seeds),
-                dtype=backbone.dtype,
+            seeds = sample_seeds(self._seed, first, last + 1, paired=family_of(config.noise).paired)
+            samples = own_samples(
+                config, sites, values, seeds=seeds, task_of_sample=[0] * len(seeds), dtype=backbone.dtype
             )
         sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]
         streams = [self._stream(n) for n in answers for _ in chunk]
-        return _State.read(backbone, samples, sample_of_row, streams, [self._prompts[i] for i in chunk])
+        shared = shared_mean(config, sites, values)
+        prompts = [self._prompts[i] for i in chunk]
+        return _State.read(backbone, config.sampled_from, shared, samples, sample_of_row, streams, prompts)
 
     def _stream(self, answer: int) -> torch.Generator | None:
         """Return the generator of a drawn answer; None for a greedy one.
@@ -127,9 +123,12 @@ class Writing:
 class _State:
     """B prompts and G answers to each, while they are written.
 
-    Row g * B + b is answer g behind prompt b.
+    Row g * B + b is answer g behind prompt b. Layers below `start` have the adapter `shared`, the
+    others have `samples`. `lower` and `upper` are the caches of the two.
     """
 
+    start: int
+    shared: LoraSamples
     samples: Samples
     sample_of_row: Sequence[int]
     streams: Sequence[torch.Generator | None]  # by row
@@ -137,8 +136,8 @@ class _State:
     prompts: int
     valid: Tensor  # [B, P]: real tokens of the left-padded prompts
     position: Tensor  # [B, 1]: the place of the last token that was read
-    trunk: DynamicCache
-    top: DynamicCache
+    lower: DynamicCache
+    upper: DynamicCache
     next: Tensor  # [G * B, 1]: tokens chosen but not yet read
     written: Tensor  # [G * B, tokens]
     done: Tensor  # [G * B]
@@ -147,6 +146,8 @@ class _State:
     def read(
         cls,
         backbone: Backbone,
+        start: int,
+        shared: LoraSamples,
         samples: Samples,
         sample_of_row: Sequence[int],
         streams: Sequence[torch.Generator | None],
@@ -159,15 +160,16 @@ class _State:
         positions = (valid.long().cumsum(1) - 1).clamp_min(0)
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=device)
-        trunk, top = DynamicCache(), DynamicCache()
-        hidden = backbone.continue_trunk(ids, positions, visible, trunk).repeat(count, 1, 1)
+        lower, upper = DynamicCache(), DynamicCache()
+        mean = shared.for_rows([0] * len(prompts), [length] * len(prompts))
+        hidden = backbone.continue_states(ids, positions, visible, lower, mean, start).repeat(count, 1, 1)
         padding = [length - len(prompt) for prompt in prompts] * count
         draw = samples.for_rows(sample_of_row, [length] * rows, padding)
         positions, visible = positions.repeat(count, 1), visible.repeat(count, 1, 1)
-        token = _choose(backbone.next_logits(hidden, positions, visible, top, draw), streams)
+        token = _choose(backbone.next_logits(hidden, positions, visible, upper, draw, start), streams)
         return cls(
-            samples, sample_of_row, streams, count, len(prompts), valid, positions[: len(prompts), -1:],
-            trunk, top, token,
+            start, shared, samples, sample_of_row, streams, count, len(prompts), valid,
+            positions[: len(prompts), -1:], lower, upper, token,
             torch.empty(rows, 0, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.bool, device=device),
         )  # fmt: skip
@@ -183,17 +185,20 @@ class _State:
         self.done = self.done | (token[:, 0] == end)
         self.position = self.position + 1
         count, prompts, steps = self.count, self.prompts, self.written.shape[1]
-        # In the trunk an answer is a branch: it sees the prompt and its own earlier tokens.
+        # In the shared layers an answer is a branch: it sees the prompt and its own earlier tokens.
         own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, steps)
         behind = own.expand(prompts, count, count * steps)
         visible = torch.cat([self.valid[:, None, :].expand(prompts, count, -1), behind], -1)
         branches = token.view(count, prompts).T
-        hidden = backbone.continue_trunk(branches, self.position.expand(prompts, count), visible, self.trunk)
+        mean = self.shared.for_rows([0] * prompts, [count] * prompts)
+        hidden = backbone.continue_states(
+            branches, self.position.expand(prompts, count), visible, self.lower, mean, self.start
+        )
         hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
         keys = torch.cat([self.valid.repeat(count, 1), token.new_ones(len(token), steps).bool()], 1)
         draw = self.samples.for_rows(self.sample_of_row, [1] * len(token), step=steps)
         logits = backbone.next_logits(
-            hidden, self.position.repeat(count, 1), keys[:, None, :], self.top, draw
+            hidden, self.position.repeat(count, 1), keys[:, None, :], self.upper, draw, self.start
         )
         self.next = _choose(logits, self.streams)
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import AdapterLayout, unflatten
+from abmll.decoder.layout import AdapterLayout
 from abmll.decoder.option_references import OptionReference, option_references
-from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
+from abmll.decoder.rows import Group, Rows, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.posterior.config import NoiseConfig
 from abmll.posterior.noise.contract import Samples
+from abmll.posterior.noise.draws import own_mean, own_samples, shared_mean
 from abmll.posterior.noise.families import family_of
-from abmll.posterior.noise.point import mean_samples
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.stopping import StopRule, settled
 from abmll.seeds import SampleSeed, sample_seeds
@@ -51,8 +51,8 @@ class Sampling:
 class _Block:
     """Rows that are computed together.
 
-    `numbers` are the numbers of their prompts. `hidden` are the trunk activations [tokens, d] of
-    each row, once they are computed. `sampled` counts the samples that are done.
+    `numbers` are the numbers of their prompts. `hidden` are the activations [tokens, d] of each row
+    that all samples share, once they are computed. `sampled` counts the samples that are done.
     """
 
     groups: list[Group]
@@ -169,14 +169,21 @@ class OptionRun:
             self._blocks.insert(1, rest)
 
     def begin(
-        self, block: _Block, references: Mapping[int, OptionReference], hidden: Sequence[Tensor]
+        self,
+        block: _Block,
+        references: Mapping[int, OptionReference],
+        trunk: Sequence[Tensor],
+        hidden: Sequence[Tensor],
     ) -> None:
-        """Receive a block's trunk activations by row, and its prompts' option references."""
+        """Receive what a block needs once: its prompts' option references, and states by row.
+
+        `trunk` are the activations of the trunk, `hidden` those that all samples share.
+        """
         block.hidden = list(hidden)
         self._references.update(references)
         if self._process is not None:
             prompts = block.by_number
-            rows = zip(block.groups, hidden, strict=True)
+            rows = zip(block.groups, trunk, strict=True)
             own = [states for row, of_row in rows for states in row.prompt_states(of_row)]
             features = self._features(own, [prompt.text for prompt in prompts.values()])
             self._features_of.update(zip(prompts, features, strict=True))
@@ -259,7 +266,8 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.hidden])
         rows = collate(groups, backbone.device)
         draw = samples.for_rows(sample_of_row, rows.lengths)
-        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
+        start = alike[0].run.config.sampled_from
+        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw, start).cpu(), rows))
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
@@ -270,15 +278,28 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """Compute what a block needs once, before its first chunk.
 
-    That is the option references of its prompts, and the trunk's activations.
+    That is the option references of its prompts, the trunk's activations, and those of the layers
+    that all samples share.
     """
     members = [chunk.block.by_number for chunk in chunks]
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
     found = iter(option_references(backbone, prompts_of_all, remember=True))
     for chunk, prompts in zip(chunks, members, strict=True):
         rows = collate(chunk.block.groups, backbone.device)
-        hidden = backbone.trunk(rows).split(rows.lengths)
-        chunk.run.begin(chunk.block, {number: next(found).cpu() for number in prompts}, hidden)
+        trunk = backbone.trunk(rows)
+        references = {number: next(found).cpu() for number in prompts}
+        hidden = _shared_states(backbone, chunk.run, trunk, rows)
+        chunk.run.begin(chunk.block, references, trunk.split(rows.lengths), hidden.split(rows.lengths))
+
+
+def _shared_states(backbone: Backbone, run: OptionRun, trunk: Tensor, rows: Rows) -> Tensor:
+    """Return the activations [N, d] below the first layer that has noise."""
+    first, start = backbone.layout.first_layer, run.config.sampled_from
+    if start == first:
+        return trunk
+    mean = shared_mean(run.config, backbone.sites, run.values[None])
+    draw = mean.for_rows([0] * len(rows.lengths), rows.lengths)
+    return backbone.states(trunk, rows, draw, first, start)
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
@@ -293,7 +314,7 @@ def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
 def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[int]]:
     """Return the samples that the chunks need, and the number of each row's sample."""
     config, sites = chunks[0].run.config, backbone.sites
-    tensors = unflatten(torch.stack([chunk.run.values for chunk in chunks]), sites, config.layout.rank)
+    values = torch.stack([chunk.run.values for chunk in chunks])
     of_row: list[int] = []
     number = 0
     for chunk in chunks:
@@ -301,10 +322,8 @@ def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[in
             of_row += [number] * len(chunk.block.groups)
             number += 1
     if chunks[0].run.sampling.samples == 0:
-        return mean_samples(config.layout, tensors), of_row
+        return own_mean(config, sites, values), of_row
     seeds = [seed for chunk in chunks for seed in chunk.seeds if seed is not None]
     tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
-    samples = family_of(config.noise).samples(
-        config, sites, tensors, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype
-    )
+    samples = own_samples(config, sites, values, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype)
     return samples, of_row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -45,7 +44,7 @@ def prepare(config: TrainingConfig) -> Prepared:
         keep_dequantised=config.keep_dequantised,
         dtype=config.dtype,
     )
-    trained = PosteriorConfig(config.posterior.layout, replace(config.posterior.noise, scale=1.0))
+    trained = PosteriorConfig(config.posterior.layout, config.posterior.noise.in_training())
     start = Start(trained, config.template, point=config.meta.outer in POINT_RULES)
     return Prepared(collection, names, base, build_model(base, start))
 

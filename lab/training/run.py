@@ -36,7 +36,13 @@ def run_training(
     ):
         on_visit(metrics)
     trained = trained_prior(model, folder)
-    noise = replace(trained.config.noise, scale=config.posterior.noise.scale)
+    chosen = config.posterior.noise
+    noise = replace(
+        trained.config.noise,
+        scale=chosen.scale,
+        sampled_from=chosen.sampled_from,
+        full_scale=chosen.full_scale,
+    )
     finished = replace(config.posterior, noise=noise)
     prior = replace(
         trained,

@@ -85,7 +85,7 @@ def isotropic(posterior: TaskPosterior) -> TaskPosterior:
 
     `with_noise_scale` then sets it.
     """
-    noise = replace(posterior.config.noise, family="weight", offset=1.0)
+    noise = replace(posterior.config.noise.in_training(), family="weight", offset=1.0)
     config = replace(posterior.config, noise=noise)
     values = posterior.values.clone()
     for tensors in TaskPosterior(config, posterior.sites, values).by_site():

@@ -80,6 +80,16 @@ def test_a_sample_is_the_formula_with_the_signs_of_its_seed(prior: GlobalPosteri
         torch.testing.assert_close(update(lora), mean + drawn.flip * noise, rtol=1e-5, atol=1e-5)
 
 
+def test_below_the_first_sampled_layer_a_sample_is_the_mean(prior: GlobalPosterior) -> None:
+    noise = replace(CONFIG.noise, sampled_from=2)
+    some = TaskPosterior.start(replace(prior, config=replace(CONFIG, noise=noise)))
+    loras = sample_loras(some, 7, 0)
+    assert {lora.rank for lora in loras.values()} == {3 + 2 * 4}
+    for site, mean in zip(SITES, means(prior), strict=True):
+        gap = (update(loras[site]) - mean).abs().max()
+        assert gap > 0.1 if site.layer == 2 else gap < 1e-5
+
+
 def test_samples_come_in_pairs_around_the_mean_and_depend_on_the_seed(prior: GlobalPosterior) -> None:
     first, second, other = (sample_loras(prior, seed, number) for seed, number in ((7, 0), (7, 1), (8, 0)))
     for site, mean in zip(SITES, means(prior), strict=True):

@@ -1,6 +1,7 @@
 """Several answers of a sample: the first is greedy, and each is the same beside any others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,12 @@ from abmll.text.tasks import Query
 from tests.tiny import tiny_model
 
 PROMPTS = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
-FAMILIES = {"weight": 0.02, "output": -4.0}
+NOISES: dict[str, dict[str, Any]] = {
+    "weight": {"family": "weight", "offset": 0.02},
+    "output": {"family": "output", "offset": -4.0},
+    "weight, last layer": {"family": "weight", "offset": 0.04, "sampled_from": 2},
+    "output, last layer": {"family": "output", "offset": -4.0, "sampled_from": 2},
+}
 
 
 def write(
@@ -25,13 +31,13 @@ def write(
     return writing.written
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("samples", [0, 4])
 def test_an_answer_is_the_same_however_many_are_written(
-    family: str, samples: int, make_model: Callable[..., FewShotModel]
+    noise: str, samples: int, make_model: Callable[..., FewShotModel]
 ) -> None:
     """Answer j of sample n is written with or without other prompts, beside 3 or 5 answers."""
-    model, count = make_model(family=family, offset=FAMILIES[family]), max(1, samples)
+    model, count = make_model(**NOISES[noise]), max(1, samples)
     greedy, three, five = (write(model, samples, m) for m in (1, 3, 5))
     for prompt in range(2):
         for n in range(count):

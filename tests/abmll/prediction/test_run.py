@@ -13,11 +13,10 @@ from abmll.decoder.rows import by_prompt, collate
 from abmll.errors import OptionsError, PromptTooLongError
 from abmll.model import FewShotModel
 from abmll.posterior.config import TemperatureRule
-from abmll.posterior.noise.families import family_of
-from abmll.posterior.noise.point import LoraSamples, mean_samples
+from abmll.posterior.noise.point import Lora, LoraSamples, mean_samples
+from abmll.posterior.plain_lora import sample_loras
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
-from abmll.seeds import sample_seeds
 from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Query
 from tests.tiny import tiny_model
@@ -29,14 +28,19 @@ QUERIES = [
     Query("great", ("Paris", "France")),
     Query("0 1 2 3 4", OPTIONS),
 ]
-FAMILIES = {"weight": 0.02, "output": -4.0}
+NOISES: dict[str, dict[str, Any]] = {
+    "weight": {"family": "weight", "offset": 0.02},
+    "output": {"family": "output", "offset": -4.0},
+    "weight, last layer": {"family": "weight", "offset": 0.04, "sampled_from": 2},
+    "output, last layer": {"family": "output", "offset": -4.0, "sampled_from": 2},
+}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_one_by_one_in_any_order_and_in_one_batch_agree(
-    family: str, make_model: Callable[..., FewShotModel]
+    noise: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(family=family, offset=FAMILIES[family])
+    model = make_model(**NOISES[noise])
     together = model.predict(None, QUERIES, samples=5, seed=7)
     backwards = model.predict(None, QUERIES[::-1], samples=5, seed=7)[::-1]
     alone = [model.predict(None, [query], samples=5, seed=7)[0] for query in QUERIES]
@@ -47,11 +51,13 @@ def test_one_by_one_in_any_order_and_in_one_batch_agree(
             assert batch.predictive.stds == pytest.approx(other.predictive.stds, abs=1e-4)
 
 
+@pytest.mark.parametrize("sampled_from", [0, 2])
 def test_the_predictive_is_the_average_of_the_samples_probabilities(
+    sampled_from: int,
     make_model: Callable[..., FewShotModel],
 ) -> None:
     """The expected average is over dense models: the base with each sample's update added."""
-    model = make_model(offset=0.05)
+    model = make_model(offset=0.05, sampled_from=sampled_from)
     posterior = TaskPosterior.start(model.prior)
     query, count = QUERIES[0], 10  # more than one group of samples
     predictive = model.predict(posterior, [query], samples=count, seed=3)[0].predictive
@@ -75,15 +81,15 @@ def test_the_predictive_is_the_average_of_the_samples_probabilities(
     sampled = torch.stack(by_hand)
     assert predictive.probabilities == pytest.approx(sampled.mean(0).tolist(), abs=1e-4)
     assert predictive.stds == pytest.approx(sampled.std(0).tolist(), abs=1e-4)
-    assert max(predictive.stds) > 0.01
+    assert max(predictive.stds) > 0.005
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_no_samples_is_the_noise_free_model_and_many_surround_it(
-    family: str, make_model: Callable[..., FewShotModel]
+    noise: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    small = {"weight": 0.002, "output": -12.0}[family]
-    model = make_model(family=family, offset=small, random_prior=False)
+    small = {"weight": 0.002, "output": -12.0}[NOISES[noise]["family"]]
+    model = make_model(**{**NOISES[noise], "offset": small}, random_prior=False)
     base = []
     for prompt in _prompts(model):
         rows = collate([prompt])
@@ -106,23 +112,26 @@ def _tensors(model: FewShotModel) -> list:  # type: ignore[type-arg]
 
 
 def _samples(model: FewShotModel, count: int, seed: int) -> LoraSamples:
-    samples = family_of(model.prior.config.noise).samples(
-        model.prior.config, model.prior.sites, _tensors(model),
-        seeds=sample_seeds(seed, 0, count, paired=True), task_of_sample=[0] * count, dtype=torch.float32,
-    )  # fmt: skip
-    assert isinstance(samples, LoraSamples)
-    return samples
+    """Return whole samples: the mean in layers without noise."""
+    posterior = TaskPosterior.start(model.prior)
+    found = [list(sample_loras(posterior, seed, number).values()) for number in range(count)]
+    return LoraSamples(
+        [
+            Lora(torch.stack([one.a for one in of]), torch.stack([one.scaling * one.b for one in of]))
+            for of in zip(*found, strict=True)
+        ]
+    )
 
 
 def _prompts(model: FewShotModel) -> list[EncodedPrompt]:
     return [model.encoder.encode(query) for query in QUERIES]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_a_sample_is_the_same_however_many_are_drawn(
-    family: str, make_model: Callable[..., FewShotModel]
+    noise: str, make_model: Callable[..., FewShotModel]
 ) -> None:
-    model = make_model(family=family, offset=FAMILIES[family])
+    model = make_model(**NOISES[noise])
     found = []
     for samples in (3, 11):
         run = model.begin_predict(None, QUERIES, samples=samples, seed=5)
@@ -145,15 +154,15 @@ def test_antithetic_samples_lie_opposite_each_other(make_model: Callable[..., Fe
         assert not torch.allclose(updates[0], updates[2])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_posteriors_together_predict_as_one_by_one(
-    family: str, make_model: Callable[..., FewShotModel]
+    noise: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     """One pass has several posteriors, temperatures, options, free text, samples and the mean.
 
     Their order does not matter.
     """
-    model = make_model(family=family, offset=FAMILIES[family])
+    model = make_model(**NOISES[noise])
     posteriors = [
         TaskPosterior(
             replace(model.prior.config, temperature=TemperatureRule(t)),
@@ -218,9 +227,12 @@ def test_greedy_text_of_the_mean_is_what_transformers_generates(
         assert ours == tuple(theirs[0, len(prompt) :].tolist())
 
 
-def test_each_sample_keeps_its_weights_for_the_whole_text(make_model: Callable[..., FewShotModel]) -> None:
+@pytest.mark.parametrize("sampled_from", [0, 2])
+def test_each_sample_keeps_its_weights_for_the_whole_text(
+    sampled_from: int, make_model: Callable[..., FewShotModel]
+) -> None:
     """The greedy tokens from the caches are those of a full forward pass under the same sample."""
-    model = make_model(offset=0.05)
+    model = make_model(offset=0.05 * (1 + sampled_from), sampled_from=sampled_from)
     prompts = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
     found = written(model, prompts, 3, 2, 8)
     assert len({text for texts in found for text in texts}) > 2
@@ -272,11 +284,11 @@ def test_what_does_not_fit_is_refused_or_cut_when_asked(make_model: Callable[...
         model.predict(None, [Query("a", ("x",))], samples=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_the_size_of_a_chunk_does_not_matter(
-    family: str, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
+    noise: str, make_model: Callable[..., FewShotModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(family=family, offset=FAMILIES[family])
+    model = make_model(**NOISES[noise])
     large = model.predict(None, QUERIES, samples=10, seed=7)
     monkeypatch.setattr("abmll.prediction.option_runs.SAMPLES_PER_CHUNK", 3)
     run = model.begin_predict(None, QUERIES, samples=10, seed=7, max_tokens=48)
@@ -298,12 +310,12 @@ def followed(model: FewShotModel, queries: list[Query], **settings: Any) -> tupl
     return partials, run
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("noise", NOISES)
 def test_what_is_known_midway_is_the_prediction_of_so_many_samples(
-    family: str, make_model: Callable[..., FewShotModel]
+    noise: str, make_model: Callable[..., FewShotModel]
 ) -> None:
     """In small chunks, block after block, each partial prediction is the one of a shorter run."""
-    model = make_model(family=family, offset=FAMILIES[family])
+    model = make_model(**NOISES[noise])
     partials, run = followed(model, QUERIES, samples=10, max_tokens=60)
     shorter = {n: model.predict(None, QUERIES, samples=n, seed=7) for n in range(1, 11)}
     assert partials[0] == [None] * len(QUERIES)
