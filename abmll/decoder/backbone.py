@@ -24,6 +24,7 @@ from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import Rows
 from abmll.decoder.sites import decoder_layers, walk_sites
 from abmll.decoder.swiglu import use_lean_swiglu
+from abmll.decoder.vocabulary import token_log_probs
 from abmll.errors import UnsupportedModelError
 from abmll.text.prompting import EncodedPrompt
 
@@ -226,8 +227,8 @@ class Backbone:
         call = Call(draw, self.span_of(start).start, rows.scored if narrow else None, narrowed)
         with _running(self._call, call):
             states = self._packed(self._part(start), rows, inputs_embeds=hidden[None])
-        logits: Tensor = self._head(states if narrow else states[rows.scored]).float()
-        tokens = logits[rows.place, rows.target] - logits.logsumexp(-1)[rows.place]
+        scored = states if narrow else states[rows.scored]
+        tokens = token_log_probs(scored, self._head, rows.place, rows.target)
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
 
     def _packed(self, part: Any, rows: Rows, **inputs: Tensor) -> Tensor:
