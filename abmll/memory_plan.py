@@ -23,6 +23,7 @@ from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import unflatten
 from abmll.decoder.quantised import FrozenLinear, is_quantised
 from abmll.decoder.rows import collate
+from abmll.posterior.noise.draws import sampled_sites
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.option_runs import SAMPLES_PER_CHUNK
@@ -128,7 +129,7 @@ def measure_costs(backbone: Backbone, prior: GlobalPosterior) -> MemoryCosts:
         predict_bytes_per_token=_widest_bytes_per_token(backbone),
         adaptation_bytes=COPIES_IN_ADAPTATION * slot,
         sample_bytes=family_of(prior.config.noise).sample_bytes(
-            prior.config, backbone.sites_of(prior.config.sampled_from), backbone.dtype
+            prior.config, sampled_sites(prior.config, backbone.sites), backbone.dtype
         ),
     )
 

@@ -7,8 +7,7 @@ steps and all samples of a posterior.
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, Protocol
@@ -21,10 +20,11 @@ from abmll.decoder.attention import Layout, additive_mask, use_packed_attention
 from abmll.decoder.layout import AdapterLayout, Site
 from abmll.decoder.norms import use_lean_norms
 from abmll.decoder.quantised import FrozenLinear, is_quantised
+from abmll.decoder.readout import Capture, Readout, is_readout
 from abmll.decoder.rows import Rows
 from abmll.decoder.sites import decoder_layers, walk_sites
 from abmll.decoder.swiglu import use_lean_swiglu
-from abmll.decoder.vocabulary import token_log_probs
+from abmll.decoder.vocabulary import changed_log_probs, normaliser, token_log_probs
 from abmll.errors import UnsupportedModelError
 from abmll.text.prompting import EncodedPrompt
 
@@ -48,13 +48,11 @@ class Draw(Protocol):
 class Call:
     """State of the forward pass that is running; it belongs to one `Backbone`.
 
-    Between passes it is empty. The draw numbers its sites from `first_site` of the backbone. Behind
-    the attention of the last layer, only `tokens` are computed, with the draw `narrowed`; None
-    means all tokens.
+    Between passes it is empty. Behind the attention of the last layer, only `tokens` are computed,
+    with the draw `narrowed`; None means all tokens.
     """
 
     draw: Draw | None = None
-    first_site: int = 0
     tokens: Tensor | None = None
     narrowed: Draw | None = None
 
@@ -72,8 +70,7 @@ class AdaptedLinear(nn.Module):
         if draw is None:
             frozen: Tensor = self.frozen(x)
             return frozen
-        site = self.site - self._call.first_site
-        return draw(site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
+        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
 
 
 class _Narrowing(nn.Module):
@@ -126,10 +123,8 @@ def _widen(layer: Any) -> None:
 class Backbone:
     """Frozen `transformers` decoder whose layers from `layout.first_layer` on take a draw per call.
 
-    A call runs some of the layers: `start` is the first of them, and `stop` the first one after
-    them. Its draw has one site for each of `sites_of(start, stop)`. A backbone owns its model: it
-    wraps the layers in place. The draw is an argument of each call, so no adapter is active between
-    calls. Calls must not overlap: one thread owns a backbone.
+    A backbone owns its model: it wraps the layers in place. The draw is an argument of each call,
+    so no adapter is active between calls. Calls must not overlap: one thread owns a backbone.
     Raises `UnsupportedModelError` where the model has no list `layers` or no known final norm,
     `first_layer` is not one of its layers, or the rule of module names finds nothing to adapt.
     """
@@ -153,8 +148,11 @@ class Backbone:
         use_lean_norms(decoder)
         use_lean_swiglu(decoder)
         self._narrows = narrow_last_layer(layers[-1], self._call)
-        self._decoder, self._layers, self._norm = decoder, list(layers), norm
-        self._parts: dict[tuple[int, int], Any] = {}
+        self.depth = len(layers)
+        self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
+        self._top = _part(decoder, list(layers)[layout.first_layer :], None)
+        self._top_without_norm = _part(decoder, list(layers)[layout.first_layer :], norm)
+        self._final_norm = getattr(decoder, norm)
         self._head = model.get_output_embeddings()
         self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/option_references.py`
 
@@ -181,55 +179,67 @@ class Backbone:
         The compilation itself happens in the passes that follow. Attention is not compiled because
         its layout differs between batches, nor are the adapted layers because their draw does.
         """
-        for layer in self._layers[: self.layout.first_layer]:
+        for layer in self._trunk.layers:
             for name, part in layer.named_children():
                 if not name.endswith(("attn", "attention")):
                     part.compile(dynamic=True, backend=backend)
 
     @property
-    def depth(self) -> int:
-        """Return the number of layers."""
-        return len(self._layers)
-
-    def sites_of(self, start: int, stop: int | None = None) -> tuple[Site, ...]:
-        """Return the adapted sites of the layers from `start` to before `stop`, or to the last."""
-        return self.sites[self.span_of(start, stop)]
-
-    def span_of(self, start: int, stop: int | None = None) -> slice:
-        """Return where `sites_of(start, stop)` are among all sites."""
-        numbers = [
-            bisect_left(self.sites, layer, key=lambda site: site.layer)
-            for layer in (start, stop or self.depth)
-        ]
-        return slice(*numbers)
+    def has_readout(self) -> bool:
+        """Return whether samples may differ in the readout alone (`decoder/readout.py`)."""
+        return self._narrows and is_readout(self.sites[-1], self.depth)
 
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
         """Return the activations [N, d] of packed rows below the first adapted layer."""
-        part = self._part(0, self.layout.first_layer)
-        hidden: Tensor = self._packed(part, rows, input_ids=rows.input_ids[None])
+        hidden: Tensor = self._packed(self._trunk, rows, input_ids=rows.input_ids[None])
         return hidden
 
-    @torch.no_grad()
-    def states(self, hidden: Tensor, rows: Rows, draw: Draw | None, start: int, stop: int) -> Tensor:
-        """Return the activations [N, d] below layer `stop`, from those below layer `start`."""
-        with _running(self._call, Call(draw, self.span_of(start).start)):
-            return self._packed(self._part(start, stop), rows, inputs_embeds=hidden[None])
-
-    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None, start: int | None = None) -> Tensor:
+    def log_probs(self, hidden: Tensor, rows: Rows, draw: Draw | None) -> Tensor:
         """Return the log-probabilities [M] of the rows' segments, in nats and in fp32.
 
-        `hidden` [N, d] are the activations below layer `start`, by default those of the trunk.
+        `hidden` [N, d] are the activations of the trunk.
         """
-        start = self.layout.first_layer if start is None else start
-        narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
-        narrow = self._narrows and (draw is None or narrowed is not None)
-        call = Call(draw, self.span_of(start).start, rows.scored if narrow else None, narrowed)
-        with _running(self._call, call):
-            states = self._packed(self._part(start), rows, inputs_embeds=hidden[None])
-        scored = states if narrow else states[rows.scored]
+        scored = self._scored_states(hidden, rows, draw, normed=True)
         tokens = token_log_probs(scored, self._head, rows.place, rows.target)
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
+
+    @torch.no_grad()
+    def readout(self, hidden: Tensor, rows: Rows, draw: Draw) -> Readout:
+        """Return what samples share that differ from the mean `draw` in the readout alone.
+
+        Only with `has_readout`. `hidden` [N, d] are the activations of the trunk.
+        """
+        capture = Capture(draw, len(self.sites) - 1, [])
+        states = self._scored_states(hidden, rows, capture, normed=False)
+        return Readout(states, capture.inputs[0], normaliser(self._final_norm(states), self._head))
+
+    @torch.no_grad()
+    def readout_log_probs(self, readout: Readout, noise: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
+        """Return the log-probabilities [S, M] of the rows' segments, in nats and in fp32.
+
+        `noise(inputs)` [S, p, d] is what each sample adds to the readout's output for `inputs`
+        [p, f].
+        """
+        normed = self._final_norm(readout.states)
+
+        def moves(part: slice) -> Tensor:
+            states = readout.states[part].float()
+            moved: Tensor = self._final_norm(states + noise(readout.inputs[part])) - self._final_norm(states)
+            return moved
+
+        tokens = changed_log_probs(readout.normaliser, normed, moves, self._head, rows.place, rows.target)
+        return tokens.new_zeros(len(tokens), rows.segments).index_add(1, rows.segment, tokens)
+
+    def _scored_states(self, hidden: Tensor, rows: Rows, draw: Draw | None, *, normed: bool) -> Tensor:
+        """Return the last states [P, d] of the tokens that predict a token to score."""
+        narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
+        narrow = self._narrows and (draw is None or narrowed is not None)
+        with _running(self._call, Call(draw, rows.scored if narrow else None, narrowed)):
+            states = self._packed(
+                self._top if normed else self._top_without_norm, rows, inputs_embeds=hidden[None]
+            )
+        return states if narrow else states[rows.scored]
 
     def _packed(self, part: Any, rows: Rows, **inputs: Tensor) -> Tensor:
         """Run some layers over packed rows as one sequence, and return their output [N, d].
@@ -249,56 +259,59 @@ class Backbone:
         return hidden
 
     @torch.no_grad()
-    def continue_states(
-        self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None, stop: int
-    ) -> Tensor:
-        """Return the activations [B, L, d] below layer `stop` of tokens behind those in `cache`.
+    def continue_trunk(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
+        """Return the trunk activations [B, L, d] of tokens `ids` [B, L] behind those in `cache`.
 
-        The tokens are `ids` [B, L], and their keys and values are added to `cache`. `visible`
-        [B, L, keys] says which keys, cached or new, each new token sees. The draw is that of
-        `sites_of(layout.first_layer, stop)`.
+        The keys and values of the new tokens are added to `cache`. `visible` [B, L, keys] says
+        which keys, cached or new, each new token sees.
         """
-        with _running(self._call, Call(draw)):
-            out = self._part(0, stop)(
-                input_ids=ids,
-                attention_mask=additive_mask(visible, self.dtype),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        return self._continued(self._trunk, positions, visible, cache, input_ids=ids)
 
     @torch.no_grad()
     def next_logits(
-        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None, start: int
+        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw | None
     ) -> Tensor:
-        """Return the logits [R, V], in fp32, behind the last token of `hidden` [R, L, d].
+        """Return the logits [R, V], in fp32, behind the last token of trunk activations [R, L, d].
 
-        `hidden` are activations below layer `start`. The new keys and values of the layers from
-        there on are added to `cache`.
+        The new keys and values of the adapted layers are added to `cache`.
         """
-        with _running(self._call, Call(draw, self.span_of(start).start)):
-            out = self._part(start)(
-                inputs_embeds=hidden,
-                attention_mask=additive_mask(visible, self.dtype),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        logits: Tensor = self._head(out.last_hidden_state[:, -1]).float()
+        with _running(self._call, Call(draw)):
+            states = self._continued(self._top, positions, visible, cache, inputs_embeds=hidden)
+        logits: Tensor = self._head(states[:, -1]).float()
         return logits
 
-    def _part(self, start: int, stop: int | None = None) -> Any:
-        """Return a decoder of the layers from `start` to before `stop`, made once.
+    @torch.no_grad()
+    def continue_readout(
+        self, hidden: Tensor, positions: Tensor, visible: Tensor, cache: Any, draw: Draw
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states [B, L, d] before the final norm, and the readout's inputs [B, L, f].
 
-        Only the one that ends with the last layer has the final norm.
+        They are under the mean `draw`. `hidden` and `cache` are as in `next_logits`.
         """
-        stop = self.depth if stop is None else stop
-        if (start, stop) not in self._parts:
-            norm_to_skip = None if stop == self.depth else self._norm
-            self._parts[start, stop] = _part(self._decoder, self._layers[start:stop], norm_to_skip)
-        return self._parts[start, stop]
+        capture = Capture(draw, len(self.sites) - 1, [])
+        with _running(self._call, Call(capture)):
+            states = self._continued(self._top_without_norm, positions, visible, cache, inputs_embeds=hidden)
+        return states, capture.inputs[0].view(*states.shape[:2], -1)
+
+    @torch.no_grad()
+    def readout_logits(self, states: Tensor, noise: Tensor) -> Tensor:
+        """Return the logits [R, V], in fp32, with `noise` [R, d] added to `states` [R, d]."""
+        normed = self._final_norm(states.float() + noise).to(self.dtype)
+        logits: Tensor = self._head(normed).float()
+        return logits
+
+    def _continued(
+        self, part: Any, positions: Tensor, visible: Tensor, cache: Any, **inputs: Tensor
+    ) -> Tensor:
+        out = part(
+            attention_mask=additive_mask(visible, self.dtype),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **inputs,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
 
 
 class _running:  # noqa: N801 - reads as a verb at its one use

@@ -26,27 +26,25 @@ class NoiseConfig:
     for the family `output` (-20 in the paper), a standard deviation of the weight for `weight`.
     `rank` is m, the number of sign vectors of a sample.
 
-    The others are chosen after training. They are for prediction, and adaptation does not use them:
-    `scale` multiplies every standard deviation, and layers below `sampled_from` have no noise, so
-    that all samples share their activations. `full_scale` is the scale for noise in every adapted
-    layer (`everywhere`); None means `scale`.
+    The others are chosen after training. They are for prediction, and adaptation does not use them.
+    `scale` multiplies every standard deviation. With a `readout_scale`, only the readout has noise
+    (`decoder/readout.py`), at that scale, and samples share all activations before it; with None,
+    every site has noise.
     """
 
     family: str = "weight"
     offset: float = 1e-3
     rank: int = 4
     scale: float = 1.0
-    sampled_from: int = 0
-    full_scale: float | None = None
+    readout_scale: float | None = None
 
     def everywhere(self) -> NoiseConfig:
-        """Return the same noise in every adapted layer, at the scale for that."""
-        scale = self.scale if self.full_scale is None else self.full_scale
-        return replace(self, scale=scale, sampled_from=0, full_scale=None)
+        """Return the noise of every site, at the scale for that."""
+        return replace(self, readout_scale=None)
 
     def in_training(self) -> NoiseConfig:
         """Return the noise of adaptation, which uses nothing that is chosen after training."""
-        return replace(self, scale=1.0, sampled_from=0, full_scale=None)
+        return replace(self, scale=1.0, readout_scale=None)
 
     def as_point(self) -> NoiseConfig:
         """Return the noise of a point: the `weight` family with a standard deviation of zero."""
@@ -98,11 +96,6 @@ class PosteriorConfig:
     similarity: SimilarityConfig | None = None
 
     @property
-    def sampled_from(self) -> int:
-        """Return the first layer whose activations differ between samples."""
-        return max(self.layout.first_layer, self.noise.sampled_from)
-
-    @property
     def sentence_encoder(self) -> str | None:
         """Return the name of the sentence encoder that the posterior needs, if any."""
         return self.similarity.sentence_encoder if self.similarity else None
@@ -124,10 +117,8 @@ class PosteriorConfig:
             "noise_rank": noise.rank,
             "noise_scale": noise.scale,
         }
-        if noise.sampled_from != 0:
-            values["sampled_from"] = noise.sampled_from
-        if noise.full_scale is not None:
-            values["full_noise_scale"] = noise.full_scale
+        if noise.readout_scale is not None:
+            values["readout_noise_scale"] = noise.readout_scale
         if temperature.base != 1:
             values["temperature"] = temperature.base
         if temperature.exponent != 0:
@@ -163,8 +154,7 @@ class PosteriorConfig:
                 known["spread_offset"],
                 known["noise_rank"],
                 known["noise_scale"],
-                known["sampled_from"],
-                known["full_noise_scale"],
+                known["readout_noise_scale"],
             ),
             TemperatureRule(known["temperature"], known["temperature_exponent"], known["choice_temperature"]),
             similarity,
@@ -175,7 +165,7 @@ class PosteriorConfig:
 _DEFAULTS: dict[str, Any] = {
     "rank": 8, "alpha": 16.0, "modules": MODULES, "first_layer": 0,
     "noise": "weight", "spread_offset": 1e-3, "noise_rank": 4, "noise_scale": 1.0,
-    "sampled_from": 0, "full_noise_scale": None,
+    "readout_noise_scale": None,
     "temperature": 1.0, "temperature_exponent": 0.0, "choice_temperature": None,
     "head_weight": 0.0, "head_noise": 0.5, "head_spread": 0.5, "sentence_encoder": None,
 }  # fmt: skip

@@ -38,7 +38,7 @@ class Movement:
 
 
 def movement(task: Posterior, prior: Posterior) -> Movement:
-    """Return how far `task` is from `prior`, both with noise in every adapted layer, computed in fp64.
+    """Return how far `task` is from `prior`, both with the noise of prediction, computed in fp64.
 
     The KL of the `weight` family is the closed form of `noise.weight.weight_divergence`, summed
     over every element; no standard deviation is below `SD_FLOOR` in it. Where training brought a
@@ -49,7 +49,6 @@ def movement(task: Posterior, prior: Posterior) -> Movement:
     config, of_prior = task.config, prior.config
     if (config.layout, config.noise, task.sites) != (of_prior.layout, of_prior.noise, prior.sites):
         raise PosteriorMismatchError("the posteriors have different configurations or sites")
-    config = replace(config, noise=config.noise.everywhere())
     family, scaling = family_of(config.noise), config.layout.scaling
     kl = floored = change = length = 0.0
     of_weights = False

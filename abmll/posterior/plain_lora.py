@@ -15,8 +15,9 @@ from torch import Tensor
 from abmll.decoder.layout import AdapterLayout, Site, unflatten
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import NoiseConfig
-from abmll.posterior.noise.draws import own_samples, shared_mean
+from abmll.posterior.noise.draws import full_samples, means, readout_noise
 from abmll.posterior.noise.families import family_of
+from abmll.posterior.noise.point import Lora
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.seeds import sample_seeds
 
@@ -52,15 +53,20 @@ def mean_loras(posterior: Posterior) -> dict[Site, PlainLora]:
 def sample_loras(posterior: Posterior, seed: int, number: int) -> dict[Site, PlainLora]:
     """Return sample `number` of the sequence that `seed` names, as LoRAs of rank r + m (r + 1).
 
-    In layers without noise they are the mean, filled up with zeros: programs that read LoRAs expect
+    At sites without noise they are the mean, filled up with zeros: programs that read LoRAs expect
     one rank. Their scaling is 1. The sample is the one that a prediction with this seed draws in
     fp32. Raises `SampleNotALoraError` where samples of the noise family are no LoRAs.
     """
     config, sites = posterior.config, posterior.sites
     seeds = sample_seeds(seed, number, number + 1, paired=family_of(config.noise).paired)
     values = posterior.values.detach().cpu()[None]
-    own = own_samples(config, sites, values, seeds=seeds, task_of_sample=[0], dtype=torch.float32)
-    loras = [*shared_mean(config, sites, values).as_loras(), *own.as_loras()]
+    if config.noise.readout_scale is None:
+        samples = full_samples(config, sites, values, seeds=seeds, task_of_sample=[0], dtype=torch.float32)
+        loras = list(samples.as_loras())
+    else:
+        loras = list(means(config, sites, values).as_loras())
+        noise = readout_noise(config, sites, values[0], seeds=seeds, dtype=torch.float32)
+        loras[-1] = Lora(torch.cat([loras[-1].a, noise.a], 1), torch.cat([loras[-1].b, noise.b], 2))
     rank = max(lora.a.shape[1] for lora in loras)
     return {
         site: PlainLora(_filled(lora.a[0], 0, rank), _filled(lora.b[0], 1, rank), float(rank))

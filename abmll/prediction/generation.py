@@ -1,14 +1,15 @@
 """Free-text answers, written under posterior samples, a few tokens a unit.
 
-A sample's weights stay the same for a whole answer, so its KV cache is consistent. Layers with
-noise have a cache for each answer. Those below, which all samples share, have one for each prompt:
-the prompt is computed and stored once, and the answers' tokens are parallel branches behind it.
+A sample's weights stay the same for a whole answer, so its KV cache is consistent. Layers that
+differ between samples have a cache for each answer. The others have one for each prompt: the prompt
+is computed and stored once, and the answers' tokens are parallel branches behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from abmll.decoder.backbone import Backbone
 from abmll.decoder.rows import token_batches
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
-from abmll.posterior.noise.draws import own_mean, own_samples, shared_mean
+from abmll.posterior.noise.draws import full_samples, means, readout_noise
 from abmll.posterior.noise.families import family_of
-from abmll.posterior.noise.point import LoraSamples
+from abmll.posterior.noise.point import Lora, LoraSamples
 from abmll.seeds import derive_seed, sample_seeds
 
 # Tokens written in one unit; other work can run between two units.
@@ -83,7 +84,7 @@ class Writing:
         for _ in range(TOKENS_PER_UNIT):
             if state.finished(self._max_new_tokens):
                 break
-            state.write(backbone, self._end)
+            state.write(self._end)
         if state.finished(self._max_new_tokens):
             for i, texts in zip(chunk, state.texts(self._end), strict=True):
                 self.written[i] += texts
@@ -91,22 +92,25 @@ class Writing:
             self._todo.pop(0)
 
     def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
-        config, values, sites = self._config, self._values[None], backbone.sites
         answers = range(start, min(self._answers, start + self._at_once))
         first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
-        samples: Samples
-        if self._samples == 0:
-            samples = own_mean(config, sites, values)
-        else:
-            seeds = sample_seeds(self._seed, first, last + 1, paired=family_of(config.noise).paired)
-            samples = own_samples(
-                config, sites, values, seeds=seeds, task_of_sample=[0] * len(seeds), dtype=backbone.dtype
-            )
+        config, sites, values = self._config, backbone.sites, self._values[None]
         sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]
         streams = [self._stream(n) for n in answers for _ in chunk]
-        shared = shared_mean(config, sites, values)
-        prompts = [self._prompts[i] for i in chunk]
-        return _State.read(backbone, config.sampled_from, shared, samples, sample_of_row, streams, prompts)
+        seeds = sample_seeds(self._seed, first, last + 1, paired=family_of(config.noise).paired)
+        model: _Answering
+        if self._samples and config.noise.readout_scale is not None:
+            mean = means(config, sites, values)
+            noise = readout_noise(config, sites, values[0], seeds=seeds, dtype=backbone.dtype)
+            model = _SharedStates(backbone, mean, noise, sample_of_row)
+        elif self._samples:
+            samples = full_samples(
+                config, sites, values, seeds=seeds, task_of_sample=[0] * len(seeds), dtype=backbone.dtype
+            )
+            model = _OwnStates(backbone, samples, sample_of_row)
+        else:
+            model = _OwnStates(backbone, means(config, sites, values), sample_of_row)
+        return _State.read(model, streams, [self._prompts[i] for i in chunk])
 
     def _stream(self, answer: int) -> torch.Generator | None:
         """Return the generator of a drawn answer; None for a greedy one.
@@ -119,25 +123,127 @@ class Writing:
         return torch.Generator().manual_seed(derive_seed(self._seed, "answer", sample, draw))
 
 
+class _Answering(Protocol):
+    """The logits of B prompts and G answers to each, as one posterior's samples give them.
+
+    Row g * B + b is answer g behind prompt b.
+    """
+
+    backbone: Backbone
+    sample_of_row: Sequence[int]
+
+    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
+        """Return the logits [G * B, V] behind left-padded prompts `ids` [B, P].
+
+        `valid` [B, P] is false for padding.
+        """
+
+    def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
+        """Return the logits [G * B, V] behind `token` [G * B, 1], token number `step` of each row."""
+
+
+@dataclass
+class _Branches:
+    """B prompts whose answers are branches behind them, where all rows have the same layers.
+
+    A branch sees its prompt and its own earlier tokens. Each prompt is computed and stored once.
+    """
+
+    count: int
+    positions: Tensor  # [B, P]
+    visible: Tensor  # [B, P, P]
+
+    @classmethod
+    def of(cls, valid: Tensor, count: int) -> _Branches:
+        length = valid.shape[1]
+        positions = (valid.long().cumsum(1) - 1).clamp_min(0)
+        causal = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+        visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=valid.device)
+        return cls(count, positions, visible)
+
+    def of_step(self, token: Tensor, valid: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the ids and positions [B, G], and what is visible [B, G, keys], of one step."""
+        count, prompts = self.count, len(valid)
+        own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, step)
+        behind = own.expand(prompts, count, count * step)
+        visible = torch.cat([valid[:, None, :].expand(prompts, count, -1), behind], -1)
+        positions = (self.positions[:, -1:] + step).expand(prompts, count)
+        return token.view(count, prompts).T, positions, visible
+
+
+class _OwnStates:
+    """Samples with adapters of their own: the trunk is shared, and each row has its own top."""
+
+    def __init__(self, backbone: Backbone, samples: Samples, sample_of_row: Sequence[int]) -> None:
+        self.backbone, self.sample_of_row, self._samples = backbone, sample_of_row, samples
+        self._trunk, self._top = DynamicCache(), DynamicCache()
+
+    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
+        """See `_Answering`."""
+        count, length = len(self.sample_of_row) // len(ids), ids.shape[1]
+        self._branches = _Branches.of(valid, count)
+        positions, visible = self._branches.positions, self._branches.visible
+        hidden = self.backbone.continue_trunk(ids, positions, visible, self._trunk).repeat(count, 1, 1)
+        padding = (length - valid.sum(1)).tolist() * count
+        draw = self._samples.for_rows(self.sample_of_row, [length] * len(hidden), padding)
+        return self.backbone.next_logits(
+            hidden, positions.repeat(count, 1), visible.repeat(count, 1, 1), self._top, draw
+        )
+
+    def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
+        """See `_Answering`."""
+        count = self._branches.count
+        ids, positions, visible = self._branches.of_step(token, valid, step)
+        hidden = self.backbone.continue_trunk(ids, positions, visible, self._trunk)
+        hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
+        keys = torch.cat([valid.repeat(count, 1), token.new_ones(len(token), step).bool()], 1)
+        draw = self._samples.for_rows(self.sample_of_row, [1] * len(token), step=step)
+        return self.backbone.next_logits(
+            hidden, positions.T.reshape(-1, 1), keys[:, None, :], self._top, draw
+        )
+
+
+class _SharedStates:
+    """Samples that differ in the readout alone: every layer is shared, and rows are branches."""
+
+    def __init__(
+        self, backbone: Backbone, mean: LoraSamples, noise: Lora, sample_of_row: Sequence[int]
+    ) -> None:
+        self.backbone, self.sample_of_row, self._mean, self._noise = backbone, sample_of_row, mean, noise
+        self._adapter = torch.tensor(sample_of_row, device=backbone.device)
+        self._trunk, self._top = DynamicCache(), DynamicCache()
+
+    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
+        """See `_Answering`."""
+        count = len(self.sample_of_row) // len(ids)
+        self._branches = _Branches.of(valid, count)
+        states, inputs = self._shared(ids, self._branches.positions, self._branches.visible)
+        return self._logits(states[:, -1].repeat(count, 1), inputs[:, -1].repeat(count, 1))
+
+    def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
+        """See `_Answering`."""
+        states, inputs = self._shared(*self._branches.of_step(token, valid, step))
+        return self._logits(states.transpose(0, 1).flatten(0, 1), inputs.transpose(0, 1).flatten(0, 1))
+
+    def _shared(self, ids: Tensor, positions: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.backbone.continue_trunk(ids, positions, visible, self._trunk)
+        draw = self._mean.for_rows([0] * len(ids), [ids.shape[1]] * len(ids))
+        return self.backbone.continue_readout(hidden, positions, visible, self._top, draw)
+
+    def _logits(self, states: Tensor, inputs: Tensor) -> Tensor:
+        return self.backbone.readout_logits(states, self._noise.of_rows(inputs, self._adapter))
+
+
 @dataclass
 class _State:
     """B prompts and G answers to each, while they are written.
 
-    Row g * B + b is answer g behind prompt b. Layers below `start` have the adapter `shared`, the
-    others have `samples`. `lower` and `upper` are the caches of the two.
+    Row g * B + b is answer g behind prompt b.
     """
 
-    start: int
-    shared: LoraSamples
-    samples: Samples
-    sample_of_row: Sequence[int]
+    model: _Answering
     streams: Sequence[torch.Generator | None]  # by row
-    count: int
-    prompts: int
     valid: Tensor  # [B, P]: real tokens of the left-padded prompts
-    position: Tensor  # [B, 1]: the place of the last token that was read
-    lower: DynamicCache
-    upper: DynamicCache
     next: Tensor  # [G * B, 1]: tokens chosen but not yet read
     written: Tensor  # [G * B, tokens]
     done: Tensor  # [G * B]
@@ -145,67 +251,38 @@ class _State:
     @classmethod
     def read(
         cls,
-        backbone: Backbone,
-        start: int,
-        shared: LoraSamples,
-        samples: Samples,
-        sample_of_row: Sequence[int],
+        model: _Answering,
         streams: Sequence[torch.Generator | None],
         prompts: Sequence[tuple[int, ...]],
     ) -> _State:
-        rows, count = len(sample_of_row), len(sample_of_row) // len(prompts)
-        device, length = backbone.device, max(map(len, prompts))
+        rows, device, length = len(model.sample_of_row), model.backbone.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device)
         valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device)
-        positions = (valid.long().cumsum(1) - 1).clamp_min(0)
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        visible = (valid[:, None, :] & causal) | torch.eye(length, dtype=torch.bool, device=device)
-        lower, upper = DynamicCache(), DynamicCache()
-        mean = shared.for_rows([0] * len(prompts), [length] * len(prompts))
-        hidden = backbone.continue_states(ids, positions, visible, lower, mean, start).repeat(count, 1, 1)
-        padding = [length - len(prompt) for prompt in prompts] * count
-        draw = samples.for_rows(sample_of_row, [length] * rows, padding)
-        positions, visible = positions.repeat(count, 1), visible.repeat(count, 1, 1)
-        token = _choose(backbone.next_logits(hidden, positions, visible, upper, draw, start), streams)
         return cls(
-            start, shared, samples, sample_of_row, streams, count, len(prompts), valid,
-            positions[: len(prompts), -1:], lower, upper, token,
+            model,
+            streams,
+            valid,
+            _choose(model.read(ids, valid), streams),
             torch.empty(rows, 0, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.bool, device=device),
-        )  # fmt: skip
+        )
 
     def finished(self, max_new_tokens: int) -> bool:
         """Return whether every row has ended or has `max_new_tokens` tokens."""
         return self.written.shape[1] >= max_new_tokens or bool(self.done.all())
 
-    def write(self, backbone: Backbone, end: int) -> None:
+    def write(self, end: int) -> None:
         """Fix each row's next token, and read it to choose the one after."""
         token = self.next.masked_fill(self.done[:, None], end)
         self.written = torch.cat([self.written, token], 1)
         self.done = self.done | (token[:, 0] == end)
-        self.position = self.position + 1
-        count, prompts, steps = self.count, self.prompts, self.written.shape[1]
-        # In the shared layers an answer is a branch: it sees the prompt and its own earlier tokens.
-        own = torch.eye(count, dtype=torch.bool, device=token.device).repeat(1, steps)
-        behind = own.expand(prompts, count, count * steps)
-        visible = torch.cat([self.valid[:, None, :].expand(prompts, count, -1), behind], -1)
-        branches = token.view(count, prompts).T
-        mean = self.shared.for_rows([0] * prompts, [count] * prompts)
-        hidden = backbone.continue_states(
-            branches, self.position.expand(prompts, count), visible, self.lower, mean, self.start
-        )
-        hidden = hidden.transpose(0, 1).flatten(0, 1)[:, None]
-        keys = torch.cat([self.valid.repeat(count, 1), token.new_ones(len(token), steps).bool()], 1)
-        draw = self.samples.for_rows(self.sample_of_row, [1] * len(token), step=steps)
-        logits = backbone.next_logits(
-            hidden, self.position.repeat(count, 1), keys[:, None, :], self.upper, draw, self.start
-        )
-        self.next = _choose(logits, self.streams)
+        self.next = _choose(self.model.write(token, self.valid, self.written.shape[1]), self.streams)
 
     def texts(self, end: int) -> list[list[tuple[int, ...]]]:
         """Return what was written, by prompt and answer, up to the end of each answer."""
         rows = [tuple(row[: row.index(end) + 1] if end in row else row) for row in self.written.tolist()]
-        return [[rows[g * self.prompts + b] for g in range(self.count)] for b in range(self.prompts)]
+        prompts = len(self.valid)
+        return [[rows[g * prompts + b] for g in range(len(rows) // prompts)] for b in range(prompts)]
 
 
 def _choose(logits: Tensor, streams: Sequence[torch.Generator | None]) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import AdapterLayout
 from abmll.decoder.option_references import OptionReference, option_references
-from abmll.decoder.rows import Group, Rows, by_prompt, collate, group, share_prefixes, token_batches
+from abmll.decoder.readout import Readout
+from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.posterior.config import NoiseConfig
 from abmll.posterior.noise.contract import Samples
-from abmll.posterior.noise.draws import own_mean, own_samples, shared_mean
+from abmll.posterior.noise.draws import full_samples, means, readout_noise
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.stopping import StopRule, settled
@@ -30,6 +31,8 @@ from abmll.text.prompting import EncodedPrompt
 TOKENS_PER_CHUNK = 8192
 # Posterior samples that are turned into adapters of rank r + m (r + 1) at once.
 SAMPLES_PER_CHUNK = 8
+# The same, where samples differ in the readout alone.
+SAMPLES_PER_READOUT = 64
 # With a stop rule, samples between two checks of it.
 SAMPLES_PER_LOOK = 8
 
@@ -51,14 +54,28 @@ class Sampling:
 class _Block:
     """Rows that are computed together.
 
-    `numbers` are the numbers of their prompts. `hidden` are the activations [tokens, d] of each row
-    that all samples share, once they are computed. `sampled` counts the samples that are done.
+    `numbers` are the numbers of their prompts. What all samples share of each row, once it is
+    computed, are `states`, the trunk activations [tokens, d], or `readouts`. `sampled` counts the
+    samples that are done.
     """
 
     groups: list[Group]
     numbers: list[list[int]]  # by group
-    hidden: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    readouts: list[Readout] = field(default_factory=list)
     sampled: int = 0
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.states or self.readouts)
+
+    def only(self, rows: Sequence[int]) -> _Block:
+        """Return the same block with some of its rows."""
+        states = [self.states[i] for i in rows] if self.states else []
+        readouts = [self.readouts[i] for i in rows] if self.readouts else []
+        return _Block(
+            [self.groups[i] for i in rows], [self.numbers[i] for i in rows], states, readouts, self.sampled
+        )
 
     @property
     def tokens(self) -> int:
@@ -123,6 +140,11 @@ class OptionRun:
         self._blocks = [_Block([groups[i][0] for i in b], [groups[i][1] for i in b]) for b in batches]
 
     @property
+    def reads_out(self) -> bool:
+        """Return whether samples differ in the readout alone."""
+        return self.sampling.samples > 0 and self.config.noise.readout_scale is not None
+
+    @property
     def paired(self) -> bool:
         """Return whether samples come in antithetic pairs."""
         return family_of(self.config.noise).paired
@@ -136,7 +158,8 @@ class OptionRun:
     def next_tokens(self) -> int:
         """Return the number of tokens of the next chunk."""
         chunk = self.next_chunk()
-        return chunk.block.tokens * chunk.copies
+        passes = (not chunk.block.begun) if self.reads_out else chunk.copies
+        return max(1, chunk.block.tokens * passes)
 
     def next_chunk(self) -> Chunk:
         """Return the samples to draw next.
@@ -145,7 +168,10 @@ class OptionRun:
         """
         block = self._blocks[0]
         left = self.sampling.samples - block.sampled
-        at_once = max(1, min(left, SAMPLES_PER_CHUNK, self.max_tokens // block.tokens))
+        most = min(SAMPLES_PER_CHUNK, self.max_tokens // block.tokens)
+        if self.reads_out:
+            most = SAMPLES_PER_READOUT if self.sampling.stop is None else SAMPLES_PER_LOOK
+        at_once = max(1, min(left, most))
         if self.paired and at_once > 1:
             at_once -= at_once % 2
         stop = min(self.sampling.samples, block.sampled + at_once)
@@ -157,29 +183,15 @@ class OptionRun:
         They have fewer samples, and where one sample is too much, fewer rows.
         """
         self.max_tokens = max_tokens
-        block = self._blocks[0]
-        while block.tokens > max_tokens and len(block.groups) > 1:
-            half = len(block.groups) // 2
-            rest = _Block(block.groups[half:], block.numbers[half:], block.hidden[half:], block.sampled)
-            block.groups, block.numbers, block.hidden = (
-                block.groups[:half],
-                block.numbers[:half],
-                block.hidden[:half],
-            )
-            self._blocks.insert(1, rest)
+        while (block := self._blocks[0]).tokens > max_tokens and len(block.groups) > 1:
+            rows = range(len(block.groups))
+            half = len(rows) // 2
+            self._blocks[:1] = [block.only(rows[:half]), block.only(rows[half:])]
 
     def begin(
-        self,
-        block: _Block,
-        references: Mapping[int, OptionReference],
-        trunk: Sequence[Tensor],
-        hidden: Sequence[Tensor],
+        self, block: _Block, references: Mapping[int, OptionReference], trunk: Sequence[Tensor]
     ) -> None:
-        """Receive what a block needs once: its prompts' option references, and states by row.
-
-        `trunk` are the activations of the trunk, `hidden` those that all samples share.
-        """
-        block.hidden = list(hidden)
+        """Receive the option references of a block's prompts, and its trunk activations by row."""
         self._references.update(references)
         if self._process is not None:
             prompts = block.by_number
@@ -219,11 +231,7 @@ class OptionRun:
         open_ = [
             i for i, members in enumerate(block.numbers) if not all(self._settled(n, rule) for n in members)
         ]
-        block.groups = [block.groups[i] for i in open_]
-        block.numbers = [block.numbers[i] for i in open_]
-        block.hidden = [block.hidden[i] for i in open_]
-        if not open_:
-            self._blocks.pop(0)
+        self._blocks[:1] = [block.only(open_)] if open_ else []
 
     def _settled(self, number: int, rule: StopRule) -> bool:
         temperature = self.config.temperature.base
@@ -258,19 +266,19 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     Chunks of the same layout and noise share a pass, but for those of the mean, which have their
     own.
     """
-    _begin(backbone, [chunk for chunk in chunks if not chunk.block.hidden])
+    _begin(backbone, [chunk for chunk in chunks if not chunk.block.begun])
     found: list[tuple[Chunk, list[Tensor]]] = []
-    for alike in _alike(chunks):
+    for alike in _alike([chunk for chunk in chunks if not chunk.run.reads_out]):
         samples, sample_of_row = _draw(backbone, alike)
         groups = [g for chunk in alike for _ in range(chunk.copies) for g in chunk.block.groups]
-        hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.hidden])
+        hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.states])
         rows = collate(groups, backbone.device)
         draw = samples.for_rows(sample_of_row, rows.lengths)
-        start = alike[0].run.config.sampled_from
-        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw, start).cpu(), rows))
+        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
+    found += [(chunk, _read_out(backbone, chunk)) for chunk in chunks if chunk.run.reads_out]
     for chunk, values in found:  # after all passes: one that fails leaves every run as it was
         chunk.run.take(chunk, values)
 
@@ -278,8 +286,8 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
 def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """Compute what a block needs once, before its first chunk.
 
-    That is the option references of its prompts, the trunk's activations, and those of the layers
-    that all samples share.
+    That is the option references of its prompts, the trunk's activations, and from there the
+    readout, for samples that differ in it alone.
     """
     members = [chunk.block.by_number for chunk in chunks]
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
@@ -288,18 +296,28 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         rows = collate(chunk.block.groups, backbone.device)
         trunk = backbone.trunk(rows)
         references = {number: next(found).cpu() for number in prompts}
-        hidden = _shared_states(backbone, chunk.run, trunk, rows)
-        chunk.run.begin(chunk.block, references, trunk.split(rows.lengths), hidden.split(rows.lengths))
+        chunk.run.begin(chunk.block, references, trunk.split(rows.lengths))
+        if not chunk.run.reads_out:
+            chunk.block.states = list(trunk.split(rows.lengths))
+        else:
+            mean = means(chunk.run.config, backbone.sites, chunk.run.values[None])
+            draw = mean.for_rows([0] * len(rows.lengths), rows.lengths)
+            chunk.block.readouts = backbone.readout(trunk, rows, draw).split(rows.scored_by_row)
 
 
-def _shared_states(backbone: Backbone, run: OptionRun, trunk: Tensor, rows: Rows) -> Tensor:
-    """Return the activations [N, d] below the first layer that has noise."""
-    first, start = backbone.layout.first_layer, run.config.sampled_from
-    if start == first:
-        return trunk
-    mean = shared_mean(run.config, backbone.sites, run.values[None])
-    draw = mean.for_rows([0] * len(rows.lengths), rows.lengths)
-    return backbone.states(trunk, rows, draw, first, start)
+def _read_out(backbone: Backbone, chunk: Chunk) -> list[Tensor]:
+    """Return the log-probabilities of a chunk whose samples differ in the readout alone."""
+    rows = collate(chunk.block.groups, backbone.device)
+    readout = Readout.joined(chunk.block.readouts)
+    noise = readout_noise(
+        chunk.run.config,
+        backbone.sites,
+        chunk.run.values,
+        seeds=[seed for seed in chunk.seeds if seed is not None],
+        dtype=backbone.dtype,
+    )
+    scores = backbone.readout_log_probs(readout, noise.of, rows).cpu()
+    return [values for sample in scores for values in by_prompt(sample, rows)]
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
@@ -322,8 +340,9 @@ def _draw(backbone: Backbone, chunks: Sequence[Chunk]) -> tuple[Samples, list[in
             of_row += [number] * len(chunk.block.groups)
             number += 1
     if chunks[0].run.sampling.samples == 0:
-        return own_mean(config, sites, values), of_row
+        return means(config, sites, values), of_row
     seeds = [seed for chunk in chunks for seed in chunk.seeds if seed is not None]
     tasks = [task for task, chunk in enumerate(chunks) for _ in range(chunk.copies)]
-    samples = own_samples(config, sites, values, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype)
-    return samples, of_row
+    return full_samples(
+        config, sites, values, seeds=seeds, task_of_sample=tasks, dtype=backbone.dtype
+    ), of_row

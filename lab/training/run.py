@@ -37,12 +37,7 @@ def run_training(
         on_visit(metrics)
     trained = trained_prior(model, folder)
     chosen = config.posterior.noise
-    noise = replace(
-        trained.config.noise,
-        scale=chosen.scale,
-        sampled_from=chosen.sampled_from,
-        full_scale=chosen.full_scale,
-    )
+    noise = replace(trained.config.noise, scale=chosen.scale, readout_scale=chosen.readout_scale)
     finished = replace(config.posterior, noise=noise)
     prior = replace(
         trained,

@@ -1,12 +1,13 @@
-"""Samples for prediction: noise in some layers, the mean in those below.
+"""Samples for prediction, of all sites or of the readout alone.
 
-Layers below `PosteriorConfig.sampled_from` have the posterior's mean in every sample. So all
-samples share the activations up to there.
+With `NoiseConfig.readout_scale`, every site but the readout has the posterior's mean in every
+sample, and the readout has the noise of its own scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,26 +16,16 @@ from abmll.decoder.layout import Site, SiteTensors, unflatten
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
 from abmll.posterior.noise.families import family_of
-from abmll.posterior.noise.point import LoraSamples, mean_samples
+from abmll.posterior.noise.point import Lora, LoraSamples, mean_samples
 from abmll.seeds import SampleSeed
 
 
-def shared_mean(config: PosteriorConfig, sites: Sequence[Site], values: Tensor) -> LoraSamples:
-    """Return the means of T posteriors `values` [T, P] at the sites that all samples share.
-
-    `sites` are all sites of the posteriors.
-    """
-    count = shared_sites(config, sites)
-    return mean_samples(config.layout, _tensors(config, sites, values)[:count])
+def means(config: PosteriorConfig, sites: Sequence[Site], values: Tensor) -> LoraSamples:
+    """Return the means of T posteriors `values` [T, P] as T samples."""
+    return mean_samples(config.layout, unflatten(values, sites, config.layout.rank))
 
 
-def own_mean(config: PosteriorConfig, sites: Sequence[Site], values: Tensor) -> LoraSamples:
-    """Return the means of T posteriors `values` [T, P] at the sites that have noise in a sample."""
-    count = shared_sites(config, sites)
-    return mean_samples(config.layout, _tensors(config, sites, values)[count:])
-
-
-def own_samples(
+def full_samples(
     config: PosteriorConfig,
     sites: Sequence[Site],
     values: Tensor,
@@ -43,26 +34,59 @@ def own_samples(
     task_of_sample: Sequence[int],
     dtype: torch.dtype,
 ) -> Samples:
-    """Return G samples of T posteriors `values` [T, P] at the sites that have noise.
+    """Return G samples of T posteriors `values` [T, P], with noise at every site.
 
     Sample g is drawn from posterior `task_of_sample[g]` with `seeds[g]`, for activations of
-    `dtype`. `sites` are all sites of the posteriors.
+    `dtype`.
     """
-    count = shared_sites(config, sites)
+    tensors = unflatten(values, sites, config.layout.rank)
     return family_of(config.noise).samples(
-        config,
-        sites[count:],
-        _tensors(config, sites, values)[count:],
-        seeds=seeds,
-        task_of_sample=task_of_sample,
-        dtype=dtype,
+        config, sites, tensors, seeds=seeds, task_of_sample=task_of_sample, dtype=dtype
     )
 
 
-def shared_sites(config: PosteriorConfig, sites: Sequence[Site]) -> int:
-    """Return the number of sites that have the mean in every sample. They are the first ones."""
-    return sum(site.layer < config.sampled_from for site in sites)
+def readout_noise(
+    config: PosteriorConfig,
+    sites: Sequence[Site],
+    values: Tensor,
+    *,
+    seeds: Sequence[SampleSeed],
+    dtype: torch.dtype,
+) -> Lora:
+    """Return what G samples add to the mean at the readout, of one posterior `values` [P].
+
+    Raises `SampleNotALoraError` where samples of the noise family are no LoRAs, and `ValueError`
+    where only full samples have noise.
+    """
+    if config.noise.readout_scale is None:
+        raise ValueError("the noise is not that of the readout alone")
+    *_, t = unflatten(values[None], sites, config.layout.rank)
+    centred = SiteTensors(torch.zeros_like(t.mean_a), torch.zeros_like(t.mean_b), t.spread_a, t.spread_b)
+    of_readout = replace(config, noise=replace(config.noise, scale=config.noise.readout_scale))
+    samples = family_of(config.noise).samples(
+        of_readout, sites[-1:], [centred], seeds=seeds, task_of_sample=[0] * len(seeds), dtype=dtype
+    )
+    (lora,) = samples.as_loras()
+    return lora
 
 
-def _tensors(config: PosteriorConfig, sites: Sequence[Site], values: Tensor) -> list[SiteTensors]:
-    return unflatten(values, sites, config.layout.rank)
+def sampled_sites(config: PosteriorConfig, sites: Sequence[Site]) -> Sequence[Site]:
+    """Return the sites that have noise in a sample."""
+    return sites if config.noise.readout_scale is None else sites[-1:]
+
+
+def check_readout(config: PosteriorConfig, *, has_readout: bool) -> str | None:
+    """Return what is wrong with noise in the readout alone, or None.
+
+    `has_readout` is that of the backbone.
+    """
+    if config.noise.readout_scale is None:
+        return None
+    if not has_readout:
+        return (
+            "noise in the readout alone needs an adapted `down` in the last layer of a base that is built "
+            "like Llama"
+        )
+    if config.noise.family != "weight":
+        return f"noise in the readout alone is not there for the family {config.noise.family!r}"
+    return None

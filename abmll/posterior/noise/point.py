@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from abmll.decoder.layout import AdapterLayout, SiteTensors
@@ -18,6 +19,15 @@ class Lora:
 
     a: Tensor
     b: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return B A x of every adapter, [G, N, d_out], for `x` [N, d_in]."""
+        return (x.to(self.a.dtype) @ self.a.mT) @ self.b.mT
+
+    def of_rows(self, x: Tensor, adapter: Tensor) -> Tensor:
+        """Return B A x [N, d_out] for `x` [N, d_in], where row n has adapter `adapter[n]`."""
+        inner = torch.bmm(self.a[adapter], x.to(self.a.dtype)[..., None])
+        return torch.bmm(self.b[adapter], inner)[..., 0]
 
 
 @dataclass(frozen=True)

@@ -62,29 +62,6 @@ def test_an_untrained_adapter_without_noise_reproduces_the_base_bit_for_bit(arch
     assert torch.equal(backbone.log_probs(hidden, rows, draw), backbone.log_probs(hidden, rows, None))
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
-def test_a_pass_in_two_parts_is_the_whole_pass(architecture: str) -> None:
-    backbone = Backbone(tiny_model(architecture), AdapterLayout(first_layer=0))
-    last = backbone.depth - 1
-    theta = GlobalPosterior.untrained(PosteriorConfig(backbone.layout), backbone.sites)
-    values = theta.values + 0.05 * torch.randn(theta.values.shape, generator=torch.Generator().manual_seed(1))
-    tensors = unflatten(values[None], theta.sites, 8)
-    rows = collate(PROMPTS)
-    below, above = (
-        mean_samples(backbone.layout, tensors[backbone.span_of(*span)]).for_rows(
-            [0] * len(PROMPTS), rows.lengths
-        )
-        for span in ((0, last), (last, None))
-    )
-    whole = mean_samples(backbone.layout, tensors).for_rows([0] * len(PROMPTS), rows.lengths)
-    hidden = backbone.trunk(rows)
-    states = backbone.states(hidden, rows, below, 0, last)
-    found = backbone.log_probs(states, rows, above, last)
-    torch.testing.assert_close(found, backbone.log_probs(hidden, rows, whole), atol=1e-5, rtol=1e-5)
-    assert (found - backbone.log_probs(hidden, rows, None)).abs().max() > 0.01
-    assert backbone.sites_of(0, last) + backbone.sites_of(last) == backbone.sites
-
-
 def test_whole_model_in_bf16_agrees_within_its_rounding() -> None:
     expected = [reference_scores(tiny_model(dtype=torch.bfloat16), prompt) for prompt in PROMPTS]
     backbone = Backbone(tiny_model(dtype=torch.bfloat16), AdapterLayout(first_layer=2))

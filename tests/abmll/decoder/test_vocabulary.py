@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from abmll.decoder import vocabulary
-from abmll.decoder.vocabulary import token_log_probs
+from abmll.decoder.vocabulary import changed_log_probs, normaliser, token_log_probs
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -36,3 +36,21 @@ def test_a_bf16_head_gives_fp32_values_within_the_rounding_of_its_logits() -> No
     found = token_log_probs(states, head, place, target)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-3)
+
+
+def test_changed_log_probs_are_exact_where_all_words_are_kept_and_near_where_some_are() -> None:
+    torch.manual_seed(3)
+    head = torch.nn.Linear(16, 300, bias=True).requires_grad_(False)
+    states, moves = 4 * torch.randn(70, 16), 0.3 * torch.randn(5, 70, 16)
+    place, target = torch.arange(70).flip(0), torch.randint(0, 300, (70,))
+    exact = head(states + moves).log_softmax(-1)[:, place, target]
+    gaps = []
+    for words in (300, 60, 5):
+        known = normaliser(states, head, words)
+        found = changed_log_probs(known, states, lambda rows: moves[:, rows], head, place, target)
+        gaps.append(float((found - exact).abs().max()))
+    assert gaps[0] < 1e-4
+    assert gaps[0] < gaps[1] < gaps[2] < 0.5
+    assert (exact - head(states).log_softmax(-1)[place, target]).abs().max() > 0.5
+    parts = normaliser(states, head, 60).split([30, 40])
+    assert [len(part.log) for part in parts] == [30, 40]

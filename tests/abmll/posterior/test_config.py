@@ -85,13 +85,10 @@ def test_a_point_is_noise_of_which_nothing_is_left() -> None:
     assert noise.as_point().is_point
 
 
-def test_the_layers_that_are_sampled_survive_the_flat_form() -> None:
-    noise = NoiseConfig(scale=4.0, sampled_from=2, full_scale=1.5)
+def test_the_scale_of_the_readout_survives_the_flat_form() -> None:
+    noise = NoiseConfig(scale=2.0, readout_scale=4.0)
     config = PosteriorConfig(LAYOUT, noise)
-    flat = config.to_json()
-    assert (flat["sampled_from"], flat["full_noise_scale"]) == (2, 1.5)
-    assert PosteriorConfig.from_json(flat) == config
-    assert (config.sampled_from, PosteriorConfig(LAYOUT).sampled_from) == (2, LAYOUT.first_layer)
-    assert noise.everywhere() == NoiseConfig(scale=1.5)
-    assert NoiseConfig(scale=4.0).everywhere() == NoiseConfig(scale=4.0)
+    assert config.to_json()["readout_noise_scale"] == 4.0
+    assert PosteriorConfig.from_json(config.to_json()) == config
+    assert noise.everywhere() == NoiseConfig(scale=2.0)
     assert noise.in_training() == NoiseConfig()

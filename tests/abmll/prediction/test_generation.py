@@ -16,8 +16,7 @@ PROMPTS = [(5, 6, 7, 8), (40, 41, 42, 43, 44, 45, 46)]
 NOISES: dict[str, dict[str, Any]] = {
     "weight": {"family": "weight", "offset": 0.02},
     "output": {"family": "output", "offset": -4.0},
-    "weight, last layer": {"family": "weight", "offset": 0.04, "sampled_from": 2},
-    "output, last layer": {"family": "output", "offset": -4.0, "sampled_from": 2},
+    "weight, readout": {"family": "weight", "offset": 0.02, "readout_scale": 3.0},
 }
 
 
