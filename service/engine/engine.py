@@ -40,6 +40,7 @@ from service.errors import (
     ServiceError,
     StartingError,
     WorkerLostError,
+    over_limit,
 )
 from service.executors.contract import (
     DEFAULT_TENANT,
@@ -359,8 +360,10 @@ class Engine:
         """Count a request as in flight. Raises `QueueFullError` if too many are."""
         # Adaptations and diagnoses count too: they go on for a while after requests have left.
         work = self._registry.in_flight + len(self._diagnoses)
-        if max(self._in_flight, work) >= self._settings.queue_limit:
-            raise QueueFullError("the server is busy", None, self._retry_after_seconds())
+        busy, limit = max(self._in_flight, work), self._settings.queue_limit
+        if busy >= limit:
+            message = over_limit(f"the server is busy with {busy} requests", limit, "queue_limit")
+            raise QueueFullError(message, None, self._retry_after_seconds())
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
 
@@ -388,7 +391,8 @@ class Engine:
             # The executor has the deadline too, and may raise first.
             if isinstance(error, TimeoutError) and not deadline.expired():
                 raise
-            message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
+            limit = f"{self._settings.deadline_seconds:g} s (setting deadline_seconds)"
+            message = f"not done in {limit}; an adaptation goes on for a while, so try again"
             raise DeadlineExceededError(
                 message, None, self._retry_after_seconds(), context.adapter_id
             ) from error

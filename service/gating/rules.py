@@ -17,6 +17,7 @@ from service.errors import (
     InvalidRequestError,
     LimitExceededError,
     ServiceError,
+    over_limit,
 )
 from service.gating.records import (
     USUAL_ALPHAS,
@@ -70,7 +71,7 @@ def admit_examples(
         )
     total = len(admitted) + (len(state.items) if state is not None else 0)
     if total > settings.max_calibration:
-        message = f"{total} examples in all; the limit is {settings.max_calibration}"
+        message = over_limit(f"{total} examples in all", settings.max_calibration, "max_calibration")
         raise LimitExceededError(message, "examples")
     warnings = []
     if in_support:

@@ -1,7 +1,7 @@
 """The answers of every surface are those of the code before its rebuild (commit e377baa).
 
-Two differences are on purpose: the message that says why there is no calibrated confidence, and the
-field `calibrator` of models, which was always null.
+Three differences are on purpose: the message that says why there is no calibrated confidence, the
+field `calibrator` of models, which was always null, and the setting's name in the message of a limit.
 """
 
 import json
