@@ -98,6 +98,24 @@ def outcome_of(example: Example, prediction: Prediction, confidence: float) -> O
     return Outcome(input_key(example.input, example.options), confidence, correct, score)
 
 
+def feedback_warnings(contradicted: int, uncounted: int, settings: Settings) -> tuple[str, ...]:
+    """Return warnings about labels that change nothing.
+
+    `contradicted` predictions have an earlier label that says the opposite. `uncounted` labels were
+    asked for, and found the calibration full.
+    """
+    warnings = []
+    if contradicted:
+        warnings.append(
+            f"the labels of {contradicted} predictions contradict the first ones, which stay: "
+            "if a first label was wrong, calibrate anew with replace"
+        )
+    if uncounted:
+        found = f"{uncounted} labels are stored and do not count: the calibration is full"
+        warnings.append(over_limit(found, settings.max_calibration, "max_calibration"))
+    return tuple(warnings)
+
+
 def has_options(manifest: AdapterManifest) -> bool:
     """Return whether the adapter chooses from options."""
     return any(example.options for example in manifest.support.examples)

@@ -60,6 +60,7 @@ async def feedback(
         stored=outcome.stored,
         asked=outcome.asked,
         known=outcome.known,
+        contradicted=list(outcome.contradicted),
         calibration=calibration_object(outcome.view),
     )
 

@@ -332,6 +332,7 @@ def test_asked_for_labels_count_for_the_gate_and_others_do_not(tmp_path: Path) -
         assert now["monitoring"]["logged"] == now["monitoring"]["labelled"] == 60
         outcome = (await caller.label(served, right=False)).json()
         assert (outcome["stored"], outcome["known"]) == (0, 60), "the first label counts"
+        assert outcome["contradicted"] == [p["prediction_id"] for p in served]
         assert outcome["calibration"]["n"] == now["n"]
         in_calibration = await caller.predictions(texts("a", 20), gate=TARGET)
         assert not any(
