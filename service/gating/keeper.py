@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from abmll.assurance.certificates import Certificate
 from abmll.prediction.settings import Thresholds
 from abmll.text.tasks import Example, Query
-from model_store.errors import StoreError, UnsupportedFormatError
+from model_store.errors import CorruptArtifactError, StoreError, UnsupportedFormatError
 from service.errors import (
     CalibrationMissingError,
     CertificateRevokedError,
@@ -58,6 +58,7 @@ from service.gating.state import (
     option_digests,
     prediction_id,
     predictions_record,
+    read_state,
     revoked_record,
     text_digest,
 )
@@ -302,7 +303,10 @@ class GateKeeper:
         if records is None:
             return None
         try:
-            return GateState.of(records, self._settings.alarm_delta)
+            return read_state(adapter_id, records, self._settings.alarm_delta)
+        except CorruptArtifactError as error:
+            self._store.move_aside(adapter_id, error)
+            return None
         except UnsupportedFormatError as error:
             log.warning("the calibration of %s is ignored: %s", adapter_id, error)
             return None
