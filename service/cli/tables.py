@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from service.cli.output import shown
+from model_store.terminal import shown
 
 
 def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
