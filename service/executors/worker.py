@@ -158,7 +158,7 @@ class ModelWorker:
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
         self._step_tokens = plan.adapt_tokens
         self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
-        self._unit_tokens = unit_tokens
+        self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
 
     @property
     def served(self) -> ServedModel:
@@ -169,6 +169,11 @@ class ModelWorker:
     def tokens_per_unit(self) -> int:
         """See `Worker.tokens_per_unit`."""
         return self._unit_tokens
+
+    @property
+    def adaptations_at_once(self) -> int:
+        """See `Worker.adaptations_at_once`. Each holds its optimiser's state between its units."""
+        return self._adaptations
 
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
         """See `Worker.begin`. A prediction leases the slot of its adapter."""
