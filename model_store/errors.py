@@ -30,7 +30,7 @@ class UnusableFolderError(StoreError):
 
 
 class UnusableDeviceError(StoreError):
-    """The device to run a model on is not there."""
+    """The device to run a model on is not there, or has too little memory for it."""
 
 
 class CorruptArtifactError(StoreError):

@@ -13,11 +13,15 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from model_store.terminal import visible
 
 Report = Callable[[str, int, int], None]
 """Called as `report(what, done, total)`: the stage, and how much is done in any unit.
@@ -26,6 +30,14 @@ Report = Callable[[str, int, int], None]
 """
 
 _log = logging.getLogger(__name__)
+
+
+class _AsItIs(TextColumn):
+    """Column of texts of others: markup, emoji codes and control characters are not obeyed."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text of the bar."""
+        return Text(visible(self.text_format.format(task=task)), style=self.style)
 
 
 def no_report(what: str, done: int, total: int) -> None:
@@ -38,7 +50,7 @@ def progress_bar() -> Iterator[Report]:
 
     Each new stage is logged as well, for output without a terminal.
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), _AsItIs("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(file=sys.stderr)
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task: TaskID | None = None
@@ -66,10 +78,10 @@ def counting_bar(console: Console, detail: str = "") -> Progress:
     `detail` is a format string of the task's fields, such as `{task.fields[cell]}`.
     """
     return Progress(
-        TextColumn("[bold]{task.description}"),
+        _AsItIs("{task.description}", style="bold"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn(detail),
+        _AsItIs(detail),
         console=console,
     )

@@ -37,9 +37,13 @@ def posterior_digest(posterior: Posterior) -> str:
     return sha.hexdigest()
 
 
-def canonical_json(value: Any) -> bytes:
-    """Return JSON to digest; equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+def canonical_json(value: Any, *, allow_nan: bool = True) -> bytes:
+    """Return JSON to digest; equal values give equal bytes.
+
+    Raises `ValueError` for NaN and infinities unless `allow_nan`.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+    return text.encode()
 
 
 def sites_to_json(sites: Sequence[Site]) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class InvalidRequestError(ServiceError):
 class LimitExceededError(InvalidRequestError):
     """More examples, inputs or options, or longer texts, than this server accepts.
 
-    The message has the limit.
+    The message has the limit and its setting (`over_limit`).
     """
 
     code = "limit_exceeded"
@@ -268,6 +268,11 @@ _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
     405: (MethodNotAllowedError, "this route does not take this method"),
 }
+
+
+def over_limit(found: str, limit: int | str, setting: str) -> str:
+    """Return the message for what exceeds `limit`, which the field `setting` of `Settings` changes."""
+    return f"{found}; the limit is {limit} (setting {setting})"
 
 
 def from_exception(error: BaseException, param: str | None = None) -> ServiceError:

@@ -70,6 +70,17 @@ class Preparation:
         """Return the tokens of the next chunk."""
         return sum(self._lengths[i] for i in self._chunks[0])
 
+    @property
+    def held_tokens(self) -> int:
+        """Return the tokens that the next chunk holds in memory, which `shrink` makes fewer."""
+        return self.next_tokens
+
+    def shrink(self, max_tokens: int) -> None:
+        """Prepare the rest in chunks of at most `max_tokens`, or one longer example."""
+        left = [i for chunk in self._chunks for i in chunk]
+        batches = token_batches([self._lengths[i] for i in left], max_tokens)
+        self._chunks = [[left[k] for k in batch] for batch in batches]
+
     def advance(self, backbone: Backbone) -> None:
         """Run the trunk, and the base model where options need a reference, over the next chunk."""
         chunk = self._chunks[0]

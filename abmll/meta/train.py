@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from abmll.adaptation.adamw import AdamW
@@ -162,7 +162,8 @@ class MetaState:
             "outer": self.outer.step,
         }
         partial = path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"counts": json.dumps(counts)})
+        # `save_file` would give it to this user alone, whatever the umask.
+        partial.write_bytes(save(tensors, {"counts": json.dumps(counts)}))
         partial.replace(path)
 
     @classmethod

@@ -7,9 +7,9 @@ is computed and stored once, and the answers' tokens are parallel branches behin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from abmll.seeds import derive_seed, sample_seeds
 TOKENS_PER_UNIT = 16
 # Answers to a prompt that are written in one batch.
 ANSWERS_AT_ONCE = 8
+
+# Prompts by number, and the answers to each of them that are written in one batch.
+Piece: TypeAlias = tuple[Sequence[int], range]
 
 
 class Writing:
@@ -48,13 +51,12 @@ class Writing:
         self._per_sample, self._answers = per_sample, max(1, samples) * per_sample
         self.written: list[list[tuple[int, ...]]] = [[] for _ in prompts]
         at_once = min(self._answers, ANSWERS_AT_ONCE)
-        lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-        self._todo = [
-            (chunk, start)
-            for chunk in token_batches(lengths, max(1, max_tokens // at_once))
+        self._lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+        self._todo: list[Piece] = [
+            (chunk, range(start, min(self._answers, start + at_once)))
+            for chunk in token_batches(self._lengths, max(1, max_tokens // at_once))
             for start in range(0, self._answers, at_once)
         ]
-        self._at_once = at_once
         self._state: _State | None = None
 
     @property
@@ -67,18 +69,56 @@ class Writing:
         """Return the number of tokens of the next unit."""
         if self._state is not None:
             return len(self._state.done) * TOKENS_PER_UNIT
-        chunk, _ = self._todo[0]
-        return sum(len(self._prompts[i]) for i in chunk) * self._at_once
+        chunk, answers = self._todo[0]
+        return sum(len(self._prompts[i]) for i in chunk) * len(answers)
+
+    @property
+    def held_tokens(self) -> int:
+        """Return the tokens that the caches hold at the end of the piece that is written now."""
+        return self._size(self._todo[0])
+
+    def shrink(self, max_tokens: int) -> None:
+        """Write the rest in pieces that hold at most `max_tokens`, or one answer to one prompt.
+
+        A larger piece that is begun is begun again. Its answers stay the same.
+        """
+        if self._size(self._todo[0]) > max_tokens:
+            self._state = None
+        self._todo = [smaller for piece in self._todo for smaller in self._split(piece, max_tokens)]
+
+    def _size(self, piece: Piece) -> int:
+        chunk, answers = piece
+        return sum(self._lengths[i] for i in chunk) * len(answers)
+
+    def _split(self, piece: Piece, max_tokens: int) -> Iterator[Piece]:
+        """Yield the piece in pieces of at most `max_tokens`: of fewer prompts, then of fewer answers."""
+        if self._size(piece) <= max_tokens:
+            yield piece
+            return
+        chunk, answers = piece
+        for batch in token_batches([self._lengths[i] for i in chunk], max_tokens // len(answers)):
+            prompts = [chunk[k] for k in batch]
+            at_once = max(1, max_tokens // sum(self._lengths[i] for i in prompts))
+            for start in range(0, len(answers), at_once):
+                yield prompts, answers[start : start + at_once]
 
     @torch.no_grad()
     def advance(self, backbone: Backbone) -> None:
         """Do one unit.
 
         It reads some prompts, or writes up to `TOKENS_PER_UNIT` tokens behind those that were read.
+        After an exception the piece is begun again: its caches may lack a layer's keys.
         """
-        chunk, start = self._todo[0]
+        try:
+            self._advance(backbone)
+        except BaseException:
+            self._state = None
+            raise
+
+    def _advance(self, backbone: Backbone) -> None:
+        chunk, answers = self._todo[0]
         if self._state is None:
-            self._state = self._read(backbone, chunk, start)
+            self._state = self._read(backbone, chunk, answers)
             return
         state = self._state
         for _ in range(TOKENS_PER_UNIT):
@@ -91,8 +131,7 @@ class Writing:
             self._state = None
             self._todo.pop(0)
 
-    def _read(self, backbone: Backbone, chunk: Sequence[int], start: int) -> _State:
-        answers = range(start, min(self._answers, start + self._at_once))
+    def _read(self, backbone: Backbone, chunk: Sequence[int], answers: range) -> _State:
         first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
         config, sites, values = self._config, backbone.sites, self._values[None]
         sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]

@@ -108,11 +108,24 @@ class QueryRun:
     def _current(self) -> OptionRun:
         return self._scoring if not self._scoring.done or self._text_scoring is None else self._text_scoring
 
+    @property
+    def held_tokens(self) -> int:
+        """Return the tokens that the next unit holds in memory, which `shrink` makes fewer.
+
+        Writing keeps the tokens of earlier units in its caches.
+        """
+        if self.kind == "score":
+            return self._current.next_tokens
+        assert self._writing is not None
+        return self._writing.held_tokens
+
     def shrink(self, max_tokens: int) -> None:
-        """Make the next chunks of scores smaller."""
+        """Make the next units smaller: of fewer samples and rows, or of fewer prompts and answers."""
         self._max_tokens = max_tokens
         if self.kind == "score":
             self._current.shrink(max_tokens)
+        elif self._writing is not None:
+            self._writing.shrink(max_tokens)
 
     def next_chunk(self) -> Chunk:
         """Return the next unit of kind `score`."""

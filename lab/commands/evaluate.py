@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from lab.commands.failures import failures_shown
 from model_store.progress import counting_bar
+from model_store.terminal import shown
 
 if TYPE_CHECKING:
     from lab.evaluation.cells import Cell
@@ -45,9 +45,9 @@ def evaluate(
                 bar = progress.add_task(study.id, total=None, cell="")
 
                 def on_cell(done: int, total: int, cell: Cell) -> None:
-                    shown = f"{cell.method} {cell.task} k={cell.shots} seed {cell.seed}"
-                    progress.update(bar, completed=done, total=total, cell=escape(shown))
+                    name = f"{cell.method} {cell.task} k={cell.shots} seed {cell.seed}"
+                    progress.update(bar, completed=done, total=total, cell=name)
 
                 run_evaluation(study, folder, on_cell, processes=processes)
         written = write_report(study, folder, "abmll " + shlex.join(sys.argv[1:]))
-    console.print(f"Results written to {written}.")
+    console.print(f"Results written to {shown(str(written))}.")

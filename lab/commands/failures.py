@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
+from model_store.terminal import shown
 
 # What the extra `lab` of pyproject.toml brings.
 LIBRARIES = ("matplotlib", "sklearn")
@@ -35,5 +35,5 @@ def failures_shown() -> Iterator[None]:
         message = f"{error.name} is not installed: pip install '.[lab]'"
     else:
         return
-    _err.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    _err.print(f"[red]error:[/] {shown(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lab.commands.failures import failures_shown
 from model_store.progress import counting_bar
+from model_store.terminal import shown
 
 if TYPE_CHECKING:
     from lab.training.dry_run import DryRun
@@ -59,13 +59,16 @@ def meta_train(
                 recent[:] = [*recent[-19:], metrics["losses"][-1]]
                 mean = sum(recent) / len(recent)
                 progress.update(
-                    bar, completed=metrics["visit"], task=", ".join(metrics["tasks"]), loss=f"{mean:.3f}"
+                    bar,
+                    completed=metrics["visit"],
+                    task=", ".join(metrics["tasks"]),
+                    loss=f"{mean:.3f}",
                 )
 
             trained = run_training(run, folder, on_visit, resume=not fresh)
         target = artifact or folder / "posterior"
         save_posterior(target, trained.prior, trained.manifest)
-    console.print(f"Posterior {run.id} written to {target}.")
+    console.print(f"Posterior {shown(run.id)} written to {shown(str(target))}.")
 
 
 def _show(found: DryRun, visits: int) -> None:
@@ -73,10 +76,11 @@ def _show(found: DryRun, visits: int) -> None:
     table = Table("task", "examples", "that fit", "median tokens", "longest", "to look at")
     for task in found.tasks:
         counts = (task.examples, task.fitting, task.median_tokens, task.longest_tokens)
-        table.add_row(task.name, *map(str, counts), escape("; ".join(task.problems)))
+        table.add_row(shown(task.name), *map(str, counts), shown("; ".join(task.problems)))
     console.print(table)
     for one, other, count in found.shared:
-        console.print(f"{one} and {other} share {count} inputs: neither may test what the other trained.")
+        pair = f"{shown(one)} and {shown(other)}"
+        console.print(f"{pair} share {count} inputs: neither may test what the other trained.")
     total = found.tokens_per_visit * visits
     console.print(f"{visits} visits of {found.tokens_per_visit:,.0f} tokens each: {total:,.0f} tokens.")
     if math.isnan(found.seconds):

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from abmll.assurance.diagnostics import Diagnosis
 from abmll.posterior.posteriors import TaskPosterior
 from model_store.adapters.diagnoses import read_diagnosis, write_diagnosis
+from model_store.adapters.findings import Finding, verify_each
 from model_store.adapters.manifest import ADAPTER_ID, AdapterManifest
 from model_store.errors import (
     CorruptArtifactError,
@@ -60,18 +61,6 @@ class StoredAdapter:
     manifest: AdapterManifest
     posterior: TaskPosterior
     diagnosis: Diagnosis | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """An entry of the store that `AdapterStore.verify` cannot vouch for.
-
-    `moved` says whether it was moved aside; an entry in the format of another version stays.
-    """
-
-    id: str
-    reason: str
-    moved: bool
 
 
 class AdapterStore:
@@ -194,18 +183,8 @@ class AdapterStore:
 
         Damaged, foreign and non-finite entries are moved aside, as when they are read.
         """
-        intact, findings = 0, []
         with self._mutex:
-            for id in self._ids():
-                try:
-                    _read_adapter(self._root / id)
-                    intact += 1
-                except UnsupportedFormatError as error:
-                    findings.append(Finding(id, str(error), moved=False))
-                except CorruptArtifactError as error:
-                    self._move_aside(id, error)
-                    findings.append(Finding(id, str(error), moved=True))
-        return intact, findings
+            return verify_each(self._ids(), lambda id: _read_adapter(self._root / id), self._move_aside)
 
     def delete(self, id: str) -> bool:
         """Remove the adapter durably, and return whether there was one."""

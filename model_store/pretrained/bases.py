@@ -14,7 +14,7 @@ import platformdirs
 import torch
 from transformers.utils import logging as transformers_logging
 
-from model_store.devices import check_device
+from model_store.devices import check_device, model_has_to_fit
 from model_store.pretrained.catalogue import BaseModel, Dtype, Quantisation, resolve_base
 from model_store.pretrained.convert import (
     cast_dense,
@@ -70,7 +70,11 @@ def load_base(
     """
     check_device(device)
     base = resolve_base(name)
-    with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
+    with (
+        progress_bar() if progress else nullcontext(no_report) as report,
+        quiet_transformers(),
+        model_has_to_fit(device),
+    ):
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
         report(f"Loading {base.name}", 0, 0)

@@ -7,7 +7,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError
+from service.errors import BodyTimeoutError, BodyTooLargeError, ClientGoneError, over_limit
 
 
 class BodyLimit:
@@ -45,7 +45,7 @@ class BodyLimit:
                 async with asyncio.timeout_at(ends):
                     message = await receive()
             except TimeoutError as error:
-                text = f"the body did not arrive within {self._max_seconds:g} s"
+                text = f"the body did not arrive within {self._max_seconds:g} s (setting body_seconds)"
                 raise BodyTimeoutError(text) from error
             if message["type"] == "http.disconnect":
                 raise ClientGoneError("the client closed the connection before its body had arrived")
@@ -58,4 +58,5 @@ class BodyLimit:
 
     def _check_size(self, body_bytes: int) -> None:
         if body_bytes > self._max_bytes:
-            raise BodyTooLargeError(f"the body is over the limit of {self._max_bytes} bytes")
+            limit = f"{self._max_bytes} bytes"
+            raise BodyTooLargeError(over_limit("the body is too large", limit, "max_body_bytes"))

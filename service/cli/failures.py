@@ -9,7 +9,8 @@ import typer
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.cli.output import err, shown
+from model_store.terminal import shown
+from service.cli.output import err
 from service.errors import ServiceError
 from service.settings import SettingsError
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
+
+from model_store.terminal import visible
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
-
-# What a terminal may obey or hide: control characters but tab and line feed, separators of lines
-# and paragraphs, marks that turn the direction of text around, and halves of surrogate pairs.
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -24,20 +20,6 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON inst
 def show(answer: Mapping[str, Any], table: RenderableType, as_json: bool) -> None:
     """Print `answer` on one line of JSON if `as_json`, else its `table`."""
     if as_json:
-        typer.echo(_visible(json.dumps(answer, ensure_ascii=False)))
+        typer.echo(visible(json.dumps(answer, ensure_ascii=False)))
     else:
         out.print(table)
-
-
-def shown(text: str) -> str:
-    """Return console markup that shows `text` as it is, with `\\u001b` for the character ESC.
-
-    No tag may follow it without a space between.
-    """
-    # `escape` doubles a backslash at the end of its text, which rich then shows twice.
-    return escape(f"{_visible(text)} ")[:-1]
-
-
-def _visible(text: str) -> str:
-    """Return `text` with escapes in place of what a terminal may obey. They are escapes of JSON too."""
-    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

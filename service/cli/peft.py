@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model_store.progress import counting_bar
+from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
-from service.cli.output import err, shown
+from service.cli.output import err
 from service.cli.output import out as console
 from service.cli.settings_options import with_settings
 from service.settings import Settings

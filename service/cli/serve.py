@@ -12,8 +12,9 @@ from typing import Annotated
 import httpx
 import typer
 
+from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
-from service.cli.output import err, out, shown
+from service.cli.output import err, out
 from service.cli.settings_options import with_settings
 from service.schemas import demo as demo_task
 from service.settings import Settings, SettingsError

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from service.cli.output import shown
+from model_store.terminal import shown
 
 
 def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
@@ -106,12 +106,15 @@ def models_table(catalogue: Mapping[str, Any]) -> Table:
 
 
 def findings_table(answer: Mapping[str, Any]) -> Table:
-    """Make a table of the adapters that are not intact, with the number of those that are."""
-    table = Table(title=f"{answer['intact']} adapters are intact, {len(answer['findings'])} are not")
-    for heading in ("adapter", "reason", "moved aside"):
+    """Make a table of adapters and calibrations that are not intact, with the numbers of those that are."""
+    intact = " and ".join(f"{count} {kind}s" for kind, count in answer["intact"].items())
+    table = Table(title=f"intact: {intact}; not intact: {len(answer['findings'])}")
+    for heading in ("kind", "adapter", "reason", "moved aside"):
         table.add_column(heading, overflow="fold")
     for row in answer["findings"]:
-        table.add_row(shown(row["id"]), shown(row["reason"]), "yes" if row["moved"] else "no")
+        table.add_row(
+            shown(row["kind"]), shown(row["id"]), shown(row["reason"]), "yes" if row["moved"] else "no"
+        )
     return table
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from service.errors import LimitExceededError
+from service.errors import LimitExceededError, over_limit
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class AdapterCache:
         """
         pinned = self._pinned | {adapter.manifest.id}
         others = (self._adapters[id] for id in pinned - {adapter.manifest.id})
-        if _size_bytes(adapter) + sum(map(_size_bytes, others)) > self._limit_bytes:
-            message = (
-                f"pinned adapters would take more than the {self._limit_bytes} bytes of memory for adapters"
-            )
+        needed = _size_bytes(adapter) + sum(map(_size_bytes, others))
+        if needed > self._limit_bytes:
+            found = f"pinned adapters would take {needed} bytes of memory"
+            message = over_limit(found, self._limit_bytes, "adapter_memory_bytes")
             raise LimitExceededError(message, "adapter_id")
         self._pinned = pinned
         self.put(adapter)

@@ -34,6 +34,7 @@ from service.errors import (
     UndiagnosableError,
     UnknownModelError,
     from_exception,
+    over_limit,
 )
 from service.executors.contract import ServedModel
 from service.gating.confidence import confidence_kinds
@@ -49,12 +50,10 @@ def check_model(model: str | None, served: ServedModel) -> None:
 def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> AdaptationSpec:
     """Return what `request` adapts to and how, with the served defaults where it sets nothing."""
     check_model(request.model, served)
-    _check_count("support", len(request.support), settings.max_support, "examples")
+    _check_limit(len(request.support), "examples", "max_support", settings, "support")
     for i, example in enumerate(request.support):
         _check_texts(f"support[{i}]", (example.input, example.output), example.options, settings)
-    steps = request.overrides.steps or 0
-    if steps > settings.max_steps:
-        raise LimitExceededError(f"{steps} steps; the limit is {settings.max_steps}", "adapt.steps")
+    _check_limit(request.overrides.steps or 0, "steps", "max_steps", settings, "adapt.steps")
     for i, example in enumerate(request.support):
         _check_example(f"support[{i}]", example)
     try:
@@ -80,8 +79,7 @@ def _calibration_folds(request: AdaptRequest, settings: Settings) -> list[Fold]:
     count, param = request.calibration_folds, "adapt.calibration_folds"
     if count is None:
         return []
-    if count > settings.max_folds:
-        raise LimitExceededError(f"{count} folds; the limit is {settings.max_folds}", param)
+    _check_limit(count, "folds", "max_folds", settings, param)
     if not request.support[0].options:
         raise InvalidRequestError(
             "free text has no temperature to choose: leave calibration_folds out", param
@@ -125,7 +123,7 @@ def admit_predict(
     `own_temperature` says whether the adapter has a temperature of its own.
     """
     rule = OptionRule.of(support)
-    _check_count("inputs", len(request.queries), settings.max_inputs, "inputs")
+    _check_limit(len(request.queries), "inputs", "max_inputs", settings, "inputs")
     _check_amounts(request.settings, settings)
     for i, query in enumerate(request.queries):
         _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)
@@ -148,16 +146,13 @@ def admit_predict(
 
 def _check_amounts(asked: PredictSettings, settings: Settings) -> None:
     """Raise `LimitExceededError` for too many samples, texts or tokens."""
-    if asked.samples != "auto" and asked.samples > settings.max_samples:
-        raise LimitExceededError(f"{asked.samples} samples; the limit is {settings.max_samples}", "samples")
+    if asked.samples != "auto":
+        _check_limit(asked.samples, "samples", "max_samples", settings, "samples")
     writers = AUTO_TEXT_SAMPLES if asked.samples == "auto" else max(1, asked.samples)
     texts = asked.answers_per_sample * writers
-    if texts > settings.max_samples:
-        message = f"{texts} texts an input, by sample and answer; the limit is {settings.max_samples}"
-        raise LimitExceededError(message, "answers_per_sample")
-    if asked.max_new_tokens > settings.max_new_tokens:
-        message = f"{asked.max_new_tokens} new tokens; the limit is {settings.max_new_tokens}"
-        raise LimitExceededError(message, "max_new_tokens")
+    what = "texts an input, by sample and answer"
+    _check_limit(texts, what, "max_samples", settings, "answers_per_sample")
+    _check_limit(asked.max_new_tokens, "new tokens", "max_new_tokens", settings, "max_new_tokens")
 
 
 def _prompt(
@@ -179,10 +174,8 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
 
     Raises `UndiagnosableError` where nothing can be held out.
     """
-    if request.samples > settings.max_samples:
-        raise LimitExceededError(f"{request.samples} samples; the limit is {settings.max_samples}", "samples")
-    if request.folds is not None and request.folds > settings.max_folds:
-        raise LimitExceededError(f"{request.folds} folds; the limit is {settings.max_folds}", "folds")
+    _check_limit(request.samples, "samples", "max_samples", settings, "samples")
+    _check_limit(request.folds or 0, "folds", "max_folds", settings, "folds")
     if not support or not support[0].options:
         raise UndiagnosableError(
             "the adapter answers in free text: there is no right or wrong to count", "adapter_id"
@@ -216,18 +209,18 @@ def spelling_warnings(queries: Sequence[Query], known: Sequence[str]) -> tuple[s
     )
 
 
-def _check_count(param: str, count: int, limit: int, what: str) -> None:
+def _check_limit(count: int, what: str, setting: str, settings: Settings, param: str) -> None:
+    limit = getattr(settings, setting)
     if count > limit:
-        raise LimitExceededError(f"{count} {what}; the limit is {limit}", param)
+        raise LimitExceededError(over_limit(f"{count} {what}", limit, setting), param)
 
 
 def _check_texts(param: str, texts: Sequence[str], options: Sequence[str], settings: Settings) -> None:
-    _check_count(f"{param}.options", len(options), settings.max_options, "options")
+    _check_limit(len(options), "options", "max_options", settings, f"{param}.options")
     for text in (*texts, *options):
         if len(text) > settings.max_text_chars:
-            raise LimitExceededError(
-                f"a text of {len(text)} characters; the limit is {settings.max_text_chars}", param
-            )
+            found = f"a text of {len(text)} characters"
+            raise LimitExceededError(over_limit(found, settings.max_text_chars, "max_text_chars"), param)
 
 
 def _check_example(param: str, example: Example) -> None:

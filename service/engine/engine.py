@@ -4,19 +4,16 @@ Each request passes the same steps: the gate is resolved, the request is checked
 its adapter is found or made, its job is done, the gate decides, and the predictions are logged
 where the gate needs it. Surfaces and the command line only render what the engine returns.
 
-The engine owns the state of the server, the bound on requests at a time, and their deadline.
+The engine owns the state of the server; `Traffic` counts its requests and enforces their deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,18 +22,17 @@ from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
-from service.engine.answers import Answered, Diagnosed, Obtained, Timings
+from service.engine.answers import Answered, Diagnosed, Obtained
 from service.engine.diagnose import diagnose
 from service.engine.flights import Flights
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
+from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
-    DeadlineExceededError,
     DrainingError,
     InvalidRequestError,
     LoadFailedError,
-    QueueFullError,
     ServiceError,
     StartingError,
     WorkerLostError,
@@ -77,25 +73,6 @@ class State(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass
-class _RequestContext:
-    """One request in flight: its model, times, tenant and deadline.
-
-    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known.
-    """
-
-    served: ServedModel
-    timings: Timings
-    tenant: str
-    deadline: asyncio.Timeout
-    feed: ProgressFeed | None
-    adapter_id: str | None = None
-
-    def seconds_left(self) -> float:
-        """Return the seconds until the deadline."""
-        return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
-
-
 class Engine:
     """Serves requests. Used from one event loop.
 
@@ -116,8 +93,9 @@ class Engine:
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
-        self._in_flight = 0
-        self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
+        self._traffic = Traffic(
+            settings.queue_limit, lambda: self._registry.in_flight + len(self._diagnoses), metrics
+        )
 
     @property
     def state(self) -> State:
@@ -139,7 +117,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Return the number of requests that wait or run."""
-        return self._in_flight
+        return len(self._traffic)
 
     async def start(self) -> None:
         """Load the model, and accept requests from then on. Raises what loading raises."""
@@ -177,7 +155,7 @@ class Engine:
 
     async def idle(self) -> None:
         """Wait until no request and no adaptation is in flight."""
-        while self._in_flight:
+        while len(self._traffic):
             await asyncio.sleep(0.02)
         await self._diagnoses.settle()
         await self._registry.settle()
@@ -320,11 +298,11 @@ class Engine:
         Raises `QueueFullError`, and as `check_ready`.
         """
         self.check_ready()
-        self._enter()
+        self._traffic.enter()
         try:
             yield ProgressFeed()
         finally:
-            self._leave()
+            self._traffic.leave()
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """Return the adapter of this id. Raises `UnknownAdapterError`."""
@@ -355,54 +333,16 @@ class Engine:
         """
         await self._registry.delete(adapter_id, self._gates.forget)
 
-    def _enter(self) -> None:
-        """Count a request as in flight. Raises `QueueFullError` if too many are."""
-        # Adaptations and diagnoses count too: they go on for a while after requests have left.
-        work = self._registry.in_flight + len(self._diagnoses)
-        if max(self._in_flight, work) >= self._settings.queue_limit:
-            raise QueueFullError("the server is busy", None, self._retry_after_seconds())
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-
-    def _leave(self) -> None:
-        self._in_flight -= 1
-        self._metrics.in_flight.set(self._in_flight)
-
-    @asynccontextmanager
-    async def _context(self, tenant: str, feed: ProgressFeed | None = None) -> AsyncIterator[_RequestContext]:
-        """Count a request as in flight and enforce its deadline, until the context ends.
-
-        A request with a `feed` is counted by `progress_feed` already. Raises
-        `DeadlineExceededError`, `QueueFullError`, and as `check_ready`.
-        """
-        served = self.check_ready()
-        if feed is None:
-            self._enter()
-        started = time.monotonic()
-        deadline = asyncio.timeout(self._settings.deadline_seconds)
-        context = _RequestContext(served, Timings(), tenant, deadline, feed)
-        try:
-            async with deadline:
-                yield context
-        except (TimeoutError, DeadlineExceededError) as error:
-            # The executor has the deadline too, and may raise first.
-            if isinstance(error, TimeoutError) and not deadline.expired():
-                raise
-            message = f"not done in {self._settings.deadline_seconds:g} s; an adaptation goes on for a while, so try again"
-            raise DeadlineExceededError(
-                message, None, self._retry_after_seconds(), context.adapter_id
-            ) from error
-        finally:  # the result holds these timings, so they are set before it is returned
-            context.timings.total_seconds = time.monotonic() - started
-            share = context.timings.total_seconds / max(1, self._in_flight)
-            self._request_seconds += 0.1 * (share - self._request_seconds)
-            if feed is None:
-                self._leave()
+    def _context(
+        self, tenant: str, feed: ProgressFeed | None = None
+    ) -> AbstractAsyncContextManager[RequestContext]:
+        """Open a request: see `Traffic.request`. Raises as `check_ready`."""
+        return self._traffic.request(self.check_ready(), tenant, feed, self._settings.deadline_seconds)
 
     async def _admit(
         self,
         request: PredictRequest,
-        context: _RequestContext,
+        context: RequestContext,
         support: Sequence[Example],
         *,
         own_temperature: bool,
@@ -415,7 +355,7 @@ class Engine:
         return spec
 
     async def _answer(
-        self, adapter: StoredAdapter, spec: PredictionSpec, gate: ResolvedGate, context: _RequestContext
+        self, adapter: StoredAdapter, spec: PredictionSpec, gate: ResolvedGate, context: RequestContext
     ) -> list[DecidedPrediction]:
         """Return the predictions for the queries, decided by the gate."""
 
@@ -437,7 +377,7 @@ class Engine:
         return [decided(index, prediction) for index, prediction in enumerate(done.value)]
 
     async def _obtain(
-        self, spec: AdaptationSpec, context: _RequestContext
+        self, spec: AdaptationSpec, context: RequestContext
     ) -> tuple[StoredAdapter, CacheOutcome]:
         """Return the adapter of `spec`, found or made, and how it was obtained."""
         context.adapter_id = adapter_id = spec.job.adapter_id
@@ -468,14 +408,6 @@ class Engine:
             self._metrics.samples.inc(prediction.predictive.samples)
             self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
-
-    def _retry_after_seconds(self) -> int:
-        """Return when the requests in flight will be done (Little's law), or later; from 1 to 60 s.
-
-        It is drawn at random after it is bounded, so that clients do not all return at once.
-        """
-        expected = min(40.0, max(1.0, self._in_flight * self._request_seconds))
-        return math.ceil(expected * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
 
 
 def _decide_partial(

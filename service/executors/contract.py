@@ -147,6 +147,10 @@ class Worker(Protocol):
     def tokens_per_unit(self) -> int:
         """Return the most tokens of a unit of several runs; one run alone may have more."""
 
+    @property
+    def adaptations_at_once(self) -> int:
+        """Return the most adaptations that may be begun and not finished, at least 1."""
+
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> Run:
         """Return the run of a job, before its first unit.
 

@@ -6,7 +6,7 @@ There are no clocks and no threads here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from service.executors.contract import LANES, Lane
@@ -91,12 +91,17 @@ class LaneScheduler:
         """Return the lane of the next unit; None where there is no job."""
         return next(iter(self._lanes), None)
 
-    def next(self, lane: Lane, taken: Container[int]) -> int | None:
-        """Return the next job of the unit, of those not `taken`; None where there is none."""
+    def next(
+        self, lane: Lane, taken: Container[int], ready: Callable[[int], bool] = lambda _: True
+    ) -> int | None:
+        """Return the next job of the unit, of those `ready` and not `taken`; None where there is none.
+
+        A job that is not ready keeps its place before those of its tenant that came later.
+        """
         for tenant in self._tenants[lane]:
-            job_id = self._jobs[lane, tenant][0]
-            if job_id not in taken:  # those taken are at the end of the queue
-                return job_id
+            for job_id in self._jobs[lane, tenant]:
+                if job_id not in taken and ready(job_id):
+                    return job_id
         return None
 
     def take(self, job_id: int, tokens: int) -> None:

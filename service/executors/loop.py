@@ -59,6 +59,7 @@ class WorkerLoop:
         self._entries: dict[int, _Entry] = {}
         self._busy_since: float | None = None
         self._unit_tokens = 0
+        self._adapting: set[int] = set()  # adaptations that are begun
 
     @property
     def idle(self) -> bool:
@@ -102,7 +103,10 @@ class WorkerLoop:
         started = self._clock()
         batch: dict[int, int] = {}
         budget = self._worker.tokens_per_unit
-        while sum(batch.values()) < budget and (job_id := self._scheduler.next(lane, batch)) is not None:
+        while sum(batch.values()) < budget:
+            job_id = self._scheduler.next(lane, batch, self._ready)
+            if job_id is None:
+                break
             entry = self._entries[job_id]
             if entry.run is None:
                 yield Began(job_id)
@@ -110,6 +114,8 @@ class WorkerLoop:
                     with self._busy():
                         entry.run = self._worker.begin(entry.job, entry.adapter)
                     entry.adapter = None  # the run has it
+                    if lane == "adapt":
+                        self._adapting.add(job_id)
                 except WorkerFatalError:
                     raise
                 except Exception as error:
@@ -184,8 +190,16 @@ class WorkerLoop:
         self._drop(job_id)
         return Failed(job_id, error)
 
+    def _ready(self, job_id: int) -> bool:
+        """Return whether the job has begun or may begin: adaptations hold memory until they end."""
+        entry = self._entries[job_id]
+        if entry.run is not None or lane_of(entry.job) != "adapt":
+            return True
+        return len(self._adapting) < self._worker.adaptations_at_once
+
     def _drop(self, job_id: int) -> None:
         entry = self._entries.pop(job_id)
+        self._adapting.discard(job_id)
         self._scheduler.remove(job_id)
         if entry.run is not None:
             self._worker.finish(entry.run)

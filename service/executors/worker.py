@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
 from abmll.seeds import derive_seed
 from abmll.text.prompting import EncodedPrompt
+from model_store.devices import model_has_to_fit, says_memory_is_short
 from model_store.models import Start, load_model
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
 from model_store.pretrained.entailment import load_entailment
@@ -54,6 +56,24 @@ FEWEST_TOKENS = 32
 FEWEST_UNIT_TOKENS = 256
 # Least tokens of a part of a gradient step: one pass on a step of short examples is faster than two.
 FEWEST_STEP_TOKENS = 1024
+
+
+class Shrinking(Protocol):
+    """Work whose units can be made smaller."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is no next unit."""
+
+    @property
+    def held_tokens(self) -> int:
+        """The tokens that the next unit holds in memory."""
+
+    def shrink(self, max_tokens: int) -> None:
+        """Make the units smaller: of at most `max_tokens`, or what cannot be divided."""
+
+
+AnyShrinking = TypeVar("AnyShrinking", bound=Shrinking)
 
 
 @dataclass(eq=False)
@@ -138,7 +158,7 @@ class ModelWorker:
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
         self._step_tokens = plan.adapt_tokens
         self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
-        self._unit_tokens = unit_tokens
+        self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
 
     @property
     def served(self) -> ServedModel:
@@ -149,6 +169,11 @@ class ModelWorker:
     def tokens_per_unit(self) -> int:
         """See `Worker.tokens_per_unit`."""
         return self._unit_tokens
+
+    @property
+    def adaptations_at_once(self) -> int:
+        """See `Worker.adaptations_at_once`. Each holds its optimiser's state between its units."""
+        return self._adaptations
 
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
         """See `Worker.begin`. A prediction leases the slot of its adapter."""
@@ -167,7 +192,11 @@ class ModelWorker:
         return _Predicting(run, slot)
 
     def advance(self, runs: Sequence[Run]) -> None:
-        """See `Worker.advance`. When memory is short, this and all later passes are smaller."""
+        """See `Worker.advance`. When memory is short, this and all later passes are smaller.
+
+        Runs that are done are left alone: after an error beside them they come again.
+        """
+        runs = [run for run in runs if not run.done]
         try:
             self._adapt([run for run in runs if isinstance(run, _Adapting)])
             self._predict([run.run for run in runs if isinstance(run, _Predicting)])
@@ -201,27 +230,27 @@ class ModelWorker:
         for run in runs:
             if run.run is None:
                 self._prepare(run)
+        tokens, sizes = self._step_tokens, [run.prepared.tokens([i]) for run, of in parts for i in of]
         while parts:
             try:
-                return adapt_parts(self._model.backbone, parts, self._step_tokens)
+                adapt_parts(self._model.backbone, parts, tokens)
+                break
             except RuntimeError as error:
-                total = sum(run.prepared.tokens(examples) for run, examples in parts)
-                self._step_tokens = _fewer(min(self._step_tokens, total), error)
+                if tokens < min(sizes):  # every pass has one example already
+                    raise
+                tokens = _fewer(min(tokens, sum(sizes)), error)
+        self._step_tokens = tokens
 
     def _prepare(self, run: _Adapting) -> None:
-        run.preparation.advance(self._model.backbone)
+        preparation, backbone = run.preparation, self._model.backbone
+        _until_it_fits([preparation], lambda _: preparation.advance(backbone), TOKENS_PER_TRUNK)
         if run.preparation.done:
             prepared = run.preparation.result()
             run.run = self._model.adapt_prepared(prepared, run.job.settings, run.job.seed)
 
     def _predict(self, runs: Sequence[QueryRun]) -> None:
-        while runs:
-            try:
-                return self._model.advance(runs)
-            except RuntimeError as error:
-                self._chunk_tokens = _fewer(max(run.next_tokens for run in runs), error)
-                for run in runs:
-                    run.shrink(self._chunk_tokens)
+        if runs:
+            self._chunk_tokens = _until_it_fits(runs, self._model.advance, self._chunk_tokens)
 
 
 def sequence_seed(seed: int, adapter_id: str) -> int:
@@ -229,17 +258,39 @@ def sequence_seed(seed: int, adapter_id: str) -> int:
     return derive_seed(seed, adapter_id)
 
 
+def _until_it_fits(
+    runs: Sequence[AnyShrinking], advance: Callable[[Sequence[AnyShrinking]], None], max_tokens: int
+) -> int:
+    """Advance `runs`, and again with smaller units as long as memory is short.
+
+    Return `max_tokens`, or the fewer tokens that fitted. Raises what `advance` raises, and its
+    shortage of memory where no unit gets smaller; a run may still fit alone.
+    """
+    while True:
+        try:
+            advance(runs)
+            return max_tokens
+        except RuntimeError as error:
+            runs = [run for run in runs if not run.done]  # some of them were advanced before it
+            held = [run.held_tokens for run in runs]
+            fewer = _fewer(max(held), error)
+            for run in runs:
+                run.shrink(fewer)
+            if sum(run.held_tokens for run in runs) >= sum(held):
+                raise
+            max_tokens = min(max_tokens, fewer)
+
+
 def _fewer(tokens: int, error: RuntimeError) -> int:
     """Return half of `tokens` if `error` says that memory is short.
 
     Raises `error` otherwise, and where `tokens` is the least already.
     """
-    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not short or tokens <= FEWEST_TOKENS:
+    if not says_memory_is_short(error) or tokens <= FEWEST_TOKENS:
         raise error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    log.warning("out of memory: from now on at most %d tokens a pass", tokens // 2)
+    log.warning("out of memory: the pass is tried again with at most %d tokens", tokens // 2)
     return tokens // 2
 
 
@@ -252,16 +303,17 @@ def load_worker(settings: Settings) -> ModelWorker:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     posterior = choose_posterior(settings)
-    loaded = load_model(
-        settings.model,
-        Start.of(posterior) if posterior else Start(),
-        quantisation=settings.quantisation,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-        equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
-    )
-    id = loaded.manifest.id if loaded.manifest else UNTRAINED
-    return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)
+    with model_has_to_fit(settings.device):
+        loaded = load_model(
+            settings.model,
+            Start.of(posterior) if posterior else Start(),
+            quantisation=settings.quantisation,
+            device=settings.device,
+            cache_dir=settings.cache_dir,
+            equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
+        )
+        id = loaded.manifest.id if loaded.manifest else UNTRAINED
+        return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)
 
 
 def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:

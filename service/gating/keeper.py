@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from abmll.assurance.certificates import Certificate
 from abmll.prediction.settings import Thresholds
 from abmll.text.tasks import Example, Query
-from model_store.errors import StoreError, UnsupportedFormatError
+from model_store.errors import CorruptArtifactError, StoreError, UnsupportedFormatError
 from service.errors import (
     CalibrationMissingError,
     CertificateRevokedError,
@@ -39,6 +39,7 @@ from service.gating.rules import (
     check_conditions,
     check_extendable,
     conditions_of,
+    feedback_warnings,
     granted_threshold,
     has_options,
     missing_calibration,
@@ -57,6 +58,7 @@ from service.gating.state import (
     option_digests,
     prediction_id,
     predictions_record,
+    read_state,
     revoked_record,
     text_digest,
 )
@@ -227,12 +229,14 @@ class GateKeeper:
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.
 
-        The first label of a prediction counts. Raises `CalibrationMissingError`; raises
+        The first label of a prediction stays: alarms have bet on it, and looks of a certificate have
+        counted it. The view warns of later ones that contradict it. Raises `CalibrationMissingError`; raises
         `UnknownPredictionError` and `InvalidOptionsError` that name the row, with nothing stored.
         """
         async with self._lock:
             state = await self._get(adapter_id)
             new: dict[str, bool] = {}
+            contradicted: dict[str, None] = {}  # a set in the order of the labels
             for i, (id, label) in enumerate(labels):
                 entry = state.logged.get(id)
                 if entry is None:
@@ -242,18 +246,22 @@ class GateKeeper:
                     raise InvalidOptionsError(
                         "the label is not among the input's options", f"feedback[{i}].label"
                     )
-                if id not in state.labelled and id not in new:
-                    new[id] = text_digest(label) == entry.answer
+                correct = text_digest(label) == entry.answer
+                if new.setdefault(id, state.labelled.get(id, correct)) != correct:
+                    contradicted[id] = None
+            new = {id: correct for id, correct in new.items() if id not in state.labelled}
             asked = {id for id in new if state.logged[id].asked}
+            room = max(0, self._settings.max_calibration - len(state.items))
+            counting = set([id for id in new if id in asked][:room])
             if new:
-                room = self._settings.max_calibration - len(state.items)
-                counting = set([id for id in new if id in asked][: max(0, room)])
                 await self._append(state, labels_record(new, counting))
                 await self._revoke_on_drift(state)
             self._metrics.feedback_labels.labels("yes").inc(len(asked))
             self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
             self._count_states()
-            return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), view_of(state))
+            warnings = feedback_warnings(len(contradicted), len(asked - counting), self._settings)
+            view = replace(view_of(state), warnings=warnings)
+            return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), tuple(contradicted), view)
 
     def _entry(
         self, calibrated: CalibratedGate, id: str, key: str, row: DecidedPrediction, seen: bool
@@ -295,7 +303,10 @@ class GateKeeper:
         if records is None:
             return None
         try:
-            return GateState.of(records, self._settings.alarm_delta)
+            return read_state(adapter_id, records, self._settings.alarm_delta)
+        except CorruptArtifactError as error:
+            self._store.move_aside(adapter_id, error)
+            return None
         except UnsupportedFormatError as error:
             log.warning("the calibration of %s is ignored: %s", adapter_id, error)
             return None

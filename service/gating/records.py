@@ -119,10 +119,13 @@ class CalibrationView:
 class FeedbackOutcome:
     """Result of sending labels.
 
-    `stored` labels are new; `asked` of them had been asked for. `known` others were there already.
+    `stored` labels are new; `asked` of them had been asked for. `known` others were for predictions
+    that had a label already, which stays. `contradicted` has the ids of those that a label here says
+    the opposite of.
     """
 
     stored: int
     asked: int
     known: int
+    contradicted: tuple[str, ...]
     view: CalibrationView

@@ -17,6 +17,7 @@ from service.errors import (
     InvalidRequestError,
     LimitExceededError,
     ServiceError,
+    over_limit,
 )
 from service.gating.records import (
     USUAL_ALPHAS,
@@ -70,7 +71,7 @@ def admit_examples(
         )
     total = len(admitted) + (len(state.items) if state is not None else 0)
     if total > settings.max_calibration:
-        message = f"{total} examples in all; the limit is {settings.max_calibration}"
+        message = over_limit(f"{total} examples in all", settings.max_calibration, "max_calibration")
         raise LimitExceededError(message, "examples")
     warnings = []
     if in_support:
@@ -95,6 +96,24 @@ def outcome_of(example: Example, prediction: Prediction, confidence: float) -> O
         score = 1 - predictive.probabilities[predictive.options.index(example.output)]
     correct = text_digest(predictive.answer) == text_digest(example.output)
     return Outcome(input_key(example.input, example.options), confidence, correct, score)
+
+
+def feedback_warnings(contradicted: int, uncounted: int, settings: Settings) -> tuple[str, ...]:
+    """Return warnings about labels that change nothing.
+
+    `contradicted` predictions have an earlier label that says the opposite. `uncounted` labels were
+    asked for, and found the calibration full.
+    """
+    warnings = []
+    if contradicted:
+        warnings.append(
+            f"the labels of {contradicted} predictions contradict the first ones, which stay: "
+            "if a first label was wrong, calibrate anew with replace"
+        )
+    if uncounted:
+        found = f"{uncounted} labels are stored and do not count: the calibration is full"
+        warnings.append(over_limit(found, settings.max_calibration, "max_calibration"))
+    return tuple(warnings)
 
 
 def has_options(manifest: AdapterManifest) -> bool:

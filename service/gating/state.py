@@ -18,7 +18,7 @@ from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
 from abmll.prediction.settings import Samples
 from model_store.adapters.gate_journals import Record
-from model_store.errors import UnsupportedFormatError
+from model_store.errors import CorruptArtifactError, UnsupportedFormatError
 from model_store.tensors import canonical_json
 
 FORMAT_VERSION = 1
@@ -314,6 +314,21 @@ class GateState:
         self.version += 1
         self._certificates.clear()
         self._id = None
+
+
+def read_state(adapter_id: str, records: Sequence[Record], alarm_level: float) -> GateState:
+    """Return the state of the adapter's journal, which may hold anything.
+
+    Raises `CorruptArtifactError` for records that mean nothing or are those of another adapter,
+    `UnsupportedFormatError` for another version.
+    """
+    try:
+        state = GateState.of(records, alarm_level)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptArtifactError(f"the calibration of {adapter_id} cannot be read: {error!r}") from error
+    if state.adapter_id != adapter_id:
+        raise CorruptArtifactError(f"{adapter_id} has the calibration of another adapter, {state.adapter_id}")
+    return state
 
 
 def begin_record(

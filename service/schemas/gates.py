@@ -145,4 +145,8 @@ class FeedbackResponse(WireModel):
     known: int = Field(
         description="Number of labels for predictions that had one already; the first one counts."
     )
+    contradicted: list[str] = Field(
+        description="Ids of predictions whose first label says right and a later one wrong, or the "
+        "other way round. The first stays."
+    )
     calibration: Calibration

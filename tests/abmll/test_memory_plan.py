@@ -2,11 +2,18 @@
 
 import gc
 from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
 import pytest
+from torch.profiler import ProfilerActivity, profile
 
-from abmll.memory_plan import MemoryCosts, measure_costs
+from abmll.adaptation.run import AdaptRun, adapt_parts
+from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.support import prepare
+from abmll.memory_plan import COPIES_HELD, MemoryCosts, measure_costs
 from abmll.model import FewShotModel
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 
 
 def test_costs_are_the_sizes_of_what_is_held(make_model: Callable[..., FewShotModel]) -> None:
@@ -20,6 +27,43 @@ def test_costs_are_the_sizes_of_what_is_held(make_model: Callable[..., FewShotMo
     assert costs.adapt_bytes_per_token > costs.predict_bytes_per_token > 0
 
 
+def allocated_bytes(work: Callable[[], object]) -> tuple[int, int]:
+    """Return the bytes that `work` leaves allocated, and the most at any time of it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    results: Any = found.profiler
+    events = sorted(results.kineto_results.events(), key=lambda event: event.start_ns())
+    totals = list(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    return totals[-1], max(totals)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-6])
+@pytest.mark.parametrize("count", [1, 4])
+def test_adaptations_side_by_side_hold_what_the_plan_counts(
+    beta: float, count: int, make_model: Callable[..., FewShotModel]
+) -> None:
+    """Of a large adapter and short examples, nearly all memory is that of copies of the values."""
+    model = make_model(rank=48)
+    costs = measure_costs(model.backbone, model.prior)
+    row = LabelledPrompt(EncodedPrompt((1, 2), ((3,), (4,))), 0)
+    prepared = [prepare(model.backbone, [row] * 2) for _ in range(count)]
+    settings, batches = AdaptSettings(2, 0.01, 2, beta=beta), [[0, 1], [0, 1]]
+    runs: list[AdaptRun] = []
+
+    def begin() -> None:
+        runs.extend(
+            AdaptRun.start(model.backbone, model.prior, support, settings, batches, 0) for support in prepared
+        )
+
+    held, _ = allocated_bytes(begin)
+    for example in (0, 1):  # the parts of the first step
+        adapt_parts(model.backbone, [(run, [example]) for run in runs])
+    more, peak = allocated_bytes(lambda: adapt_parts(model.backbone, [(run, [0]) for run in runs]))
+    assert held + more == pytest.approx(COPIES_HELD * count * costs.slot_bytes, rel=0.02)
+    planned = count * costs.step_bytes
+    assert 0.5 * planned < peak <= planned
+
+
 def test_fewer_adapted_layers_keep_less_for_each_token(make_model: Callable[..., FewShotModel]) -> None:
     deep, shallow = (make_model(first_layer=first) for first in (0, 3))
     costs = [measure_costs(model.backbone, model.prior).adapt_bytes_per_token for model in (deep, shallow)]
@@ -28,16 +72,21 @@ def test_fewer_adapted_layers_keep_less_for_each_token(make_model: Callable[...,
 
 @pytest.mark.parametrize("budget", [10**6, 10**7, 10**9])
 def test_a_plan_stays_within_its_budget(budget: int) -> None:
-    costs = MemoryCosts(5 * 10**6, 10**5, 10**5, 4000, 500, 2 * 10**5, 10**4)
+    costs = MemoryCosts(5 * 10**6, 10**5, 10**5, 4000, 500, 10**5, 2 * 10**5, 10**4)
     plan = costs.plan(budget)
     assert plan.peak_bytes <= costs.base_bytes + budget
     assert plan.slots >= 1
+    assert plan.adaptations == {10**6: 1, 10**7: 9, 10**9: 64}[budget]
+    more = costs.peak_bytes(plan.slots, plan.adapt_tokens, plan.predict_tokens, adaptations=99)
+    adapting = plan.adapt_tokens * costs.adapt_bytes_per_token
+    held = costs.base_bytes + costs.transient_bytes + plan.slots * costs.slot_bytes
+    assert more == held + 99 * (costs.adaptation_bytes + costs.step_bytes) + adapting
     assert 64 <= plan.adapt_tokens <= plan.predict_tokens <= 8192
 
 
 def test_a_budget_that_is_too_small_still_serves_one_short_row() -> None:
-    plan = MemoryCosts(1, 10, 10, 4000, 500, 20, 1).plan(100)
-    assert (plan.slots, plan.adapt_tokens, plan.predict_tokens) == (1, 64, 64)
+    plan = MemoryCosts(1, 10, 10, 4000, 500, 10, 20, 1).plan(100)
+    assert (plan.slots, plan.adaptations, plan.adapt_tokens, plan.predict_tokens) == (1, 1, 64, 64)
 
 
 def test_measuring_leaves_no_graph_behind(make_model: Callable[..., FewShotModel]) -> None:

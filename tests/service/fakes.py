@@ -94,6 +94,7 @@ class FakeWorker:
     """
 
     tokens_per_unit = 1
+    adaptations_at_once = 64
 
     def __init__(self, served: ServedModel | None = None) -> None:
         self.served = served or served_model()

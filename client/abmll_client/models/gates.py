@@ -80,4 +80,5 @@ class FeedbackResponse(Answer):
     stored: int  # labels that are new
     asked: int  # of these, labels of the random sample: they move the gate and feed the alarms
     known: int  # labels of predictions that had one already; the first counts
+    contradicted: list[str]  # predictions whose first label, which stays, says the opposite
     calibration: Calibration

@@ -10,7 +10,7 @@ from service.api.http import engine_of, tenant_of, unless_disconnected
 from service.api.json_bodies import JsonRoute
 from service.api.native.rendering import calibration_object
 from service.api.native.requests import calibrate_request
-from service.errors import LimitExceededError
+from service.errors import LimitExceededError, over_limit
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1/adapters/{adapter_id}", route_class=JsonRoute, tags=["calibrated gates"])
@@ -60,6 +60,7 @@ async def feedback(
         stored=outcome.stored,
         asked=outcome.asked,
         known=outcome.known,
+        contradicted=list(outcome.contradicted),
         calibration=calibration_object(outcome.view),
     )
 
@@ -67,4 +68,4 @@ async def feedback(
 def _check_count(request: Request, what: str, count: int) -> None:
     settings: Settings = request.app.state.settings
     if count > settings.max_inputs:
-        raise LimitExceededError(f"{count} {what}; the limit is {settings.max_inputs}", what)
+        raise LimitExceededError(over_limit(f"{count} {what}", settings.max_inputs, "max_inputs"), what)

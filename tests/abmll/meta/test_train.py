@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,6 +75,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     lines = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert [line["losses"] for line in lines] == [m["losses"] for m in whole]
     assert [line["visit"] for line in lines] == list(range(1, 8))
+
+
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_what_a_run_writes_has_the_rights_that_the_umask_leaves(
+    umask: int, rights: int, make_model: Callable[..., FewShotModel], tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        list(meta_train(make_model(), tasks(), replace(SETTINGS, visits=2), tmp_path / "run"))
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert "checkpoint.safetensors" in found
+    assert set(found.values()) == {rights}, found
 
 
 def test_the_natural_rule_moves_theta_towards_phi(

@@ -1,12 +1,14 @@
 """Journals survive kills, full disks and damage."""
 
+import hashlib
 import time
 from pathlib import Path
 
 import pytest
 
+from model_store.adapters.findings import Finding
 from model_store.adapters.gate_journals import GateJournals
-from model_store.errors import StorageFullError
+from model_store.errors import NonFiniteError, StorageFullError
 from tests.model_store.processes import append_forever
 
 ID = "adp_0123456789abcdef"
@@ -101,6 +103,75 @@ def test_a_damaged_journal_is_never_read_but_kept_aside(store, tmp_path, caplog)
     assert (aside / "journal.jsonl").read_bytes() == content
     store.begin(ID, [{"value": 3}])
     assert store.read(ID) == [{"value": 3}]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_change_of_any_whole_record_is_damage(store, tmp_path, number):
+    store.begin(ID, [{"value": 1}, {"value": 2}, {"value": 3}])
+    lines = journal(tmp_path).read_bytes().splitlines(keepends=True)
+    lines[number] = lines[number].replace(b'"value"', b'"Value"')
+    journal(tmp_path).write_bytes(b"".join(lines))
+    assert GateJournals(tmp_path).read(ID) is None
+    assert [path.name for path in tmp_path.iterdir()] == [".damaged"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_not_stored(store, tmp_path, number):
+    store.begin(ID, [{"value": 1}])
+    for write in (store.append, lambda id, record: store.begin(id, [record])):
+        with pytest.raises(NonFiniteError):
+            write(ID, {"rows": [{"value": number}]})
+    assert GateJournals(tmp_path).read(ID) == [{"value": 1}]
+
+
+def seal(text: bytes) -> bytes:
+    return b"%s %s\n" % (hashlib.sha256(text).hexdigest()[:16].encode(), text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 40,
+        b"\n",
+        seal(b'{"value":NaN}'),
+        seal(b'{"value":1e999}'),
+        seal(b"no json"),
+        seal(b"\xff"),
+    ],
+)
+def test_every_journal_is_verified_and_a_bad_one_harms_no_other(store, tmp_path, content):
+    first, second, third = ids = [f"adp_{n:032x}" for n in (1, 2, 3)]
+    for id in ids:
+        store.begin(id, [{"value": id}])
+    (tmp_path / second / "journal.jsonl").write_bytes(content)
+    seen = []
+    intact, (finding,) = store.verify(lambda id, records: seen.append((id, list(records))))
+    assert (intact, finding.id, finding.moved) == (2, second, True)
+    assert seen == [(id, [{"value": id}]) for id in (first, third)]
+    assert not (tmp_path / second).exists()
+    (aside,) = (tmp_path / ".damaged").iterdir()
+    assert (aside / "journal.jsonl").read_bytes() == content
+    assert store.verify(lambda id, records: None) == (2, [])
+    store.append(third, {"value": 1})
+    with pytest.raises(LookupError):
+        store.append(second, {"value": 1})
+
+
+def test_what_the_system_refuses_is_a_finding_and_stays(store, tmp_path, monkeypatch):
+    for id in (ID, ID + "00"):
+        store.begin(id, [{"value": 1}])
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.parent.name == ID:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    intact, (finding,) = store.verify(lambda id, records: None)
+    assert (intact, finding) == (1, Finding(ID, "it cannot be read: Permission denied", moved=False))
+    assert (tmp_path / ID).exists()
 
 
 def test_what_is_acknowledged_survives_a_kill(tmp_path, processes):

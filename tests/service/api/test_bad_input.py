@@ -276,7 +276,7 @@ def test_a_streamed_body_over_the_limit_gets_the_error_of_its_surface(
         headers = {"content-type": "application/json"}
         response = await client.post(path, content=chunks(), headers=headers)
         assert response.status_code == 413
-        assert "the body is over the limit of 2000 bytes" in response.text
+        assert "the body is too large; the limit is 2000 bytes (setting max_body_bytes)" in response.text
         body = response.json()
         assert set(body) == set(shape)
         if isinstance(shape, dict):

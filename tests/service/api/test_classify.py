@@ -237,7 +237,8 @@ def test_busy_and_broken_servers_raise_the_clients_errors(tmp_path: Path) -> Non
             running.wait_for(lambda: len(server.worker.adapted) == 1)
             with pytest.raises(cohere.TooManyRequestsError) as busy:
                 service.classify(examples=EXAMPLES, inputs=INPUTS)
-            assert busy.value.body["message"] == "the server is busy"
+            message = "the server is busy with 1 requests; the limit is 1 (setting queue_limit)"
+            assert busy.value.body["message"] == message
             assert int(busy.value.headers["retry-after"]) >= 1
             server.worker.adapt_gate.set()
             working.join()

@@ -78,7 +78,10 @@ def test_a_body_that_does_not_come_is_ended_with_an_answer_and_its_connection(
         assert 0.3 < time.monotonic() - begun < 5
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"\r\nconnection: close\r\n" in received
-        assert b'"code":"body_timeout","message":"the body did not arrive within 0.4 s"' in received
+        assert (
+            b'"code":"body_timeout","message":"the body did not arrive within 0.4 s (setting body_seconds)"'
+            in received
+        )
         running.wait_for(lambda: statuses(running, "/v1/predict") == {"408": 1.0})
 
 

@@ -447,7 +447,7 @@ def test_an_adapter_of_another_posterior_is_not_ready(tmp_path: Path) -> None:
         (b"{}", {"content-encoding": "gzip"}, 415, "compressed bodies are not accepted"),
         (b"{}", {"inference-header-content-length": "3"}, 400, "inference-header-content-length: it must be"),
         (b"{}", {"inference-header-content-length": "x"}, 400, "inference-header-content-length: it must be"),
-        (b" " * (1 << 20) + b"{}", {}, 413, "the body is over the limit"),
+        (b" " * (1 << 20) + b"{}", {}, 413, "the body is too large; the limit is 1048576 bytes"),
     ],
 )
 def test_bodies_are_read_within_limits(

@@ -65,6 +65,44 @@ def test_the_devices_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None
         check_device("cuda:2")
 
 
+CUDA_SHORT = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.52 GiB of which "
+    "12.25 MiB is free. Including non-PyTorch memory, this process has 23.50 GiB memory in use.\nmore"
+)
+CPU_SHORT = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 80000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (CUDA_SHORT, "GPU 0 has a total capacity of 23.52 GiB of which 12.25 MiB is free;"),
+        (CPU_SHORT, "you tried to allocate 80000000000 bytes"),
+    ],
+)
+@pytest.mark.parametrize(
+    "loader",
+    [
+        "model_store.pretrained.bases.load_model",
+        "model_store.models.FewShotModel",
+        "service.executors.worker.measure_costs",
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_line(
+    files: Path, monkeypatch: pytest.MonkeyPatch, loader: str, error: RuntimeError, said: str
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loader, short)
+    line = line_of("adapt", str(files / "support.csv"), "--data-dir", str(files / "data"))
+    assert line.startswith("error: the model does not fit into the memory of cpu: ")
+    assert said in line
+    assert "choose a smaller --model, --quantisation nf4 or another --device" in line
+
+
 @pytest.mark.parametrize("folder", ["file", "file/below", "x" * 300])
 def test_a_data_folder_that_cannot_be_used_is_named(files: Path, folder: str) -> None:
     line = line_of("adapt", str(files / "support.csv"), "--data-dir", str(files / folder))

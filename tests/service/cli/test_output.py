@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from model_store.terminal import shown
 from service.cli import output, tables
 from service.cli.main import app
-from service.cli.output import shown
+from tests.architecture import PACKAGES, ROOT
 from tests.service.fakes import FakeWorker
 
 WILD = "\x1b[2J\x9b31m\x07 :bug: [red]x[/] [/] \x08\r\x00\x7f \u202eabc\u2028\ud83d \\"
@@ -96,6 +97,6 @@ def test_an_error_is_one_line_of_text(tmp_path: Path) -> None:
 
 
 def test_every_command_shows_texts_by_the_same_function() -> None:
-    files = Path(output.__file__).parent.rglob("*.py")
-    others = [path.name for path in files if "rich.markup" in path.read_text("utf-8")]
-    assert others == ["output.py"]
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    escaping = [path for path in files if "rich.markup" in path.read_text("utf-8")]
+    assert escaping == [ROOT / "model_store" / "terminal.py"]

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
+from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.store import AdapterStore
 from service.cli.main import app
+from service.gating.state import Conditions, Outcome, begin_record
 from tests.model_store.processes import adapter
 
 
@@ -24,8 +28,43 @@ def test_a_damaged_adapter_is_named_and_moved_aside(tmp_path: Path) -> None:
     code, output = verify(tmp_path, "--json")
     assert code == 1
     (finding,) = json.loads(output)["findings"]
-    assert (finding["id"], finding["moved"]) == (adapter(1).manifest.id, True)
+    assert (finding["kind"], finding["id"], finding["moved"]) == ("adapter", adapter(1).manifest.id, True)
     assert verify(tmp_path)[0] == 0
+
+
+def begun(id: str) -> dict[str, Any]:
+    outcome = Outcome(key="k", confidence=0.9, correct=True, score=0.1)
+    return begin_record(id, Conditions("predictive", 4, 0, None), [outcome], held=False, version=1)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "moved"),
+    [
+        ({}, "has the calibration of another adapter", True),
+        ({"items": [{"key": "k"}]}, "cannot be read: TypeError", True),
+        ({"conditions": None}, "cannot be read: TypeError", True),
+        ({"format_version": 99}, "calibration format 99 is not the one read here", False),
+    ],
+)
+def test_a_calibration_that_means_nothing_is_named_and_harms_no_other(
+    tmp_path: Path, how: dict[str, Any], reason: str, moved: bool
+) -> None:
+    good, bad = adapter(1).manifest.id, adapter(2).manifest.id
+    with AdapterStore(tmp_path / "adapters") as store:
+        store.put(adapter(1))
+        store.put(adapter(2))
+    journals = GateJournals(tmp_path / "calibrations")
+    journals.begin(good, [begun(good)])
+    journals.begin(bad, [{**begun(bad if how else good), **how}])
+    code, output = verify(tmp_path, "--json")
+    answer = json.loads(output)
+    assert (code, answer["intact"]) == (1, {"adapter": 2, "calibration": 1})
+    (finding,) = answer["findings"]
+    assert (finding["kind"], finding["id"], finding["moved"]) == ("calibration", bad, moved)
+    assert reason in finding["reason"]
+    assert (tmp_path / "calibrations" / bad).exists() is not moved
+    assert GateJournals(tmp_path / "calibrations").read(good) == [begun(good)]
+    assert "intact: 2 adapters and 1 calibrations" in verify(tmp_path)[1]
 
 
 def test_a_store_that_is_in_use_is_left_alone(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ class FakeWorker:
 
     def __init__(self, unit_seconds: float = 0.0, slots: int = 2, tokens_per_unit: int = 40) -> None:
         self.unit_seconds, self.slots, self.tokens_per_unit = unit_seconds, slots, tokens_per_unit
+        self.adaptations_at_once = 64
         self.posteriors: dict[str, Any] = {}
         self.units: list[list[Job]] = []
         self.leased = 0

@@ -224,3 +224,43 @@ def test_a_worker_may_take_longer_over_a_unit_larger_than_usual() -> None:
     assert supervision.hangs(11, 0.5)
     assert not supervision.hangs(29, 3)
     assert supervision.hangs(31, 3)
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_no_more_adaptations_are_begun_than_have_memory(places: int) -> None:
+    """The others wait in their order, and predictions and other tenants go on."""
+    bench = Bench()
+    bench.worker.adaptations_at_once = places
+    begun: list[int] = []
+    jobs = {bench.submit(adapt_job(steps=4, seed=n)): n for n in range(7)}
+    jobs |= {bench.submit(adapt_job(steps=4, seed=n), "b"): n for n in (7, 8)}
+    asked = [bench.submit(predict_job(samples=2, adapter=f"adp_{n}")) for n in range(5)]
+    while not bench.loop.idle:
+        bench.turn()
+        begun.append(len(bench.loop._adapting))
+    assert max(begun) == places
+    done = bench.done()
+    assert set(done) == {*jobs, *asked}
+    for job_id, n in jobs.items():
+        assert done[job_id].result.digest == answer(adapt_job(steps=4, seed=n))
+    order = [event.job_id for event in bench.events if isinstance(event, Began) and event.job_id in jobs]
+    first, second = ([job_id for job_id in order if (jobs[job_id] >= 7) == other] for other in (False, True))
+    assert (first, second) == (sorted(first), sorted(second)), "a tenant's jobs begin in their order"
+    assert order.index(second[0]) <= places, "another tenant's job is next when a place is free"
+
+
+def test_a_place_is_free_again_after_an_error_a_cancel_and_a_deadline() -> None:
+    bench = Bench()
+    bench.worker.adaptations_at_once = 1
+    bench.submit(adapt_job("fail"))
+    bench.submit(adapt_job("refuse"))
+    late = bench.submit(adapt_job(steps=50, seed=1), seconds_left=5)
+    cancelled = bench.submit(adapt_job(steps=50, seed=2))
+    last = bench.submit(adapt_job(steps=2, seed=3))
+    while last not in bench.done():
+        bench.turn()
+        if bench.worker.units[-1:] == [[adapt_job(steps=50, seed=2)]]:
+            bench.loop.cancel(cancelled)
+    assert isinstance(bench.failed()[late], DeadlineExceededError)
+    assert bench.loop.idle
+    assert bench.worker.leased == 0

@@ -332,6 +332,7 @@ def test_asked_for_labels_count_for_the_gate_and_others_do_not(tmp_path: Path) -
         assert now["monitoring"]["logged"] == now["monitoring"]["labelled"] == 60
         outcome = (await caller.label(served, right=False)).json()
         assert (outcome["stored"], outcome["known"]) == (0, 60), "the first label counts"
+        assert outcome["contradicted"] == [p["prediction_id"] for p in served]
         assert outcome["calibration"]["n"] == now["n"]
         in_calibration = await caller.predictions(texts("a", 20), gate=TARGET)
         assert not any(
@@ -659,3 +660,25 @@ def test_a_journal_of_another_version_is_left_alone_and_not_used(server: Server,
 
     Server(tmp_path).run(restarted)
     assert folder.exists()
+
+
+def test_a_journal_that_means_nothing_counts_as_none_and_is_moved_aside(
+    server: Server, tmp_path: Path
+) -> None:
+    from model_store.adapters.gate_journals import GateJournals
+
+    async def made(client: httpx.AsyncClient) -> None:
+        await Caller.of(client)
+
+    server.run(made)
+    (adapter,) = (tmp_path / "adapters").glob("adp_*")
+    GateJournals(tmp_path / "calibrations").begin(adapter.name, [{"kind": "snapshot", "format_version": 1}])
+
+    async def restarted(client: httpx.AsyncClient) -> None:
+        caller = await Caller.of(client)
+        assert error(await caller.calibration())["code"] == "calibration_missing"
+        await caller.calibrate(texts("a", 20))
+        assert (await caller.calibration()).json()["n"] == 20
+
+    Server(tmp_path).run(restarted)
+    assert len(list((tmp_path / "calibrations" / ".damaged").iterdir())) == 1

@@ -1,0 +1,106 @@
+"""The requests that wait or run: how many there may be, how long each may take, and when to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from service.engine.answers import Timings
+from service.engine.progress import ProgressFeed
+from service.errors import DeadlineExceededError, QueueFullError, over_limit
+from service.executors.contract import ServedModel
+from service.metrics import Metrics
+
+
+@dataclass
+class RequestContext:
+    """One request in flight: its model, times, tenant and deadline.
+
+    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known.
+    """
+
+    served: ServedModel
+    timings: Timings
+    tenant: str
+    deadline: asyncio.Timeout
+    feed: ProgressFeed | None
+    adapter_id: str | None = None
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the deadline."""
+        return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
+
+
+class Traffic:
+    """Counts requests, refuses more than `limit`, and ends those that take too long.
+
+    `background` returns how much work goes on: it continues for a while after requests have left,
+    and counts too. Used from one event loop.
+    """
+
+    def __init__(self, limit: int, background: Callable[[], int], metrics: Metrics) -> None:
+        self._limit, self._background, self._metrics = limit, background, metrics
+        self._count = 0
+        self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
+
+    def __len__(self) -> int:
+        return self._count
+
+    def enter(self) -> None:
+        """Count a request until `leave`. Raises `QueueFullError` if too many are in flight."""
+        busy = max(self._count, self._background())
+        if busy >= self._limit:
+            message = over_limit(f"the server is busy with {busy} requests", self._limit, "queue_limit")
+            raise QueueFullError(message, None, self._retry_after_seconds())
+        self._count += 1
+        self._metrics.in_flight.set(self._count)
+
+    def leave(self) -> None:
+        """Count a request no more."""
+        self._count -= 1
+        self._metrics.in_flight.set(self._count)
+
+    @asynccontextmanager
+    async def request(
+        self, served: ServedModel, tenant: str, feed: ProgressFeed | None, deadline_seconds: float
+    ) -> AsyncIterator[RequestContext]:
+        """Count a request and enforce its deadline, until the context ends.
+
+        One with a `feed` is counted already. Raises `DeadlineExceededError` and `QueueFullError`.
+        """
+        if feed is None:
+            self.enter()
+        started = time.monotonic()
+        deadline = asyncio.timeout(deadline_seconds)
+        context = RequestContext(served, Timings(), tenant, deadline, feed)
+        try:
+            async with deadline:
+                yield context
+        except (TimeoutError, DeadlineExceededError) as error:
+            # The executor has the deadline too, and may raise first.
+            if isinstance(error, TimeoutError) and not deadline.expired():
+                raise
+            limit = f"{deadline_seconds:g} s (setting deadline_seconds)"
+            message = f"not done in {limit}; an adaptation goes on for a while, so try again"
+            raise DeadlineExceededError(
+                message, None, self._retry_after_seconds(), context.adapter_id
+            ) from error
+        finally:  # the result holds these timings, so they are set before it is returned
+            context.timings.total_seconds = time.monotonic() - started
+            share = context.timings.total_seconds / max(1, self._count)
+            self._request_seconds += 0.1 * (share - self._request_seconds)
+            if feed is None:
+                self.leave()
+
+    def _retry_after_seconds(self) -> int:
+        """Return when the requests in flight will be done (Little's law), or later; from 1 to 60 s.
+
+        It is drawn at random after it is bounded, so that clients do not all return at once.
+        """
+        expected = min(40.0, max(1.0, self._count * self._request_seconds))
+        return math.ceil(expected * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
