@@ -42,15 +42,17 @@ class FewShotModel:
         max_tokens: int | None = None,
         equivalence: Equivalence | None = None,
         sentences: SentenceEncoder | None = None,
+        readout_scale: float | None = None,
     ) -> None:
         """Wrap `model` in place.
 
         `prior` is a trained theta, or a configuration, which gives an untrained one (B = 0).
         `equivalence` says which free-text answers mean the same; by default, those that are the
         same text, normalised. `sentences` is the sentence encoder that `prior` names, if it names
-        one. Raises `PosteriorMismatchError` where theta was made for other layers, names an unknown
-        noise family, or needs a sentence encoder that is not given, and `UnsupportedModelError` for
-        an unknown architecture.
+        one. With a `readout_scale`, samples of every posterior differ in the readout alone, at that
+        scale (`NoiseConfig.readout_scale`). Raises `PosteriorMismatchError` where theta was made
+        for other layers, names an unknown noise family, or needs a sentence encoder or a readout
+        that is not there, and `UnsupportedModelError` for an unknown architecture.
         """
         config = prior if isinstance(prior, PosteriorConfig) else prior.config
         family_of(config.noise)  # raises for an unknown family before the first sample
@@ -62,7 +64,8 @@ class FewShotModel:
         )
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
-        if wrong := check_readout(config, has_readout=self.backbone.has_readout):
+        self.readout_scale = readout_scale
+        if wrong := check_readout(self._sampled(config), has_readout=self.backbone.has_readout):
             raise PosteriorMismatchError(wrong)
         if config.sentence_encoder and sentences is None:
             raise PosteriorMismatchError(f"the posterior was made with the encoder {config.sentence_encoder}")
@@ -194,8 +197,9 @@ class FewShotModel:
     ) -> QueryRun:
         """Return what `begin_predict` does, for queries that are encoded already."""
         posterior = posterior or TaskPosterior.start(self.prior)
+        values = posterior.values.to(self.backbone.device)
         return QueryRun(
-            replace(posterior, values=posterior.values.to(self.backbone.device)),
+            replace(posterior, values=values, config=self._sampled(posterior.config)),
             prompts,
             settings,
             self.encoder,
@@ -203,6 +207,11 @@ class FewShotModel:
             max_tokens=max_tokens,
             features=self.features,
         )
+
+    def _sampled(self, config: PosteriorConfig) -> PosteriorConfig:
+        """Return the configuration with the noise that this model samples."""
+        scale = self.readout_scale
+        return config if scale is None else replace(config, noise=replace(config.noise, readout_scale=scale))
 
     def advance(self, runs: Sequence[QueryRun]) -> None:
         """Do one unit of every run that is not done, with the chunks of options in one batch."""

@@ -66,6 +66,7 @@ def load_model(
     device: str = "cpu",
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
+    readout_scale: float | None = None,
     progress: bool = True,
 ) -> LoadedModel:
     """Load the base that this name means, and build the model of `start` on it.
@@ -76,7 +77,14 @@ def load_model(
     if quantisation is None and start.manifest is not None:
         quantisation = start.manifest.base.quantisation
     loaded = load_base(base, quantisation=quantisation, device=device, cache_dir=cache_dir, progress=progress)
-    model = build_model(loaded, start, cache_dir=cache_dir, equivalence=equivalence, progress=progress)
+    model = build_model(
+        loaded,
+        start,
+        cache_dir=cache_dir,
+        equivalence=equivalence,
+        readout_scale=readout_scale,
+        progress=progress,
+    )
     return LoadedModel(model, loaded.identity, start.manifest)
 
 
@@ -87,6 +95,7 @@ def build_model(
     sentence_encoder: str | None = None,
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
+    readout_scale: float | None = None,
     progress: bool = True,
 ) -> FewShotModel:
     """Build the model of `start` on a base that is loaded.
@@ -115,6 +124,7 @@ def build_model(
         defaults=start.defaults,
         equivalence=equivalence,
         sentences=sentences,
+        readout_scale=readout_scale,
     )
     if start.point:
         model.prior = model.prior.without_noise()

@@ -90,6 +90,13 @@ class ModelSettings(BaseModel):
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base model; by default that of its catalogue entry."
     )
+    readout_scale: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="Scale of the noise where samples differ in the readout alone, the last linear layer: many "
+        "samples then cost little more than the mean. By default samples differ as the posterior says.",
+    )
     nli_model: str | None = Field(
         default=None,
         description="Folder or hub id of an entailment classifier, which decides whether free-text "

@@ -157,6 +157,11 @@ class TaskPosterior(Posterior):
         """Return the same posterior with the noise scale `scale`."""
         return replace(self, config=replace(self.config, noise=replace(self.config.noise, scale=scale)))
 
+    def with_readout_scale(self, scale: float) -> TaskPosterior:
+        """Return the same posterior with noise in the readout alone, at the scale `scale`."""
+        noise = replace(self.config.noise, readout_scale=scale)
+        return replace(self, config=replace(self.config, noise=noise))
+
     def with_temperature_times(self, factor: float) -> TaskPosterior:
         """Return the same posterior with its temperature multiplied by `factor`."""
         rule = self.config.temperature

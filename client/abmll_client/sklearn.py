@@ -37,10 +37,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     (`abmll_client.local`), which all classifiers share. A client cannot be pickled, so use `base_url`
     with `n_jobs`.
 
-    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `steps` and
-    `learning_rate` (None: those that the posterior was trained for), `calibration_folds` (parts of
-    the support held out in turn to calibrate the adapter), `seed`, `gate` (how the server decides;
-    see `predictions`), `truncate` (cut long texts), `model`.
+    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `effort` (work
+    of the fit: `full`, `fast` or `instant`; None: `full`), `steps` and `learning_rate` (None: those
+    of the effort), `calibration_folds` (parts of the support held out in turn to calibrate the
+    adapter), `seed`, `gate` (how the server decides; see `predictions`), `truncate` (cut long
+    texts), `model`.
 
     After `fit` there are `classes_` (shape (n_classes,)), `adapter_id_`, and `support_`, from which
     the adapter is made again where the server has lost it, or now has another base model or
@@ -57,6 +58,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         client: Client | None = None,
         model: str | None = None,
         samples: int | Literal["auto"] = 16,
+        effort: str | None = None,
         steps: int | None = None,
         learning_rate: float | None = None,
         calibration_folds: int | None = None,
@@ -68,6 +70,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.client = client
         self.model = model
         self.samples = samples
+        self.effort = effort
         self.steps = steps
         self.learning_rate = learning_rate
         self.calibration_folds = calibration_folds
@@ -144,6 +147,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     def _fields(self) -> AdaptFields:
         chosen = {
+            "effort": self.effort,
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "calibration_folds": self.calibration_folds,

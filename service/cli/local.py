@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
@@ -28,6 +29,10 @@ CalibrationFolds: TypeAlias = Annotated[
         help="Number of parts of the support, each held out once, from which to calibrate the adapter.",
     ),
 ]
+EffortOption: TypeAlias = Annotated[
+    Effort | None,
+    typer.Option(help="Work of the fit: no gradient step, two, or all that the posterior was trained for."),
+]
 Truncate: TypeAlias = Annotated[
     bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
 ]
@@ -41,6 +46,7 @@ def adapt(
         Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV or TSV.")
     ],
     option: Options = None,
+    effort: EffortOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     calibration_folds: CalibrationFolds = None,
@@ -50,7 +56,7 @@ def adapt(
 ) -> None:
     """Adapt to labelled rows in this process, and store the adapter in the data folder."""
     with expected_errors_in_one_line():
-        overrides = AdaptOverrides(steps, learning_rate)
+        overrides = AdaptOverrides(effort, steps, learning_rate)
         examples = read_support(support, option)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
@@ -80,6 +86,7 @@ def predict(
         ),
     ] = "16",
     seed: Annotated[int, typer.Option(min=0, help="The same request and seed give the same answer.")] = 0,
+    effort: EffortOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps, with --support.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0.0, help="Learning rate, with --support.")
@@ -137,7 +144,7 @@ def predict(
             raise typer.BadParameter("give exactly one of --support and --adapter")
         source: AdaptRequest | str = str(adapter)
         if support is not None:
-            overrides = AdaptOverrides(steps, learning_rate)
+            overrides = AdaptOverrides(effort, steps, learning_rate)
             examples = read_support(support, option)
             source = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         queries = read_queries(inputs, option)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MODEL_SETTINGS = ("model", "posterior", "quantisation", "device", "threads", "data_dir", "cache_dir")
+MODEL_SETTINGS = (
+    "model", "posterior", "readout_scale", "quantisation", "device", "threads", "data_dir", "cache_dir",
+)  # fmt: skip
 """The settings that a command with its own engine takes as options."""
 
 

@@ -54,7 +54,7 @@ async def _unadapted(
     """
     part = jobs.whole.part(folds[0].kept[:1])
     job = replace(part, settings=replace(part.settings, steps=0)).job
-    theta = (await jobs.adapt(job)).value.posterior
+    theta = replace((await jobs.adapt(job)).value.posterior, class_examples=None)
     indices = [i for fold in folds for i in fold.held_out]
     demonstrated = await asyncio.to_thread(_demonstrated, jobs, folds)
     prior = await jobs.answers(job, theta, jobs.whole.prompts(indices), indices, 0)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from abmll.adaptation.settings import AdaptSettings, Effort, settings_of
 from abmll.prediction.settings import PredictSettings
 from abmll.text.tasks import Example, Query
 from service.gating.confidence import WantedConfidence
 from service.gating.records import GateRequest
-
-if TYPE_CHECKING:
-    from abmll.adaptation.settings import AdaptSettings
 
 
 class CacheOutcome(StrEnum):
@@ -33,17 +30,19 @@ class CacheOutcome(StrEnum):
 class AdaptOverrides:
     """Fields of `abmll.adaptation.settings.AdaptSettings` that a request sets.
 
-    None leaves the served model's value.
+    None leaves the value of `effort`, by default `full`, which is the served model's.
     """
 
+    effort: Effort | None = None
     steps: int | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
     beta: float | None = None
 
     def apply(self, defaults: AdaptSettings) -> AdaptSettings:
-        """Return `defaults` with the fields that are set here."""
-        return replace(defaults, **{name: value for name, value in asdict(self).items() if value is not None})
+        """Return the settings of the effort with the fields that are set here."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(settings_of(given.pop("effort", "full"), defaults), **given)
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,7 @@ def load_worker(settings: Settings) -> ModelWorker:
             device=settings.device,
             cache_dir=settings.cache_dir,
             equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
+            readout_scale=settings.readout_scale,
         )
         id = loaded.manifest.id if loaded.manifest else UNTRAINED
         return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 
+from abmll.adaptation.settings import Effort
 from service.schemas.wire import WireModel, one_of
 
 MAX_SAMPLES = 64
@@ -25,9 +26,15 @@ class SupportRow(WireModel):
 class Adapt(WireModel):
     """How the posterior is fitted.
 
-    An absent field has the value that the global posterior was trained for.
+    An absent field has the value of `effort`.
     """
 
+    effort: Effort | None = Field(
+        default=None,
+        description="Work of the fit. `full`, the default: the gradient steps that the global posterior was "
+        "trained for. `fast`: two steps on larger batches. `instant`: no step; only the classes are learned, "
+        "by the Gaussian process. Without fixed options, `instant` answers as the global posterior does.",
+    )
     steps: int | None = Field(default=None, ge=1, description="Gradient steps.")
     learning_rate: float | None = Field(default=None, gt=0, le=1, description="Learning rate of AdamW.")
     batch_size: int | None = Field(default=None, ge=1, description="Support examples of each step.")

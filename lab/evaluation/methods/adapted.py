@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.settings import AdaptSettings, settings_of
 from abmll.assurance.folds import Fold, make_folds
 from abmll.assurance.held_out import SAMPLES
 from abmll.cross_fitting import adapt_at_own_temperature
@@ -61,24 +61,30 @@ def adapt_calibrated_timed(
 class Adapted(Method):
     """Answers with an adapted posterior.
 
-    `samples` 0 answers with the mean. Without `settings` they are those that theta is to be served
-    with. With `calibration_folds` that many parts of the support choose a temperature for the
-    adapter.
+    `samples` 0 answers with the mean. Without `settings` they are those of `effort`, from those that
+    theta is to be served with. With `calibration_folds` that many parts of the support choose a
+    temperature for the adapter. With a `readout_scale`, samples differ in the readout alone, at that
+    scale.
     """
 
     kind: Literal["adapted"] = "adapted"
     samples: int = 16
     settings: AdaptSettings | None = None
+    effort: Literal["instant", "fast", "full"] = "full"
     calibration_folds: int = 0
+    readout_scale: float | None = None
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
     ) -> tuple[list[Answer], Effort]:
         """See `Method`."""
         folds = make_folds(support, self.calibration_folds) if self.calibration_folds else []
+        settings = self.settings or settings_of(self.effort, model.defaults)
         if folds:
-            posterior, effort = adapt_calibrated_timed(model, support, folds, self.settings, seed)
+            posterior, effort = adapt_calibrated_timed(model, support, folds, settings, seed)
         else:
-            posterior, effort = adapt_timed(model, support, self.settings, seed)
+            posterior, effort = adapt_timed(model, support, settings, seed)
+        if self.readout_scale is not None:
+            posterior = posterior.with_readout_scale(self.readout_scale)
         found = model.predict(posterior, queries, samples=self.samples, seed=seed, truncate=True)
         return answers_of(found), effort + prediction_effort(found, self.samples)

@@ -10,7 +10,7 @@ import torch
 from abmll.adaptation.adamw import AdamW
 from abmll.adaptation.loss import Batch, step_loss
 from abmll.adaptation.run import adapt_parts, adapt_step, batch_order
-from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.settings import AdaptSettings, settings_of
 from abmll.adaptation.support import prepare
 from abmll.decoder.layout import unflatten
 from abmll.decoder.rows import token_batches
@@ -271,3 +271,11 @@ def test_a_fit_that_leaves_the_finite_numbers_is_an_error(
     model = make_model()
     with pytest.raises(FitDivergedError, match="smaller learning rate"):
         model.adapt(support, AdaptSettings(steps=3, learning_rate=rate))
+
+
+def test_an_effort_is_a_number_of_steps_and_more_of_each() -> None:
+    full = AdaptSettings(6, 1e-3, 8, 0.5)
+    assert settings_of("full", full) == full
+    assert settings_of("fast", full) == AdaptSettings(2, 2e-3, 16, 0.5)
+    assert settings_of("instant", full) == AdaptSettings(0, 1e-3, 8, 0.5)
+    assert settings_of("fast", replace(full, steps=1)).steps == 1

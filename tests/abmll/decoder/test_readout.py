@@ -13,6 +13,7 @@ from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
 from abmll.posterior.noise.draws import means
 from abmll.text.prompting import EncodedPrompt
+from abmll.text.tasks import Query
 from tests.tiny import CONFIGS, make_config, tiny_model, tiny_tokenizer
 
 PROMPTS = [EncodedPrompt((5, 6, 7, 8, 9), ((1,), (2, 3), (4, 5, 6))), EncodedPrompt((40, 41), ((7, 8), (9,)))]
@@ -67,3 +68,15 @@ def test_a_posterior_that_has_no_readout_is_refused(architecture: str, config: d
     settings = make_config(readout_scale=2.0, **config)  # type: ignore[arg-type]
     with pytest.raises(PosteriorMismatchError, match="readout"):
         FewShotModel(tiny_model(architecture), tiny_tokenizer(), settings)
+
+
+def test_a_model_may_sample_the_readout_of_any_posterior(make_model: Callable[..., FewShotModel]) -> None:
+    plain = make_model(offset=0.05)
+    model = FewShotModel(tiny_model(), tiny_tokenizer(), plain.prior, readout_scale=3.0)
+    wanted = make_model(offset=0.05, readout_scale=3.0)
+    query = Query("the film was wonderful", ("positive", "negative", "not related"))
+    found, expected, full = (
+        m.predict(None, [query], samples=6, seed=2)[0].predictive for m in (model, wanted, plain)
+    )
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert found.stds != pytest.approx(full.stds, rel=0.01)

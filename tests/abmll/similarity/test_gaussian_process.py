@@ -269,11 +269,17 @@ def with_process(model: FewShotModel, *, encoder: bool = False) -> FewShotModel:
     return model
 
 
-def test_theta_before_any_step_has_none(make_model: Callable[..., FewShotModel]) -> None:
-    """A diagnosis compares an adapter with theta on examples that the adapter was fitted to."""
+def test_without_any_step_theta_learns_the_classes(make_model: Callable[..., FewShotModel]) -> None:
     model = with_process(make_model())
-    assert model.adapt(SUPPORT, AdaptSettings(steps=1)).posterior.class_examples is not None
-    assert model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior.class_examples is None
+    instant = model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior
+    assert torch.equal(instant.values, model.prior.values)
+    assert instant.class_examples is not None
+    query = SUPPORT[0].query
+    (known,) = model.predict(instant, [query], samples=0)
+    (alone,) = model.predict(None, [query], samples=0)
+    assert known.predictive.probabilities != pytest.approx(alone.predictive.probabilities, abs=1e-3)
+    assert known.typicality is not None
+    assert alone.typicality is None
 
 
 @pytest.mark.parametrize(("samples", "encoder"), [(0, False), (4, False), (0, True), (4, True)])

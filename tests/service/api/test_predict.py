@@ -227,6 +227,29 @@ def test_defaults_written_out_are_the_same_adapter(server: Server) -> None:
     server.run(scenario)
 
 
+def test_an_effort_is_the_adapter_of_its_settings(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        body = {"support": SUPPORT, "options": ["yes", "no"]}
+        full = server.worker.served.defaults
+        fast = {"steps": 2, "learning_rate": 2 * full.learning_rate, "batch_size": 2 * full.batch_size}
+        answers = [
+            (await client.post("/v1/adapters", json={**body, "adapt": adapt})).json()
+            for adapt in ({"effort": "fast"}, fast, {"effort": "full"}, {}, {"effort": "instant"})
+        ]
+        ids = [answer["id"] for answer in answers]
+        assert ids[0] == ids[1] != ids[2] == ids[3]
+        assert ids[4] not in ids[:4]
+        assert answers[4]["diagnostics"] == {"losses": [], "steps": 0}
+        more = (
+            await client.post("/v1/adapters", json={**body, "adapt": {"effort": "fast", "steps": 1}})
+        ).json()
+        assert more["diagnostics"]["steps"] == 1
+        wrong = await client.post("/v1/adapters", json={**body, "adapt": {"effort": "most"}})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "adapt.effort")
+
+    server.run(scenario)
+
+
 def test_usage_counts_the_adapters_support_even_when_it_was_there(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         usages = [(await client.post("/v1/predict", json=GOOD)).json()["usage"] for _ in range(2)]
