@@ -74,6 +74,11 @@ class FewShotModel:
         """Return the feature function: what the Gaussian process sees of a prompt."""
         return Features(self.prior.whitening, self.sentences if self.prior.config.sentence_encoder else None)
 
+    @property
+    def paired(self) -> bool:
+        """Return whether samples come in antithetic pairs."""
+        return family_of(self.prior.config.noise).paired
+
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
         """Return the support in tokens.
 
