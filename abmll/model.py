@@ -65,7 +65,7 @@ class FewShotModel:
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
         self.readout_scale = readout_scale
-        if wrong := check_readout(self._sampled(config), has_readout=self.backbone.has_readout):
+        if wrong := check_readout(self.sampled(config), has_readout=self.backbone.has_readout):
             raise PosteriorMismatchError(wrong)
         if config.sentence_encoder and sentences is None:
             raise PosteriorMismatchError(f"the posterior was made with the encoder {config.sentence_encoder}")
@@ -79,6 +79,11 @@ class FewShotModel:
     def features(self) -> Features:
         """Return the feature function: what the Gaussian process sees of a prompt."""
         return Features(self.prior.whitening, self.sentences if self.prior.config.sentence_encoder else None)
+
+    @property
+    def paired(self) -> bool:
+        """Return whether samples come in antithetic pairs."""
+        return family_of(self.prior.config.noise).paired
 
     def encode_support(self, support: Sequence[Example], *, truncate: bool = False) -> list[LabelledPrompt]:
         """Return the support in tokens.
@@ -199,7 +204,7 @@ class FewShotModel:
         posterior = posterior or TaskPosterior.start(self.prior)
         values = posterior.values.to(self.backbone.device)
         return QueryRun(
-            replace(posterior, values=values, config=self._sampled(posterior.config)),
+            replace(posterior, values=values, config=self.sampled(posterior.config)),
             prompts,
             settings,
             self.encoder,
@@ -208,7 +213,7 @@ class FewShotModel:
             features=self.features,
         )
 
-    def _sampled(self, config: PosteriorConfig) -> PosteriorConfig:
+    def sampled(self, config: PosteriorConfig) -> PosteriorConfig:
         """Return the configuration with the noise that this model samples."""
         scale = self.readout_scale
         return config if scale is None else replace(config, noise=replace(config.noise, readout_scale=scale))

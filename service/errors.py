@@ -127,6 +127,15 @@ class LimitExceededError(InvalidRequestError):
     code = "limit_exceeded"
 
 
+class PriceExceedsDeadlineError(InvalidRequestError):
+    """An idle worker would take longer than the deadline, so the work is not begun.
+
+    The message has the price and the deadline.
+    """
+
+    code = "price_exceeds_deadline"
+
+
 class PromptTooLongForContextError(InvalidRequestError):
     """A prompt does not fit the model's context, and the request does not set `truncate`."""
 

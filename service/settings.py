@@ -272,7 +272,7 @@ class DeadlineSettings(BaseModel):
         gt=0,
         le=LONGEST_SECONDS,
         description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
-        "joins its adaptation.",
+        "joins its adaptation. One that an idle worker would take longer for gets 422 at once.",
     )
     cancel_grace_seconds: float = Field(
         default=60.0,

@@ -37,8 +37,8 @@ METHOD = (
     ("abmll.adaptation",),
     ("abmll.prediction",),
     ("abmll.assurance",),
-    ("abmll.model", "abmll.memory_plan"),
-    ("abmll.cross_fitting", "abmll.meta"),
+    ("abmll.model", "abmll.memory_plan", "abmll.work"),
+    ("abmll.cross_fitting", "abmll.meta", "abmll.speed"),
 )
 SERVICE = (
     ("service.errors", "service.settings", "service.metrics"),
@@ -199,8 +199,10 @@ def _distribution(requirement: str) -> str:
         "abmll.assurance",
         "abmll.model",
         "abmll.memory_plan",
+        "abmll.work",
         "abmll.cross_fitting",
         "abmll.meta",
+        "abmll.speed",
     ],
 )  # fmt: skip
 def test_the_method_imports_one_way(folder: str) -> None:

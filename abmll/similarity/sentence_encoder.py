@@ -20,7 +20,7 @@ class SentenceEncoder:
     BATCH = 8
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
-        self._model, self._tokenizer, self._max_tokens = model, tokenizer, max_tokens
+        self._model, self._tokenizer, self.max_tokens = model, tokenizer, max_tokens
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -34,7 +34,7 @@ class SentenceEncoder:
                 [texts[i] or " " for i in chosen],
                 padding=True,
                 truncation=True,
-                max_length=self._max_tokens,
+                max_length=self.max_tokens,
                 split_special_tokens=True,  # what reads like a control token is text
                 return_tensors="pt",
             ).to(self._model.device)

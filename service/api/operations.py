@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service import schemas
 from service.api.error_answers import documented_errors
 from service.api.http import engine_of
-from service.settings import Settings
+from service.engine.pricing import worked_examples
 
 router = APIRouter(tags=["operations"])
 
@@ -40,14 +41,14 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/limits", responses=documented_errors(500, 503))
 async def limits(request: Request) -> schemas.LimitsReport:
-    """Show the limits of a request."""
-    settings: Settings = request.app.state.settings
-    limits = {
-        name: getattr(settings, name)
-        for name in schemas.LimitsReport.model_fields
-        if name != "max_prompt_tokens"
+    """Show the limits of a request, and what some requests cost."""
+    settings, served = request.app.state.settings, engine_of(request).served
+    own: dict[str, Any] = {
+        "max_prompt_tokens": served.encoder.max_tokens,
+        "prices": [schemas.WorkedPrice(**asdict(example)) for example in worked_examples(served)],
     }
-    return schemas.LimitsReport(max_prompt_tokens=engine_of(request).served.encoder.max_tokens, **limits)
+    names = schemas.LimitsReport.model_fields.keys() - own
+    return schemas.LimitsReport(**own, **{name: getattr(settings, name) for name in names})
 
 
 @router.get("/v1/workers", responses=documented_errors(500))

@@ -16,8 +16,8 @@ from service.settings import SettingsError
 
 
 @contextmanager
-def expected_errors_in_one_line() -> Iterator[None]:
-    """Print an expected error as one line and exit with status 1.
+def expected_errors_in_one_line(status: int = 1) -> Iterator[None]:
+    """Print an expected error as one line and exit with `status`.
 
     These are the errors of the method, of the stores and of the service, settings that do not hold,
     and what the system refuses about a file or an address. Every other error keeps its traceback.
@@ -33,4 +33,4 @@ def expected_errors_in_one_line() -> Iterator[None]:
     else:
         return
     err.print(f"[red]error:[/] {shown(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)

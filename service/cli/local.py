@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -9,9 +10,10 @@ import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
+from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
-from service.cli.output import AsJson, show
+from service.cli.output import AsJson, err, show
 from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
@@ -21,6 +23,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.engine.answers import Diagnosed
     from service.engine.engine import Engine
+    from service.engine.pricing import DryRun
 
 CalibrationFolds: TypeAlias = Annotated[
     int | None,
@@ -36,6 +39,15 @@ EffortOption: TypeAlias = Annotated[
 Truncate: TypeAlias = Annotated[
     bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
 ]
+OnlyLook: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Load the model, show what the files mean and what they would take on this machine, and stop. "
+        "Exits with 2 where it would be refused.",
+    ),
+]
+REFUSED = 2  # exit status of a dry run
 
 
 @with_settings(*MODEL_SETTINGS)
@@ -52,13 +64,16 @@ def adapt(
     calibration_folds: CalibrationFolds = None,
     seed: Annotated[int, typer.Option(min=0, help="The same support and seed give the same adapter.")] = 0,
     truncate: Truncate = False,
+    only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt to labelled rows in this process, and store the adapter in the data folder."""
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         overrides = AdaptOverrides(effort, steps, learning_rate)
         examples = read_support(support, option)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
+        if only_look:
+            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
         obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
         from service.cli.tables import adapter_table  # noqa: PLC0415
@@ -133,10 +148,11 @@ def predict(
         int, typer.Option(min=1, max=64, help="Free-text answers that each sample writes.")
     ] = 1,
     truncate: Truncate = False,
+    only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer rows in this process, with a stored adapter or one that is made from labelled rows."""
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         from service.api.native.rendering import predict_response  # noqa: PLC0415
         from service.cli.tables import prediction_table  # noqa: PLC0415
 
@@ -159,6 +175,8 @@ def predict(
         asked = PredictSettings(parse_samples(samples), seed, max_new_tokens, answers_per_sample)
         gate = GateRequest(thresholds, target_error, delta, target_coverage)
         request = PredictRequest(source, queries, asked, gate, confidence, truncate)
+        if only_look:
+            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
         answered = with_engine(settings, lambda engine: engine.predict(request))
         answer = predict_response(answered, seed, "local").model_dump(mode="json")
         show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
@@ -181,14 +199,22 @@ def diagnose(
     ] = None,
     samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples of each answer.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the adaptation, with a file.")] = 0,
+    only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate how good an adapter is: adapt to some examples of its support, predict the others."""
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         from service.api.native.rendering import diagnose_response  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415
 
         support = read_support(Path(source), option) if is_file(source) else None
+
+        if only_look:
+            if support is None:
+                raise typer.BadParameter("--dry-run needs labelled rows, not an adapter")
+            new, asked = AdaptRequest(support, seed=seed), DiagnoseRequest("", folds, samples)
+            found = with_engine(settings, lambda engine: engine.dry_run_diagnosis(new, asked))
+            return _show(found, as_json)
 
         async def work(engine: Engine) -> Diagnosed:
             adapter = source
@@ -199,3 +225,14 @@ def diagnose(
 
         answer = diagnose_response(with_engine(settings, work), "local").model_dump(mode="json")
         show(answer, diagnosis_table(answer), as_json)
+
+
+def _show(found: DryRun, as_json: bool) -> None:
+    """Print what a dry run found. Exits with 2 where the command itself would be refused."""
+    from service.cli.tables import dry_run_table  # noqa: PLC0415
+
+    answer = asdict(found)
+    show(answer, dry_run_table(answer), as_json)
+    if found.refusal is not None:
+        err.print(f"[red]refused:[/] {shown(found.refusal)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(REFUSED)

@@ -93,6 +93,26 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
     return table
 
 
+def dry_run_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of a dry run: what the files mean, and what they would take."""
+    table = Table(title="dry run: nothing was done", show_header=False)
+    price = answer["price"]
+    rows = {
+        "examples": str(answer["examples"]),
+        "inputs": str(answer["inputs"]),
+        "options": ", ".join(map(_short, answer["options"])) or "of each row, or none",
+        "tokens": f"{answer['tokens']}, at most {answer['longest_tokens']} in one row",
+    }
+    if price is not None:
+        least = "at least" if price["at_least"] else "about"
+        adapt = "0 s, the adapter is there" if answer["made_already"] else f"{price['adapt_seconds']:.1f} s"
+        rows["to adapt"] = adapt
+        rows["to predict"] = f"{least} {price['predict_seconds']:.1f} s"
+    for name, value in rows.items():
+        table.add_row(name, shown(value))
+    return table
+
+
 def models_table(catalogue: Mapping[str, Any]) -> Table:
     """Make a table of the catalogue's base models, with the posteriors of the package below."""
     table = Table(

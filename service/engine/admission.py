@@ -141,7 +141,23 @@ def admit_predict(
     resolved = replace(request.settings, most_samples=settings.max_samples)
     if resolved.samples == "auto":
         resolved = replace(resolved, thresholds=thresholds)
-    return PredictionSpec(queries, prompts, resolved, kinds, spelling_warnings(queries, rule.shared))
+    return PredictionSpec(
+        queries,
+        prompts,
+        resolved,
+        kinds,
+        spelling_warnings(queries, rule.shared),
+        fixed_classes=bool(rule.shared),
+        answer_tokens=0 if rule.needed else _longest_label(support, served),
+    )
+
+
+def _longest_label(support: Sequence[Example], served: ServedModel) -> int:
+    """Return the most tokens of a label of free text, with the end of the text."""
+    labels = [
+        served.encoder.encode_example(Example("", example.output), truncate=True) for example in support
+    ]
+    return max((len(ids) for label in labels for ids in label.continuations), default=0)
 
 
 def _check_amounts(asked: PredictSettings, settings: Settings) -> None:

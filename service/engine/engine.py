@@ -23,11 +23,13 @@ from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
 from service.engine.answers import Answered, Diagnosed, Obtained
-from service.engine.diagnose import diagnose
+from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
+from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
+from service.engine.specs import AdaptationSpec
 from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
     DrainingError,
@@ -56,10 +58,9 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
-    from abmll.text.tasks import Example
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.store import AdapterStore, StoredAdapter
-    from service.engine.specs import AdaptationSpec, PredictionSpec
+    from service.engine.specs import PredictionSpec
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class Engine:
         """
         async with self._context(tenant) as context:
             spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
+            await self._check_price(context.served, spec, None)
             adapter, cache = await self._obtain(spec, context)
             return Obtained(adapter, cache, context.timings)
 
@@ -195,23 +197,15 @@ class Engine:
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
         async with self._context(tenant, feed) as context:
-            check_model(request.model, context.served)
-            if isinstance(request.adapter, AdaptRequest):
-                if request.gate.needs_calibration:
-                    message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
-                    raise InvalidRequestError(message, "adapter_id")
-                gate = ResolvedGate(request.gate.thresholds)
-                new = await asyncio.to_thread(admit_adapt, request.adapter, context.served, self._settings)
-                spec = await self._admit(request, context, new.support, own_temperature=bool(new.folds))
-                adapter, cache = await self._obtain(new, context)
+            source, gate, spec = await self._admit(request, context)
+            new = source if isinstance(source, AdaptationSpec) else None
+            await self._check_price(context.served, new, spec)
+            if feed is not None:
+                feed.set_admitted()
+            if isinstance(source, AdaptationSpec):
+                adapter, cache = await self._obtain(source, context)
             else:
-                adapter, cache = await self._registry.get(request.adapter), CacheOutcome.HIT
-                context.adapter_id = request.adapter
-                manifest = adapter.manifest
-                check_adapter(manifest, context.served)
-                gate = await self._gates.resolve(request.gate, manifest, request.settings)
-                own = manifest.held_out is not None
-                spec = await self._admit(request, context, manifest.support.examples, own_temperature=own)
+                adapter, cache = source, CacheOutcome.HIT
             if feed is not None:
                 feed.set_obtained(Obtained(adapter, cache, context.timings))
             decided = await self._answer(adapter, spec, gate, context)
@@ -279,8 +273,9 @@ class Engine:
 
             async def make() -> Diagnosis:
                 found, spent = await diagnose(
-                    adapter, request, folds, context.served, self._executor, context.tenant
-                )
+                    adapter, request, folds, context.served, self._executor, context.tenant,
+                    self._settings.deadline_seconds,
+                )  # fmt: skip
                 context.timings.adapt_seconds = spent.adapt_seconds
                 context.timings.predict_seconds = spent.predict_seconds
                 await self._registry.put_diagnosis(request.adapter_id, found)
@@ -290,6 +285,33 @@ class Engine:
             diagnosis, joined = await self._diagnoses.join(request, make, context.deadline.expired)
             cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
             return Diagnosed(adapter, cache, context.timings, diagnosis)
+
+    async def dry_run(self, request: AdaptRequest | PredictRequest) -> DryRun:
+        """Return what `request` means and would take. Raises what it would be refused with."""
+        deadline = self._settings.deadline_seconds
+        async with self._context(DEFAULT_TENANT) as context:
+            if isinstance(request, AdaptRequest):
+                new: AdaptationSpec | None = await asyncio.to_thread(
+                    admit_adapt, request, context.served, self._settings
+                )
+                prediction = None
+            else:
+                source, _, prediction = await self._admit(request, context)
+                new = source if isinstance(source, AdaptationSpec) else None
+            price = await asyncio.to_thread(price_of, context.served, new, prediction)
+            known = new is not None and await self._registry.knows(new.job.adapter_id)
+            return DryRun.of(new, prediction, price, deadline, made_already=known)
+
+    async def dry_run_diagnosis(self, request: AdaptRequest, asked: DiagnoseRequest) -> DryRun:
+        """Return what a diagnosis of the adapter of `request` means and would take, without making it.
+
+        `asked.adapter_id` does not matter. Raises what either would be refused with.
+        """
+        async with self._context(DEFAULT_TENANT) as context:
+            spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
+            folds = await asyncio.to_thread(admit_diagnosis, asked, request.support, self._settings)
+            price = await asyncio.to_thread(price_to_diagnose, spec, folds, asked.samples)
+            return DryRun.of(spec, None, price, self._settings.deadline_seconds)
 
     @contextmanager
     def progress_feed(self) -> Iterator[ProgressFeed]:
@@ -340,19 +362,45 @@ class Engine:
         return self._traffic.request(self.check_ready(), tenant, feed, self._settings.deadline_seconds)
 
     async def _admit(
-        self,
-        request: PredictRequest,
-        context: RequestContext,
-        support: Sequence[Example],
-        *,
-        own_temperature: bool,
-    ) -> PredictionSpec:
+        self, request: PredictRequest, context: RequestContext
+    ) -> tuple[AdaptationSpec | StoredAdapter, ResolvedGate, PredictionSpec]:
+        """Return the adapter, or what it is to be made of, with the gate and what is predicted."""
+        served = context.served
+        check_model(request.model, served)
+        source: AdaptationSpec | StoredAdapter
+        if isinstance(request.adapter, AdaptRequest):
+            if request.gate.needs_calibration:
+                message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
+                raise InvalidRequestError(message, "adapter_id")
+            gate = ResolvedGate(request.gate.thresholds)
+            source = await asyncio.to_thread(admit_adapt, request.adapter, served, self._settings)
+            support, own = source.support, bool(source.folds)
+        else:
+            source = await self._registry.get(request.adapter)
+            context.adapter_id = request.adapter
+            manifest = source.manifest
+            check_adapter(manifest, served)
+            gate = await self._gates.resolve(request.gate, manifest, request.settings)
+            support, own = manifest.support.examples, manifest.held_out is not None
         spec = await asyncio.to_thread(
-            admit_predict, request, context.served, self._settings, support, own_temperature=own_temperature
+            admit_predict, request, served, self._settings, support, own_temperature=own
         )
-        if context.feed is not None:
-            context.feed.set_admitted()
-        return spec
+        return source, gate, spec
+
+    async def _check_price(
+        self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
+    ) -> None:
+        """Raise `PriceExceedsDeadlineError` where an idle worker would take too long.
+
+        An adapter that is known, or is being made, costs nothing.
+        """
+        price = await asyncio.to_thread(price_of, served, adaptation, prediction)
+        deadline = self._settings.deadline_seconds
+        if price is None or price.seconds <= deadline:
+            return
+        if adaptation is not None and await self._registry.knows(adaptation.job.adapter_id):
+            price = replace(price, adapt_seconds=0.0)
+        price.check(deadline)
 
     async def _answer(
         self, adapter: StoredAdapter, spec: PredictionSpec, gate: ResolvedGate, context: RequestContext

@@ -35,6 +35,9 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flights
+
     @property
     def waiters(self) -> int:
         """Return the number of callers that wait, over all keys."""

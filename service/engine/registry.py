@@ -49,6 +49,10 @@ class AdapterRegistry:
         """Return the number of requests that wait for these adapters."""
         return self._flights.waiters
 
+    async def knows(self, adapter_id: str) -> bool:
+        """Return whether there is an adapter of this id, or one is being made."""
+        return adapter_id in self._flights or await self._find(adapter_id) is not None
+
     async def get(self, adapter_id: str) -> StoredAdapter:
         """Return the adapter of this id. Raises `UnknownAdapterError`."""
         adapter = await self._find(adapter_id)

@@ -66,6 +66,8 @@ class PredictionSpec:
 
     `prompts` has each query in tokens, `confidence_kinds` the kind of confidence of each answer
     (`service.gating.confidence`). `warnings` are about what is accepted and may be meant otherwise.
+    `fixed_classes` says whether the adapter's examples all have the same options, and
+    `answer_tokens` is the length of its longest free-text label: the price depends on them.
     """
 
     queries: tuple[Query, ...]
@@ -73,6 +75,8 @@ class PredictionSpec:
     settings: PredictSettings
     confidence_kinds: Sequence[str]
     warnings: tuple[str, ...] = ()
+    fixed_classes: bool = False
+    answer_tokens: int = 0
 
     def job(self, adapter_id: str) -> PredictJob:
         """Return the job that answers the queries with the adapter."""

@@ -9,7 +9,7 @@ is cancelled stops after the current unit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
     from abmll.text.prompting import EncodedPrompt, LabelledPrompt
     from abmll.text.tasks import Example, Query
+    from abmll.work import Speed, WorkCounter
     from model_store.pretrained.identity import BaseIdentity
 
 T = TypeVar("T")
@@ -50,10 +51,20 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
+class Prices:
+    """What a request's price is made of: how the worker cuts work, and how long its parts take."""
+
+    counter: WorkCounter
+    speed: Speed
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """What a worker has loaded. Instances pickle.
 
     `base`, `posterior_digest` and `template` determine results, so they are part of adapter ids.
+    `prices` were measured by the worker and may differ between equal models; None where they are
+    not known.
     """
 
     base: BaseIdentity
@@ -62,6 +73,7 @@ class ServedModel:
     template: Mapping[str, str]
     defaults: AdaptSettings
     encoder: Encoder
+    prices: Prices | None = field(default=None, compare=False)
 
     @property
     def identity(self) -> tuple[object, ...]:

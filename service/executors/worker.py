@@ -6,7 +6,6 @@ Of this folder, only this module and `slots.py` import torch.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -15,14 +14,14 @@ import torch
 
 from abmll.adaptation.run import Adaptation, AdaptRun, adapt_parts
 from abmll.adaptation.support import TOKENS_PER_TRUNK, Preparation
-from abmll.decoder.rows import collate
 from abmll.errors import PosteriorMismatchError
 from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun
 from abmll.seeds import derive_seed
-from abmll.text.prompting import EncodedPrompt
+from abmll.speed import counter_of, measure_speed
+from abmll.work import Speed, Work
 from model_store.devices import model_has_to_fit, says_memory_is_short
 from model_store.models import Start, load_model
 from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
@@ -37,6 +36,7 @@ from service.executors.contract import (
     Lane,
     Losses,
     Partial,
+    Prices,
     Run,
     ServedModel,
     WorkerFatalError,
@@ -56,6 +56,8 @@ FEWEST_TOKENS = 32
 FEWEST_UNIT_TOKENS = 256
 # Least tokens of a part of a gradient step: one pass on a step of short examples is faster than two.
 FEWEST_STEP_TOKENS = 1024
+# Least seconds that a pass of a toy model is taken for, where the clock does not see it.
+LEAST_SECONDS = 1e-6
 
 
 class Shrinking(Protocol):
@@ -144,7 +146,8 @@ class ModelWorker:
     """Does jobs on one `FewShotModel`, many in one batch. One thread owns it.
 
     `plan` bounds the adapters on the device and the tokens of a pass. `unit_tokens` bounds the time
-    of a unit, and so how long a job waits for those of others.
+    of a unit, and so how long a job waits for those of others. With the `speed` of the model, the
+    served model has prices.
     """
 
     def __init__(
@@ -153,12 +156,26 @@ class ModelWorker:
         served: ServedModel,
         plan: MemoryPlan,
         unit_tokens: int = 2048,
+        speed: Speed | None = None,
     ) -> None:
-        self._model, self._served = model, served
+        self._model = model
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
         self._step_tokens = plan.adapt_tokens
         self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
         self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
+        self._support_tokens = min(unit_tokens, TOKENS_PER_TRUNK)
+        self._part_tokens = max(unit_tokens // ADAPT_TOKEN_COST, FEWEST_STEP_TOKENS)
+        self._served = replace(served, prices=self._prices(speed)) if speed else served
+
+    def _prices(self, speed: Speed) -> Prices:
+        counter = replace(
+            counter_of(self._model),
+            chunk_tokens=self._chunk_tokens,
+            support_tokens=self._support_tokens,
+            part_tokens=self._part_tokens,
+            step_tokens=self._step_tokens,
+        )
+        return Prices(counter, speed)
 
     @property
     def served(self) -> ServedModel:
@@ -178,9 +195,7 @@ class ModelWorker:
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
         """See `Worker.begin`. A prediction leases the slot of its adapter."""
         if isinstance(job, AdaptJob):
-            preparation = Preparation(job.examples, min(self._unit_tokens, TOKENS_PER_TRUNK))
-            part_tokens = max(self._unit_tokens // ADAPT_TOKEN_COST, FEWEST_STEP_TOKENS)
-            return _Adapting(job, preparation, part_tokens)
+            return _Adapting(job, Preparation(job.examples, self._support_tokens), self._part_tokens)
         posterior, slot = self._lease(job.adapter_id, adapter)
         settings = replace(job.settings, seed=sequence_seed(job.settings.seed, job.adapter_id))
         try:
@@ -323,9 +338,10 @@ def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> Mod
         model.backbone.compile_trunk()
     costs = measure_costs(model.backbone, model.prior)
     plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
-    unit_tokens = int(_tokens_per_second(model) * settings.unit_seconds)
+    speed = measure_speed(model)
+    unit_tokens = int(_tokens_per_second(model, speed) * settings.unit_seconds)
     log.info("memory plan: %s; a unit has about %d tokens", plan.describe(), unit_tokens)
-    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens))
+    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), speed)
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -339,20 +355,12 @@ def _free_bytes(device: torch.device) -> int:
     return available_bytes() // 2
 
 
-def _tokens_per_second(model: FewShotModel) -> float:
-    """Return the speed of the adapted layers, forward, on a small batch.
-
-    The fastest of three passes counts; the first one warms up.
-    """
-    rows = collate([EncodedPrompt(tuple(range(1, 65)), ((1,), (2,)))] * 4, model.backbone.device)
-    hidden = model.backbone.trunk(rows)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        with torch.no_grad():
-            model.backbone.log_probs(hidden, rows, None).cpu()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return len(hidden) / min(seconds)
+def _tokens_per_second(model: FewShotModel, speed: Speed) -> float:
+    """Return the speed of the adapted layers, forward without noise, in passes of 256 tokens."""
+    counter, tokens = counter_of(model), 256
+    layers = counter.mean + counter.sampled
+    seconds = speed.seconds(Work(frozen_passes=layers, frozen_tokens=layers * tokens))
+    return tokens / max(seconds, LEAST_SECONDS)
 
 
 def choose_posterior(settings: Settings) -> LoadedPosterior | None:

@@ -58,6 +58,7 @@ from service.schemas.operations import (
     ModelCard,
     ModelList,
     VersionReport,
+    WorkedPrice,
     WorkerList,
     WorkerReport,
 )
@@ -155,6 +156,7 @@ __all__ = [
     "VerdictReason",
     "VersionReport",
     "WireModel",
+    "WorkedPrice",
     "WorkerList",
     "WorkerReport",
     "text_or_list",

@@ -35,6 +35,17 @@ class ModelList(WireModel):
     last_id: str | None = Field(default=None, description="`after` of the next page.")
 
 
+class WorkedPrice(WireModel):
+    """What an idle worker would take for one request, as it measured itself at its start."""
+
+    what: Literal["adapt", "predict"]
+    count: int = Field(description="Support examples with `adapt`, inputs with `predict`.")
+    tokens: int = Field(description="Tokens of each text.")
+    options: int = Field(description="Options of each text, one token each.")
+    samples: int | None = Field(description="Posterior samples; null with `adapt`.")
+    seconds: float
+
+
 class LimitsReport(WireModel):
     """Limits of a request. One over `max_body_bytes` gets 413, one over another limit 422."""
 
@@ -51,7 +62,12 @@ class LimitsReport(WireModel):
     max_calibration: int
     max_logged: int
     queue_limit: int
-    deadline_seconds: float
+    deadline_seconds: float = Field(
+        description="A request that an idle worker would take longer for gets 422, `price_exceeds_deadline`."
+    )
+    prices: list[WorkedPrice] = Field(
+        default_factory=list, description="Prices of some requests. Time grows with each number."
+    )
 
 
 class WorkerReport(WireModel):

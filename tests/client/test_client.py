@@ -304,6 +304,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (408, "slow", TookTooLongError, True),
         (413, "body_too_large", InvalidRequestError, False),
         (422, "invalid_request", InvalidRequestError, False),
+        (422, "price_exceeds_deadline", InvalidRequestError, False),
         (429, "queue_full", BusyError, True),
         (500, "internal_error", ServerError, False),
         (502, "bad_gateway", UnavailableError, True),

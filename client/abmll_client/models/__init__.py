@@ -38,6 +38,7 @@ from abmll_client.models.operations import (
     LimitsReport,
     ModelCard,
     ModelList,
+    WorkedPrice,
 )
 from abmll_client.models.predictions import (
     AnswerCluster,
@@ -96,4 +97,5 @@ __all__ = [
     "UncertaintyReport",
     "Usage",
     "VerdictReason",
+    "WorkedPrice",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from abmll_client.models.adapters import BaseInfo
 from abmll_client.models.answer import Answer
 
@@ -30,6 +32,17 @@ class ModelList(Answer):
     last_id: str | None = None  # `after` of the next page
 
 
+class WorkedPrice(Answer):
+    """What an idle worker of the server would take for one request."""
+
+    what: Literal["adapt", "predict"]
+    count: int  # support examples, or inputs
+    tokens: int  # of each text
+    options: int  # of each text, one token each
+    samples: int | None  # None with `adapt`
+    seconds: float
+
+
 class LimitsReport(Answer):
     """What the server accepts."""
 
@@ -47,6 +60,7 @@ class LimitsReport(Answer):
     max_logged: int
     queue_limit: int
     deadline_seconds: float
+    prices: list[WorkedPrice] = Field(default_factory=list)
 
 
 class Health(Answer):

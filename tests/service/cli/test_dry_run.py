@@ -1,0 +1,98 @@
+"""`--dry-run` shows what files mean and what they would take, and does nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli.main import app
+from tests.service.engine.test_diagnose import OPTIONS, SUPPORT
+from tests.service.engine.test_pricing import LONG, priced
+from tests.service.fakes import FakeWorker
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    worker = FakeWorker(priced())
+    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    return worker
+
+
+def run(folder: Path, *arguments: str, text: str = "a question") -> tuple[int, str]:
+    rows = [{**row, "options": OPTIONS} for row in SUPPORT]
+    (folder / "support.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "inputs.jsonl").write_text(json.dumps({"input": text}) + "\n")
+    named = [str(folder / name) if name.endswith(".jsonl") else name for name in arguments]
+    ended = CliRunner().invoke(app, [*named, "--data-dir", str(folder / "data"), "--dry-run"])
+    return ended.exit_code, ended.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("adapt", "support.jsonl"), {"examples": 6, "inputs": 0, "made_already": False}),
+        (("predict", "inputs.jsonl", "--support", "support.jsonl"), {"examples": 6, "inputs": 1}),
+        (("diagnose", "support.jsonl", "--folds", "3"), {"examples": 6, "inputs": 0}),
+    ],
+)
+def test_what_would_run_is_shown_and_not_done(
+    tmp_path: Path, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, arguments: Any, found: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+    code, output = run(tmp_path, *arguments, "--json")
+    assert code == 0, output
+    answer = json.loads(output)
+    assert {name: answer[name] for name in found} == found
+    assert answer["options"] == OPTIONS
+    assert answer["tokens"] >= 6 * (6 + 3 + 2)
+    assert answer["price"]["adapt_seconds"] > 0
+    assert answer["refusal"] is None
+    assert worker.adapted == worker.predicted == []
+    code, output = run(tmp_path, *arguments)
+    assert code == 0, output
+    assert "nothing was done" in output
+    assert "to adapt" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "deadline", "says"),
+    [
+        (("adapt", "support.jsonl"), "60", "its deadline is 60 s"),
+        (("predict", "inputs.jsonl", "--support", "support.jsonl"), "60", "its deadline is 60 s"),
+        (("diagnose", "support.jsonl"), "60", "its deadline is 60 s"),
+        (("predict", "inputs.jsonl", "--adapter", "adp_0"), "60", "there is no adapter"),
+        (("adapt", "inputs.jsonl"), "60", "output"),
+    ],
+)
+def test_what_would_be_refused_exits_with_2(
+    tmp_path: Path,
+    worker: FakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Any,
+    deadline: str,
+    says: str,
+) -> None:
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", deadline)
+    code, output = run(tmp_path, *arguments, text=LONG)
+    assert code == 2, output
+    assert says in output
+    assert worker.adapted == worker.predicted == []
+
+
+def test_an_adapter_that_is_there_costs_nothing(tmp_path: Path, worker: FakeWorker) -> None:
+    (tmp_path / "a").mkdir()
+    support = tmp_path / "support.jsonl"
+    support.write_text("".join(json.dumps({**row, "options": OPTIONS}) + "\n" for row in SUPPORT))
+    arguments = ["adapt", str(support), "--data-dir", str(tmp_path / "data")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    ended = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
+    assert ended.exit_code == 0, ended.output
+    answer = json.loads(ended.output)
+    assert (answer["made_already"], answer["price"]["adapt_seconds"]) == (True, 0.0)
+    assert len(worker.adapted) == 1
