@@ -48,6 +48,7 @@ CALLS: dict[str, Call] = {
         f"/v1/adapters/{id}/calibrate", json={"examples": EXAMPLES, "replace": True}
     ),
     "calibration": lambda client, _, id: client.get(f"/v1/adapters/{id}/calibration"),
+    "forget": lambda client, _, id: client.delete(f"/v1/adapters/{id}/calibration"),
     "pin": lambda client, _, id: client.post(f"/v1/adapters/{id}/pin"),
     "unpin": lambda client, _, id: client.post(f"/v1/adapters/{id}/unpin"),
     "show": lambda client, _, id: client.get(f"/v1/adapters/{id}"),
@@ -84,8 +85,12 @@ def explained(lives: Lives, name: str, which: int) -> tuple[Lives, Answer]:
     elif name == "calibrate":
         after = replace(life, version=life.version + 1)
         answer = (200, after.version)
+    elif name in {"calibration", "forget"} and not life.version:
+        after, answer = life, refusal(CalibrationMissingError)
     elif name == "calibration":
-        after, answer = life, (200, life.version) if life.version else refusal(CalibrationMissingError)
+        after, answer = life, (200, life.version)
+    elif name == "forget":
+        after, answer = replace(life, version=0), (200, None)
     elif name == "pin" and other.pinned:
         after, answer = life, refusal(LimitExceededError)
     elif name in {"pin", "unpin"}:
