@@ -86,7 +86,7 @@ def test_inputs_are_named_the_same_way(tmp_path: Path, worker: FakeWorker) -> No
     inputs = tmp_path / "inputs.csv"
     for content, message in {
         "text\nx\n": "inputs.csv has no column `input`: its columns are 'text'",
-        "input,options\nx,a|b\ny,a\n": "inputs.csv line 3: at least two options are needed",
+        "input,options\nx,a|b\ny,a\n": "inputs.csv line 3: `options` is 'a', one option",
     }.items():
         inputs.write_text(content)
         code, _, err = run(tmp_path, "predict", str(inputs), "--adapter", "adp_0")
