@@ -217,7 +217,7 @@ class TwoClients(RuleBasedStateMachine):
     @rule(client=st.integers(0, 1))
     def wait_for(self, client: int) -> None:
         self.stop_the_model(False, False)
-        self.loop.run_until_complete(asyncio.wait_for(self.clients[client].queue.join(), 30))
+        self.loop.run_until_complete(asyncio.wait_for(self.clients[client].queue.join(), 120))
 
     def teardown(self) -> None:
         if not hasattr(self, "playing"):
