@@ -24,11 +24,10 @@ from model_store.posteriors import load_posterior, shipped_posteriors
 from model_store.pretrained.bases import load_base
 from model_store.pretrained.convert import compute_dtype
 
-TASKS = ("tweet_eval-irony", "ag_news", "emotion", "dbpedia_14")
+TASKS = ("tweet_eval-irony", "emotion")
 PREFIX = "I am writing to you about the text below, which a reader sent us last week. What do you say? "
 PROBES = 8
-MATES = (3, 15, 63)
-MOST_MATES_WITH_SAMPLES = 15
+RUNS = ((0, 3), (0, 31), (16, 7))  # samples and mates
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
             rows += task_rows(model, name, dtype, options)
     head = ["dtype", "task", "options", "inputs", "S", "mates", "largest difference", "answers changed"]
     about = (
-        f"Largest difference of any option's probability of {PROBES} inputs, alone and with mates in one request; "
+        f"Largest difference of any option's probability of up to {PROBES} inputs, alone and with mates in one request; "
         "16 examples of each task, the default settings."
     )
     worst = {dtype: max(float(str(row[6])) for row in rows if row[0] == dtype) for dtype, *_ in rows}
@@ -64,30 +63,31 @@ def load(posterior: str | None, dtype: Any) -> FewShotModel:
 
 def task_rows(model: FewShotModel, name: str, dtype: str, options: Any) -> list[Sequence[object]]:
     """Return the rows of one task: each kind of inputs, number of samples and number of mates."""
-    cell = common.read_cell(options.data, name, 16, 1 + max(MATES), options.seed)
+    cell = common.read_cell(options.data, name, 16, 1 + max(mates for _, mates in RUNS), options.seed)
     adapted = model.adapt(cell.support, seed=options.seed).posterior
     behind = [Query(PREFIX + query.input, query.options) for query in cell.queries]
     long = Query("word " * (LONGEST_PLAIN_TOKENS + 100), cell.queries[0].options)
     kinds = {
         "of the task": cell.queries,
         "behind one prefix": behind,
-        "beside a long text": (*cell.queries[:PROBES], long),
+        "beside a long text": (*cell.queries[:2], long, *cell.queries[2:]),
     }
     found: list[Sequence[object]] = []
     for kind, queries in kinds.items():
-        for samples in (0, 16):
-            probes = queries[:PROBES]
-            alone = [answers(model, adapted, [query], samples, options.seed)[0] for query in probes]
-            for mates in MATES if kind != "beside a long text" else (PROBES,):
-                if samples and mates > MOST_MATES_WITH_SAMPLES:
-                    continue
-                beside = answers(model, adapted, queries[: 1 + mates], samples, options.seed)[: len(alone)]
-                own = alone[: len(beside)]
-                largest = common.largest_difference(own, beside)
-                changed = sum(p.index(max(p)) != q.index(max(q)) for p, q in zip(own, beside, strict=True))
-                row = (dtype, name, len(own[0]), kind, samples, mates, f"{largest:.1e}", changed)
-                print(*row, flush=True)
-                found.append(row)
+        alone: dict[int, list[list[float]]] = {}
+        for samples, mates in RUNS:
+            if samples not in alone:
+                one_by_one = [
+                    answers(model, adapted, [query], samples, options.seed) for query in queries[:PROBES]
+                ]
+                alone[samples] = [of_one[0] for of_one in one_by_one]
+            beside = answers(model, adapted, queries[: 1 + mates], samples, options.seed)[:PROBES]
+            own = alone[samples][: len(beside)]
+            largest = common.largest_difference(own, beside)
+            changed = sum(p.index(max(p)) != q.index(max(q)) for p, q in zip(own, beside, strict=True))
+            row = (dtype, name, len(own[0]), kind, samples, mates, f"{largest:.1e}", changed)
+            print(*row, flush=True)
+            found.append(row)
     return found
 
 
