@@ -1,9 +1,10 @@
 """Attention over packed rows: all tokens lie in one flat batch, and a token sees its own row only.
 
-On the CPU, short rows are computed by plain matrix products, one row after another without padding,
+On the CPU, short rows are computed by plain matrix products, one prompt after another without padding,
 with a backward pass of our own. For 8 rows of 48 tokens with 9 heads in bf16, forward and backward
 of one layer take 1.7 ms so, and 11.3 ms with the fused kernel. Plain products hold the whole matrix
-of scores. So longer rows, and all rows on a GPU, take the fused kernel, padded to equal length.
+of scores. So longer rows take the fused kernel, one after another, and so do all rows on a GPU, padded to equal
+length. On the CPU a row has the same numbers alone and beside others (`benchmarks/batch_mates.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from abmll.decoder.rows import Rows
+from abmll.decoder.rows import LENGTH_MULTIPLE, Rows
 
 NAME = "abmll_packed"
 LONGEST_PLAIN_TOKENS = 512
@@ -32,18 +33,80 @@ class Layout:
     place_of: Tensor  # [N]
     bias: Tensor  # [R, 1, L, L]: 0 where visible, the dtype's lowest number elsewhere
     lengths: tuple[int, ...]  # of the R rows
+    shared_by_row: tuple[int, ...]
+    own_by_row: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, rows: Rows, dtype: torch.dtype) -> Self:
         """Return the layout of `rows` for scores of `dtype`."""
-        return cls(rows.token_at, rows.place_of, additive_mask(rows.visible, dtype), rows.lengths)
+        bias = additive_mask(rows.visible, dtype)
+        return cls(rows.token_at, rows.place_of, bias, rows.lengths, rows.shared_by_row, rows.own_by_row)
 
-    def spans(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield for each row the span of its n tokens in the packed batch, and its bias [n, n]."""
+    def one_by_one(self) -> Iterator[tuple[slice, Layout]]:
+        """Yield the tokens of each row, and the layout that the row has alone."""
         start = 0
-        for length, bias in zip(self.lengths, self.bias, strict=True):
-            yield slice(start, start + length), bias[0, :length, :length]
+        for i, length in enumerate(self.lengths):
+            padded = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+            places = torch.arange(length, device=self.bias.device)
+            yield (
+                slice(start, start + length),
+                Layout(
+                    torch.cat([places, places.new_zeros(padded - length)]),
+                    places,
+                    self.bias[i : i + 1, :, :padded, :padded],
+                    (length,),
+                    self.shared_by_row[i : i + 1],
+                    self.own_by_row[i : i + 1],
+                ),
+            )
             start += length
+
+    def spans(self) -> Iterator[Span]:
+        """Yield one span for each prompt.
+
+        A prompt sees the prefix of its row and itself. So products have the shapes that they have
+        where the prompt is alone, and give the same numbers: in bf16 a sum in another order, over
+        the keys of other prompts too, moved probabilities by 2e-3.
+        """
+        start = 0
+        of_row = zip(self.lengths, self.shared_by_row, self.own_by_row, self.bias, strict=True)
+        for length, shared, own, bias in of_row:
+            at = shared
+            for number, tokens in enumerate(own):
+                first = 0 if number == 0 else at  # the tokens of the prefix are in the first span
+                own_bias = bias[0, first : at + tokens]
+                seen = own_bias[:, : at + tokens]
+                if number:
+                    seen = torch.cat([own_bias[:, :shared], own_bias[:, at : at + tokens]], 1)
+                queries = slice(start + first, start + at + tokens)
+                yield Span(queries, slice(start, start + (shared if number else 0)), seen)
+                at += tokens
+            start += length
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens `queries` of a packed batch, which see the tokens `prefix` and each other.
+
+    The scores of the n queries have the bias [n, prefix and n].
+    """
+
+    queries: slice
+    prefix: slice
+    bias: Tensor
+
+    def keys(self, tokens: Tensor) -> Tensor:
+        """Return the keys or values [H, prefix and n, D] that the span sees, of all `tokens`."""
+        own = tokens[self.queries]
+        if self.prefix.start < self.prefix.stop:
+            own = torch.cat([tokens[self.prefix], own])
+        return own.transpose(0, 1)
+
+    def add(self, gradients: Tensor, gradient: Tensor) -> None:
+        """Add the gradient [H, prefix and n, D] of `keys` to those of all tokens."""
+        count = self.prefix.stop - self.prefix.start
+        gradients[self.prefix] += gradient[:, :count].transpose(0, 1)
+        gradients[self.queries] += gradient[:, count:].transpose(0, 1)
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -81,10 +144,19 @@ def packed_attention(
         return output, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
-    if query.device.type == "cpu" and max(layout.lengths) <= LONGEST_PLAIN_TOKENS:
-        mixed: Tensor = _ByRow.apply(q, k, v, layout, scale)  # type: ignore[no-untyped-call]
-    else:
+    if query.device.type != "cpu":
         mixed = _fused(q, k, v, layout, scale)
+    elif max(layout.lengths) <= LONGEST_PLAIN_TOKENS:
+        mixed = _ByRow.apply(q, k, v, layout, scale)  # type: ignore[no-untyped-call]
+    else:  # a short row is computed as beside short ones: in bf16 the kernels differ by 9e-3
+        mixed = torch.cat(
+            [
+                _ByRow.apply(q[at], k[at], v[at], row, scale)  # type: ignore[no-untyped-call]
+                if row.lengths[0] <= LONGEST_PLAIN_TOKENS
+                else _fused(q[at], k[at], v[at], row, scale)
+                for at, row in layout.one_by_one()
+            ]
+        )
     return mixed[None], None
 
 
@@ -121,7 +193,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _ByRow(torch.autograd.Function):
-    """softmax(scale q k^T + bias) v by matrix products, row by row.
+    """softmax(scale q k^T + bias) v by matrix products, prompt by prompt.
 
     Heads that share a key are stacked into one taller product.
     """
@@ -130,13 +202,13 @@ class _ByRow(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
         mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
         shared, weights = key.shape[1], []
-        for span, bias in layout.spans():
-            q, k, v = _taller(query[span], shared), key[span].transpose(0, 1), value[span].transpose(0, 1)
+        for span in layout.spans():
+            q, k, v = _taller(query[span.queries], shared), span.keys(key), span.keys(value)
             scores = torch.bmm(q, k.mT).mul_(scale)
-            by_head = scores.view(shared, -1, *bias.shape)
-            by_head += bias
+            by_head = scores.view(shared, -1, *span.bias.shape)
+            by_head += span.bias
             weights.append(scores.softmax(-1, dtype=torch.float32).to(v.dtype))
-            _put(mixed[span], torch.bmm(weights[-1], v), shared)
+            _put(mixed[span.queries], torch.bmm(weights[-1], v), shared)
         ctx.save_for_backward(query, key, value, *weights)
         ctx.layout, ctx.scale = layout, scale
         return mixed
@@ -146,17 +218,17 @@ class _ByRow(torch.autograd.Function):
         query, key, value, *all_weights = ctx.saved_tensors
         shared = key.shape[1]
         d_query, d_key, d_value = (
-            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
+            torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
         )
-        for (span, _), weights in zip(ctx.layout.spans(), all_weights, strict=True):
-            q, k, v = _taller(query[span], shared), key[span].transpose(0, 1), value[span].transpose(0, 1)
-            mixed = _taller(gradients[0][span], shared)
-            d_value[span] = torch.bmm(weights.mT, mixed).transpose(0, 1)
+        for span, weights in zip(ctx.layout.spans(), all_weights, strict=True):
+            q, k, v = _taller(query[span.queries], shared), span.keys(key), span.keys(value)
+            mixed = _taller(gradients[0][span.queries], shared)
+            span.add(d_value, torch.bmm(weights.mT, mixed))
             d_scores = torch.bmm(mixed, v.mT)
             along = torch.linalg.vecdot(d_scores, weights)[..., None]
             d_scores.sub_(along).mul_(weights).mul_(ctx.scale)
-            _put(d_query[span], torch.bmm(d_scores, k), shared)
-            d_key[span] = torch.bmm(d_scores.mT, q).transpose(0, 1)
+            _put(d_query[span.queries], torch.bmm(d_scores, k), shared)
+            span.add(d_key, torch.bmm(d_scores.mT, q))
         return d_query, d_key, d_value, None, None
 
 

@@ -66,7 +66,8 @@ class Rows:
 
     In attention, row i is padded to L places. `token_at` is the token in each place, 0 in empty
     ones, and `place_of` the place of each token. A query in place q of row i sees key k iff
-    `visible[i, q, k]`. An empty place sees only itself.
+    `visible[i, q, k]`. An empty place sees only itself. The first `shared_by_row[i]` tokens of row i
+    are the prefix of its prompts, and `own_by_row[i]` are the numbers of tokens of each behind it.
 
     Tokens `scored`, in ascending order, predict the tokens to score; `scored_by_row` is their
     number in each row. Token k to score is `target[k]`. It is predicted at token
@@ -76,6 +77,8 @@ class Rows:
     input_ids: Tensor  # [N] int64
     positions: Tensor  # [N] int64
     lengths: tuple[int, ...]  # of the R rows
+    shared_by_row: tuple[int, ...]
+    own_by_row: tuple[tuple[int, ...], ...]
     token_at: Tensor  # [R * L] int64
     place_of: Tensor  # [N] int64
     visible: Tensor  # [R, L, L] bool
@@ -180,12 +183,12 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
     segments: list[int] = []
     options: list[int] = []
     offset = segment = 0
-    for item in groups:
-        members = item if isinstance(item, Group) else Group((item,))
+    members = [item if isinstance(item, Group) else Group((item,)) for item in groups]
+    for item in members:
         row = _Row()
-        shared = members.shared
-        root = row.add(members.prompts[0].prompt[:shared], 0) if shared else (-2, -2)
-        for encoded in members.prompts:
+        shared = item.shared
+        root = row.add(item.prompts[0].prompt[:shared], 0) if shared else (-2, -2)
+        for encoded in item.prompts:
             own = row.add(encoded.prompt[shared:], shared, root)
             length, last = len(encoded.prompt), len(scored)
             if encoded.continuations:
@@ -203,6 +206,10 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
         scored_by_row.append(len(scored) - sum(scored_by_row))
         rows.append(row)
     lengths = tuple(len(row.ids) for row in rows)
+    shared_by_row = tuple(item.shared for item in members)
+    own_by_row = tuple(
+        tuple(packed_length(prompt) - item.shared for prompt in item.prompts) for item in members
+    )
     length = -(-max(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     parts = torch.full((3, len(rows), length), -1)
     place_of: list[int] = []
@@ -222,7 +229,7 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
         for values in (*flat, scored, places, targets, segments)
     )
     return Rows(
-        ids, positions, lengths, token_at.to(device), in_rows.to(device), visible.to(device),
+        ids, positions, lengths, shared_by_row, own_by_row, token_at.to(device), in_rows.to(device), visible.to(device),
         at, tuple(scored_by_row), place, target, of_segment, tuple(options),
     )  # fmt: skip
 

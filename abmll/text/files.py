@@ -33,6 +33,22 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_OTHER_FILES = {
+    b"\x1f\x8b": "a gzip file: unpack it",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file: unpack it",
+    b"PK\x03\x04": "a ZIP file, as spreadsheets are: save the sheet as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV UTF-8",
+    b"PAR1\x15": "a Parquet file: save its rows as CSV or JSON Lines",
+    b"%PDF-": "a PDF file: save its rows as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
+}
+"""What a file is that begins with these bytes, and the remedy."""
+_OTHER_SUFFIXES = {
+    ".json": "write one JSON object a line into a .jsonl",
+    ".gz": "unpack it",
+    ".zip": "unpack it",
+}
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[,;\t]*(?=[\r\n])')
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _JSON_KINDS = {type(None): "null", bool: "a boolean", float: "a number", list: "a list", dict: "an object"}
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -75,7 +91,8 @@ def queries_by_line(path: Path) -> Iterator[tuple[str, Query]]:
 def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
-    The mark is left out. Raises `AbmllError`, also for a file of more than `MAX_FILE_BYTES`.
+    The mark is left out, and the Ctrl-Z with which some programs end a text. Raises `AbmllError`,
+    also for a file of more than `MAX_FILE_BYTES`.
     """
     try:
         if path.exists() and not path.is_file():
@@ -85,9 +102,12 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
+    other = next((found for mark, found in _OTHER_FILES.items() if data.startswith(mark)), None)
+    if other:
+        raise AbmllError(f"{path.name} is {other}")
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "UTF-8")
     try:
-        text = data.decode(encoding).removeprefix("\ufeff")
+        text = data.decode(encoding).removeprefix("\ufeff").removesuffix("\x1a")
     except UnicodeDecodeError as error:
         line = _line_of(data[: error.start].decode(encoding, "ignore"))
         found = f"{path.name} line {line} is not {encoding} (byte {data[error.start]:02X})"
@@ -107,7 +127,8 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
     """Yield the rows of a file with their places. Raises `AbmllError`, also where there are none."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; save a spreadsheet as CSV UTF-8")
+        remedy = _OTHER_SUFFIXES.get(suffix, "save a spreadsheet as CSV UTF-8")
+        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; {remedy}")
     text = read_text(path)
     if not text.strip():
         raise AbmllError(f"{path.name} is empty")
@@ -161,12 +182,17 @@ def _table_rows(
     """Yield the rows of a table as dictionaries, with the cell `options` as a list.
 
     The header tells how the rows are written: with which separator, with a space behind it, and in
-    TSV whether cells are quoted. Raises `AbmllError`.
+    TSV whether cells are quoted. In CSV, a line `sep=;` before the header names the separator, as
+    Excel writes it. Raises `AbmllError`.
     """
+    quoted = separators != TABLES[".tsv"]
+    named = _SEPARATOR_LINE.match(text) if quoted else None
+    if named:
+        text, separators = text[named.end() :], named[1]
     lines = io.StringIO(text, newline="")
     header = next((line for line in lines if line.strip(' \t\r\n,;"')), "")
     separator = next((s for s in separators if "input" in _names(header.split(s))), separators[0])
-    quoted = separators != TABLES[".tsv"] or '"' in header
+    quoted = quoted or '"' in header
     records = _records(name, text, separator, quoted=quoted, spaced=f"{separator} " in header)
     names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
     _check_names(name, names, needed)
@@ -191,8 +217,15 @@ def _table_rows(
             raise AbmllError(f"{place} is the header once more: delete it")
         row: dict[str, Any] = dict(zip(names, cells, strict=False))
         if "options" in row:
-            row["options"] = [option.strip() for option in row["options"].split("|") if option.strip()]
+            row["options"] = _split(place, row["options"])
         yield place, row
+
+
+def _split(place: str, cell: str) -> list[str]:
+    options = [option.strip() for option in cell.split("|") if option.strip()]
+    if len(options) == 1:
+        raise AbmllError(f"{place}: `options` is {_shown(options[0])}, one option; write several as yes|no")
+    return options
 
 
 def _check_names(name: str, names: Sequence[str], needed: Sequence[str]) -> None:

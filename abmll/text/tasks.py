@@ -6,6 +6,7 @@ The fields have the names of the JSON Lines format of CrossFit and MetaICL: `inp
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ def without_listed_options(query: Query) -> str:
 def check_options(options: Sequence[str]) -> None:
     """Raise `OptionsError` unless `options` holds at least two different, non-blank texts.
 
-    Texts that differ only by white space at their ends are not different.
+    Texts that look the same are not different: those that differ only by white space, by marks that
+    are not seen, or by how an accent is coded (NFC).
     """
     if len(options) < 2:
         raise OptionsError("at least two options are needed to choose from")
@@ -74,12 +76,23 @@ def check_options(options: Sequence[str]) -> None:
         raise OptionsError("an option is empty")
     seen: dict[str, str] = {}
     for option in options:
-        first = seen.get(option.strip())
+        first = seen.get(_look(option))
         if first == option:
             raise OptionsError(f"options are repeated: {option!r}")
-        if first is not None:
+        if first is not None and first.split() == option.split():
             raise OptionsError(f"the options {first!r} and {option!r} differ only by white space")
-        seen[option.strip()] = option
+        if first is not None:
+            raise OptionsError(f"the options {first!a} and {option!a} look the same: write both alike")
+        seen[_look(option)] = option
+
+
+# Soft hyphen, zero-width space, marks of direction, word joiner, byte-order mark. The joiners of
+# emoji and of Persian (200C, 200D) are not among them: without them, a text looks different.
+_UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+
+
+def _look(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", _UNSEEN.sub("", text)).split())
 
 
 def check_example(example: Example) -> None:

@@ -14,10 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import classify, oip, openai, operations
+from service.api.absolute_targets import AbsoluteTargets
 from service.api.body_limit import BodyLimit
 from service.api.error_answers import ErrorShape, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
@@ -73,7 +75,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.started = datetime.now(UTC)
     for surface in (*NATIVE, *COMPATIBLE):
         app.include_router(surface.router)
-    app.state.error_shapes = ERROR_SHAPES
+    app.state.error_shapes, app.state.paths = ERROR_SHAPES, _paths()
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     # The last one added is the outermost.
@@ -91,7 +93,14 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.add_middleware(RequestLog, metrics=metrics)
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
+    app.add_middleware(AbsoluteTargets)
     return app
+
+
+def _paths() -> list[str]:
+    """Return the paths of all surfaces, as `/v1/adapters/{adapter_id}`."""
+    routes = [route for surface in (*NATIVE, *COMPATIBLE) for route in surface.router.routes]
+    return [route.path.replace(":path}", "}") for route in routes if isinstance(route, Route)]
 
 
 def _log_failed_load(loading: asyncio.Task[None]) -> None:

@@ -14,10 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http import request_id
+from service.api.wrong_paths import explain
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DrainingError,
+    NotFoundError,
     ServiceError,
     from_exception,
     from_status,
@@ -79,6 +81,10 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """Answer an expected error, as FastAPI's exception handler."""
     if isinstance(error, RequestValidationError):
         return error_response(request, from_validation(error.errors()))
+    if isinstance(error, HTTPException) and error.status_code == NotFoundError.status:
+        root = request.scope.get("root_path", "")
+        templates = [root + template for template in request.app.state.paths]
+        return error_response(request, NotFoundError(explain(request.url.path, templates)))
     if isinstance(error, HTTPException):
         return error_response(request, from_status(error.status_code), dict(error.headers or {}))
     return error_response(request, from_exception(error))

@@ -57,7 +57,7 @@ class JsonRequest(Request):
         try:
             self._parsed = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:
-            raise MalformedJsonError(f"the body is not JSON: {error}") from error
+            raise MalformedJsonError(_not_utf8(body) or f"the body is not JSON: {error}") from error
         self._bytes = body
 
     async def body(self) -> bytes:
@@ -70,12 +70,29 @@ class JsonRequest(Request):
 
 
 def check_media_type(request: Request, media_types: Collection[str] = ("application/json",)) -> None:
-    """Raise `UnsupportedMediaTypeError` unless the body is declared as one of `media_types`."""
+    """Raise `UnsupportedMediaTypeError` unless the body is declared as one of `media_types`.
+
+    It raises it too for a body that is declared as compressed.
+    """
+    encoding = request.headers.get("content-encoding", "").strip()
+    if encoding.lower() not in {"", "identity"}:
+        raise UnsupportedMediaTypeError(
+            f"send the body as it is, without the content-encoding {encoding[:40]!a}: none is read here"
+        )
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in media_types:
         raise UnsupportedMediaTypeError(
             "send the body as JSON, with the header content-type: application/json"
         )
+
+
+def _not_utf8(body: bytes) -> str | None:
+    """Return what is wrong with a body that is not UTF-8, whatever charset it declares, else None."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"the body is not UTF-8 (byte {body[error.start]:02X} at {error.start}): JSON is sent in UTF-8"
+    return None
 
 
 def _has_no_body(request: Request) -> bool:

@@ -6,16 +6,24 @@ Commands import model code when they run, so that `abmll --help` answers in less
 from __future__ import annotations
 
 import os
+import warnings
 
 import typer
 
 from service.cli import local, models, peft, serve, store
+from service.cli.output import escape_what_cannot_be_encoded
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
 
 # OpenMP reads this when torch is first imported. Waiting threads then sleep instead of spinning,
 # which on a busy 2-core machine took an adaptation from 70 s to 8 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+escape_what_cannot_be_encoded()
+# What libraries will rename is for their users in code: it would be on the screen with each free
+# text. Workers are processes of their own and read the variable.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.nn.modules.module")
 
 app = typer.Typer(
     help="Few-shot adaptation of language models, with uncertainty you can act on.",

@@ -237,14 +237,14 @@ class Engine:
 
         Raises `UnknownAdapterError` and `CalibrationMissingError`.
         """
-        await self._registry.get(adapter_id)
-        return await self._gates.view(adapter_id)
+        async with self._registry.existing(adapter_id):  # not while it is deleted, which takes two steps
+            return await self._gates.view(adapter_id)
 
     async def delete_calibration(self, adapter_id: str) -> None:
         """Delete the adapter's calibration and its feedback. Raises as `calibration`."""
-        await self._registry.get(adapter_id)
-        if not await self._gates.forget(adapter_id):
-            raise missing_calibration(adapter_id)
+        async with self._registry.existing(adapter_id):
+            if not await self._gates.forget(adapter_id):
+                raise missing_calibration(adapter_id)
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.

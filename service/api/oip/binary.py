@@ -13,7 +13,7 @@ from fastapi import Request
 
 from service.api.json_bodies import JsonRequest, JsonRoute, check_media_type
 from service.api.oip.wire import Datatype
-from service.errors import InvalidRequestError, UnsupportedMediaTypeError
+from service.errors import InvalidRequestError
 
 JSON_LENGTH = "inference-header-content-length"
 _MEDIA_TYPES = ("application/json", "application/octet-stream", "")  # Triton's client declares none
@@ -27,12 +27,7 @@ class TensorRoute(JsonRoute):
     """
 
     async def read(self, request: Request) -> Request:
-        """Return the request with its JSON read and parsed.
-
-        Raises `UnsupportedMediaTypeError` for a compressed body.
-        """
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise UnsupportedMediaTypeError("compressed bodies are not accepted")
+        """Return the request with its JSON read and parsed. Raises as `check_media_type`."""
         check_media_type(request, _MEDIA_TYPES)
         json, request.state.tensors = split(await request.body(), request.headers.get(JSON_LENGTH))
         headers = request.headers.mutablecopy()

@@ -54,6 +54,28 @@ def test_options_that_differ_by_white_space_are_both_shown(options: tuple[str, .
     assert all(repr(option) in str(caught.value) for option in options if option != "x")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("billing", "billing\u200b"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("\u202ashipping\u202c", "shipping"),
+        ("e\u00adtail", "etail"),
+        ("bil\u00a0ling\ufeff", "bil ling"),
+    ],
+)
+def test_options_that_look_the_same_are_shown_by_their_codes(options: tuple[str, ...]) -> None:
+    with pytest.raises(OptionsError, match="look the same: write both alike") as caught:
+        check_options(options)
+    assert all(ascii(option) in str(caught.value) for option in options)
+
+
+def test_options_that_look_different_are() -> None:
+    check_options(
+        ("\U0001f469\u200d\U0001f467", "\U0001f469\U0001f467", "resume", "r\u00e9sum\u00e9", "Resume")
+    )
+
+
 def test_an_option_that_is_there_twice_is_called_repeated() -> None:
     with pytest.raises(OptionsError, match="options are repeated: 'late '"):
         check_options(("late ", "early", "late "))

@@ -1,5 +1,6 @@
-"""A byte-order mark before the JSON of a body is ignored, on every surface."""
+"""Bodies of every surface: a byte-order mark is ignored, and what is not plain UTF-8 is named."""
 
+import gzip
 import json
 from codecs import BOM_UTF8, BOM_UTF16_LE
 from typing import Any
@@ -46,5 +47,29 @@ def test_a_byte_order_mark_before_the_json_is_ignored(server: Server, number: in
         for wrong in (BOM_UTF8 * 2 + content, BOM_UTF16_LE + json.dumps(body).encode("utf-16-le"), BOM_UTF8):
             refused = await client.post(path, content=wrong, headers=HEADERS)
             assert refused.status_code == 400, refused.text
+
+    server.run(scenario)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_compressed_body_and_one_that_is_not_utf8_are_named(server: Server, number: int) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        model = (await client.get("/v1/models")).json()["data"][0]["id"]
+        path, body = list(bodies(model).items())[number]
+        content = json.dumps(body).encode()
+        for encoding in ("gzip", "br", "deflate, gzip"):
+            compressed = await client.post(
+                path, content=gzip.compress(content), headers=HEADERS | {"content-encoding": encoding}
+            )
+            assert compressed.status_code == 415, compressed.text
+            assert f"without the content-encoding {encoding!r}" in compressed.text
+        plain = await client.post(path, content=content, headers=HEADERS | {"content-encoding": "identity"})
+        assert plain.is_success
+        for charset, byte in (("utf-16", "FF at 0"), ("latin-1", "E9 at")):
+            encoded = json.dumps(body | {"user": "caf\u00e9"}, ensure_ascii=False).encode(charset)
+            headers = {"content-type": f"application/json; charset={charset}"}
+            refused = await client.post(path, content=encoded, headers=headers)
+            assert refused.status_code == 400
+            assert f"the body is not UTF-8 (byte {byte}" in refused.text
 
     server.run(scenario)

@@ -444,7 +444,7 @@ def test_an_adapter_of_another_posterior_is_not_ready(tmp_path: Path) -> None:
     [
         (b"{", {}, 400, "the body is not JSON"),
         (b"{}", {"content-type": "text/plain"}, 415, "send the body as JSON"),
-        (b"{}", {"content-encoding": "gzip"}, 415, "compressed bodies are not accepted"),
+        (b"{}", {"content-encoding": "gzip"}, 415, "send the body as it is, without the content-encoding"),
         (b"{}", {"inference-header-content-length": "3"}, 400, "inference-header-content-length: it must be"),
         (b"{}", {"inference-header-content-length": "x"}, 400, "inference-header-content-length: it must be"),
         (b" " * (1 << 20) + b"{}", {}, 413, "the body is too large; the limit is 1048576 bytes"),
@@ -461,7 +461,8 @@ def test_bodies_are_read_within_limits(
 @pytest.mark.parametrize("path", ["/v2/", "/v2/nothing", "/v2/models"])
 def test_paths_below_v2_that_are_none_have_the_protocols_error(service: Service, path: str) -> None:
     response = service.http.get(path)
-    assert (response.status_code, response.json()) == (404, {"error": "there is no such route"})
+    assert response.status_code == 404
+    assert response.json()["error"].startswith(f"there is no such route: {path!r}; ")
 
 
 # ---- binary data ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,24 @@ def test_every_command_shows_texts_by_the_same_function() -> None:
     files = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
     escaping = [path for path in files if "rich.markup" in path.read_text("utf-8")]
     assert escaping == [ROOT / "model_store" / "terminal.py"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "iso-8859-1", "utf-8"])
+def test_what_the_encoding_of_the_output_lacks_is_escaped(encoding: str, as_json: bool) -> None:
+    program = (
+        "from model_store.terminal import shown\n"
+        "from service.cli.output import escape_what_cannot_be_encoded, show\n"
+        "escape_what_cannot_be_encoded()\n"
+        f"show({{'a': 'caf\\u00e9 \\U0001f600'}}, shown('caf\\u00e9 \\U0001f600'), {as_json})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    text = ran.stdout.decode(encoding).strip()
+    kept = "caf\u00e9" if encoding != "ascii" else "caf\\u00e9"
+    face = "\U0001f600" if encoding == "utf-8" else "\\ud83d\\ude00"
+    assert text == (f'{{"a": "{kept} {face}"}}' if as_json else f"{kept} {face}")

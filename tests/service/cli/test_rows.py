@@ -55,7 +55,7 @@ def test_spreadsheets_are_answered_as_json_lines_are(tmp_path: Path, worker: Fak
         ("s.csv", b"input,output\na,yes\nb,yes\n", "s.csv: all support examples are labelled 'yes'"),
         ("s.csv", b"input,output\na,yes\nb,no \n", "s.csv line 3: the output 'no ' is not among the options"),
         ("s.csv", b"input,output\na,yes\nb,\n", "s.csv line 3: a support example has an empty output"),
-        ("s.csv", b"input,output,options\na,x,x\n", "s.csv line 2: at least two options are needed"),
+        ("s.csv", b"input,output,options\na,x,x\n", "s.csv line 2: `options` is 'x', one option; write several"),
         ("s.jsonl", b'{"input": "a", "output": "a", "options": ["a", "a "]}', "'a' and 'a ' differ only by white space"),
         ("s.jsonl", b'{"input": "\\ud83d", "output": "yes"}', "s.jsonl line 1: `input` holds \\ud83d, half of a character"),
         ("s.jsonl", b'{"input": "a", "output": 1}', "s.jsonl line 1: `output` is a number"),
@@ -86,7 +86,7 @@ def test_inputs_are_named_the_same_way(tmp_path: Path, worker: FakeWorker) -> No
     inputs = tmp_path / "inputs.csv"
     for content, message in {
         "text\nx\n": "inputs.csv has no column `input`: its columns are 'text'",
-        "input,options\nx,a|b\ny,a\n": "inputs.csv line 3: at least two options are needed",
+        "input,options\nx,a|b\ny,a\n": "inputs.csv line 3: `options` is 'a', one option",
     }.items():
         inputs.write_text(content)
         code, _, err = run(tmp_path, "predict", str(inputs), "--adapter", "adp_0")

@@ -6,20 +6,15 @@ The real store, registry, cache and journals, around a fake model.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from abmll.text.tasks import Example, Query
 from service.engine.requests import AdaptRequest, PredictRequest
 from service.errors import InvalidRequestError
 from service.gating.records import GateRequest
-from tests.property_runs import tries
 from tests.service.conftest import Server, until
 
 OPTIONS = ["yes", "no"]
@@ -111,61 +106,5 @@ def test_a_support_that_is_not_stored_has_no_calibrated_gate(server: Server) -> 
             await server.engine.predict(request)
         assert caught.value.param == "adapter_id"
         assert server.worker.adapted == []
-
-    server.run(scenario)
-
-
-Action = Callable[[httpx.AsyncClient, str], Awaitable[httpx.Response]]
-ACTIONS: dict[str, Action] = {
-    "create": lambda client, adapter: client.post("/v1/adapters", json=CREATE),
-    "predict": lambda client, adapter: client.post(
-        "/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]}
-    ),
-    "calibrate": lambda client, adapter: client.post(
-        f"/v1/adapters/{adapter}/calibrate", json={"examples": EXAMPLES, "replace": True}
-    ),
-    "pin": lambda client, adapter: client.post(f"/v1/adapters/{adapter}/pin"),
-    "unpin": lambda client, adapter: client.post(f"/v1/adapters/{adapter}/unpin"),
-    "delete": lambda client, adapter: client.delete(f"/v1/adapters/{adapter}"),
-}
-
-
-@tries(25)
-@given(
-    first=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
-    second=st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=5),
-)
-def test_any_interleaving_on_two_clients_ends_in_a_state_that_some_order_explains(
-    tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
-) -> None:
-    root: Path = tmp_path_factory.mktemp("lives")
-    server = Server(root)
-
-    async def scenario(client: httpx.AsyncClient) -> None:
-        adapter = await create(client)
-
-        async def play(names: list[str]) -> list[tuple[str, int]]:
-            return [(name, (await ACTIONS[name](client, adapter)).status_code) for name in names]
-
-        one, other = await asyncio.gather(play(first), play(second))
-        for name, status in one + other:
-            assert status in {200, 201, 404}, (name, status)
-        path = f"/v1/adapters/{adapter}"
-        found = (await client.get(path)).status_code
-        calibrated = (await client.get(f"{path}/calibration")).status_code
-        # What is acknowledged is stored, and nothing is left of what is deleted.
-        assert (found == 200) == server.store.has(adapter)
-        journals = list((root / "calibrations").rglob(f"*{adapter}*")) if found == 404 else []
-        assert journals == []
-        assert not (found == 404 and calibrated == 200)
-        if "delete" not in first + second:
-            assert found == 200
-        if (first[-1], second[-1]) == ("delete", "delete"):
-            assert found == 404
-        # A later delete and create find a clean state.
-        await client.delete(path)
-        made = await client.post("/v1/adapters", json=CREATE)
-        assert (made.status_code, made.json()["cache"]) == (201, "miss")
-        assert (await client.get(f"{path}/calibration")).json()["error"]["code"] == "calibration_missing"
 
     server.run(scenario)
