@@ -36,7 +36,7 @@ ALLOWED_NATS = {torch.float32: 0.01, torch.bfloat16: 0.1}
 def main() -> None:
     parser = common.arguments(__doc__, repeats=3, data=True)
     parser.add_argument("--items", type=int, default=64)
-    parser.add_argument("--scale", type=float, default=3.0, help="scale of the readout's noise")
+    parser.add_argument("--scale", type=float, default=6.0, help="scale of the readout's noise")
     options = parser.parse_args()
     if options.quick:
         options.items, options.repeats = 4, 1
