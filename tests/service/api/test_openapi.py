@@ -90,7 +90,7 @@ def test_the_server_does_what_its_document_says(document: BaseSchema, label: str
     @given(case=operation.as_strategy())
     @tries(40)
     def check(case: schemathesis.Case) -> None:
-        answered.add(case.call_and_validate(checks=CHECKS).status_code)
+        answered.add(case.call_and_validate(checks=CHECKS, timeout=60).status_code)
 
     check()
     assert answered
