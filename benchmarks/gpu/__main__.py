@@ -26,13 +26,13 @@ from model_store.pretrained.convert import compute_dtype
 SECONDS = 450.0
 # Weights of the sections in time, and of the models: the larger a model, the longer a section.
 SECTIONS = {
-    "memory against the plan": (memory, 0.15),
-    "one tenant": (one_tenant, 0.3),
-    "many tenants": (tenants, 0.3),
-    "rank-r products": (rank_r, 0.1),
+    "one tenant": (one_tenant, 0.2),
+    "memory against the plan": (memory, 0.2),
+    "many tenants": (tenants, 0.35),
+    "rank-r products": (rank_r, 0.15),
 }
 LOADING, GRAPHS, CORRECTNESS = 0.15, 0.2, 0.4
-MODELS = {"embedded": 1.0, "1B": 1.1, "8B": 2.0, "tiny": 1.0}
+MODELS = {"embedded": 0.8, "1B": 0.9, "8B": 3.0, "tiny": 1.0}
 
 
 def main(argv: list[str] | None = None) -> None:

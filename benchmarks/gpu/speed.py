@@ -19,6 +19,9 @@ from benchmarks.reference_lora import PeftLora
 from benchmarks.scale_8b import most_step_tokens
 
 DROPOUT, ROWS_PER_PASS = 0.05, 32
+# Of a probability, with random weights. They amplify the rounding of bf16: 16 layers of width 512 on
+# the CPU differed by 0.023.
+ALLOWED_RANDOM = 0.1
 
 
 def one_tenant(section: Section, subject: Subject) -> None:
@@ -35,8 +38,8 @@ def one_tenant(section: Section, subject: Subject) -> None:
     difference = common.largest_difference(
         common.probabilities(mean), lora.predict(asked, samples=0, seed=seed)
     )
-    allowed = common.tolerance(model.backbone.dtype)
-    section.compare("theta's means without noise, ours against PEFT", difference, allowed)
+    allowed = ALLOWED_RANDOM if subject.random else common.tolerance(model.backbone.dtype)
+    section.compare("Theta's means without noise, ours against PEFT", difference, allowed)
     section.note(
         f"{sizes.examples} examples, {model.defaults.steps} steps, {sizes.inputs} inputs of {len(asked[0].options)} options, "
         f"S = {sizes.samples}. PEFT takes the logits that are needed, and its samples are passes with dropout. "

@@ -44,13 +44,17 @@ QUICK = Sizes(examples=2, inputs=2, samples=2, steps=1, tenants=(1, 2), repeats=
 
 @dataclass
 class Subject:
-    """A model on a device. `dense` makes another copy of its base, for PEFT."""
+    """A model on a device.
+
+    `dense` makes another copy of its base, for PEFT. With `random` weights, answers mean nothing.
+    """
 
     name: str
     model: FewShotModel
     dense: Callable[[], Any]
     sizes: Sizes
     seed: int
+    random: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +119,7 @@ def random_nf4(name: str, shape: Shape, sizes: Sizes, seed: int, device: str) ->
             base.is_loaded_in_4bit = True
         return base
 
-    return Subject(name, model, dense, sizes, seed)
+    return Subject(name, model, dense, sizes, seed, random=True)
 
 
 @cache

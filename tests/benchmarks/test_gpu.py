@@ -44,6 +44,16 @@ def test_every_section_runs_without_a_card_and_says_what_needs_one(results: Path
     assert "this page says nothing about a GPU" in (results / "gpu.md").read_text()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_every_section_runs_on_a_card(results: Path) -> None:
+    main(["--quick", "--models", "tiny"])
+    page = (results / "gpu.md").read_text()
+    assert "**failed**" not in page
+    assert "eeds a card" not in page
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize(
     ("arguments", "reason"), [([], "no CUDA device"), (["--device", "cpu"], "only with --quick")]
