@@ -24,7 +24,7 @@ import torch
 from abmll.meta.collection import Collection
 from abmll.model import FewShotModel
 from abmll.posterior.config import TemperatureRule
-from abmll.posterior.posteriors import TaskPosterior
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.run import Prediction
 from abmll.text.draws import draw_support
 from abmll.text.files import read_task
@@ -79,14 +79,15 @@ class Served:
         dtype: torch.dtype = self.model.backbone.model.dtype
         return dtype
 
-    @property
-    def untempered(self) -> TaskPosterior:
-        """Return theta without a temperature, to compare answers with code that has none."""
-        prior = self.model.prior
-        return TaskPosterior(replace(prior.config, temperature=TemperatureRule()), prior.sites, prior.values)
+
+def untempered(prior: GlobalPosterior) -> TaskPosterior:
+    """Return theta without a temperature, to compare answers with code that has none."""
+    return TaskPosterior(replace(prior.config, temperature=TemperatureRule()), prior.sites, prior.values)
 
 
-def load_served(posterior: str | None, threads: int, *, total_scores: bool = False) -> Served:
+def load_served(
+    posterior: str | None, threads: int, *, total_scores: bool = False, device: str = "cpu"
+) -> Served:
     """Load the posterior with its base, template and settings, to run on `threads` threads.
 
     With `total_scores`, the score of an option is the log-probability of its text under the adapter
@@ -98,9 +99,9 @@ def load_served(posterior: str | None, threads: int, *, total_scores: bool = Fal
     if total_scores:
         prior = replace(loaded.prior, config=replace(loaded.prior.config, similarity=None))
         start = replace(start, theta=prior, template=replace(start.template, score="total"))
-    model = load_model(loaded.manifest.base.id, start, progress=False).model
-    if model.backbone.model.dtype != compute_dtype("cpu"):
-        print(f"warning: the base computes in {model.backbone.model.dtype}, not in {compute_dtype('cpu')}")
+    model = load_model(loaded.manifest.base.id, start, device=device, progress=False).model
+    if model.backbone.model.dtype != compute_dtype(device):
+        print(f"warning: the base computes in {model.backbone.model.dtype}, not in {compute_dtype(device)}")
     return Served(model, loaded.manifest)
 
 
@@ -110,10 +111,12 @@ def check_unseen(manifest: PosteriorManifest, names: Sequence[str], collection: 
     protocol.check_unseen(manifest.id, trained_on, names, collection.about)
 
 
-def load_dense(manifest: PosteriorManifest) -> Any:
+def load_dense(manifest: PosteriorManifest, device: str = "cpu") -> Any:
     """Load a second copy of the posterior's base, with plain linear layers, for a baseline."""
     base = manifest.base
-    return load_base(base.id, quantisation=base.quantisation, keep_dequantised=True, progress=False).model
+    return load_base(
+        base.id, quantisation=base.quantisation, device=device, keep_dequantised=True, progress=False
+    ).model
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
+def _module(script: Path) -> str:
+    """Return the name of a script, or of the package that it starts."""
+    return script.parent.name if script.stem == "__main__" else script.stem
+
+
 def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
@@ -216,16 +224,18 @@ def write_results(
     data: Mapping[str, Any],
     options: argparse.Namespace,
     dtype: torch.dtype | None = None,
+    *,
+    show: bool = True,
 ) -> Path:
     """Write `NAME.md` and `NAME.json`, and return the path of the first.
 
     Both hold the results and the command, commit, seed and machine that they come from. Data of
-    more than `LARGE` bytes are compressed: `NAME.json.gz`.
+    more than `LARGE` bytes are compressed: `NAME.json.gz`. With `show`, the page is printed too.
     """
     folder = QUICK_RESULTS if options.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     made = {
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".strip(),
+        "command": f"python -m benchmarks.{_module(Path(sys.argv[0]))} {shlex.join(sys.argv[1:])}".strip(),
         "commit": commit(),
         "seed": options.seed,
         "machine": processor(),
@@ -245,5 +255,6 @@ def write_results(
         (folder / f"{name}.json.gz").write_bytes(gzip.compress(content, mtime=0))
     else:
         (folder / f"{name}.json").write_bytes(content)
-    print(f"\n{text}")
+    if show:
+        print(f"\n{text}")
     return folder / f"{name}.md"

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from abmll.model import FewShotModel
 from abmll.text.prompting import EncodedPrompt
 from benchmarks import common
 from benchmarks.common import Served
@@ -92,7 +93,7 @@ def cases(
     cell = common.read_cell(options.data, options.task, count, count, seed)
     support = [example.prompt for example in model.encode_support(cell.support)]
     queries = [model.encoder.encode(query) for query in cell.queries]
-    shapes = Shapes.of(served)
+    shapes = Shapes.of(model)
     adapt = shapes.adaptation(support)
     predict = shapes.prediction(queries, options.samples)
     adapted = model.adapt(cell.support, seed=seed).posterior
@@ -147,9 +148,9 @@ class Shapes:
         self.adapted, self.rank, self.steps = set(adapted), rank, steps
 
     @classmethod
-    def of(cls, served: Served) -> Shapes:
-        """Read the sizes of the served model."""
-        config, layout = served.model.backbone.model.config, served.model.prior.config.layout
+    def of(cls, model: FewShotModel) -> Shapes:
+        """Read the sizes of `model`."""
+        config, layout = model.backbone.model.config, model.prior.config.layout
         d, inner = config.hidden_size, config.intermediate_size
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or d // heads
@@ -157,7 +158,7 @@ class Shapes:
         linears = [
             (d, q, "q"), (d, kv, "k"), (d, kv, "v"), (q, d, "o"), (d, inner, "gate"), (d, inner, "up"), (inner, d, "down"),
         ]  # fmt: skip
-        settings = served.model.defaults
+        settings = model.defaults
         layers = layout.first_layer, config.num_hidden_layers - layout.first_layer
         head, steps = (d, config.vocab_size), (settings.steps, settings.batch_size)
         return cls(linears, layers, head, layout.modules, layout.rank, steps)
@@ -237,16 +238,23 @@ class Shapes:
         return work
 
 
-def bare(work: Counter[Product], dtype: torch.dtype) -> Callable[[], object]:
+def bare(
+    work: Counter[Product], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Callable[[], object]:
     """Return a function that does every product of `work` as often as it is counted.
 
-    The products of one shape take up to `WEIGHTS` right factors in turn.
+    The products with right factors of one shape take up to `WEIGHTS` of them in turn.
     """
+    rights: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for (_, k, n), times in work.items():
+        own = rights.setdefault((k, n), [])
+        missing = min(times, WEIGHTS) - len(own)
+        own += [torch.randn(n, k, dtype=dtype, device=device).T for _ in range(missing)]
     made = [
         (
-            torch.randn(m, k).to(dtype),
-            [torch.randn(n, k).to(dtype).T for _ in range(min(times, WEIGHTS))],
-            torch.empty(m, n, dtype=dtype),
+            torch.randn(m, k, dtype=dtype, device=device),
+            rights[k, n],
+            torch.empty(m, n, dtype=dtype, device=device),
             times,
         )
         for (m, k, n), times in work.items()

@@ -25,11 +25,10 @@ from abmll.posterior.posteriors import GlobalPosterior
 from benchmarks import common
 from benchmarks.scale_8b import Shape
 
-# By name, the shape and whether the head is the embedding.
 SHAPES = {
-    "1B": (Shape(16, 2048, 8192, 32, 8), True),
-    "8B": (Shape(), False),
-    "70B": (Shape(80, 8192, 28672, 64, 8), False),
+    "1B": Shape(16, 2048, 8192, 32, 8, tied=True),
+    "8B": Shape(),
+    "70B": Shape(80, 8192, 28672, 64, 8),
 }
 CARDS = (24, 40, 80)
 # NF4 takes half a byte a weight, a byte of scale for 64 weights, and four bytes for 256 scales.
@@ -47,8 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[list[Any]] = []
     data: dict[str, Any] = {}
-    for name, (shape, tied) in SHAPES.items():
-        costs = shape_costs(shape.config(), tied=tied)
+    for name, shape in SHAPES.items():
+        costs = shape_costs(shape.config())
         data[name] = asdict(costs)
         rows += [row(name, costs, card) for card in CARDS]
     about = (
@@ -76,9 +75,8 @@ def row(name: str, costs: MemoryCosts, card: int) -> list[Any]:
     return [*fixed, plan.slots, adapt_kib, plan.adapt_tokens, predict_kib, plan.predict_tokens, planned]
 
 
-def shape_costs(config: LlamaConfig, *, tied: bool) -> MemoryCosts:
+def shape_costs(config: LlamaConfig) -> MemoryCosts:
     """Return the costs of a model with these sizes: decoder linears in NF4, all else in bf16."""
-    config.tie_word_embeddings = tied
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     linears = [

@@ -88,7 +88,7 @@ def measure(served: Served, peft: dict[str, PeftLora], cell: Cell, options: Any)
     support = model.encode_support(cell.support)
     prompts, labels = [example.prompt for example in support], [example.label for example in support]
     queries = [model.encoder.encode(query) for query in cell.queries]
-    ours_mean = common.probabilities(model.predict(served.untempered, cell.queries, samples=0))
+    ours_mean = common.probabilities(model.predict(common.untempered(model.prior), cell.queries, samples=0))
     differences = []
     for arm in peft.values():
         arm.start(seed, copy_means=True)

@@ -58,16 +58,15 @@ def log_likelihoods(model: Any, rows: Sequences, *, needed_only: bool) -> Tensor
         for i, (length, scored) in enumerate(zip(rows.lengths, rows.scored, strict=True))
         for position in range(length - scored, length)
     ]
-    row, position = torch.tensor(where).T
-    targets = rows.ids[row, position]
+    ids, mask = rows.ids.to(model.device), rows.mask.to(model.device)
+    row, position = torch.tensor(where, device=model.device).T
+    targets = ids[row, position]
     if needed_only:
         causal = model.get_base_model()
-        hidden = causal.model(input_ids=rows.ids, attention_mask=rows.mask, use_cache=False).last_hidden_state
+        hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         logits = causal.lm_head(hidden[row, position - 1])
     else:
-        logits = model(input_ids=rows.ids, attention_mask=rows.mask, use_cache=False).logits[
-            row, position - 1
-        ]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[row, position - 1]
     tokens = logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
     summed: Tensor = tokens.new_zeros(len(rows.lengths)).index_add(0, row, tokens)
     return summed
@@ -164,7 +163,7 @@ class PeftLora:
         for _ in range(max(samples, 1)):
             scores = torch.empty(len(order))
             for chunk, batch in zip(chunks, batches, strict=True):
-                scores[chunk] = log_likelihoods(self.model, batch, needed_only=self._needed_only)
+                scores[chunk] = log_likelihoods(self.model, batch, needed_only=self._needed_only).cpu()
             for mean, part in zip(total, torch.split(scores.double(), counts), strict=True):
                 mean.add_(part.softmax(0), alpha=1 / max(samples, 1))
         return [mean.tolist() for mean in total]

@@ -22,8 +22,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from abmll.adaptation.run import batch_order
 from abmll.adaptation.settings import AdaptSettings
 from abmll.decoder.layout import AdapterLayout
+from abmll.decoder.rows import packed_length
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.config import PosteriorConfig
@@ -45,6 +47,7 @@ class Shape:
     heads: int = 32
     kv_heads: int = 8
     vocabulary: int = 128_256
+    tied: bool = False  # whether the head is the embedding
 
     def config(self) -> LlamaConfig:
         """Return the configuration of `transformers` for this shape."""
@@ -57,7 +60,7 @@ class Shape:
             num_key_value_heads=self.kv_heads,
             max_position_embeddings=8192,
             rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-            tie_word_embeddings=False,
+            tie_word_embeddings=self.tied,
         )
 
 
@@ -138,8 +141,10 @@ def main() -> None:
 
 def most_step_tokens(model: FewShotModel, support: Sequence[Example], seed: int) -> int:
     """Return the tokens of the adaptation's largest step."""
-    run = model.begin_adapt(support, seed=seed)
-    return max(run.prepared.tokens(batch) for batch in run.batches)
+    lengths = [packed_length(example.prompt) for example in model.encode_support(support)]
+    settings = model.defaults
+    batches = batch_order(len(lengths), settings.batch_size, settings.steps, seed)
+    return max(sum(lengths[i] for i in batch) for batch in batches)
 
 
 def forget_the_build() -> None:
@@ -168,13 +173,13 @@ class Stages:
         return result
 
 
-def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
-    """Return a random model whose decoder's linear layers are NF4.
+def build(shape: Shape, seed: int = 0, device: str = "cpu") -> LlamaForCausalLM:
+    """Return a random model on `device` whose decoder's linear layers are NF4.
 
     Each is drawn dense, quantised and freed in turn. All else is in the dtype that suits the
     machine, as in a base that is loaded.
     """
-    generator, dtype = torch.Generator().manual_seed(seed), compute_dtype("cpu")
+    generator, dtype = torch.Generator(device).manual_seed(seed), compute_dtype(device)
     config = shape.config()
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)
@@ -186,26 +191,32 @@ def build(shape: Shape, seed: int = 0) -> LlamaForCausalLM:
                 random_weight(*map(int, module.weight.shape), generator=generator).to(dtype)
             )
         elif getattr(module, "weight", None) is not None:  # norms
-            module.weight = frozen(torch.ones(module.weight.shape, dtype=dtype))
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies were on `meta`
+            module.weight = frozen(torch.ones(module.weight.shape, dtype=dtype, device=device))
+    if shape.tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)  # its frequencies were on `meta`
     return model.eval().requires_grad_(False)
 
 
 def quantised_linear(d_in: int, d_out: int, generator: torch.Generator) -> bnb.nn.Linear4bit:
-    """Return a random linear layer in NF4 with double quantisation, as `model_store` makes them."""
+    """Return a random linear layer in NF4 with double quantisation, as `model_store` makes them.
+
+    It lies on the device of `generator`.
+    """
     with torch.device("meta"):
         layer = bnb.nn.Linear4bit(
-            d_in, d_out, bias=False, compute_dtype=compute_dtype("cpu"), quant_type="nf4"
+            d_in, d_out, bias=False, compute_dtype=compute_dtype(str(generator.device)), quant_type="nf4"
         )
     dense = random_weight(d_out, d_in, generator=generator)
     # Moving to a device is what quantises.
-    layer.weight = bnb.nn.Params4bit(dense, requires_grad=False, quant_type="nf4", module=layer).to("cpu")
+    weight = bnb.nn.Params4bit(dense, requires_grad=False, quant_type="nf4", module=layer)
+    layer.weight = weight.to(generator.device)
     return layer
 
 
 def random_weight(rows: int, columns: int, *, generator: torch.Generator) -> torch.Tensor:
     """Draw a normal weight [rows, columns], scaled so that activations keep their size."""
-    weight = torch.empty(rows, columns, dtype=torch.bfloat16)
+    weight = torch.empty(rows, columns, dtype=torch.bfloat16, device=generator.device)
     return weight.normal_(0, columns**-0.5, generator=generator)
 
 
