@@ -179,7 +179,7 @@ def _kept_bytes_per_token(backbone: Backbone, prior: GlobalPosterior) -> int:
     frozen = {p.untyped_storage()._cdata for p in backbone.model.parameters()}
     kept: dict[int, int] = {}
     tokens, rows = prepared.tokens(range(PROBE_ROWS)), collate([row] * PROBE_ROWS)
-    length = rows.visible.shape[-1]
+    length = rows.parts.shape[-1]
     scored = {len(rows.target), len(rows.scored)}
     grows = {tokens, length, length * PROBE_ROWS, *rows.lengths} | scored
 
