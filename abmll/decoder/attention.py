@@ -23,6 +23,8 @@ from abmll.decoder.rows import Rows
 
 NAME = "abmll_packed"
 LONGEST_PLAIN_TOKENS = 512
+# Activations for which the CPU computes blocks by plain products: in fp32 the fused kernel is faster.
+BY_HEAD = torch.bfloat16
 # Tokens of a block whose weights are held at once, for the heads that share a key.
 STRIP_TOKENS = 256
 
@@ -76,7 +78,7 @@ class BlockLayout:
         """Return the output [1, n, H, D] for the block's query, key and value [1, heads, n, D]."""
         self.own = key, value
         keys, values = (self.view.chosen(tensor) for tensor in self.all)
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        if query.device.type == "cpu" and query.dtype == BY_HEAD:
             mixed: Tensor = _ByHead.apply(query[0], keys[0], values[0], self.view, scale)  # type: ignore[no-untyped-call]
             return mixed.transpose(0, 1)[None]
         mixed = scaled_dot_product_attention(

@@ -70,7 +70,8 @@ class AdaptedLinear(nn.Module):
         if draw is None:
             frozen: Tensor = self.frozen(x)
             return frozen
-        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
+        y = draw(self.site, x.flatten(0, -2), self.frozen)
+        return y.view(*x.shape[:-1], self.frozen.out_features)
 
 
 class _Narrowing(nn.Module):
