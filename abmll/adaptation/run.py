@@ -262,19 +262,26 @@ def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = T
     step.finish()
 
 
+def can_rest(run: AdaptRun) -> bool:
+    """Return whether the passes of a step may rest.
+
+    Where the divergence is a sum over tokens, they may not: such a family draws noise in order.
+    """
+    return not family_of(run.prior.config.noise).divergence_of_tokens
+
+
 def resting_step(backbone: Backbone, run: AdaptRun, max_tokens: int, pace: Pace, room: Room) -> Resting[None]:
     """Make one gradient step of a run as `adapt_step` does, with rests.
 
     A pass is kept for its gradient while there is `room` for its tokens, and is otherwise computed
-    again, layer by layer. A family whose divergence is a sum over tokens draws in order, so its
-    passes are whole.
+    again, layer by layer. Where passes may not rest (`can_rest`), the step rests between them.
     """
     step = _Step(backbone, [run])
     works = Works.of(backbone)
     for items in step.passes(max_tokens):
         batch = step.batch(items)
         work = (1 + BACKWARD_COST) * works.of_pass(batch.rows, backbone.depth - backbone.layout.first_layer)
-        if work <= pace.most or step.family.divergence_of_tokens:
+        if work <= pace.most or not can_rest(run):
             if pace.due(work):
                 yield
             step.add(items, batch)

@@ -25,14 +25,14 @@ from abmll.decoder.attention import BlockLayout, BlockView, Layout
 from abmll.decoder.backbone import Backbone, Call, Draw
 from abmll.decoder.readout import Capture, Readout
 from abmll.decoder.rows import Rows
-from abmll.decoder.vocabulary import normaliser, token_log_probs
+from abmll.decoder.vocabulary import KEPT_WORDS, normaliser, token_log_probs
 
 T = TypeVar("T")
 Resting: TypeAlias = Generator[None, None, T]
 """Work that yields where it rests, and returns its result."""
 
 # Tokens of a block. Each block makes the quantised weights of its layer dense again.
-BLOCK_TOKENS = 1024
+BLOCK_TOKENS = 512
 # Tokens to score whose words are computed in one piece.
 SCORED_AT_ONCE = 128
 # A product of attention takes as long as this many of a linear layer.
@@ -72,12 +72,13 @@ class Pace:
 class Works:
     """How much work a token is, in passes of one token through one layer.
 
-    `key` is that of a key that it sees in one layer, and `scored` that of the words of a token to
-    score.
+    `key` is that of a key that it sees in one layer, `scored` that of the words of a token to score,
+    and `moved` that of such a token under a sample of the readout.
     """
 
     key: float
     scored: float
+    moved: float
 
     @classmethod
     def of(cls, backbone: Backbone) -> Works:
@@ -87,6 +88,7 @@ class Works:
         return cls(
             ATTENTION_COST * 2 * config.hidden_size / layer,
             config.vocab_size * config.hidden_size / layer,
+            min(KEPT_WORDS, config.vocab_size) * config.hidden_size / layer,
         )
 
     def layer(self, rows: Rows) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.passes import Pace, Resting, Works
+from abmll.decoder.passes import Pace, Resting, Works, finish
 from abmll.decoder.rows import token_batches
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
@@ -27,7 +27,7 @@ from abmll.seeds import derive_seed, sample_seeds
 
 # Tokens written in one unit; other work can run between two units.
 TOKENS_PER_UNIT = 16
-# Least tokens of a prompt that are read in one piece: each reads all weights.
+# A pass through all layers takes as long as one of these many tokens: each reads all weights.
 FEWEST_TOKENS_READ = 64
 # Answers to a prompt that are written in one batch.
 ANSWERS_AT_ONCE = 8
@@ -71,7 +71,7 @@ class Writing:
     def next_tokens(self) -> int:
         """Return the number of tokens of the next unit."""
         if self._state is not None:
-            return len(self._state.done) * TOKENS_PER_UNIT
+            return max(FEWEST_TOKENS_READ, len(self._state.done)) * TOKENS_PER_UNIT
         chunk, answers = self._todo[0]
         return sum(len(self._prompts[i]) for i in chunk) * len(answers)
 
@@ -105,13 +105,17 @@ class Writing:
             for start in range(0, len(answers), at_once):
                 yield prompts, answers[start : start + at_once]
 
-    @torch.no_grad()
-    def advance(self, backbone: Backbone, pace: Pace | None = None) -> Resting[None]:
-        """Do one unit, with rests.
+    def advance(self, backbone: Backbone) -> None:
+        """Do one unit.
 
         It reads some prompts, or writes up to `TOKENS_PER_UNIT` tokens behind those that were read.
         After an exception the piece is begun again: its caches may lack a layer's keys.
         """
+        finish(self.unit(backbone, None))
+
+    @torch.no_grad()
+    def unit(self, backbone: Backbone, pace: Pace | None) -> Resting[None]:
+        """Do what `advance` does, with rests."""
         try:
             yield from self._advance(backbone, pace)
         except BaseException:
@@ -127,6 +131,8 @@ class Writing:
         for _ in range(TOKENS_PER_UNIT):
             if state.finished(self._max_new_tokens):
                 break
+            if pace and pace.due(max(FEWEST_TOKENS_READ, len(state.done)) * backbone.depth):
+                yield
             state.write(self._end)
         if state.finished(self._max_new_tokens):
             for i, texts in zip(chunk, state.texts(self._end), strict=True):

@@ -15,7 +15,7 @@ from abmll.decoder import passes
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import AdapterLayout
 from abmll.decoder.option_references import OptionReference, resting_references
-from abmll.decoder.passes import Pace, Resting, finish
+from abmll.decoder.passes import Pace, Resting, Works, finish
 from abmll.decoder.readout import Readout
 from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.posterior.config import NoiseConfig
@@ -292,7 +292,9 @@ def resting_scores(backbone: Backbone, chunks: Sequence[Chunk], pace: Pace | Non
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
-    found += [(chunk, _read_out(backbone, chunk)) for chunk in chunks if chunk.run.reads_out]
+    for chunk in (chunk for chunk in chunks if chunk.run.reads_out):
+        scores_of_chunk = yield from _read_out(backbone, chunk, pace)
+        found.append((chunk, scores_of_chunk))
     for chunk, values in found:  # after all passes: one that fails leaves every run as it was
         chunk.run.take(chunk, values)
 
@@ -320,19 +322,23 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk], pace: Pace | None) -> Re
             chunk.block.readouts = readout.split(rows.scored_by_row)
 
 
-def _read_out(backbone: Backbone, chunk: Chunk) -> list[Tensor]:
+def _read_out(backbone: Backbone, chunk: Chunk, pace: Pace | None) -> Resting[list[Tensor]]:
     """Return the log-probabilities of a chunk whose samples differ in the readout alone."""
     rows = collate(chunk.block.groups, backbone.device)
     readout = Readout.joined(chunk.block.readouts)
-    noise = readout_noise(
-        chunk.run.config,
-        backbone.sites,
-        chunk.run.values,
-        seeds=[seed for seed in chunk.seeds if seed is not None],
-        dtype=backbone.dtype,
-    )
-    scores = backbone.readout_log_probs(readout, noise.of, rows).cpu()
-    return [values for sample in scores for values in by_prompt(sample, rows)]
+    seeds = [seed for seed in chunk.seeds if seed is not None]
+    work = Works.of(backbone).moved * len(rows.scored)
+    at_once = len(seeds) if pace is None else max(1, int(pace.most / max(work, 1.0)))
+    found = []
+    for start in range(0, len(seeds), at_once):
+        own = seeds[start : start + at_once]
+        if pace and pace.due(work * len(own)):
+            yield
+        noise = readout_noise(
+            chunk.run.config, backbone.sites, chunk.run.values, seeds=own, dtype=backbone.dtype
+        )
+        found.append(backbone.readout_log_probs(readout, noise.of, rows).cpu())
+    return [values for sample in torch.cat(found) for values in by_prompt(sample, rows)]
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

@@ -150,7 +150,7 @@ class QueryRun:
         The last such unit prepares the scoring of the answers.
         """
         assert self._writing is not None
-        yield from self._writing.advance(backbone, pace)
+        yield from self._writing.unit(backbone, pace)
         if self._writing.done:
             self._candidates = [_distinct(texts, self._encoder) for texts in self._writing.written]
             scored = [

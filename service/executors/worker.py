@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from abmll.adaptation.run import Adaptation, AdaptRun, Room, adapt_step, resting_step
+from abmll.adaptation.run import Adaptation, AdaptRun, Room, adapt_step, can_rest, resting_step
 from abmll.adaptation.support import TOKENS_PER_TRUNK, Preparation
 from abmll.decoder.passes import Pace, Resting
 from abmll.decoder.rows import collate
@@ -108,6 +108,8 @@ class _Adapting:
         return ADAPT_TOKEN_COST * self.run.prepared.tokens(self.run.next_batch)
 
     def next_tokens(self) -> int:
+        if self.run is not None and not can_rest(self.run):
+            return self._tokens
         return min(self._tokens, self.unit_tokens)
 
     def result(self) -> Adaptation:
@@ -140,8 +142,8 @@ class _Predicting:
 
     @property
     def is_long(self) -> bool:
-        """Whether the next chunk is more than a unit."""
-        return self.run.next_tokens + self.run.once_tokens > self.unit_tokens
+        """Whether the next unit of the run is more than one of the worker, or shares no pass."""
+        return self.run.kind == "write" or self.run.next_tokens + self.run.once_tokens > self.unit_tokens
 
     def next_tokens(self) -> int:
         return max(1, min(self.run.next_tokens, self.unit_tokens))
@@ -169,10 +171,11 @@ class ModelWorker:
     ) -> None:
         self._model, self._served = model, served
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
-        self._step_tokens = plan.adapt_tokens
-        self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
-        self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
+        # While passes rest, what is kept of them and another pass share the memory of one.
         self._room = Room(plan.adapt_tokens // 2)
+        self._step_tokens = max(FEWEST_TOKENS, plan.adapt_tokens - self._room.tokens)
+        self._chunk_tokens = min(max(FEWEST_TOKENS, plan.predict_tokens // 2), unit_tokens)
+        self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
         self._layers = model.backbone.depth - model.backbone.layout.first_layer
 
     @property
