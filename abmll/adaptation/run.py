@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -27,7 +27,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import SiteTensors, unflatten
-from abmll.decoder.passes import BACKWARD_COST, Pace, Resting, Works, add_gradients, gradient
+from abmll.decoder.passes import BACKWARD_COST, BLOCK_TOKENS, Pace, Resting, Works, add_gradients, gradient
 from abmll.errors import FitDivergedError
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.families import family_of
@@ -278,7 +278,7 @@ def resting_step(backbone: Backbone, run: AdaptRun, max_tokens: int, pace: Pace,
     """
     step = _Step(backbone, [run])
     works = Works.of(backbone)
-    for items in step.passes(max_tokens):
+    for items in _long_rows_alone(step.passes(max_tokens)):
         batch = step.batch(items)
         work = (1 + BACKWARD_COST) * works.of_pass(batch.rows, backbone.depth - backbone.layout.first_layer)
         if work <= pace.most or not can_rest(run):
@@ -307,6 +307,16 @@ class Room:
             yield fits
         finally:
             self.tokens += taken
+
+
+def _long_rows_alone(passes: Iterable[Sequence[_Item]]) -> Iterator[Sequence[_Item]]:
+    """Yield the passes, with rows that are computed in blocks in passes of their own."""
+    for items in passes:
+        long = [item for item in items if item[1].prepared.tokens([item[2]]) > BLOCK_TOKENS]
+        together = [item for item in items if item not in long]
+        if together:
+            yield together
+        yield from ([item] for item in long)
 
 
 def _passes(work: Sequence[_Item], max_tokens: int) -> Iterator[list[_Item]]:

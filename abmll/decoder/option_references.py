@@ -90,7 +90,8 @@ def _log_probs(
 ) -> Resting[dict[EncodedPrompt, Tensor]]:
     """Return log-probabilities [continuations] of each prompt's continuations under the base."""
     found: dict[EncodedPrompt, Tensor] = {}
-    for chunk in token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS):
+    most = TOKENS_PER_PASS if pace is None else passes.BLOCK_TOKENS
+    for chunk in token_batches([packed_length(prompt) for prompt in prompts], most):
         rows = collate([prompts[i] for i in chunk], backbone.device)
         hidden = yield from passes.trunk(backbone, rows, pace)
         values = by_prompt((yield from passes.log_probs(backbone, hidden, rows, None, pace)), rows)

@@ -7,9 +7,9 @@ nothing is set on the backbone. The results are those of the whole pass.
 
 A block sees the earlier tokens of its row through their keys and values, which a layer keeps until
 its last block is done. So no matrix of attention is larger than a block times the keys it sees. The
-gradient goes backwards through the layers, and through the blocks of each, and computes each piece
-again from the layer's inputs and keys, which are what is kept of the forward pass (Chen et al. 2016,
-"Training Deep Nets with Sublinear Memory Cost").
+gradient goes backwards through the layers, and through the blocks of each. It computes each piece
+again from the layer's inputs and keys, which are all that is kept of the forward pass (Chen et al.
+2016, "Training Deep Nets with Sublinear Memory Cost").
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Pace:
 class Works:
     """How much work a token is, in passes of one token through one layer.
 
-    `key` is that of a key that it sees in one layer, `scored` that of the words of a token to score,
-    and `moved` that of such a token under a sample of the readout.
+    `key` is that of a key that it sees in one layer, `scored` that of the words of a token to
+    score, and `moved` that of such a token under a sample of the readout.
     """
 
     key: float
@@ -231,7 +231,7 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of a layer's forward pass: what it read [N, d], and the keys and values of blocks.
+    """What is kept of a layer's forward pass: what it read [N, d], and keys and values of blocks.
 
     With its `output`, autograd keeps the rest, and the layer is not computed again.
     """
@@ -354,8 +354,8 @@ def gradient(
     """Return `loss` of the log-probabilities [M] that `Backbone.log_probs` gives.
 
     Its gradient is added to the `grad` of the `leaves`, by site, on which `draw` depends. The draw
-    gives the same numbers whenever it is called. With `keep`, what the gradient needs is kept; a long
-    row, and without `keep` any pass, is computed again instead.
+    gives the same numbers whenever it is called. With `keep`, what the gradient needs is kept; a
+    long row, and without `keep` any pass, is computed again instead.
     """
     layers = _top(backbone)
     run, kept = _Pass(backbone, rows, draw), list[_Kept]()
