@@ -12,8 +12,15 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from abmll.decoder.attention import LONGEST_PLAIN_TOKENS, Layout, packed_attention
-from abmll.decoder.rows import collate
+from abmll.decoder.attention import (
+    LONGEST_PLAIN_TOKENS,
+    BlockLayout,
+    BlockView,
+    Layout,
+    packed_attention,
+)
+from abmll.decoder.passes import BLOCK_TOKENS
+from abmll.decoder.rows import Rows, collate
 from abmll.model import FewShotModel
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
@@ -22,7 +29,7 @@ from abmll.work import Speed, Work, WorkCounter
 # Times that each probe runs. The fastest counts, so the first, which warms up, does not.
 ROUNDS = 2
 # Lengths of the rows by which attention is measured: a short one, and a long one.
-SHORT_ROW, LONG_ROW = 256, 640
+SHORT_ROW, LONG_ROW = 256, 1536
 # A unit of this many tokens takes a whole pass of any probe.
 UNBOUNDED_TOKENS = 1 << 20
 
@@ -45,7 +52,6 @@ def counter_of(model: FewShotModel) -> WorkCounter:
         sampled=0 if shared else adapted,
         chunk_tokens=UNBOUNDED_TOKENS,
         support_tokens=UNBOUNDED_TOKENS,
-        part_tokens=UNBOUNDED_TOKENS,
         step_tokens=UNBOUNDED_TOKENS,
         paired=model.paired,
         plain_tokens=LONGEST_PLAIN_TOKENS if backbone.device.type == "cpu" else 0,
@@ -144,13 +150,16 @@ def _attention(model: FewShotModel, counter: WorkCounter, length: int) -> Iterat
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     shared = getattr(config, "num_key_value_heads", None) or heads
-    layout = Layout.of(collate([EncodedPrompt((1,) * length)], backbone.device), backbone.dtype)
+    rows = collate([EncodedPrompt((1,) * length)], backbone.device)
+    layout = Layout.of(rows, backbone.dtype) if length <= LONGEST_PLAIN_TOKENS else None
     query, key, value = (
         torch.ones(1, n, length, size, dtype=backbone.dtype, device=backbone.device)
         for n in (heads, shared, shared)
     )
 
     def forward() -> Tensor:
+        if layout is None:
+            return in_blocks(rows, query, key, value).cpu()
         mixed, _ = packed_attention(backbone.model, query, key, value, None, layout=layout)
         return mixed.cpu()
 
@@ -164,6 +173,18 @@ def _attention(model: FewShotModel, counter: WorkCounter, length: int) -> Iterat
     short, long = counter.pairs_of([length])
     yield Probe(Work(pairs=short, long_pairs=long), forward)
     yield Probe(Work(learnt_pairs=short, long_learnt_pairs=long), both)
+
+
+def in_blocks(rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the attention of one long row, block by block, as `decoder/passes.py` computes it."""
+    past, found = None, []
+    for start in range(0, rows.lengths[0], BLOCK_TOKENS):
+        span = slice(start, min(start + BLOCK_TOKENS, rows.lengths[0]))
+        block = BlockLayout(BlockView.of(rows, span), past)
+        q, k, v = (tensor[:, :, span] for tensor in (query, key, value))
+        found.append(block.attend(q, k, v, query.shape[-1] ** -0.5))
+        past = block.all
+    return torch.cat(found, 1)
 
 
 def _embedding(model: FewShotModel, texts: int, tokens: int) -> Probe:

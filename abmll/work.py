@@ -116,10 +116,9 @@ class WorkCounter:
     which run for each sample.
 
     A chunk of samples has at most `chunk_tokens` (`OptionRun`), a chunk of a support
-    `support_tokens` (`Preparation`), a part of a step `part_tokens` (`AdaptRun.next_part`), and a
-    backward pass `step_tokens` (`adapt_parts`). `paired` says whether samples are. Rows of at most
-    `plain_tokens` are attended to without padding. The sentence encoder reads `embedded_tokens` of
-    a text; with 0 there is none.
+    `support_tokens` (`Preparation`), and a backward pass `step_tokens` (`adapt_step`). `paired` says
+    whether samples are. Rows of at most `plain_tokens` are attended to without padding. The
+    sentence encoder reads `embedded_tokens` of a text; with 0 there is none.
     """
 
     trunk: int
@@ -127,7 +126,6 @@ class WorkCounter:
     sampled: int
     chunk_tokens: int
     support_tokens: int
-    part_tokens: int
     step_tokens: int
     paired: bool = True
     plain_tokens: int = 512
@@ -145,10 +143,9 @@ class WorkCounter:
             chosen = [prompts[i] for i in chunk]
             work += self.trunk_of(chosen) + self._references(chosen, known)
         for batch in batch_order(len(prompts), settings.batch_size, settings.steps, seed):
-            for part in _cut(batch, lengths, self.part_tokens):
-                for numbers in _cut(part, lengths, self.step_tokens):
-                    work += self._step(_Pass.together([rows[i] for i in numbers]))
-        if settings.steps and fixed_classes(prompts):
+            for numbers in _cut(batch, lengths, self.step_tokens):
+                work += self._step(_Pass.together([rows[i] for i in numbers]))
+        if fixed_classes(prompts):
             work += self._embedding(prompts) + self._embedding_of_classes(prompts[0])
         return work
 

@@ -133,17 +133,17 @@ class WorkerSettings(BaseModel):
         "`cuda`, each has a GPU of its own.",
     )
     adapt_share: float = Field(
-        default=0.5,
+        default=0.35,
         gt=0,
         lt=1,
         description="Fraction of a worker's time for adaptations while predictions wait too.",
     )
     unit_seconds: float = Field(
-        default=0.5,
+        default=0.2,
         gt=0,
         le=LONGEST_SECONDS,
-        description="Target time of one unit, in seconds. A unit is a part of a gradient step or a chunk of "
-        "samples; between units a worker looks at what else waits.",
+        description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of samples, "
+        "or a part of one; between units a worker looks at what else waits.",
     )
     memory_bytes: int | None = Field(
         default=None,
@@ -162,8 +162,8 @@ class WorkerSettings(BaseModel):
         default=120.0,
         gt=0,
         le=LONGEST_SECONDS,
-        description="Longest time of one unit of the usual size, in seconds; a larger one, as of one "
-        "long text, may take longer in proportion. A worker that takes longer is restarted.",
+        description="Longest time of one unit of the usual size, in seconds; a larger one may take longer "
+        "in proportion. A worker that takes longer is restarted.",
     )
     tenant_header: str | None = Field(
         default=None,

@@ -14,6 +14,7 @@ from abmll.decoder.layout import SiteTensors
 from abmll.decoder.option_references import OptionReference
 from abmll.decoder.rows import Rows, by_prompt, collate
 from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.noise.contract import TrainingDraw
 from abmll.posterior.noise.families import family_of
 
 
@@ -42,6 +43,10 @@ class Batch:
             [example.label for example in examples],
             [task for task, _, _ in chosen],
         )
+
+    def nll(self, log_probs: Tensor) -> Tensor:
+        """Return NLL [R] in nats from the log-probabilities [M] of the rows' segments."""
+        return negative_log_likelihood(self.reference.score(log_probs), self.rows, self.labels)
 
 
 def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
@@ -83,22 +88,42 @@ def step_loss(
     Row i draws its own sample with `seeds[i]`. With `prior` (theta, [T, ...]), the divergence is
     the one of the noise family; where the family estimates it, `kl_seeds[t]` is the seed of task t.
     """
+    draw = training_draw(backbone, config, batch, phi, seeds, prior)
+    nll = batch.nll(backbone.log_probs(batch.hidden, batch.rows, draw))
+    return StepLoss(nll, *divergence(draw, phi, kl_seeds, prior))
+
+
+def training_draw(
+    backbone: Backbone,
+    config: PosteriorConfig,
+    batch: Batch,
+    phi: Sequence[SiteTensors],
+    seeds: Sequence[int],
+    prior: Sequence[SiteTensors] | None,
+) -> TrainingDraw:
+    """Return the draw of a batch: row i draws its own sample with `seeds[i]`."""
     # What is chosen after training was chosen on posteriors that were fitted without it.
     config = replace(config, noise=config.noise.in_training())
-    rows, tasks = batch.rows, batch.task_of_row
-    draw = family_of(config.noise).training_draw(
+    return family_of(config.noise).training_draw(
         config,
         backbone.sites,
         phi,
         seeds=seeds,
-        task_of_row=tasks,
-        row_tokens=rows.lengths,
+        task_of_row=batch.task_of_row,
+        row_tokens=batch.rows.lengths,
         dtype=batch.hidden.dtype,
         prior=prior,
     )
-    scores = batch.reference.score(backbone.log_probs(batch.hidden, rows, draw))
-    nll = negative_log_likelihood(scores, rows, batch.labels)
+
+
+def divergence(
+    draw: TrainingDraw,
+    phi: Sequence[SiteTensors],
+    seeds: Sequence[int],
+    prior: Sequence[SiteTensors] | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the divergence from theta and log p(theta), [T]; zeros without a `prior`."""
     if prior is None:
-        zeros = nll.new_zeros(len(phi[0].mean_a))
-        return StepLoss(nll, zeros, zeros)
-    return StepLoss(nll, *draw.divergence(kl_seeds))
+        zeros = phi[0].mean_a.new_zeros(len(phi[0].mean_a))
+        return zeros, zeros
+    return draw.divergence(seeds)

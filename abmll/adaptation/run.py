@@ -4,29 +4,30 @@ The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), with one posteri
 example i of the batch. With options, the likelihood is normalised over them; without, it is the
 likelihood of the label's tokens.
 
-`AdaptRun` is one task's adaptation: its phi, optimiser state, step count and seed. A step is the sum
-of the gradients of its parts, so that a step on many or long examples can rest between two parts.
-`adapt_parts` makes one part of any number of runs, in one forward and backward pass; `adapt_step`
-makes whole steps.
+`AdaptRun` is one task's adaptation: its phi, optimiser state, step count and seed. `adapt_step` makes
+a step of any number of runs, together. `resting_step` makes one of one run, in as many pieces as it
+takes; other passes may run between them (`decoder/passes.py`).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from abmll.adaptation.adamw import AdamW
-from abmll.adaptation.loss import Batch, step_loss
+from abmll.adaptation.loss import Batch, divergence, step_loss, training_draw
 from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.layout import unflatten
+from abmll.decoder.layout import SiteTensors, unflatten
+from abmll.decoder.passes import BACKWARD_COST, BLOCK_TOKENS, Pace, Resting, Works, add_gradients, gradient
 from abmll.errors import FitDivergedError
 from abmll.posterior.config import TemperatureRule
 from abmll.posterior.noise.families import family_of
@@ -69,13 +70,12 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
 
 @dataclass
 class AdaptRun:
-    """One task's adaptation between two parts of a step.
+    """One task's adaptation between two steps.
 
     The same arguments give the same steps, whatever runs beside it. `batches` has the numbers of
     the examples of each step, `values` [P] is phi so far, and `losses` are in nats per example, by
     step. `features` is the model's feature function, for the class examples of a posterior with a
-    Gaussian process. `gradient` [P] and `nll` (nats) are sums over the `made` examples of a step that
-    is not finished.
+    Gaussian process.
     """
 
     prior: GlobalPosterior
@@ -87,9 +87,6 @@ class AdaptRun:
     optimiser: AdamW
     features: Features = field(default_factory=Features)
     losses: list[float] = field(default_factory=list)
-    gradient: Tensor | None = None
-    nll: float = 0.0
-    made: int = 0
 
     @classmethod
     def start(
@@ -121,36 +118,27 @@ class AdaptRun:
         """Return the numbers of the next step's examples."""
         return self.batches[len(self.losses)]
 
-    def next_part(self, max_tokens: int) -> Sequence[int]:
-        """Return the next examples of the step: those that fit `max_tokens` together, at least one."""
-        left = self.next_batch[self.made :]
-        totals = accumulate(self.prepared.tokens([i]) for i in left)
-        return left[: max(1, sum(total <= max_tokens for total in totals))]
-
-    def take(self, examples: int, gradient: Tensor, nll: float) -> None:
-        """Add a part of the step, and move phi where the step is complete."""
-        self.gradient = gradient if self.gradient is None else self.gradient + gradient
-        self.nll, self.made = self.nll + nll, self.made + examples
-        if self.made == len(self.next_batch):
-            self.values = self.optimiser.update(self.values, self.gradient, self.settings.learning_rate)
-            self.losses.append(self.nll / self.made)
-            self.gradient, self.nll, self.made = None, 0.0, 0
+    def take(self, gradient: Tensor, nll: float) -> None:
+        """Move phi by a step's `gradient` [P]; `nll` (nats) is the sum over its examples."""
+        self.values = self.optimiser.update(self.values, gradient, self.settings.learning_rate)
+        self.losses.append(nll / len(self.next_batch))
 
     @property
     def posterior(self) -> TaskPosterior:
         """Return phi as it stands, on the CPU.
 
-        Without any step it is theta, with the class examples of the support.
+        Without any step it is theta, and has no class examples.
         """
         config, prepared = self.prior.config, self.prepared
         temperature = config.temperature.after(
             len(prepared.examples), multiple_choice=prepared.multiple_choice
         )
+        has_process = config.similarity is not None and self.batches
         return TaskPosterior(
             replace(config, temperature=TemperatureRule(temperature)),
             self.prior.sites,
             self.values.cpu(),
-            prepared.class_examples(self.features) if config.similarity is not None else None,
+            prepared.class_examples(self.features) if has_process else None,
         )
 
     def result(self) -> Adaptation:
@@ -164,66 +152,179 @@ class AdaptRun:
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 
 
+# A task of the step, its run, and the number of an example.
+_Item: TypeAlias = tuple[int, AdaptRun, int]
+
+
+class _Step:
+    """One gradient step of some runs, while it is made: `gradient` [T, P] and `nll` (nats) so far."""
+
+    def __init__(self, backbone: Backbone, runs: Sequence[AdaptRun]) -> None:
+        self.backbone, self.runs = backbone, runs
+        self.config, self.sites = runs[0].prior.config, runs[0].prior.sites
+        self.family, self.rank = family_of(self.config.noise), self.config.layout.rank
+        self.values = _stacked([run.values for run in runs])
+        self.beta = torch.tensor([run.settings.beta for run in runs], device=self.values.device)
+        self.theta = None
+        if any(run.settings.beta for run in runs):
+            theta = _stacked([run.prior.values.to(self.values.device) for run in runs])
+            self.theta = unflatten(theta, self.sites, self.rank)
+        self.kl_seeds = [derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs]
+        self.gradient, self.nll = torch.zeros_like(self.values), [0.0] * len(runs)
+
+    def passes(self, max_tokens: int) -> Iterator[Sequence[_Item]]:
+        """Yield the step's examples by pass."""
+        return _passes([(t, run, i) for t, run in enumerate(self.runs) for i in run.next_batch], max_tokens)
+
+    def batch(self, items: Sequence[_Item]) -> Batch:
+        """Return the batch of a pass."""
+        return Batch.of([(t, run.prepared, i) for t, run, i in items], self.backbone.device)
+
+    def add(self, items: Sequence[_Item], batch: Batch) -> None:
+        """Add a pass, in one forward and backward pass."""
+        values = self.values.detach().requires_grad_()
+        phi = unflatten(values, self.sites, self.rank)
+        loss = step_loss(
+            self.backbone, self.config, batch, phi,
+            seeds=self._seeds(items), prior=self.theta, kl_seeds=self.kl_seeds,
+        )  # fmt: skip
+        objective = loss.nll.sum() + (self._kl_weight(items) * loss.kl).sum()
+        self.gradient += torch.autograd.grad(objective, values)[0]
+        self._count(items, loss.nll)
+
+    def add_resting(self, items: Sequence[_Item], batch: Batch, pace: Pace, *, keep: bool) -> Resting[None]:
+        """Add a pass, with rests. `keep` is as in `passes.gradient`."""
+        phi = [
+            SiteTensors(*map(_leaf, _matrices(site)))
+            for site in unflatten(self.values, self.sites, self.rank)
+        ]
+        leaves = [_matrices(site) for site in phi]
+        for own, site in zip(leaves, unflatten(self.gradient, self.sites, self.rank), strict=True):
+            for leaf, of_leaf in zip(own, _matrices(site), strict=True):
+                leaf.grad = of_leaf  # so that what is added to it is added to the step
+        draw = training_draw(self.backbone, self.config, batch, phi, self._seeds(items), self.theta)
+        nll = yield from gradient(
+            self.backbone, batch.hidden, batch.rows, draw, batch.nll, leaves, pace, keep=keep
+        )
+        if self.theta is not None:
+            kl, _ = divergence(draw, phi, self.kl_seeds, self.theta)
+            every = [leaf for own in leaves for leaf in own]
+            objective = (self._kl_weight(items) * kl).sum()
+            add_gradients(every, torch.autograd.grad(objective, every, allow_unused=True))
+        self._count(items, nll)
+
+    def finish(self) -> None:
+        """Move every run."""
+        for run, gradient_of_run, nll in zip(self.runs, self.gradient, self.nll, strict=True):
+            run.take(gradient_of_run, nll)
+
+    def _seeds(self, items: Sequence[_Item]) -> list[int]:
+        return [derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in items]
+
+    def _kl_weight(self, items: Sequence[_Item]) -> Tensor:
+        """Return what the divergence of each task counts in a pass, [T].
+
+        A divergence that is one number for the task is divided among the passes of its step.
+        """
+        if self.family.divergence_of_tokens:
+            return self.beta
+        in_pass = torch.bincount(torch.tensor([t for t, _, _ in items]), minlength=len(self.runs))
+        sizes = torch.tensor([len(run.next_batch) for run in self.runs], device=self.values.device)
+        return self.beta * in_pass.to(self.values.device) / sizes
+
+    def _count(self, items: Sequence[_Item], nll: Tensor) -> None:
+        for (t, _, _), own in zip(items, nll.tolist(), strict=True):
+            self.nll[t] += own
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return `tensors` in one; of only one, no copy."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _matrices(site: SiteTensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return site.mean_a, site.mean_b, site.spread_a, site.spread_b
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
 def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
     """Make one gradient step of every run, in passes of at most `max_tokens`.
 
     Each run has its own examples, noise and optimiser. All have the same configuration and sites.
-    """
-    adapt_parts(backbone, [(run, run.next_batch[run.made :]) for run in runs], max_tokens)
-
-
-def adapt_parts(
-    backbone: Backbone,
-    parts: Sequence[tuple[AdaptRun, Sequence[int]]],
-    max_tokens: int = TOKENS_PER_BACKWARD,
-) -> None:
-    """Make a part of the step of every run, on the examples beside it, in passes of at most `max_tokens`.
-
     Where this raises, no run has moved.
     """
-    runs = [run for run, _ in parts]
-    config, sites = runs[0].prior.config, runs[0].prior.sites
-    family, rank = family_of(config.noise), config.layout.rank
-    values = torch.stack([run.values for run in runs]).requires_grad_()
-    beta = torch.tensor([run.settings.beta for run in runs], device=values.device)
-    theta = None
-    if any(run.settings.beta for run in runs):
-        theta = unflatten(torch.stack([run.prior.values.to(values.device) for run in runs]), sites, rank)
-    gradient = torch.zeros_like(values)
-    totals = [0.0] * len(runs)
-    work = [(t, run, i) for t, (run, examples) in enumerate(parts) for i in examples]
-    for batch in _passes(work, max_tokens):
-        loss = step_loss(
-            backbone,
-            config,
-            Batch.of([(t, run.prepared, i) for t, run, i in batch], backbone.device),
-            unflatten(values, sites, rank),
-            seeds=[derive_seed(run.seed, len(run.losses) + 1, i) for _, run, i in batch],
-            prior=theta,
-            kl_seeds=[derive_seed(run.seed, len(run.losses) + 1, "kl") for run in runs],
-        )
-        # A divergence that is one number for the task is divided among the passes of its step.
-        in_pass = torch.bincount(torch.tensor([t for t, _, _ in batch]), minlength=len(runs)).to(
-            values.device
-        )
-        sizes = torch.tensor([len(run.next_batch) for run in runs], device=values.device)
-        weight = torch.ones_like(beta) if family.divergence_of_tokens else in_pass / sizes
-        objective = loss.nll.sum() + (beta * weight * loss.kl).sum()
-        gradient += torch.autograd.grad(objective, values)[0]
-        for (t, _, _), nll in zip(batch, loss.nll.tolist(), strict=True):
-            totals[t] += nll
-    for t, (run, examples) in enumerate(parts):
-        run.take(len(examples), gradient[t], totals[t])
+    step = _Step(backbone, runs)
+    for items in step.passes(max_tokens):
+        step.add(items, step.batch(items))
+    step.finish()
 
 
-def _passes(
-    work: Sequence[tuple[int, AdaptRun, int]], max_tokens: int
-) -> Iterator[list[tuple[int, AdaptRun, int]]]:
+def can_rest(run: AdaptRun) -> bool:
+    """Return whether the passes of a step may rest.
+
+    Where the divergence is a sum over tokens, they may not: such a family draws noise in order.
+    """
+    return not family_of(run.prior.config.noise).divergence_of_tokens
+
+
+def resting_step(backbone: Backbone, run: AdaptRun, max_tokens: int, pace: Pace, room: Room) -> Resting[None]:
+    """Make one gradient step of a run as `adapt_step` does, with rests.
+
+    A pass is kept for its gradient while there is `room` for its tokens, and is otherwise computed
+    again, layer by layer. Where passes may not rest (`can_rest`), the step rests between them.
+    """
+    step = _Step(backbone, [run])
+    works = Works.of(backbone)
+    for items in _long_rows_alone(step.passes(max_tokens)):
+        batch = step.batch(items)
+        work = (1 + BACKWARD_COST) * works.of_pass(batch.rows, backbone.depth - backbone.layout.first_layer)
+        if work <= pace.most or not can_rest(run):
+            if pace.due(work):
+                yield
+            step.add(items, batch)
+        else:
+            with room.held(len(batch.hidden)) as keep:
+                yield from step.add_resting(items, batch, pace, keep=keep)
+    step.finish()
+
+
+@dataclass
+class Room:
+    """How many tokens more may be kept for gradients at a time, of all passes that rest."""
+
+    tokens: int
+
+    @contextmanager
+    def held(self, tokens: int) -> Iterator[bool]:
+        """Take room for `tokens` until the end, if there is any."""
+        fits = tokens <= self.tokens
+        taken = tokens if fits else 0
+        self.tokens -= taken
+        try:
+            yield fits
+        finally:
+            self.tokens += taken
+
+
+def _long_rows_alone(passes: Iterable[Sequence[_Item]]) -> Iterator[Sequence[_Item]]:
+    """Yield the passes, with rows that are computed in blocks in passes of their own."""
+    for items in passes:
+        long = [item for item in items if item[1].prepared.tokens([item[2]]) > BLOCK_TOKENS]
+        together = [item for item in items if item not in long]
+        if together:
+            yield together
+        yield from ([item] for item in long)
+
+
+def _passes(work: Sequence[_Item], max_tokens: int) -> Iterator[list[_Item]]:
     """Yield examples, in order, in passes of at most `max_tokens`.
 
     An example that is longer is a pass of its own.
     """
-    batch: list[tuple[int, AdaptRun, int]] = []
+    batch: list[_Item] = []
     total = 0
     for item in work:
         tokens = item[1].prepared.tokens([item[2]])

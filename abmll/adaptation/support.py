@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from abmll.decoder import passes
 from abmll.decoder.backbone import Backbone
-from abmll.decoder.option_references import OptionReference, option_references
+from abmll.decoder.option_references import OptionReference, resting_references
+from abmll.decoder.passes import Pace, Resting, finish
 from abmll.decoder.rows import collate, packed_length, token_batches
 from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features
@@ -83,10 +85,15 @@ class Preparation:
 
     def advance(self, backbone: Backbone) -> None:
         """Run the trunk, and the base model where options need a reference, over the next chunk."""
+        finish(self.chunk(backbone, None))
+
+    def chunk(self, backbone: Backbone, pace: Pace | None) -> Resting[None]:
+        """Do what `advance` does, with rests. The chunk counts once all of it is done."""
         chunk = self._chunks[0]
         prompts = [self._examples[i].prompt for i in chunk]
-        hidden = trunk_states(backbone, prompts, sum(self._lengths[i] for i in chunk))
-        references = option_references(backbone, prompts, remember=True)
+        rows = collate(prompts, backbone.device)
+        hidden = (yield from passes.trunk(backbone, rows, pace)).split(rows.lengths)
+        references = yield from resting_references(backbone, prompts, pace, remember=True)
         for i, states, reference in zip(chunk, hidden, references, strict=True):
             self._hidden[i], self._references[i] = states, reference
         self._chunks.pop(0)

@@ -3,8 +3,10 @@
 On the CPU, short rows are computed by plain matrix products, one prompt after another without padding,
 with a backward pass of our own. For 8 rows of 48 tokens with 9 heads in bf16, forward and backward
 of one layer take 1.7 ms so, and 11.3 ms with the fused kernel. Plain products hold the whole matrix
-of scores. So longer rows take the fused kernel, one after another, and so do all rows on a GPU, padded to equal
-length. On the CPU a row has the same numbers alone and beside others (`benchmarks/batch_mates.py`).
+of scores. So longer rows take the fused kernel, one after another, and so do all rows on a GPU,
+padded to equal length. On the CPU a row has the same numbers alone and beside others
+(`benchmarks/batch_mates.py`). A row that is longer still is computed in blocks of its tokens
+(`decoder/passes.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from abmll.decoder.rows import LENGTH_MULTIPLE, Rows
 
 NAME = "abmll_packed"
 LONGEST_PLAIN_TOKENS = 512
+# Activations for which the CPU computes blocks by plain products: in fp32 the fused kernel is faster.
+BY_HEAD = torch.bfloat16
+# Tokens of a block whose weights are held at once, for the heads that share a key.
+STRIP_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,95 @@ class Span:
         gradients[self.queries] += gradient[:, count:].transpose(0, 1)
 
 
+@dataclass
+class BlockLayout:
+    """Some tokens of one long row, `queries`, whose earlier tokens a layer has computed already.
+
+    `past` are the keys and values [1, heads, start, D] of the earlier tokens; attention adds those
+    of the block, and leaves the block's own in `own`. No matrix is larger than tokens of the block
+    times keys that one of them sees.
+    """
+
+    view: BlockView
+    past: tuple[Tensor, Tensor] | None = None
+    own: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of the row up to the end of the block. After attention only."""
+        if self.own is None:
+            raise RuntimeError("attention has not run")
+        if self.past is None:
+            return self.own
+        key, value = (torch.cat(pair, 2) for pair in zip(self.past, self.own, strict=True))
+        return key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return the output [1, n, H, D] for the block's query, key and value [1, heads, n, D]."""
+        self.own = key, value
+        keys, values = (self.view.chosen(tensor) for tensor in self.all)
+        if query.device.type == "cpu" and query.dtype == BY_HEAD:
+            mixed: Tensor = _ByHead.apply(query[0], keys[0], values[0], self.view, scale)  # type: ignore[no-untyped-call]
+            return mixed.transpose(0, 1)[None]
+        mixed = scaled_dot_product_attention(
+            query, keys, values, attn_mask=self.view.mask(), scale=scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        return mixed.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """What `count` tokens of a row see: the keys `needed`, all of them where it is None.
+
+    Where all tokens are of one part, they see the needed keys up to their own, and `visible` is
+    None. Otherwise it is [count, needed].
+    """
+
+    count: int
+    keys: int
+    needed: Tensor | None
+    visible: Tensor | None
+    device: torch.device
+
+    @classmethod
+    def of(cls, rows: Rows, queries: slice) -> Self:
+        """Return what the tokens `queries` of the only row see."""
+        visible = rows.visible_from(queries)
+        seen = visible.any(0)
+        needed = None if bool(seen.all()) else seen.nonzero()[:, 0]
+        own = rows.parts[0, 0, queries]
+        chosen = visible if needed is None else visible[:, needed]
+        kept = None if bool((own == own[0]).all()) else chosen
+        keys = queries.stop if needed is None else len(needed)
+        return cls(len(own), keys, needed, kept, own.device)
+
+    def chosen(self, keys: Tensor) -> Tensor:
+        """Return the needed ones of keys or values [1, heads, all, D]."""
+        return keys if self.needed is None else keys.index_select(2, self.needed)
+
+    def mask(self) -> Tensor:
+        """Return whether each token sees each needed key, [count, keys]."""
+        if self.visible is not None:
+            return self.visible
+        ones = torch.ones(self.count, self.keys, dtype=torch.bool, device=self.device)
+        return ones.tril_(self.keys - self.count)
+
+    def strips(self) -> Iterator[tuple[slice, int, Tensor]]:
+        """Yield spans of the tokens, the number of first keys that they see, and what they do not see.
+
+        The last is [span, keys] where tokens are of several parts, and else [span, span]: of the
+        last keys.
+        """
+        for start in range(0, self.count, STRIP_TOKENS):
+            stop = min(start + STRIP_TOKENS, self.count)
+            if self.visible is not None:
+                yield slice(start, stop), self.keys, ~self.visible[start:stop]
+            else:
+                ones = torch.ones(stop - start, stop - start, dtype=torch.bool, device=self.device)
+                yield slice(start, stop), self.keys - self.count + stop, ones.triu_(1)
+
+
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the mask [R, 1, L, keys] to add to scores, from `visible` [R, L, keys]."""
     zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
@@ -128,7 +223,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: Layout | BlockLayout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention, with the arguments and results that `transformers` expects.
@@ -143,6 +238,8 @@ def packed_attention(
         )
         return output, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(layout, BlockLayout):
+        return layout.attend(query, key, value, scale), None
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
     if query.device.type != "cpu":
         mixed = _fused(q, k, v, layout, scale)
@@ -171,6 +268,57 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: flo
     )
     tokens: Tensor = _Gather.apply(mixed.transpose(1, 2).flatten(0, 1), layout.place_of, layout.token_at)  # type: ignore[no-untyped-call]
     return tokens
+
+
+class _ByHead(torch.autograd.Function):
+    """softmax(scale q k^T) v for queries [H, n, D] of a block, one key head and strip after another.
+
+    `keys` and `values` are [H / groups, keys, D]. The weights are made again for the backward pass.
+    In bf16 on one core, 512 queries of 9 heads and 4096 keys take 50 ms so, and 150 with the fused
+    kernel.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, keys: Tensor, values: Tensor, view: BlockView, scale: float
+    ) -> Tensor:
+        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+        by_key = query.unflatten(0, (len(keys), -1))
+        out = mixed.unflatten(0, (len(keys), -1))
+        for strip, seen, hidden in view.strips():
+            for head, (key, value) in enumerate(zip(keys, values, strict=True)):
+                weights = _weights(by_key[head, :, strip] * scale, key[:seen], hidden)
+                out[head, :, strip] = (weights.flatten(0, 1) @ value[:seen]).view_as(out[head, :, strip])
+        ctx.save_for_backward(query, keys, values)
+        ctx.view, ctx.scale = view, scale
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, keys, values = ctx.saved_tensors
+        of_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+        of_keys, of_values = (
+            torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in (keys, values)
+        )
+        by_key, of_mixed, out = (t.unflatten(0, (len(keys), -1)) for t in (query, gradients[0], of_query))
+        for strip, seen, hidden in ctx.view.strips():
+            for head, (key, value) in enumerate(zip(keys, values, strict=True)):
+                scaled = by_key[head, :, strip] * ctx.scale
+                weights = _weights(scaled, key[:seen], hidden).flatten(0, 1)
+                own = of_mixed[head, :, strip].flatten(0, 1)
+                of_values[head, :seen] += weights.T @ own
+                of_scores = own @ value[:seen].T
+                of_scores.sub_(torch.linalg.vecdot(of_scores, weights)[:, None]).mul_(weights)
+                out[head, :, strip] = (of_scores @ key[:seen]).mul_(ctx.scale).view_as(scaled)
+                of_keys[head, :seen] += of_scores.T @ scaled.flatten(0, 1)
+        return of_query, of_keys.to(keys.dtype), of_values.to(values.dtype), None, None
+
+
+def _weights(scaled: Tensor, key: Tensor, hidden: Tensor) -> Tensor:
+    """Return the weights [groups, n, keys] of queries [groups, n, D]; `hidden` is that of the last keys."""
+    scores = (scaled.flatten(0, 1) @ key.T).view(*scaled.shape[:2], len(key))
+    scores[..., len(key) - hidden.shape[1] :].masked_fill_(hidden, -torch.inf)
+    return scores.softmax(-1)
 
 
 class _Gather(torch.autograd.Function):

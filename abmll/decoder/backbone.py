@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from abmll.decoder.architectures import is_like_llamas
-from abmll.decoder.attention import Layout, additive_mask, use_packed_attention
+from abmll.decoder.attention import BlockLayout, Layout, additive_mask, use_packed_attention
 from abmll.decoder.layout import AdapterLayout, Site
 from abmll.decoder.norms import use_lean_norms
 from abmll.decoder.quantised import FrozenLinear, is_quantised
@@ -70,7 +70,8 @@ class AdaptedLinear(nn.Module):
         if draw is None:
             frozen: Tensor = self.frozen(x)
             return frozen
-        return draw(self.site, x.flatten(0, -2), self.frozen).view(*x.shape[:-1], -1)
+        y = draw(self.site, x.flatten(0, -2), self.frozen)
+        return y.view(*x.shape[:-1], self.frozen.out_features)
 
 
 class _Narrowing(nn.Module):
@@ -147,13 +148,15 @@ class Backbone:
         self.sites = _adapt(model, layout, self._call)
         use_lean_norms(decoder)
         use_lean_swiglu(decoder)
-        self._narrows = narrow_last_layer(layers[-1], self._call)
+        self.narrows = narrow_last_layer(layers[-1], self._call)
         self.depth = len(layers)
+        self._embedding = _part(decoder, [], norm)
+        self._layers = [_part(decoder, [layer], norm) for layer in layers]
         self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
         self._top = _part(decoder, list(layers)[layout.first_layer :], None)
         self._top_without_norm = _part(decoder, list(layers)[layout.first_layer :], norm)
-        self._final_norm = getattr(decoder, norm)
-        self._head = model.get_output_embeddings()
+        self.final_norm = getattr(decoder, norm)
+        self.head = model.get_output_embeddings()
         self.offsets: dict[EncodedPrompt, Tensor] = {}  # see `decoder/option_references.py`
 
     @property
@@ -165,7 +168,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of activations."""
-        dtype: torch.dtype = self._head.weight.dtype
+        dtype: torch.dtype = self.head.weight.dtype
         return dtype
 
     @property
@@ -187,7 +190,7 @@ class Backbone:
     @property
     def has_readout(self) -> bool:
         """Return whether samples may differ in the readout alone (`decoder/readout.py`)."""
-        return self._narrows and is_readout(self.sites[-1], self.depth)
+        return self.narrows and is_readout(self.sites[-1], self.depth)
 
     @torch.no_grad()
     def trunk(self, rows: Rows) -> Tensor:
@@ -201,7 +204,7 @@ class Backbone:
         `hidden` [N, d] are the activations of the trunk.
         """
         scored = self._scored_states(hidden, rows, draw, normed=True)
-        tokens = token_log_probs(scored, self._head, rows.place, rows.target)
+        tokens = token_log_probs(scored, self.head, rows.place, rows.target)
         return tokens.new_zeros(rows.segments).index_add(0, rows.segment, tokens)
 
     @torch.no_grad()
@@ -212,7 +215,7 @@ class Backbone:
         """
         capture = Capture(draw, len(self.sites) - 1, [])
         states = self._scored_states(hidden, rows, capture, normed=False)
-        return Readout(states, capture.inputs[0], normaliser(self._final_norm(states), self._head))
+        return Readout(states, capture.all, normaliser(self.final_norm(states), self.head))
 
     @torch.no_grad()
     def readout_log_probs(self, readout: Readout, noise: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
@@ -221,20 +224,20 @@ class Backbone:
         `noise(inputs)` [S, p, d] is what each sample adds to the readout's output for `inputs`
         [p, f].
         """
-        normed = self._final_norm(readout.states)
+        normed = self.final_norm(readout.states)
 
         def moves(part: slice) -> Tensor:
             states = readout.states[part].float()
-            moved: Tensor = self._final_norm(states + noise(readout.inputs[part])) - self._final_norm(states)
+            moved: Tensor = self.final_norm(states + noise(readout.inputs[part])) - self.final_norm(states)
             return moved
 
-        tokens = changed_log_probs(readout.normaliser, normed, moves, self._head, rows.place, rows.target)
+        tokens = changed_log_probs(readout.normaliser, normed, moves, self.head, rows.place, rows.target)
         return tokens.new_zeros(len(tokens), rows.segments).index_add(1, rows.segment, tokens)
 
     def _scored_states(self, hidden: Tensor, rows: Rows, draw: Draw | None, *, normed: bool) -> Tensor:
         """Return the last states [P, d] of the tokens that predict a token to score."""
-        narrowed = draw.narrowed(rows.scored_by_row) if self._narrows and draw is not None else None
-        narrow = self._narrows and (draw is None or narrowed is not None)
+        narrowed = draw.narrowed(rows.scored_by_row) if self.narrows and draw is not None else None
+        narrow = self.narrows and (draw is None or narrowed is not None)
         with _running(self._call, Call(draw, rows.scored if narrow else None, narrowed)):
             states = self._packed(
                 self._top if normed else self._top_without_norm, rows, inputs_embeds=hidden[None]
@@ -246,17 +249,36 @@ class Backbone:
 
         Attention gets the layout, so it knows where rows begin and end.
         """
+        return self._run(part, rows.positions, Layout.of(rows, self.dtype), **inputs)
+
+    def _run(
+        self, part: Any, positions: Tensor, layout: Layout | BlockLayout | None, **inputs: Tensor
+    ) -> Tensor:
         unused_mask = torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self.device)
-        layout = Layout.of(rows, self.dtype)
         out = part(
             attention_mask=unused_mask,
-            position_ids=rows.positions[None],
+            position_ids=positions[None],
             use_cache=False,
             layout=layout,
             **inputs,
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
+
+    @torch.no_grad()
+    def embedded(self, rows: Rows) -> Tensor:
+        """Return what the first layer reads, [N, d]."""
+        return self._run(self._embedding, rows.positions, None, input_ids=rows.input_ids[None])
+
+    def layer(
+        self, index: int, hidden: Tensor, positions: Tensor, layout: Layout | BlockLayout, call: Call
+    ) -> Tensor:
+        """Return the output of layer number `index` for tokens `hidden` [n, d].
+
+        It has n tokens, or those of `call.tokens`. Nothing of `call` stays set.
+        """
+        with _running(self._call, call):
+            return self._run(self._layers[index], positions, layout, inputs_embeds=hidden[None])
 
     @torch.no_grad()
     def continue_trunk(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: Any) -> Tensor:
@@ -277,7 +299,7 @@ class Backbone:
         """
         with _running(self._call, Call(draw)):
             states = self._continued(self._top, positions, visible, cache, inputs_embeds=hidden)
-        logits: Tensor = self._head(states[:, -1]).float()
+        logits: Tensor = self.head(states[:, -1]).float()
         return logits
 
     @torch.no_grad()
@@ -291,13 +313,13 @@ class Backbone:
         capture = Capture(draw, len(self.sites) - 1, [])
         with _running(self._call, Call(capture)):
             states = self._continued(self._top_without_norm, positions, visible, cache, inputs_embeds=hidden)
-        return states, capture.inputs[0].view(*states.shape[:2], -1)
+        return states, capture.all.view(*states.shape[:2], -1)
 
     @torch.no_grad()
     def readout_logits(self, states: Tensor, noise: Tensor) -> Tensor:
         """Return the logits [R, V], in fp32, with `noise` [R, d] added to `states` [R, d]."""
-        normed = self._final_norm(states.float() + noise).to(self.dtype)
-        logits: Tensor = self._head(normed).float()
+        normed = self.final_norm(states.float() + noise).to(self.dtype)
+        logits: Tensor = self.head(normed).float()
         return logits
 
     def _continued(

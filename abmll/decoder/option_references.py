@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from abmll.decoder import passes
 from abmll.decoder.backbone import Backbone
+from abmll.decoder.passes import Pace, Resting, finish
 from abmll.decoder.rows import by_prompt, collate, packed_length, token_batches
 from abmll.text.prompting import EncodedPrompt
 
@@ -59,10 +61,17 @@ def option_references(
     `remember`, results are kept in `backbone.offsets` and read from there. Prediction uses this,
     because the same options come again and again.
     """
+    return finish(resting_references(backbone, prompts, None, remember=remember))
+
+
+def resting_references(
+    backbone: Backbone, prompts: Sequence[EncodedPrompt], pace: Pace | None, *, remember: bool = False
+) -> Resting[list[OptionReference]]:
+    """Return what `option_references` does, with rests."""
     offsets = backbone.offsets if remember else {}
     asked = dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral)
     found = {prompt: offsets[prompt] for prompt in asked if prompt in offsets}
-    found |= _log_probs(backbone, [prompt for prompt in asked if prompt not in found])
+    found |= yield from _log_probs(backbone, [prompt for prompt in asked if prompt not in found], pace)
     offsets.update(found)
     while len(offsets) > MOST_REMEMBERED:
         del offsets[next(iter(offsets))]
@@ -76,12 +85,16 @@ def option_references(
 
 
 @torch.no_grad()
-def _log_probs(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> dict[EncodedPrompt, Tensor]:
+def _log_probs(
+    backbone: Backbone, prompts: Sequence[EncodedPrompt], pace: Pace | None
+) -> Resting[dict[EncodedPrompt, Tensor]]:
     """Return log-probabilities [continuations] of each prompt's continuations under the base."""
     found: dict[EncodedPrompt, Tensor] = {}
-    for chunk in token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_PASS):
+    most = TOKENS_PER_PASS if pace is None else passes.BLOCK_TOKENS
+    for chunk in token_batches([packed_length(prompt) for prompt in prompts], most):
         rows = collate([prompts[i] for i in chunk], backbone.device)
-        values = by_prompt(backbone.log_probs(backbone.trunk(rows), rows, None), rows)
+        hidden = yield from passes.trunk(backbone, rows, pace)
+        values = by_prompt((yield from passes.log_probs(backbone, hidden, rows, None, pace)), rows)
         found.update(zip((prompts[i] for i in chunk), values, strict=True))
     return found
 

@@ -31,17 +31,22 @@ class _Adapters(Protocol):
 class Capture:
     """A draw that keeps what the readout reads.
 
-    `readout` is the number of its site. `inputs` [N, f] are there once the layer has run.
+    `readout` is the number of its site. `inputs` has what each run of the layer read.
     """
 
     draw: _Adapters
     readout: int
     inputs: list[Tensor]
 
+    @property
+    def all(self) -> Tensor:
+        """Return what the readout read, [N, f]."""
+        return self.inputs[0] if len(self.inputs) == 1 else torch.cat(self.inputs)
+
     def __call__(self, site: int, x: Tensor, layer: FrozenLinear) -> Tensor:
         """See `Draw`."""
         if site == self.readout:
-            self.inputs[:] = [x]
+            self.inputs.append(x)
         return self.draw(site, x, layer)
 
     def narrowed(self, row_tokens: Sequence[int]) -> Capture | None:

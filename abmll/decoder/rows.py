@@ -65,9 +65,10 @@ class Rows:
     `options` is their number by prompt.
 
     In attention, row i is padded to L places. `token_at` is the token in each place, 0 in empty
-    ones, and `place_of` the place of each token. A query in place q of row i sees key k iff
-    `visible[i, q, k]`. An empty place sees only itself. The first `shared_by_row[i]` tokens of row i
-    are the prefix of its prompts, and `own_by_row[i]` are the numbers of tokens of each behind it.
+    ones, and `place_of` the place of each token. `parts` are the number of the part that is in each
+    place, of its parent and of its grandparent: -1 in empty places, and -2 for none. The first
+    `shared_by_row[i]` tokens of row i are the prefix of its prompts, and `own_by_row[i]` are the
+    numbers of tokens of each behind it.
 
     Tokens `scored`, in ascending order, predict the tokens to score; `scored_by_row` is their
     number in each row. Token k to score is `target[k]`. It is predicted at token
@@ -81,7 +82,7 @@ class Rows:
     own_by_row: tuple[tuple[int, ...], ...]
     token_at: Tensor  # [R * L] int64
     place_of: Tensor  # [N] int64
-    visible: Tensor  # [R, L, L] bool
+    parts: Tensor  # [3, R, L] int64
     scored: Tensor  # [P], P <= K: all continuations of a prompt start at its last token
     scored_by_row: tuple[int, ...]
     place: Tensor  # [K], into `scored`
@@ -93,6 +94,24 @@ class Rows:
     def segments(self) -> int:
         """Return M, the number of segments."""
         return sum(self.options)
+
+    @property
+    def visible(self) -> Tensor:
+        """Return whether the query in place q of row i sees key k, [R, L, L].
+
+        An empty place sees only itself.
+        """
+        own = self.parts[0]
+        length = own.shape[-1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=own.device).tril()
+        empty = torch.eye(length, dtype=torch.bool, device=own.device)
+        return (causal & _seen(self.parts, self.parts) & (own >= 0)[:, None, :]) | empty
+
+    def visible_from(self, queries: slice, row: int = 0) -> Tensor:
+        """Return whether the tokens `queries` of a row see those before the last, [n, stop]."""
+        parts = self.parts[:, row, : queries.stop]
+        seen = _seen(parts[:, queries], parts)
+        return seen & torch.ones_like(seen).tril(queries.start)
 
 
 def packed_length(prompt: EncodedPrompt) -> int:
@@ -219,19 +238,26 @@ def collate(groups: Sequence[Group | EncodedPrompt], device: torch.device | str 
     in_rows = torch.tensor(place_of)
     token_at = torch.zeros(len(rows) * length, dtype=torch.long)
     token_at[in_rows] = torch.arange(len(in_rows))
-    own_part, key = parts[0], parts[0][:, None, :]
-    seen = (key == parts[0][:, :, None]) | (key == parts[1][:, :, None]) | (key == parts[2][:, :, None])
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    visible = (causal & seen & (own_part >= 0)[:, None, :]) | torch.eye(length, dtype=torch.bool)
     flat = [[token for row in rows for token in row.ids], [place for row in rows for place in row.positions]]
     ids, positions, at, place, target, of_segment = (
         torch.tensor(values, dtype=torch.long).to(device)
         for values in (*flat, scored, places, targets, segments)
     )
     return Rows(
-        ids, positions, lengths, shared_by_row, own_by_row, token_at.to(device), in_rows.to(device), visible.to(device),
+        ids, positions, lengths, shared_by_row, own_by_row, token_at.to(device), in_rows.to(device), parts.to(device),
         at, tuple(scored_by_row), place, target, of_segment, tuple(options),
     )  # fmt: skip
+
+
+def _seen(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return whether a key's part is that of a query or one of its ancestors, [..., queries, keys].
+
+    Both are parts [3, ..., tokens].
+    """
+    key = keys[0][..., None, :]
+    own, parent, grandparent = queries[..., None]
+    seen: Tensor = (key == own) | (key == parent) | (key == grandparent)
+    return seen
 
 
 def by_prompt(segment_values: Tensor, rows: Rows) -> list[Tensor]:

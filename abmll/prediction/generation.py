@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from abmll.decoder.backbone import Backbone
+from abmll.decoder.passes import Pace, Resting, Works, finish
 from abmll.decoder.rows import token_batches
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
@@ -26,6 +27,8 @@ from abmll.seeds import derive_seed, sample_seeds
 
 # Tokens written in one unit; other work can run between two units.
 TOKENS_PER_UNIT = 16
+# A pass through all layers takes as long as one of these many tokens: each reads all weights.
+FEWEST_TOKENS_READ = 64
 # Answers to a prompt that are written in one batch.
 ANSWERS_AT_ONCE = 8
 
@@ -68,7 +71,7 @@ class Writing:
     def next_tokens(self) -> int:
         """Return the number of tokens of the next unit."""
         if self._state is not None:
-            return len(self._state.done) * TOKENS_PER_UNIT
+            return max(FEWEST_TOKENS_READ, len(self._state.done)) * TOKENS_PER_UNIT
         chunk, answers = self._todo[0]
         return sum(len(self._prompts[i]) for i in chunk) * len(answers)
 
@@ -102,28 +105,34 @@ class Writing:
             for start in range(0, len(answers), at_once):
                 yield prompts, answers[start : start + at_once]
 
-    @torch.no_grad()
     def advance(self, backbone: Backbone) -> None:
         """Do one unit.
 
         It reads some prompts, or writes up to `TOKENS_PER_UNIT` tokens behind those that were read.
         After an exception the piece is begun again: its caches may lack a layer's keys.
         """
+        finish(self.unit(backbone, None))
+
+    @torch.no_grad()
+    def unit(self, backbone: Backbone, pace: Pace | None) -> Resting[None]:
+        """Do what `advance` does, with rests."""
         try:
-            self._advance(backbone)
+            yield from self._advance(backbone, pace)
         except BaseException:
             self._state = None
             raise
 
-    def _advance(self, backbone: Backbone) -> None:
+    def _advance(self, backbone: Backbone, pace: Pace | None) -> Resting[None]:
         chunk, answers = self._todo[0]
         if self._state is None:
-            self._state = self._read(backbone, chunk, answers)
+            self._state = yield from self._read(backbone, chunk, answers, pace)
             return
         state = self._state
         for _ in range(TOKENS_PER_UNIT):
             if state.finished(self._max_new_tokens):
                 break
+            if pace and pace.due(max(FEWEST_TOKENS_READ, len(state.done)) * backbone.depth):
+                yield
             state.write(self._end)
         if state.finished(self._max_new_tokens):
             for i, texts in zip(chunk, state.texts(self._end), strict=True):
@@ -131,7 +140,9 @@ class Writing:
             self._state = None
             self._todo.pop(0)
 
-    def _read(self, backbone: Backbone, chunk: Sequence[int], answers: range) -> _State:
+    def _read(
+        self, backbone: Backbone, chunk: Sequence[int], answers: range, pace: Pace | None
+    ) -> Resting[_State]:
         first, last = answers[0] // self._per_sample, answers[-1] // self._per_sample
         config, sites, values = self._config, backbone.sites, self._values[None]
         sample_of_row = [n // self._per_sample - first for n in answers for _ in chunk]
@@ -149,7 +160,7 @@ class Writing:
             model = _OwnStates(backbone, samples, sample_of_row)
         else:
             model = _OwnStates(backbone, means(config, sites, values), sample_of_row)
-        return _State.read(model, streams, [self._prompts[i] for i in chunk])
+        return (yield from _State.read(model, streams, [self._prompts[i] for i in chunk], pace))
 
     def _stream(self, answer: int) -> torch.Generator | None:
         """Return the generator of a drawn answer; None for a greedy one.
@@ -171,10 +182,10 @@ class _Answering(Protocol):
     backbone: Backbone
     sample_of_row: Sequence[int]
 
-    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
+    def read(self, ids: Tensor, valid: Tensor, pace: Pace | None) -> Resting[Tensor]:
         """Return the logits [G * B, V] behind left-padded prompts `ids` [B, P].
 
-        `valid` [B, P] is false for padding.
+        `valid` [B, P] is false for padding. Rests between blocks of tokens.
         """
 
     def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
@@ -217,17 +228,29 @@ class _OwnStates:
         self.backbone, self.sample_of_row, self._samples = backbone, sample_of_row, samples
         self._trunk, self._top = DynamicCache(), DynamicCache()
 
-    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
-        """See `_Answering`."""
-        count, length = len(self.sample_of_row) // len(ids), ids.shape[1]
+    def read(self, ids: Tensor, valid: Tensor, pace: Pace | None) -> Resting[Tensor]:
+        """See `_Answering`. Noise of tokens is drawn in order: such prompts are read as a whole."""
+        rows = len(self.sample_of_row)
+        count = rows // len(ids)
         self._branches = _Branches.of(valid, count)
-        positions, visible = self._branches.positions, self._branches.visible
-        hidden = self.backbone.continue_trunk(ids, positions, visible, self._trunk).repeat(count, 1, 1)
-        padding = (length - valid.sum(1)).tolist() * count
-        draw = self._samples.for_rows(self.sample_of_row, [length] * len(hidden), padding)
-        return self.backbone.next_logits(
-            hidden, positions.repeat(count, 1), visible.repeat(count, 1, 1), self._top, draw
-        )
+        apart = self._samples.for_rows(self.sample_of_row, [1] * rows).narrowed([1] * rows) is not None
+        logits = ids.new_empty(0)
+        for span in _spans(self.backbone, ids, rows, pace if apart else None):
+            if pace and pace.due(_work(self.backbone, ids, rows, span)):
+                yield
+            positions = self._branches.positions[:, span]
+            visible = self._branches.visible[:, span, : span.stop]
+            hidden = self.backbone.continue_trunk(ids[:, span], positions, visible, self._trunk)
+            padding = (span.stop - span.start - valid[:, span].sum(1)).tolist() * count
+            draw = self._samples.for_rows(self.sample_of_row, [span.stop - span.start] * rows, padding)
+            logits = self.backbone.next_logits(
+                hidden.repeat(count, 1, 1),
+                positions.repeat(count, 1),
+                visible.repeat(count, 1, 1),
+                self._top,
+                draw,
+            )
+        return logits
 
     def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
         """See `_Answering`."""
@@ -252,11 +275,17 @@ class _SharedStates:
         self._adapter = torch.tensor(sample_of_row, device=backbone.device)
         self._trunk, self._top = DynamicCache(), DynamicCache()
 
-    def read(self, ids: Tensor, valid: Tensor) -> Tensor:
+    def read(self, ids: Tensor, valid: Tensor, pace: Pace | None) -> Resting[Tensor]:
         """See `_Answering`."""
         count = len(self.sample_of_row) // len(ids)
         self._branches = _Branches.of(valid, count)
-        states, inputs = self._shared(ids, self._branches.positions, self._branches.visible)
+        states = inputs = ids.new_empty(0)
+        for span in _spans(self.backbone, ids, len(ids), pace):
+            if pace and pace.due(_work(self.backbone, ids, len(ids), span)):
+                yield
+            positions = self._branches.positions[:, span]
+            visible = self._branches.visible[:, span, : span.stop]
+            states, inputs = self._shared(ids[:, span], positions, visible)
         return self._logits(states[:, -1].repeat(count, 1), inputs[:, -1].repeat(count, 1))
 
     def write(self, token: Tensor, valid: Tensor, step: int) -> Tensor:
@@ -293,7 +322,8 @@ class _State:
         model: _Answering,
         streams: Sequence[torch.Generator | None],
         prompts: Sequence[tuple[int, ...]],
-    ) -> _State:
+        pace: Pace | None,
+    ) -> Resting[_State]:
         rows, device, length = len(model.sample_of_row), model.backbone.device, max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device)
         valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=device)
@@ -301,7 +331,7 @@ class _State:
             model,
             streams,
             valid,
-            _choose(model.read(ids, valid), streams),
+            _choose((yield from model.read(ids, valid, pace)), streams),
             torch.empty(rows, 0, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.bool, device=device),
         )
@@ -322,6 +352,24 @@ class _State:
         rows = [tuple(row[: row.index(end) + 1] if end in row else row) for row in self.written.tolist()]
         prompts = len(self.valid)
         return [[rows[g * prompts + b] for g in range(len(rows) // prompts)] for b in range(prompts)]
+
+
+def _spans(backbone: Backbone, ids: Tensor, rows: int, pace: Pace | None) -> Iterator[slice]:
+    """Yield the blocks of tokens in which prompts [B, P] are read, with `rows` in the adapted layers."""
+    length, size = ids.shape[1], ids.shape[1]
+    if pace is not None:
+        of_token = _work(backbone, ids, rows, slice(0, length)) / length
+        size = max(FEWEST_TOKENS_READ, int(pace.most / of_token))
+    for start in range(0, length, size):
+        yield slice(start, min(length, start + size))
+
+
+def _work(backbone: Backbone, ids: Tensor, rows: int, span: slice) -> float:
+    """Return the work of reading some tokens of prompts [B, P], as `Works` counts it."""
+    trunk, keys = backbone.layout.first_layer, Works.of(backbone).key * span.stop
+    layers = len(ids) * trunk + rows * (backbone.depth - trunk)
+    work: float = (span.stop - span.start) * layers * (1 + keys)
+    return work
 
 
 def _choose(logits: Tensor, streams: Sequence[torch.Generator | None]) -> Tensor:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from abmll.decoder import passes
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.layout import AdapterLayout
-from abmll.decoder.option_references import OptionReference, option_references
+from abmll.decoder.option_references import OptionReference, resting_references
+from abmll.decoder.passes import Pace, Resting, Works, finish
 from abmll.decoder.readout import Readout
 from abmll.decoder.rows import Group, by_prompt, collate, group, share_prefixes, token_batches
 from abmll.posterior.config import NoiseConfig
@@ -161,6 +163,12 @@ class OptionRun:
         passes = (not chunk.block.begun) if self.reads_out else chunk.copies
         return max(1, chunk.block.tokens * passes)
 
+    @property
+    def once_tokens(self) -> int:
+        """Return the tokens of what the next chunk computes once: its trunk and option references."""
+        block = self.next_chunk().block
+        return 0 if block.begun else 2 * block.tokens
+
     def next_chunk(self) -> Chunk:
         """Return the samples to draw next.
 
@@ -259,14 +267,19 @@ class OptionRun:
         return frozenset(n for block in self._blocks for members in block.numbers for n in members)
 
 
-@torch.no_grad()
 def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """Compute the chunks and give each run its log-probabilities.
 
     Chunks of the same layout and noise share a pass, but for those of the mean, which have their
     own.
     """
-    _begin(backbone, [chunk for chunk in chunks if not chunk.block.begun])
+    finish(resting_scores(backbone, chunks, None))
+
+
+@torch.no_grad()
+def resting_scores(backbone: Backbone, chunks: Sequence[Chunk], pace: Pace | None) -> Resting[None]:
+    """Do what `score_chunk` does, with rests. No run moves before the end."""
+    yield from _begin(backbone, [chunk for chunk in chunks if not chunk.block.begun], pace)
     found: list[tuple[Chunk, list[Tensor]]] = []
     for alike in _alike([chunk for chunk in chunks if not chunk.run.reads_out]):
         samples, sample_of_row = _draw(backbone, alike)
@@ -274,16 +287,19 @@ def score_chunk(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         hidden = torch.cat([h for chunk in alike for _ in range(chunk.copies) for h in chunk.block.states])
         rows = collate(groups, backbone.device)
         draw = samples.for_rows(sample_of_row, rows.lengths)
-        scores = iter(by_prompt(backbone.log_probs(hidden, rows, draw).cpu(), rows))
+        log_probs = yield from passes.log_probs(backbone, hidden, rows, draw, pace)
+        scores = iter(by_prompt(log_probs.cpu(), rows))
         for chunk in alike:
             prompts = sum(map(len, chunk.block.numbers))
             found.append((chunk, [next(scores) for _ in range(prompts * chunk.copies)]))
-    found += [(chunk, _read_out(backbone, chunk)) for chunk in chunks if chunk.run.reads_out]
+    for chunk in (chunk for chunk in chunks if chunk.run.reads_out):
+        scores_of_chunk = yield from _read_out(backbone, chunk, pace)
+        found.append((chunk, scores_of_chunk))
     for chunk, values in found:  # after all passes: one that fails leaves every run as it was
         chunk.run.take(chunk, values)
 
 
-def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
+def _begin(backbone: Backbone, chunks: Sequence[Chunk], pace: Pace | None) -> Resting[None]:
     """Compute what a block needs once, before its first chunk.
 
     That is the option references of its prompts, the trunk's activations, and from there the
@@ -291,10 +307,10 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
     """
     members = [chunk.block.by_number for chunk in chunks]
     prompts_of_all = [prompt for prompts in members for prompt in prompts.values()]
-    found = iter(option_references(backbone, prompts_of_all, remember=True))
+    found = iter((yield from resting_references(backbone, prompts_of_all, pace, remember=True)))
     for chunk, prompts in zip(chunks, members, strict=True):
         rows = collate(chunk.block.groups, backbone.device)
-        trunk = backbone.trunk(rows)
+        trunk = yield from passes.trunk(backbone, rows, pace)
         references = {number: next(found).cpu() for number in prompts}
         chunk.run.begin(chunk.block, references, trunk.split(rows.lengths))
         if not chunk.run.reads_out:
@@ -302,22 +318,27 @@ def _begin(backbone: Backbone, chunks: Sequence[Chunk]) -> None:
         else:
             mean = means(chunk.run.config, backbone.sites, chunk.run.values[None])
             draw = mean.for_rows([0] * len(rows.lengths), rows.lengths)
-            chunk.block.readouts = backbone.readout(trunk, rows, draw).split(rows.scored_by_row)
+            readout = yield from passes.readout(backbone, trunk, rows, draw, pace)
+            chunk.block.readouts = readout.split(rows.scored_by_row)
 
 
-def _read_out(backbone: Backbone, chunk: Chunk) -> list[Tensor]:
+def _read_out(backbone: Backbone, chunk: Chunk, pace: Pace | None) -> Resting[list[Tensor]]:
     """Return the log-probabilities of a chunk whose samples differ in the readout alone."""
     rows = collate(chunk.block.groups, backbone.device)
     readout = Readout.joined(chunk.block.readouts)
-    noise = readout_noise(
-        chunk.run.config,
-        backbone.sites,
-        chunk.run.values,
-        seeds=[seed for seed in chunk.seeds if seed is not None],
-        dtype=backbone.dtype,
-    )
-    scores = backbone.readout_log_probs(readout, noise.of, rows).cpu()
-    return [values for sample in scores for values in by_prompt(sample, rows)]
+    seeds = [seed for seed in chunk.seeds if seed is not None]
+    work = Works.of(backbone).moved * len(rows.scored)
+    at_once = len(seeds) if pace is None else max(1, int(pace.most / max(work, 1.0)))
+    found = []
+    for start in range(0, len(seeds), at_once):
+        own = seeds[start : start + at_once]
+        if pace and pace.due(work * len(own)):
+            yield
+        noise = readout_noise(
+            chunk.run.config, backbone.sites, chunk.run.values, seeds=own, dtype=backbone.dtype
+        )
+        found.append(backbone.readout_log_probs(readout, noise.of, rows).cpu())
+    return [values for sample in torch.cat(found) for values in by_prompt(sample, rows)]
 
 
 def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

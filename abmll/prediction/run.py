@@ -14,9 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from abmll.decoder.backbone import Backbone
+from abmll.decoder.passes import Pace, Resting, finish
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.generation import Writing
-from abmll.prediction.option_runs import TOKENS_PER_CHUNK, Chunk, OptionRun, Sampling, score_chunk
+from abmll.prediction.option_runs import (
+    TOKENS_PER_CHUNK,
+    Chunk,
+    OptionRun,
+    Sampling,
+    resting_scores,
+    score_chunk,
+)
 from abmll.prediction.semantic import Candidate, Equivalence, NormalisedMatch, TextAnswer, read_answers
 from abmll.prediction.settings import PredictSettings
 from abmll.prediction.stopping import StopRule
@@ -105,6 +113,11 @@ class QueryRun:
         return self._writing.next_tokens
 
     @property
+    def once_tokens(self) -> int:
+        """Return the tokens that are to be computed once, before the next unit of kind `score`."""
+        return self._current.once_tokens if self.kind == "score" else 0
+
+    @property
     def _current(self) -> OptionRun:
         return self._scoring if not self._scoring.done or self._text_scoring is None else self._text_scoring
 
@@ -131,13 +144,13 @@ class QueryRun:
         """Return the next unit of kind `score`."""
         return self._current.next_chunk()
 
-    def write(self, backbone: Backbone) -> None:
-        """Do the next unit of kind `write`: some tokens of the answers.
+    def write(self, backbone: Backbone, pace: Pace | None = None) -> Resting[None]:
+        """Do the next unit of kind `write`, with rests: some tokens of the answers.
 
         The last such unit prepares the scoring of the answers.
         """
         assert self._writing is not None
-        self._writing.advance(backbone)
+        yield from self._writing.unit(backbone, pace)
         if self._writing.done:
             self._candidates = [_distinct(texts, self._encoder) for texts in self._writing.written]
             scored = [
@@ -212,7 +225,15 @@ def advance(backbone: Backbone, runs: Sequence[QueryRun]) -> None:
     if chunks:
         score_chunk(backbone, chunks)
     for run in writing:
-        run.write(backbone)
+        finish(run.write(backbone))
+
+
+def resting_advance(backbone: Backbone, run: QueryRun, pace: Pace) -> Resting[None]:
+    """Do one unit of a run alone, with rests."""
+    if run.kind == "score":
+        yield from resting_scores(backbone, [run.next_chunk()], pace)
+    else:
+        yield from run.write(backbone, pace)
 
 
 def _distinct(written: Sequence[tuple[int, ...]], encoder: PromptEncoder) -> dict[str, tuple[int, ...]]:

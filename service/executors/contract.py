@@ -2,8 +2,8 @@
 
 A `Worker` owns a model and is called from one thread. It turns jobs into runs, and works on several
 runs at once, one *unit* at a time: one gradient step of an adaptation, or one chunk of samples of a
-prediction. An `Executor` sends jobs to workers without blocking the event loop. A job whose caller
-is cancelled stops after the current unit.
+prediction, or a part of one that is long. An `Executor` sends jobs to workers without blocking the
+event loop. A job whose caller is cancelled stops after the current unit.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class Supervision:
     """Rules for finding lost workers and restarting them.
 
     A worker hangs when one unit takes longer than `hang_seconds`, and longer in proportion where the
-    unit is larger than usual, since one long text is not divided. It is silent when more than
+    unit is larger than usual, since not all work can rest. It is silent when more than
     `silent_beats` heartbeats in a row do not come. The wait before a restart doubles with each loss,
     up to the longest. It is the first one again after a worker was up for `stable_seconds`.
     """

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 
-from abmll.adaptation.run import Adaptation, AdaptRun, adapt_parts
+from abmll.adaptation.run import Adaptation, AdaptRun, Room, adapt_step, can_rest, resting_step
 from abmll.adaptation.support import TOKENS_PER_TRUNK, Preparation
+from abmll.decoder.passes import Pace, Resting
 from abmll.errors import PosteriorMismatchError
 from abmll.memory_plan import MemoryPlan, measure_costs
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
-from abmll.prediction.run import Prediction, QueryRun
+from abmll.prediction.run import Prediction, QueryRun, resting_advance
 from abmll.seeds import derive_seed
 from abmll.speed import counter_of, measure_speed
 from abmll.work import Speed, Work
@@ -54,8 +57,6 @@ ADAPT_TOKEN_COST = 3
 FEWEST_TOKENS = 32
 # Least tokens of a unit, also on a slow machine: overhead is too large in smaller batches.
 FEWEST_UNIT_TOKENS = 256
-# Least tokens of a part of a gradient step: one pass on a step of short examples is faster than two.
-FEWEST_STEP_TOKENS = 1024
 # Least seconds that a pass of a toy model is taken for, where the clock does not see it.
 LEAST_SECONDS = 1e-6
 
@@ -80,15 +81,16 @@ AnyShrinking = TypeVar("AnyShrinking", bound=Shrinking)
 
 @dataclass(eq=False)
 class _Adapting:
-    """Run of an adaptation. The first units prepare the support; the others are parts of steps.
+    """Run of an adaptation. The first units prepare the support; the others make gradient steps.
 
-    A part has at most `step_tokens`, or one longer example.
+    What is more than a unit of `unit_tokens` is done in several: it is `resting` between them.
     """
 
     job: AdaptJob
     preparation: Preparation
-    step_tokens: int
+    unit_tokens: int
     run: AdaptRun | None = None
+    resting: Resting[None] | None = None
 
     lane: Lane = "adapt"
 
@@ -97,15 +99,20 @@ class _Adapting:
         return self.run is not None and self.run.done
 
     @property
-    def part(self) -> tuple[AdaptRun, Sequence[int]] | None:
-        """The run and the examples of its next part; None while the support is prepared."""
-        return None if self.run is None else (self.run, self.run.next_part(self.step_tokens))
+    def is_long(self) -> bool:
+        """Whether the next step is more than a unit."""
+        return self._tokens > self.unit_tokens
+
+    @property
+    def _tokens(self) -> int:
+        if self.run is None:
+            return self.preparation.next_tokens
+        return ADAPT_TOKEN_COST * self.run.prepared.tokens(self.run.next_batch)
 
     def next_tokens(self) -> int:
-        if self.part is None:
-            return self.preparation.next_tokens
-        run, examples = self.part
-        return ADAPT_TOKEN_COST * run.prepared.tokens(examples)
+        if self.run is not None and not can_rest(self.run):
+            return self._tokens
+        return min(self._tokens, self.unit_tokens)
 
     def result(self) -> Adaptation:
         if self.run is None or not self.run.done:
@@ -120,11 +127,14 @@ class _Adapting:
 class _Predicting:
     """Run of a prediction. Each unit is a chunk of samples, or of written tokens.
 
-    `slot` is the id of the adapter whose slot it leases; None where every slot was in use.
+    `slot` is the id of the adapter whose slot it leases; None where every slot was in use. What is
+    more than a unit of `unit_tokens` is done in several: it is `resting` between them.
     """
 
     run: QueryRun
     slot: str | None
+    unit_tokens: int
+    resting: Resting[None] | None = None
 
     lane: Lane = "predict"
 
@@ -132,8 +142,13 @@ class _Predicting:
     def done(self) -> bool:
         return self.run.done
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the next unit of the run is more than one of the worker, or shares no pass."""
+        return self.run.kind == "write" or self.run.next_tokens + self.run.once_tokens > self.unit_tokens
+
     def next_tokens(self) -> int:
-        return max(1, self.run.next_tokens)
+        return max(1, min(self.run.next_tokens, self.unit_tokens))
 
     def result(self) -> Sequence[Prediction]:
         return self.run.predictions()
@@ -160,11 +175,13 @@ class ModelWorker:
     ) -> None:
         self._model = model
         self._slots = SlotTable(plan.slots, model.prior.values.numel(), model.backbone.device)
-        self._step_tokens = plan.adapt_tokens
-        self._chunk_tokens = min(plan.predict_tokens, unit_tokens)
+        # While passes rest, what is kept of them and another pass share the memory of one.
+        self._room = Room(plan.adapt_tokens // 2)
+        self._step_tokens = max(FEWEST_TOKENS, plan.adapt_tokens - self._room.tokens)
+        self._chunk_tokens = min(max(FEWEST_TOKENS, plan.predict_tokens // 2), unit_tokens)
         self._unit_tokens, self._adaptations = unit_tokens, plan.adaptations
+        self._layers = model.backbone.depth - model.backbone.layout.first_layer
         self._support_tokens = min(unit_tokens, TOKENS_PER_TRUNK)
-        self._part_tokens = max(unit_tokens // ADAPT_TOKEN_COST, FEWEST_STEP_TOKENS)
         self._served = replace(served, prices=self._prices(speed)) if speed else served
 
     def _prices(self, speed: Speed) -> Prices:
@@ -172,7 +189,6 @@ class ModelWorker:
             counter_of(self._model),
             chunk_tokens=self._chunk_tokens,
             support_tokens=self._support_tokens,
-            part_tokens=self._part_tokens,
             step_tokens=self._step_tokens,
         )
         return Prices(counter, speed)
@@ -195,7 +211,7 @@ class ModelWorker:
     def begin(self, job: Job, adapter: TaskPosterior | None = None) -> _Adapting | _Predicting:
         """See `Worker.begin`. A prediction leases the slot of its adapter."""
         if isinstance(job, AdaptJob):
-            return _Adapting(job, Preparation(job.examples, self._support_tokens), self._part_tokens)
+            return _Adapting(job, Preparation(job.examples, self._support_tokens), self._unit_tokens)
         posterior, slot = self._lease(job.adapter_id, adapter)
         settings = replace(job.settings, seed=sequence_seed(job.settings.seed, job.adapter_id))
         try:
@@ -204,7 +220,7 @@ class ModelWorker:
             if slot is not None:
                 self._slots.release(slot)
             raise
-        return _Predicting(run, slot)
+        return _Predicting(run, slot, self._unit_tokens)
 
     def advance(self, runs: Sequence[Run]) -> None:
         """See `Worker.advance`. When memory is short, this and all later passes are smaller.
@@ -214,14 +230,16 @@ class ModelWorker:
         runs = [run for run in runs if not run.done]
         try:
             self._adapt([run for run in runs if isinstance(run, _Adapting)])
-            self._predict([run.run for run in runs if isinstance(run, _Predicting)])
+            self._predict([run for run in runs if isinstance(run, _Predicting)])
         except RuntimeError as error:
             if "CUDA error" in str(error):  # the CUDA context is lost, and the model with it
                 raise WorkerFatalError(str(error)) from error
             raise
 
     def finish(self, run: Run) -> None:
-        """See `Worker.finish`. Ends the lease of the adapter's slot."""
+        """See `Worker.finish`. Ends what rests, and the lease of the adapter's slot."""
+        if isinstance(run, _Adapting | _Predicting) and run.resting is not None:
+            run.resting.close()
         if isinstance(run, _Predicting) and run.slot is not None:
             self._slots.release(run.slot)
 
@@ -241,14 +259,22 @@ class ModelWorker:
             return adapter, None
 
     def _adapt(self, runs: Sequence[_Adapting]) -> None:
-        parts = [run.part for run in runs if run.part is not None]
+        together = [run for run in runs if run.run is not None and not run.is_long]
         for run in runs:
             if run.run is None:
                 self._prepare(run)
-        tokens, sizes = self._step_tokens, [run.prepared.tokens([i]) for run, of in parts for i in of]
-        while parts:
+            elif run not in together:
+                self._step([run], partial(self._go_on_with_step, run, run.run))
+        if together:
+            self._step(together, lambda tokens: adapt_step(self._model.backbone, _runs(together), tokens))
+
+    def _step(self, adapting: Sequence[_Adapting], make: Callable[[int], None]) -> None:
+        """Call `make` with the most tokens of a pass, and again with fewer while memory is short."""
+        tokens = self._step_tokens
+        sizes = [run.prepared.tokens([i]) for run in _runs(adapting) for i in run.next_batch]
+        while True:
             try:
-                adapt_parts(self._model.backbone, parts, tokens)
+                make(tokens)
                 break
             except RuntimeError as error:
                 if tokens < min(sizes):  # every pass has one example already
@@ -256,16 +282,49 @@ class ModelWorker:
                 tokens = _fewer(min(tokens, sum(sizes)), error)
         self._step_tokens = tokens
 
+    def _go_on_with_step(self, adapting: _Adapting, run: AdaptRun, tokens: int) -> None:
+        _go_on(adapting, lambda: resting_step(self._model.backbone, run, tokens, self._pace(), self._room))
+
     def _prepare(self, run: _Adapting) -> None:
         preparation, backbone = run.preparation, self._model.backbone
-        _until_it_fits([preparation], lambda _: preparation.advance(backbone), TOKENS_PER_TRUNK)
-        if run.preparation.done:
-            prepared = run.preparation.result()
+        _until_it_fits(
+            [preparation],
+            lambda _: _go_on(run, lambda: preparation.chunk(backbone, self._pace())),
+            TOKENS_PER_TRUNK,
+        )
+        if preparation.done:
+            prepared = preparation.result()
             run.run = self._model.adapt_prepared(prepared, run.job.settings, run.job.seed)
 
-    def _predict(self, runs: Sequence[QueryRun]) -> None:
-        if runs:
-            self._chunk_tokens = _until_it_fits(runs, self._model.advance, self._chunk_tokens)
+    def _predict(self, runs: Sequence[_Predicting]) -> None:
+        long = [run for run in runs if run.resting is not None or run.is_long]
+        short = [run.run for run in runs if run not in long]
+        for run in long:
+            self._chunk_tokens = _until_it_fits([run.run], partial(self._go_on_with, run), self._chunk_tokens)
+        if short:
+            self._chunk_tokens = _until_it_fits(short, self._model.advance, self._chunk_tokens)
+
+    def _go_on_with(self, predicting: _Predicting, runs: Sequence[QueryRun]) -> None:
+        for run in runs:
+            _go_on(predicting, partial(resting_advance, self._model.backbone, run, self._pace()))
+
+    def _pace(self) -> Pace:
+        return Pace(self._unit_tokens * self._layers)
+
+
+def _runs(adapting: Sequence[_Adapting]) -> list[AdaptRun]:
+    return [each.run for each in adapting if each.run is not None]
+
+
+def _go_on(run: _Adapting | _Predicting, begin: Callable[[], Resting[None]]) -> None:
+    """Go on with what rests in `run`, or with what `begin` makes, up to the next rest or its end.
+
+    Where it raises, nothing rests, and the next call begins again.
+    """
+    resting, run.resting = run.resting or begin(), None
+    with suppress(StopIteration):
+        next(resting)
+        run.resting = resting
 
 
 def sequence_seed(seed: int, adapter_id: str) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from abmll.adaptation.run import AdaptRun, adapt_parts
+from abmll.adaptation.run import AdaptRun, Room, adapt_step, resting_step
 from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import prepare
+from abmll.decoder.passes import Pace
 from abmll.memory_plan import COPIES_HELD, MemoryCosts, measure_costs
 from abmll.model import FewShotModel
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
@@ -56,9 +57,9 @@ def test_adaptations_side_by_side_hold_what_the_plan_counts(
         )
 
     held, _ = allocated_bytes(begin)
-    for example in (0, 1):  # the parts of the first step
-        adapt_parts(model.backbone, [(run, [example]) for run in runs])
-    more, peak = allocated_bytes(lambda: adapt_parts(model.backbone, [(run, [0]) for run in runs]))
+    _, peak = allocated_bytes(lambda: adapt_step(model.backbone, runs))
+    resting = [resting_step(model.backbone, run, 100, Pace(1), Room(0)) for run in runs]
+    more, _ = allocated_bytes(lambda: [next(step) for _ in range(4) for step in resting])
     assert held + more == pytest.approx(COPIES_HELD * count * costs.slot_bytes, rel=0.02)
     planned = count * costs.step_bytes
     assert 0.5 * planned < peak <= planned

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.adaptation.run import adapt_parts
+from abmll.adaptation.run import adapt_step
 from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Preparation
 from abmll.decoder.backbone import Backbone
@@ -25,7 +25,7 @@ from abmll.work import Speed, Work, WorkCounter
 from tests.tiny import make_config, tiny_model, tiny_sentence_encoder, tiny_tokenizer
 
 COUNTER = WorkCounter(
-    trunk=1, mean=0, sampled=3, chunk_tokens=64, support_tokens=100, part_tokens=30, step_tokens=25,
+    trunk=1, mean=0, sampled=3, chunk_tokens=64, support_tokens=100, step_tokens=25,
     plain_tokens=32,
 )  # fmt: skip
 CLASSES = ("good", "bad", "neither of them")
@@ -80,8 +80,8 @@ def test_a_prefix_that_prompts_share_is_counted_once() -> None:
     assert COUNTER.prediction(both, PredictSettings(0)).frozen_tokens == 22
 
 
-def test_steps_are_cut_into_parts_and_parts_into_passes() -> None:
-    # Rows of 14 tokens: parts of 30 tokens hold two of them, passes of 25 one.
+def test_steps_are_cut_into_passes() -> None:
+    # Rows of 14 tokens: passes of 25 tokens hold one of them.
     examples = [LabelledPrompt(prompt(12, 2, 2, first=n), 0) for n in range(4)]
     found = COUNTER.adaptation(examples, AdaptSettings(steps=3, batch_size=4))
     assert (found.frozen_passes, found.frozen_tokens) == (1, 56)
@@ -157,7 +157,7 @@ class Counted(FewShotModel):
 @pytest.fixture(params=[None, 2.0], ids=["noise at every site", "noise in the readout"])
 def model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Counted:
     torch.set_num_threads(1)
-    model = Counted(request.param, chunk_tokens=100, support_tokens=50, part_tokens=60, step_tokens=40)
+    model = Counted(request.param, chunk_tokens=100, support_tokens=50, step_tokens=40)
     packed, draw, moved = Backbone._packed, option_runs._draw, Backbone.readout_log_probs
 
     def counting(self: Backbone, part: Any, rows: Any, **inputs: Any) -> Any:
@@ -209,7 +209,7 @@ def test_an_adaptation_runs_the_passes_that_are_counted(model: Counted, options:
         preparation.advance(model.backbone)
     run = model.adapt_prepared(preparation.result(), settings, seed=5)
     while not run.done:
-        adapt_parts(model.backbone, [(run, run.next_part(counter.part_tokens))], counter.step_tokens)
+        adapt_step(model.backbone, [run], counter.step_tokens)
     assert +model.counted == but_embedded(counter.adaptation(examples, settings, 5))
 
 

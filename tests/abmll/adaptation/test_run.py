@@ -9,10 +9,11 @@ import torch
 
 from abmll.adaptation.adamw import AdamW
 from abmll.adaptation.loss import Batch, step_loss
-from abmll.adaptation.run import adapt_parts, adapt_step, batch_order
+from abmll.adaptation.run import Room, adapt_step, batch_order, resting_step
 from abmll.adaptation.settings import AdaptSettings, settings_of
 from abmll.adaptation.support import prepare
 from abmll.decoder.layout import unflatten
+from abmll.decoder.passes import Pace
 from abmll.decoder.rows import token_batches
 from abmll.errors import FitDivergedError, OptionsError, PromptTooLongError, SupportError
 from abmll.model import FewShotModel
@@ -174,10 +175,18 @@ def test_theta_of_another_model_is_refused(make_model: Callable[..., FewShotMode
         FewShotModel(tiny_model(), tiny_tokenizer(), prior)
 
 
+@pytest.mark.parametrize("room", [0, 10_000])
+@pytest.mark.parametrize("most", [1, 100])
 @pytest.mark.parametrize("family", ["weight", "output"])
-def test_a_step_in_parts_is_the_step_as_a_whole(
-    family: str, make_model: Callable[..., FewShotModel], support: list[Example]
+def test_a_step_with_rests_is_the_step_as_a_whole(
+    family: str,
+    most: int,
+    room: int,
+    make_model: Callable[..., FewShotModel],
+    support: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """`most` bounds a piece; with `room` for its tokens, a pass is kept and not computed again."""
     model = make_model(family=family, offset=0.02 if family == "weight" else -6.0)
     settings = replace(FAST, beta=1e-4, batch_size=6)
     results = []
@@ -186,12 +195,15 @@ def test_a_step_in_parts_is_the_step_as_a_whole(
         while not run.done:
             adapt_step(model.backbone, [run], tokens)
         results.append(run.result())
+    for module in ("decoder.passes", "adaptation.run"):  # some of the rows are longer than a block
+        monkeypatch.setattr(f"abmll.{module}.BLOCK_TOKENS", 24)
     resting = model.begin_adapt(support, settings, seed=1)
-    parts = 0
+    lengths = [len(states) for states in resting.prepared.hidden]
+    assert min(lengths) <= 24 < max(lengths)
+    rests = 0
     while not resting.done:
-        adapt_parts(model.backbone, [(resting, resting.next_part(20))])
-        parts += 1
-    assert parts > 2 * settings.steps
+        rests += len(list(resting_step(model.backbone, resting, 40, Pace(most), Room(room))))
+    assert rests > 2 * settings.steps
     results.append(resting.result())
     whole, *others = results
     for other in others:

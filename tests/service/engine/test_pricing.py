@@ -25,9 +25,7 @@ from tests.service.conftest import Server
 from tests.service.engine.test_diagnose import OPTIONS, SUPPORT
 from tests.service.fakes import FakeWorker, served_model
 
-COUNTER = WorkCounter(
-    trunk=1, mean=0, sampled=1, chunk_tokens=512, support_tokens=512, part_tokens=512, step_tokens=512
-)
+COUNTER = WorkCounter(trunk=1, mean=0, sampled=1, chunk_tokens=512, support_tokens=512, step_tokens=512)
 # A token of the trunk takes a second, and one of a gradient step two; nothing else takes time.
 SPEED = Speed(Work(frozen_tokens=1.0, learnt_tokens=2.0).amounts)
 BODY: dict[str, Any] = {"support": SUPPORT, "options": OPTIONS}

@@ -125,6 +125,26 @@ def test_a_support_that_runs_out_of_memory_is_prepared_in_smaller_chunks(
     torch.testing.assert_close(found.posterior.values, expected.posterior.values, atol=1e-3, rtol=1e-2)
 
 
+def test_a_step_that_runs_out_of_memory_after_a_rest_is_begun_again_in_smaller_passes(
+    model: FewShotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = work(make_worker(model), [adapt_job()])[0]
+    worker = make_worker(model, unit_tokens=20)
+    last: list[int] = []  # the second layer of a pass fails, and what rests is lost
+
+    def size(index: int, hidden: torch.Tensor, *_: Any) -> int:
+        last.append(index)
+        return len(hidden) if index == 2 else 0
+
+    short = Short(model.backbone.layer, size, 50)
+    monkeypatch.setattr(model.backbone, "layer", short)
+    found = work(worker, [adapt_job()])[0]
+    assert short.failures > 0
+    assert last.count(1) > last.count(3)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-3)
+    torch.testing.assert_close(found.posterior.values, expected.posterior.values, atol=1e-3, rtol=1e-2)
+
+
 def never_fits(worker: ModelWorker, job: Any) -> None:
     run = worker.begin(*(job if isinstance(job, tuple) else (job, None)))
     with pytest.raises(torch.OutOfMemoryError, match="pretended"):

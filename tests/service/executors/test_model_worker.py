@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.backbone import Call
 from abmll.decoder.rows import packed_length
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
@@ -15,7 +16,7 @@ from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Query
 from service.executors.contract import AdapterNotHeldError, AdaptJob, Job, PredictJob, ServedModel
-from service.executors.worker import ADAPT_TOKEN_COST, ModelWorker
+from service.executors.worker import ModelWorker
 from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
 OPTIONS = ("good", "bad", "neither of them")
@@ -138,28 +139,96 @@ def test_auto_samples_until_the_gate_is_decided(model: FewShotModel) -> None:
     assert sum(counts[0]) < sum(counts[1])
 
 
-def test_a_support_of_long_texts_is_many_bounded_units_and_gives_the_same(
-    model: FewShotModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A unit has at most `unit_tokens`, or one example; whole steps give the same posterior."""
-    monkeypatch.setattr("service.executors.worker.FEWEST_STEP_TOKENS", 1)
+def test_a_support_of_long_texts_is_many_bounded_units_and_gives_the_same(model: FewShotModel) -> None:
+    """No unit counts more than `unit_tokens`; whole steps give the same posterior."""
     support = tuple(Example("a long story " * 20 + t, OPTIONS[i % 3], OPTIONS) for i, t in enumerate(TEXTS))
     examples = tuple(LabelledPrompt(ENCODER.encode_example(e), OPTIONS.index(e.output)) for e in support)
     job = AdaptJob("adp_long", examples, AdaptSettings(3, 0.01, 4), seed=0)
-    largest = ADAPT_TOKEN_COST * max(packed_length(example.prompt) for example in examples)
-    units = {}
-    values = {}
-    for unit_tokens in (10, 2 * largest, 10**6):
-        run = make_worker(model, unit_tokens=unit_tokens).begin(job)
+    longest = max(packed_length(example.prompt) for example in examples)
+    units, values = {}, {}
+    for unit_tokens in (longest // 2, 4 * longest, 10**6):
+        worker = make_worker(model, unit_tokens=unit_tokens)
+        run = worker.begin(job)
         sizes = []
         while not run.done:
             sizes.append(run.next_tokens())
-            make_worker(model, unit_tokens=unit_tokens).advance([run])
-        assert max(sizes) <= max(unit_tokens, largest)
+            worker.advance([run])
+        assert max(sizes) <= unit_tokens
         units[unit_tokens], values[unit_tokens] = len(sizes), run.result().posterior.values
-    assert units == {10: 6 + 12, 2 * largest: 1 + 6, 10**6: 1 + 3}
+    few, some, many = (units[unit_tokens] for unit_tokens in sorted(units, reverse=True))
+    assert few == 1 + 3
+    assert few < some < many
     for other in values.values():
         torch.testing.assert_close(other, values[10**6], atol=1e-3, rtol=1e-2)
+
+
+def long_jobs(adapter: TaskPosterior) -> list[Any]:
+    """Return an adaptation and predictions of which each unit of 40 tokens is a part of one pass."""
+    long = "a long story, badly told " * 8
+    example = Example(long, OPTIONS[0], OPTIONS)
+    adapt = AdaptJob(
+        "adp_long",
+        (LabelledPrompt(ENCODER.encode_example(example), 0),) * 2,
+        AdaptSettings(2, 0.01, 2),
+        seed=0,
+    )
+    settings = PredictSettings(3, seed=3, max_new_tokens=4)
+    return [
+        adapt,
+        (PredictJob("adp_a", (ENCODER.encode(Query(long, OPTIONS)),), settings), adapter),
+        (PredictJob("adp_b", (ENCODER.encode(Query(long)),), settings), adapter),
+    ]
+
+
+def test_passes_that_rest_go_on_beside_each_other(model: FewShotModel) -> None:
+    """Long jobs, one piece of each at a time, give what they give one after the other, in whole passes."""
+    adapter = TaskPosterior.start(model.prior)
+    jobs = [*long_jobs(adapter), adapt_job(1), predict_job(adapter, "adp_a")]
+    whole = [work(make_worker(model), [job])[0] for job in jobs]
+    worker = make_worker(model, unit_tokens=40)
+    runs = [worker.begin(*(job if isinstance(job, tuple) else (job, None))) for job in jobs]
+    rested = set()
+    while open_ := [run for run in runs if not run.done]:
+        worker.advance([run for run in open_ if run.lane == "adapt"])
+        worker.advance([run for run in open_ if run.lane == "predict"])
+        rested |= {runs.index(run) for run in open_ if run.resting is not None}
+    assert rested >= {0, 1, 2}
+    found = [run.result() for run in runs]
+    for i in (0, 3):
+        torch.testing.assert_close(found[i].posterior.values, whole[i].posterior.values, atol=1e-3, rtol=1e-2)
+    for i in (1, 2, 4):
+        for one, other in zip(found[i], whole[i], strict=True):
+            assert one.predictive.probabilities == pytest.approx(other.predictive.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_ends_in_a_rest_leaves_nothing_behind(number: int, model: FewShotModel) -> None:
+    """A run that is cancelled, or whose pass fails, in the middle: the next ones are as without it."""
+    adapter = TaskPosterior.start(model.prior)
+    job = long_jobs(adapter)[number]
+    expected = work(make_worker(model, unit_tokens=40), [predict_job(adapter, "adp_a")])[0]
+    worker = make_worker(model, unit_tokens=40)
+    room = worker._room.tokens
+    for fails in (False, True):
+        run = worker.begin(*(job if isinstance(job, tuple) else (job, None)))
+        while run.resting is None:
+            worker.advance([run])
+        if fails:
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="broken"):
+                patch.setattr("abmll.decoder.attention.additive_mask", broken)
+                patch.setattr(model.backbone, "layer", broken)
+                patch.setattr(model.backbone, "continue_trunk", broken)
+                while not run.done:
+                    worker.advance([run])
+            assert run.resting is None
+        worker.finish(run)
+        assert model.backbone._call == Call()
+        assert worker._room.tokens == room
+        assert work(worker, [predict_job(adapter, "adp_a")])[0][0].predictive == expected[0].predictive
+
+
+def broken(*_: Any) -> None:
+    raise ValueError("broken")
 
 
 @pytest.mark.parametrize("limit", [40, 90])
@@ -199,6 +268,6 @@ def test_what_is_no_shortage_of_memory_is_raised(
     def broken(*_: Any) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr("service.executors.worker.adapt_parts", broken)
+    monkeypatch.setattr("service.executors.worker.adapt_step", broken)
     with pytest.raises(RuntimeError, match="something else"):
         worker.advance([run])
