@@ -127,18 +127,17 @@ class AdaptRun:
     def posterior(self) -> TaskPosterior:
         """Return phi as it stands, on the CPU.
 
-        Without any step it is theta, and has no class examples.
+        Without any step it is theta, with the class examples of the support.
         """
         config, prepared = self.prior.config, self.prepared
         temperature = config.temperature.after(
             len(prepared.examples), multiple_choice=prepared.multiple_choice
         )
-        has_process = config.similarity is not None and self.batches
         return TaskPosterior(
             replace(config, temperature=TemperatureRule(temperature)),
             self.prior.sites,
             self.values.cpu(),
-            prepared.class_examples(self.features) if has_process else None,
+            prepared.class_examples(self.features) if config.similarity is not None else None,
         )
 
     def result(self) -> Adaptation:

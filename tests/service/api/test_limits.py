@@ -42,7 +42,7 @@ ALSO: tuple[tuple[str, int, str, dict[str, Any], str], ...] = (
     ("max_calibration", 2, "/v1/adapters/ID/calibrate", {"examples": MANY}, "3 examples in all"),
 )  # fmt: skip
 # A context is the model's, what is logged no longer takes labels, and a deadline is a time.
-NO_MESSAGE = {"max_prompt_tokens", "max_logged", "deadline_seconds"}
+NO_MESSAGE = {"max_prompt_tokens", "max_logged", "deadline_seconds", "prices"}
 
 
 @pytest.mark.parametrize(
