@@ -102,7 +102,7 @@ def stacked(loras: Sequence[PlainLora]) -> Lora:
 def timed(
     served: Served, full: TaskPosterior, readout: TaskPosterior, cell: Cell, options: argparse.Namespace
 ) -> list[float]:
-    """Return the median seconds of the mean, 16 and 64 samples of the readout, and 16 of every site."""
+    """Return the median seconds of each of `ARMS`."""
     predict = partial(served.model.predict, queries=cell.queries, seed=1, truncate=True)
     asked = ((readout, 0), (readout, 16), (readout, 64), (full, 16))
     arms = {name: partial(predict, of, samples=s) for name, (of, s) in zip(ARMS, asked, strict=True)}

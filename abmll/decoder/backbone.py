@@ -209,9 +209,10 @@ class Backbone:
 
     @torch.no_grad()
     def readout(self, hidden: Tensor, rows: Rows, draw: Draw) -> Readout:
-        """Return what samples share that differ from the mean `draw` in the readout alone.
+        """Return what samples share, where they differ from the mean in the readout alone.
 
-        Only with `has_readout`. `hidden` [N, d] are the activations of the trunk.
+        `draw` is the mean, and `hidden` [N, d] are the activations of the trunk. Only a backbone
+        with `has_readout` can do it.
         """
         capture = Capture(draw, len(self.sites) - 1, [])
         states = self._scored_states(hidden, rows, capture, normed=False)

@@ -38,10 +38,6 @@ class NoiseConfig:
     scale: float = 1.0
     readout_scale: float | None = None
 
-    def everywhere(self) -> NoiseConfig:
-        """Return the noise of every site, at the scale for that."""
-        return replace(self, readout_scale=None)
-
     def in_training(self) -> NoiseConfig:
         """Return the noise of adaptation, which uses nothing that is chosen after training."""
         return replace(self, scale=1.0, readout_scale=None)

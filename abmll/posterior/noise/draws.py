@@ -88,5 +88,5 @@ def check_readout(config: PosteriorConfig, *, has_readout: bool) -> str | None:
             "like Llama"
         )
     if config.noise.family != "weight":
-        return f"noise in the readout alone is not there for the family {config.noise.family!r}"
+        return f"noise in the readout alone needs the noise family 'weight', not {config.noise.family!r}"
     return None

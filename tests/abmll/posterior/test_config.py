@@ -90,5 +90,4 @@ def test_the_scale_of_the_readout_survives_the_flat_form() -> None:
     config = PosteriorConfig(LAYOUT, noise)
     assert config.to_json()["readout_noise_scale"] == 4.0
     assert PosteriorConfig.from_json(config.to_json()) == config
-    assert noise.everywhere() == NoiseConfig(scale=2.0)
     assert noise.in_training() == NoiseConfig()
