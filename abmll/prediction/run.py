@@ -39,7 +39,9 @@ class Prediction:
 
     It is not `settled` while more samples are to come. Free text has `text`, and its predictive is
     over meanings. `typicality` says how like the adapter's examples the input is
-    (`GaussianProcess.typicality`); it is None where the adapter has no class examples.
+    (`GaussianProcess.typicality`); it is None where the adapter has no class examples. A declinable
+    query has `answerable`, the probability that its input tells the answer; its predictive is given
+    that it does.
     """
 
     predictive: Predictive
@@ -48,6 +50,7 @@ class Prediction:
     settled: bool = True
     text: TextAnswer | None = None
     typicality: float | None = None
+    answerable: float | None = None
 
 
 class QueryRun:

@@ -16,26 +16,44 @@ from string import ascii_uppercase
 from abmll.errors import OptionsError, SupportError
 
 
+# The option of a declinable query that stands for no answer.
+CANNOT_TELL = "cannot tell"
+
+
 @dataclass(frozen=True)
 class Query:
-    """Input to answer. Without `options` the answer is free text."""
+    """Input to answer. Without `options` the answer is free text.
+
+    `instruction` says what is asked about the input. `descriptions` say what each option means, in
+    their order; there are none, or one for each option, which may be empty. The last option of a
+    `declinable` query is `CANNOT_TELL`: the input does not tell the answer.
+    """
 
     input: str
     options: tuple[str, ...] = ()
+    instruction: str = ""
+    descriptions: tuple[str, ...] = ()
+    declinable: bool = False
 
 
 @dataclass(frozen=True)
 class Example:
-    """Labelled example. `output` is one of the `options`; without options it is free text."""
+    """Labelled example. `output` is one of the `options`; without options it is free text.
+
+    The other fields are those of `Query`.
+    """
 
     input: str
     output: str
     options: tuple[str, ...] = ()
+    instruction: str = ""
+    descriptions: tuple[str, ...] = ()
+    declinable: bool = False
 
     @property
     def query(self) -> Query:
         """Return the example without its label."""
-        return Query(self.input, self.options)
+        return Query(self.input, self.options, self.instruction, self.descriptions, self.declinable)
 
 
 @dataclass(frozen=True)

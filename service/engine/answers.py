@@ -55,6 +55,24 @@ class Answered(Obtained):
 
 
 @dataclass(frozen=True)
+class Decided:
+    """Decided answers by input, and in each by question, in the orders of the request.
+
+    `adapter_id` is None where no adapter answered. `learned` says of each question whether the
+    adapter has cases of it; a question without is answered zero-shot. `tokens` is the number of
+    prompt tokens that were scored, each counted once.
+    """
+
+    rows: Sequence[Sequence[DecidedPrediction]]
+    learned: Sequence[bool]
+    adapter_id: str | None
+    cache: CacheOutcome
+    timings: Timings
+    tokens: int
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Diagnosed(Obtained):
     """A diagnosis of an adapter; `cache` says how the request came by the diagnosis."""
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from abmll.adaptation.settings import AdaptSettings, Effort, settings_of
 from abmll.prediction.settings import PredictSettings
+from abmll.text.questions import Question
 from abmll.text.tasks import Example, Query
 from service.gating.confidence import WantedConfidence
 from service.gating.records import GateRequest
@@ -77,6 +78,24 @@ class PredictRequest:
     confidence: WantedConfidence = None
     truncate: bool = False
     model: str | None = None
+
+
+@dataclass(frozen=True)
+class DecideRequest:
+    """Questions to answer about each input.
+
+    `adapter` is the id of an adapter, a request to make one, or None: then the global posterior
+    answers, which has seen no example (zero-shot). `gate`, `confidence` and `settings` are as in
+    `PredictRequest`, and hold for every question.
+    """
+
+    questions: tuple[Question, ...]
+    inputs: tuple[str, ...]
+    adapter: str | AdaptRequest | None = None
+    settings: PredictSettings = field(default_factory=PredictSettings)
+    gate: GateRequest = field(default_factory=GateRequest)
+    confidence: WantedConfidence = None
+    truncate: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""Typed questions about an input, and labelled cases: inputs with answers to several questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from abmll.errors import OptionsError, SupportError
+from abmll.text.tasks import CANNOT_TELL, Example, Query, check_options
+
+Kind = Literal["predicate", "choice", "score"]
+"""A predicate is true or not of an input, a choice is one of some options, and a score is one of
+some levels, which have an order."""
+YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about an input.
+
+    `name` is for the caller and never reaches the model. `options` are `YES` and `NO` of a
+    predicate, and the levels of a score from the lowest on. `descriptions` say what each option
+    means: none, or one for each, which may be empty. An answer to a `declinable` question comes
+    with the probability that the input tells it.
+    """
+
+    name: str
+    kind: Kind
+    instruction: str
+    options: tuple[str, ...]
+    descriptions: tuple[str, ...] = ()
+    declinable: bool = True
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Return the options that the model scores: with `CANNOT_TELL`, if it is declinable."""
+        return (*self.options, CANNOT_TELL) if self.declinable else self.options
+
+    def query(self, text: str) -> Query:
+        """Return the question about the input `text`."""
+        descriptions = (
+            (*self.descriptions, "") if self.declinable and self.descriptions else self.descriptions
+        )
+        return Query(text, self.scored, self.instruction, descriptions, self.declinable)
+
+    def example(self, text: str, answer: str | None) -> Example:
+        """Return the labelled question about `text`; None is an answer that it does not tell.
+
+        Raises `OptionsError` for an answer that is not among the options.
+        """
+        if answer is not None and answer not in self.options:
+            raise OptionsError(f"the answer {answer!r} is not among the options")
+        query = self.query(text)
+        return Example(
+            text,
+            CANNOT_TELL if answer is None else answer,
+            query.options,
+            query.instruction,
+            query.descriptions,
+            query.declinable,
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input with answers by the names of questions; None says that it does not tell.
+
+    A question that `answers` does not name is one that nobody answered.
+    """
+
+    input: str
+    answers: Mapping[str, str | None]
+
+
+def check_question(question: Question) -> None:
+    """Raise `OptionsError` unless `question` says what is asked, and has two different options."""
+    if not question.instruction.strip():
+        raise OptionsError("the instruction is empty")
+    if question.descriptions and len(question.descriptions) != len(question.options):
+        raise OptionsError("the descriptions are not as many as the options")
+    check_options(question.scored)
+
+
+def examples_of(questions: Sequence[Question], cases: Sequence[Case]) -> list[Example]:
+    """Return an example for each answer, case by case, in the order of the questions.
+
+    Raises `OptionsError` for an answer that is not among its question's options, and `SupportError`
+    for one to an unknown question.
+    """
+    names = {question.name for question in questions}
+    for case in cases:
+        if unknown := [name for name in case.answers if name not in names]:
+            raise SupportError(f"there is no question {unknown[0]!r}")
+    return [
+        question.example(case.input, case.answers[question.name])
+        for case in cases
+        for question in questions
+        if question.name in case.answers
+    ]
