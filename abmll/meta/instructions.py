@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from abmll.errors import AbmllError
 from abmll.text.questions import NO, YES, Kind
@@ -120,9 +120,7 @@ class Asked:
     def ask_stranger(self, example: Example) -> Example:
         """Return an example of another task with this question, which it does not answer."""
         text = without_listed_options(example.query)
-        return _example(
-            text, CANNOT_TELL, self.options, self.instruction, self.descriptions, declinable=True
-        )
+        return _example(text, CANNOT_TELL, self.options, self.instruction, self.descriptions, declinable=True)
 
 
 def _example(
@@ -166,9 +164,40 @@ def draw_question(
             declinable=declinable,
         )
     descriptions = task.descriptions if described else {}
-    return Asked(
-        rng.choice(task.instructions), tuple(options), {}, descriptions, declinable=declinable
-    )
+    return Asked(rng.choice(task.instructions), tuple(options), {}, descriptions, declinable=declinable)
+
+
+def draw_questions(
+    name: str,
+    tasks: Mapping[str, TaskInstructions],
+    options: Mapping[str, Sequence[str]],
+    showing: Showing,
+    rng: random.Random,
+    *,
+    most: int,
+) -> Callable[[Example], Example | None]:
+    """Draw at most `most` questions to the task `name`; return what asks an example one of them.
+
+    `options` are those of each task, empty where they differ between examples.
+    """
+    declinable = rng.random() < showing.declinable
+    count = rng.randint(1, most)
+    own = [
+        draw_question(tasks[name], options[name], showing, rng, declinable=declinable) for _ in range(count)
+    ]
+    others = [other for other in strangers(name, tasks) if options[other]] if declinable else []
+    strange = [
+        replace(draw_question(tasks[other], options[other], showing, rng, declinable=True), statement=None)
+        for other in rng.sample(others, min(count, len(others)))
+        if tasks[other].statement is None
+    ]
+
+    def ask(example: Example) -> Example | None:
+        if strange and rng.random() < showing.strange:
+            return rng.choice(strange).ask_stranger(example)
+        return rng.choice(own).ask(example)
+
+    return ask
 
 
 def strangers(name: str, tasks: Mapping[str, TaskInstructions]) -> list[str]:
