@@ -231,7 +231,9 @@ def meta_train(
         state = MetaState.start(model.prior.values.to(model.backbone.device, copy=True))
         log.write_text("")
     by_name = {task.name: task for task in tasks}
-    run = _Run(model, by_name, settings, state, tokens_per_pass, instructions or {})
+    # Only those of the run's own tasks: a question of a task to test on must not be seen either.
+    asked = {name: task for name, task in (instructions or {}).items() if name in by_name}
+    run = _Run(model, by_name, settings, state, tokens_per_pass, asked)
     with log.open("a") as file:
         while state.visit < settings.visits:
             metrics = run.visit()
