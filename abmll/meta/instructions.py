@@ -73,8 +73,8 @@ class Showing:
     one, where there are some. `statements`: that a task of pairs is asked statements. `described`:
     that options have descriptions. `declinable`: that a visit's questions may be declined, and
     `strange` that an example is then asked what it does not answer. `questions` is the most
-    questions of a visit to one task. `mixed`: that a visit has examples of `mixed_tasks` tasks, each
-    with its own question.
+    questions of a visit to one task. `mixed`: that a visit to a task with options has examples of
+    `mixed_tasks` such tasks, each with its own question.
     """
 
     instructed: float = 0.0

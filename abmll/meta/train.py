@@ -339,8 +339,10 @@ class _Run:
         size = inner.steps * inner.batch_size + inner.batch_size * settings.query
         rng = random.Random(derive_seed(seed, "showing"))  # noqa: S311 - reproducible, not secret
         own, showing = self.order[turn], settings.showing
-        mixed = rng.random() < showing.mixed
-        others = [name for name in self.tasks if name != own] if mixed else []
+        # The loss of a written answer, a sum over its tokens, would outweigh those of options.
+        closed = [name for name, task in self.tasks.items() if task.train[0].options]
+        mixed = rng.random() < showing.mixed and own in closed
+        others = [name for name in closed if name != own] if mixed else []
         names = [own, *rng.sample(others, min(showing.mixed_tasks - 1, len(others)))]
         instructed = mixed or rng.random() < showing.instructed
         pool = [
