@@ -71,7 +71,7 @@ class Showing:
 
     `instructed`: that a visit shows instructions at all. `derived`: that a question is a derived
     one, where there are some. `statements`: that a task of pairs is asked statements. `described`:
-    that options have descriptions. `declinable`: that a visit's questions may be declined, and
+    that options have descriptions, where there are at most `most_described` of them. `declinable`: that a visit's questions may be declined, and
     `strange` that an example is then asked what it does not answer. `questions` is the most
     questions of a visit to one task. `mixed`: that a visit to a task with options has examples of
     `mixed_tasks` such tasks, each with its own question.
@@ -81,6 +81,7 @@ class Showing:
     derived: float = 0.4
     statements: float = 0.5
     described: float = 0.5
+    most_described: int = 12
     declinable: float = 0.5
     strange: float = 0.14
     questions: int = 3
@@ -153,7 +154,7 @@ def draw_question(
     if statement is not None and rng.random() < showing.statements:
         labels = {**dict.fromkeys(statement.yes, YES), **dict.fromkeys(statement.no, NO)}
         return Asked(rng.choice(statement.instructions), (YES, NO), labels, {}, statement, declinable)
-    described = rng.random() < showing.described
+    described = rng.random() < showing.described and len(options) <= showing.most_described
     if task.derived and rng.random() < showing.derived:
         chosen = rng.choice(task.derived)
         return Asked(

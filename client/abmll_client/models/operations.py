@@ -49,6 +49,7 @@ class LimitsReport(Answer):
     max_body_bytes: int
     max_support: int
     max_inputs: int
+    max_questions: int
     max_options: int
     max_text_chars: int
     max_prompt_tokens: int
