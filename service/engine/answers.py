@@ -40,12 +40,14 @@ class Answered(Obtained):
     """Decided predictions in the order of the queries.
 
     `calibrated_gate` is None where the request did not need the adapter's calibration. `warnings` are
-    about this request; the adapter's manifest has its own.
+    about this request; the adapter's manifest has its own. `model` is the version of the name that
+    the request named its adapter by, such as `tickets@3`.
     """
 
     predictions: Sequence[DecidedPrediction]
     calibrated_gate: CalibratedGate | None = None
     warnings: Sequence[str] = ()
+    model: str | None = None
 
     @property
     def calibrator(self) -> str | None:

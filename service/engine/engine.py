@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
-from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
+from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
 from service.engine.answers import Answered, Diagnosed, Obtained
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
+from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
@@ -37,6 +38,8 @@ from service.errors import (
     LoadFailedError,
     ServiceError,
     StartingError,
+    UnknownAdapterError,
+    UnknownModelError,
     WorkerLostError,
 )
 from service.executors.contract import (
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
     from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.names import NameStore
     from model_store.adapters.store import AdapterStore, StoredAdapter
     from service.engine.specs import PredictionSpec
 
@@ -85,12 +89,14 @@ class Engine:
         settings: Settings,
         executor: Executor,
         store: AdapterStore,
+        names: NameStore,
         gates: GateKeeper,
         metrics: Metrics,
     ) -> None:
         self._settings, self._executor, self._gates, self._metrics = settings, executor, gates, metrics
         memory = AdapterCache(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
+        self._names = Names(names, self._registry, settings.max_names)
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
@@ -114,6 +120,11 @@ class Engine:
         if self._served is None:
             raise StartingError("the model is loading")
         return self._served
+
+    @property
+    def names(self) -> Names:
+        """Return the owner of the adapters' names."""
+        return self._names
 
     @property
     def in_flight(self) -> int:
@@ -188,7 +199,8 @@ class Engine:
         `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
         and `log_predictions`.
         """
-        answered = await self._predict(request, tenant, feed)
+        with _wrong_field(request):
+            answered = await self._predict(request, tenant, feed)
         for row in answered.predictions:
             self._metrics.record_decision(row.confidence.value, row.decision, row.abstain_reason)
         return answered
@@ -210,7 +222,9 @@ class Engine:
                 feed.set_obtained(Obtained(adapter, cache, context.timings))
             decided = await self._answer(adapter, spec, gate, context)
             logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
-            return Answered(adapter, cache, context.timings, logged, gate.calibrated, spec.warnings)
+            return Answered(
+                adapter, cache, context.timings, logged, gate.calibrated, spec.warnings, context.model
+            )
 
     async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
         """Predict labelled examples, and add their outcomes to the adapter's calibration.
@@ -296,7 +310,8 @@ class Engine:
                 )
                 prediction = None
             else:
-                source, _, prediction = await self._admit(request, context)
+                with _wrong_field(request):
+                    source, _, prediction = await self._admit(request, context)
                 new = source if isinstance(source, AdaptationSpec) else None
             price = await asyncio.to_thread(price_of, context.served, new, prediction)
             known = new is not None and await self._registry.knows(new.job.adapter_id)
@@ -351,9 +366,36 @@ class Engine:
     async def delete_adapter(self, adapter_id: str) -> None:
         """Delete the adapter, and its calibration first, since that must not outlive it.
 
-        Raises `UnknownAdapterError`.
+        Raises `UnknownAdapterError`, and `AdapterNamedError` where a name points to it.
         """
-        await self._registry.delete(adapter_id, self._gates.forget)
+
+        async def first(adapter_id: str) -> None:
+            self._names.check_unnamed(adapter_id)
+            await self._gates.forget(adapter_id)
+
+        await self._registry.delete(adapter_id, first)
+
+    async def resolve_model(self, model: str) -> tuple[str | None, str]:
+        """Return the adapter that `model` stands for, and what the answer calls it.
+
+        `model` is the name of the base model (then there is no adapter), the id of an adapter, a
+        name, or a version of one (`tickets@3`); what was named is called by its version. Raises
+        `UnknownModelError`, also where the adapter was deleted.
+        """
+        base_id = self.served.base.id
+        if model == base_id:
+            return None, base_id
+        adapter_id, called = self._names.resolve(model, base_id)
+        try:
+            await self._registry.get(adapter_id)
+        except UnknownAdapterError as error:
+            message = (
+                error.message
+                if called == model == adapter_id
+                else (f"{called} was adapter {adapter_id}, which was deleted")
+            )
+            raise UnknownModelError(message, "model") from error
+        return adapter_id, called
 
     def _context(
         self, tenant: str, feed: ProgressFeed | None = None
@@ -366,18 +408,18 @@ class Engine:
     ) -> tuple[AdaptationSpec | StoredAdapter, ResolvedGate, PredictionSpec]:
         """Return the adapter, or what it is to be made of, with the gate and what is predicted."""
         served = context.served
-        check_model(request.model, served)
         source: AdaptationSpec | StoredAdapter
-        if isinstance(request.adapter, AdaptRequest):
+        adapter = await self._source(request, context)
+        if isinstance(adapter, AdaptRequest):
             if request.gate.needs_calibration:
                 message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
                 raise InvalidRequestError(message, "adapter_id")
             gate = ResolvedGate(request.gate.thresholds)
-            source = await asyncio.to_thread(admit_adapt, request.adapter, served, self._settings)
+            source = await asyncio.to_thread(admit_adapt, adapter, served, self._settings)
             support, own = source.support, bool(source.folds)
         else:
-            source = await self._registry.get(request.adapter)
-            context.adapter_id = request.adapter
+            source = await self._registry.get(adapter)
+            context.adapter_id = adapter
             manifest = source.manifest
             check_adapter(manifest, served)
             gate = await self._gates.resolve(request.gate, manifest, request.settings)
@@ -386,6 +428,24 @@ class Engine:
             admit_predict, request, served, self._settings, support, own_temperature=own
         )
         return source, gate, spec
+
+    async def _source(self, request: PredictRequest, context: RequestContext) -> str | AdaptRequest:
+        """Return the adapter of `request`, or the request to make one, which `model` may name."""
+        if request.model is None and request.adapter is not None:
+            return request.adapter
+        adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
+        if request.adapter is not None:
+            if adapter_id is not None:
+                message = (
+                    f"{called!r} names an adapter: leave adapter_id and support out, or name the base model"
+                )
+                raise InvalidRequestError(message, "model")
+            return request.adapter
+        if adapter_id is None:
+            message = f"{called!r} is the base model: name an adapter, or send examples as support"
+            raise InvalidRequestError(message, "model")
+        context.model = None if called == adapter_id else called
+        return adapter_id
 
     async def _check_price(
         self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
@@ -456,6 +516,17 @@ class Engine:
             self._metrics.samples.inc(prediction.predictive.samples)
             self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
+
+
+@contextmanager
+def _wrong_field(request: PredictRequest) -> Iterator[None]:
+    """Have errors about the adapter of `request` name the field that names it."""
+    try:
+        yield
+    except ServiceError as error:
+        if request.adapter is not None or error.param != "adapter_id":
+            raise
+        raise error.at("model") from error
 
 
 def _decide_partial(
