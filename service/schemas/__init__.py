@@ -50,6 +50,15 @@ from service.schemas.gates import (
     MonitoringReport,
     SetReport,
 )
+from service.schemas.names import (
+    DeletedName,
+    Name,
+    NameList,
+    NameVersion,
+    NameWithHistory,
+    PutNameRequest,
+    RollbackRequest,
+)
 from service.schemas.operations import (
     ErrorBody,
     ErrorResponse,
@@ -110,6 +119,7 @@ __all__ = [
     "CreateAdapterResponse",
     "DeletedAdapter",
     "DeletedCalibration",
+    "DeletedName",
     "DiagnoseRequest",
     "DiagnoseResponse",
     "Diagnosis",
@@ -131,6 +141,10 @@ __all__ = [
     "ModelCard",
     "ModelList",
     "MonitoringReport",
+    "Name",
+    "NameList",
+    "NameVersion",
+    "NameWithHistory",
     "OptionProbability",
     "Options",
     "PinnedAdapter",
@@ -139,6 +153,8 @@ __all__ = [
     "PredictResponse",
     "Prediction",
     "PredictionSet",
+    "PutNameRequest",
+    "RollbackRequest",
     "Samples",
     "Seed",
     "SetReport",

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.names import NameStore
 from model_store.adapters.store import AdapterStore
 from service.api.app import create_app
 from service.engine.engine import Engine, State
@@ -55,7 +56,8 @@ class Server:
         self.store = AdapterStore(self.settings.adapters_dir)
         executor = inline_executor(self.worker.load, self.metrics)
         gates = GateKeeper(self.settings, GateJournals(self.settings.calibrations_dir), self.metrics)
-        self.engine = Engine(self.settings, executor, self.store, gates, self.metrics)
+        names = NameStore(self.settings.names_dir)
+        self.engine = Engine(self.settings, executor, self.store, names, gates, self.metrics)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager

@@ -31,6 +31,7 @@ from abmll_client.models.gates import (
     MonitoringReport,
     SetReport,
 )
+from abmll_client.models.names import DeletedName, Name, NameList, NameVersion, NameWithHistory
 from abmll_client.models.operations import (
     ErrorBody,
     ErrorResponse,
@@ -69,6 +70,7 @@ __all__ = [
     "CreateAdapterResponse",
     "DeletedAdapter",
     "DeletedCalibration",
+    "DeletedName",
     "DiagnoseResponse",
     "Diagnosis",
     "Diagnostics",
@@ -83,6 +85,10 @@ __all__ = [
     "ModelCard",
     "ModelList",
     "MonitoringReport",
+    "Name",
+    "NameList",
+    "NameVersion",
+    "NameWithHistory",
     "OptionProbability",
     "PinnedAdapter",
     "PosteriorMovement",

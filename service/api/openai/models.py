@@ -1,4 +1,4 @@
-"""The base model and the adapters as OpenAI's models."""
+"""The base model, the adapters and their names as OpenAI's models."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
         posterior=manifest.posterior_id,
         max_model_len=served.encoder.max_tokens,
     )
+
+
+def name_card(model: str, manifest: AdapterManifest, served: ServedModel) -> schemas.ModelCard:
+    """Show a name, or a version of one, as a model that its adapter is the parent of."""
+    return adapter_card(manifest, served).model_copy(update={"id": model, "parent": manifest.id})
