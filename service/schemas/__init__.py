@@ -15,6 +15,12 @@ from service.schemas.adapters import (
     PinnedAdapter,
     SupportSummary,
 )
+from service.schemas.decisions import (
+    AnswerDetails,
+    CaseAnswer,
+    DecideOptions,
+    DecisionDetails,
+)
 from service.schemas.diagnosis import (
     AccuracyEstimate,
     AdapterComparison,
@@ -57,6 +63,7 @@ from service.schemas.operations import (
     LimitsReport,
     ModelCard,
     ModelList,
+    ModelSummary,
     VersionReport,
     WorkedPrice,
     WorkerList,
@@ -87,6 +94,7 @@ from service.schemas.requests import (
 )
 from service.schemas.wire import (
     WireModel,
+    one_of,
     text_or_list,
 )
 
@@ -100,14 +108,18 @@ __all__ = [
     "AdapterFound",
     "AdapterList",
     "AnswerCluster",
+    "AnswerDetails",
     "BaseInfo",
     "Cache",
     "CalibrateRequest",
     "Calibration",
+    "CaseAnswer",
     "CertificateReport",
     "ConflictingExamples",
     "CreateAdapterRequest",
     "CreateAdapterResponse",
+    "DecideOptions",
+    "DecisionDetails",
     "DeletedAdapter",
     "DeletedCalibration",
     "DiagnoseRequest",
@@ -130,6 +142,7 @@ __all__ = [
     "Model",
     "ModelCard",
     "ModelList",
+    "ModelSummary",
     "MonitoringReport",
     "OptionProbability",
     "Options",
@@ -159,5 +172,6 @@ __all__ = [
     "WorkedPrice",
     "WorkerList",
     "WorkerReport",
+    "one_of",
     "text_or_list",
 ]

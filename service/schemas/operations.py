@@ -26,11 +26,20 @@ class ModelCard(WireModel):
     max_model_len: int = Field(description="Length of the context, in tokens.")
 
 
+class ModelSummary(WireModel):
+    """A model as TypeSafe's clients list it."""
+
+    name: str = Field(description="Its id.")
+    description: str
+    release_date: str = Field(description="Date of `created` in UTC, as `2026-11-30`.")
+
+
 class ModelList(WireModel):
     """A page of models: the base model first, then adapters in order of their ids."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    models: list[ModelSummary] = Field(description="The same models, for TypeSafe's clients.")
     has_more: bool = False
     last_id: str | None = Field(default=None, description="`after` of the next page.")
 
@@ -52,6 +61,7 @@ class LimitsReport(WireModel):
     max_body_bytes: int
     max_support: int
     max_inputs: int
+    max_questions: int
     max_options: int
     max_text_chars: int
     max_prompt_tokens: int

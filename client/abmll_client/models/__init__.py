@@ -38,6 +38,7 @@ from abmll_client.models.operations import (
     LimitsReport,
     ModelCard,
     ModelList,
+    ModelSummary,
     WorkedPrice,
 )
 from abmll_client.models.predictions import (
@@ -82,6 +83,7 @@ __all__ = [
     "LimitsReport",
     "ModelCard",
     "ModelList",
+    "ModelSummary",
     "MonitoringReport",
     "OptionProbability",
     "PinnedAdapter",

@@ -23,11 +23,20 @@ class ModelCard(Answer):
     max_model_len: int  # context, in tokens
 
 
+class ModelSummary(Answer):
+    """A model as TypeSafe's clients list it."""
+
+    name: str
+    description: str
+    release_date: str
+
+
 class ModelList(Answer):
     """A page of models: the base model first, then adapters ordered by id."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    models: list[ModelSummary]  # the same ones, for TypeSafe's clients
     has_more: bool = False
     last_id: str | None = None  # `after` of the next page
 
@@ -49,6 +58,7 @@ class LimitsReport(Answer):
     max_body_bytes: int
     max_support: int
     max_inputs: int
+    max_questions: int
     max_options: int
     max_text_chars: int
     max_prompt_tokens: int

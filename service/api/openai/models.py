@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from service import schemas
@@ -33,4 +33,14 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
         base=schemas.BaseInfo(**manifest.base.to_json()),
         posterior=manifest.posterior_id,
         max_model_len=served.encoder.max_tokens,
+    )
+
+
+def summary(card: schemas.ModelCard) -> schemas.ModelSummary:
+    """Show a model as TypeSafe's clients list it."""
+    base = "Base model: answers without examples, or learns from the cases of a request."
+    return schemas.ModelSummary(
+        name=card.id,
+        description=base if card.parent is None else f"Adapter of {card.parent}, made from examples.",
+        release_date=datetime.fromtimestamp(card.created, UTC).date().isoformat(),
     )

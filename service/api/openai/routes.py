@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -15,11 +15,9 @@ from service.api.http import engine_of
 from service.api.json_bodies import JsonRoute
 from service.api.native import predicting
 from service.api.openai import models, rendering, requests, wire
+from service.api.openai_errors import DOCUMENTED
 from service.engine.adapter_records import check_adapter, is_served
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.ErrorResponse} for status in ("4XX", "5XX")
-}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
@@ -27,7 +25,7 @@ B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"])
 
 
-@router.get("/models", responses=_ERRORS)
+@router.get("/models", responses=DOCUMENTED)
 async def list_models(
     request: Request,
     after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
@@ -39,10 +37,15 @@ async def list_models(
     cards = [models.base_card(served, request.app.state.started)] if after is None else []
     manifests, has_more = await engine.adapters(after, limit)
     cards += [models.adapter_card(m, served) for m in manifests if is_served(m, served)]
-    return schemas.ModelList(data=cards, has_more=has_more, last_id=manifests[-1].id if manifests else after)
+    return schemas.ModelList(
+        data=cards,
+        models=list(map(models.summary, cards)),
+        has_more=has_more,
+        last_id=manifests[-1].id if manifests else after,
+    )
 
 
-@router.get("/models/{model_id:path}", responses=_ERRORS)
+@router.get("/models/{model_id:path}", responses=DOCUMENTED)
 async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     """Show the base model, or one adapter."""
     engine = engine_of(request)
@@ -58,7 +61,7 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
 @router.post(
     "/chat/completions",
     response_model=wire.ChatCompletion,
-    responses={200: {"content": _STREAM}, **_ERRORS},
+    responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
     """Answer the message with the adapter named as `model`, or with one made from `abmll.support`."""
@@ -69,7 +72,7 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
 @router.post(
     "/completions",
     response_model=wire.Completion,
-    responses={200: {"content": _STREAM}, **_ERRORS},
+    responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
     """Answer texts with the adapter named as `model`, or with one made from `abmll.support`."""
