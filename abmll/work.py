@@ -18,7 +18,7 @@ from abmll.decoder.option_references import TOKENS_PER_PASS
 from abmll.decoder.rows import LENGTH_MULTIPLE, group, packed_length, share_prefixes, token_batches
 from abmll.prediction.generation import ANSWERS_AT_ONCE
 from abmll.prediction.option_runs import SAMPLES_PER_CHUNK, SAMPLES_PER_LOOK
-from abmll.text.prompting import EncodedPrompt, LabelledPrompt, options_differ
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt, by_question, options_differ
 
 if TYPE_CHECKING:
     from abmll.adaptation.settings import AdaptSettings
@@ -341,8 +341,9 @@ class WorkCounter:
 
 
 def fixed_classes(prompts: Sequence[EncodedPrompt]) -> bool:
-    """Return whether all of `prompts` have the same options, more than one."""
-    return len(prompts[0].continuations) > 1 and not options_differ(prompts)
+    """Return whether all prompts of a question have the same options, more than one."""
+    own = [[prompts[i] for i in numbers] for numbers in by_question(prompts).values()]
+    return any(len(of_one[0].continuations) > 1 and not options_differ(of_one) for of_one in own)
 
 
 def _scored(prompt: EncodedPrompt) -> int:

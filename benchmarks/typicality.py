@@ -96,9 +96,8 @@ def fitted(model: FewShotModel, support: Sequence[Example]) -> GaussianProcess:
     """Return the Gaussian process of the support."""
     run = model.begin_adapt(support, replace(model.defaults, steps=0), truncate=True)
     examples, similarity = run.prepared.class_examples(model.features), model.prior.config.similarity
-    assert examples is not None
     assert similarity is not None
-    return GaussianProcess(examples, similarity)
+    return GaussianProcess(examples[0], similarity)
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ class LimitSettings(BaseModel):
         default=256, ge=1, description="Most support examples of one adapter. More of them take time."
     )
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
-    max_questions: int = Field(default=400, ge=1, description="Most questions of one decision request.")
+    max_questions: int = Field(default=400, ge=1, description="Most questions about one input.")
     max_options: int = Field(
         default=128,
         ge=2,

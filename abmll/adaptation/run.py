@@ -131,13 +131,13 @@ class AdaptRun:
         """
         config, prepared = self.prior.config, self.prepared
         temperature = config.temperature.after(
-            len(prepared.examples), multiple_choice=prepared.multiple_choice
+            max(1, len(prepared.examples) // prepared.questions), multiple_choice=prepared.multiple_choice
         )
         return TaskPosterior(
             replace(config, temperature=TemperatureRule(temperature)),
             self.prior.sites,
             self.values.cpu(),
-            prepared.class_examples(self.features) if config.similarity is not None else None,
+            prepared.class_examples(self.features) if config.similarity is not None else (),
         )
 
     def result(self) -> Adaptation:

@@ -15,7 +15,7 @@ from abmll.decoder.passes import Pace, Resting, finish
 from abmll.decoder.rows import collate, packed_length, token_batches
 from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features
-from abmll.text.prompting import EncodedPrompt, LabelledPrompt, options_differ
+from abmll.text.prompting import EncodedPrompt, LabelledPrompt, by_question, options_differ
 
 # Tokens of one trunk pass.
 TOKENS_PER_TRUNK = 2048
@@ -33,16 +33,28 @@ class Prepared:
     hidden: Sequence[Tensor]
     references: Sequence[OptionReference]
 
-    def class_examples(self, features: Features) -> ClassExamples | None:
-        """Return what the Gaussian process learns from, or None without fixed classes."""
-        prompts, labels = [e.prompt for e in self.examples], [e.label for e in self.examples]
-        return ClassExamples.of(prompts, self.hidden, labels, features)
+    def class_examples(self, features: Features) -> tuple[ClassExamples, ...]:
+        """Return what the Gaussian process of each question with fixed classes learns from."""
+        prompts = [example.prompt for example in self.examples]
+        found = []
+        for numbers in by_question(prompts).values():
+            own = [self.examples[i] for i in numbers]
+            hidden, labels = [self.hidden[i] for i in numbers], [example.label for example in own]
+            found.append(ClassExamples.of([example.prompt for example in own], hidden, labels, features))
+        return tuple(examples for examples in found if examples is not None)
+
+    @property
+    def questions(self) -> int:
+        """Return the number of different questions."""
+        return len(by_question([example.prompt for example in self.examples]))
 
     @property
     def multiple_choice(self) -> bool:
-        """Return whether every example has options, and they differ between examples."""
+        """Return whether every example has options, and they differ for one question."""
         prompts = [example.prompt for example in self.examples]
-        return all(len(prompt.continuations) > 1 for prompt in prompts) and options_differ(prompts)
+        return all(len(prompt.continuations) > 1 for prompt in prompts) and any(
+            options_differ([prompts[i] for i in numbers]) for numbers in by_question(prompts).values()
+        )
 
     def tokens(self, chosen: Sequence[int]) -> int:
         """Return the number of tokens of the chosen examples."""

@@ -7,9 +7,9 @@ another template.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from abmll.decoder.rows import packed_length
 from abmll.errors import AbmllError, PromptTooLongError
@@ -19,6 +19,7 @@ from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Task, listed
 
 Likelihood = Literal["options", "tokens"]
+Ask: TypeAlias = Callable[[Example], Example | None]
 
 
 def fitting_examples(
@@ -31,13 +32,15 @@ def fitting_examples(
     shuffle: bool = False,
     balanced: bool = True,
     likelihood: Likelihood = "options",
+    ask: Ask | None = None,
 ) -> list[LabelledPrompt]:
     """Draw `size` examples of a task that have at most `max_row_tokens` each.
 
     There are fewer where the task has no more of them. With `shuffle`, the options of each are in a
     random order. With `balanced`, classes are as equal as the task allows, and otherwise as the
     task has them. With the `likelihood` of `tokens`, every example is free text: its output is the
-    only continuation. Raises `AbmllError` where no example fits.
+    only continuation. `ask` gives examples their questions; one that answers none is left out.
+    Raises `AbmllError` where no example fits.
     """
     draw = draw_support if balanced else draw_uniformly
     drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), size * 3), seed))
@@ -48,6 +51,8 @@ def fitting_examples(
         drawn = (
             replace(example, input=encoder.template.shown(example.query), options=()) for example in drawn
         )
+    if ask is not None:
+        drawn = (asked for example in drawn if (asked := ask(example)) is not None)
     encoded: list[LabelledPrompt] = []
     for example in drawn:
         try:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -51,11 +51,12 @@ from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.layout import unflatten
 from abmll.errors import AbmllError
 from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
+from abmll.meta.instructions import Showing, TaskInstructions, draw_questions
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.seeds import derive_seed
 from abmll.text.prompting import LabelledPrompt, PromptTemplate
-from abmll.text.tasks import Task
+from abmll.text.tasks import Task, shared_options
 
 OuterRule = Literal["natural", "adamw", "reptile", "structured", "fomaml"]
 POINT_RULES = ("reptile", "structured", "fomaml")
@@ -83,6 +84,7 @@ class MetaSettings:
     `options`, the NLL is that of the label among the options. With `tokens`, it is that of the
     label's tokens, as for free text. `shuffle_options` shows options in a new order in every
     example. `templates` are prompt templates that visits use at random, beside the model's own.
+    `showing` says how often visits show instructions, and which.
     """
 
     visits: int = 400
@@ -103,6 +105,7 @@ class MetaSettings:
     shuffle_options: bool = False
     templates: tuple[PromptTemplate, ...] = ()
     ema: float | None = None
+    showing: Showing = field(default_factory=Showing)
 
 
 def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
@@ -203,8 +206,11 @@ def meta_train(
     *,
     resume: bool = True,
     tokens_per_pass: int = TOKENS_PER_BACKWARD,
+    instructions: Mapping[str, TaskInstructions] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Run the visits, and yield the metrics of each.
+
+    `instructions` are those of each task, where the settings show any.
 
     `folder` gets the metrics, in `metrics.jsonl`, the settings and the checkpoint. `trained_prior`
     reads the result from it. With `resume`, the run continues from the checkpoint if there is one.
@@ -212,6 +218,8 @@ def meta_train(
     with other settings or tasks.
     """
     check_settings(settings, model.prior)
+    if settings.showing.instructed:
+        _check_instructions(tasks, instructions or {})
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.safetensors", folder / "metrics.jsonl"
     _same_settings(folder / "settings.json", settings, [task.name for task in tasks])
@@ -222,7 +230,10 @@ def meta_train(
     else:
         state = MetaState.start(model.prior.values.to(model.backbone.device, copy=True))
         log.write_text("")
-    run = _Run(model, {task.name: task for task in tasks}, settings, state, tokens_per_pass)
+    by_name = {task.name: task for task in tasks}
+    # Only those of the run's own tasks: a question of a task to test on must not be seen either.
+    asked = {name: task for name, task in (instructions or {}).items() if name in by_name}
+    run = _Run(model, by_name, settings, state, tokens_per_pass, asked)
     with log.open("a") as file:
         while state.visit < settings.visits:
             metrics = run.visit()
@@ -282,6 +293,7 @@ class _Run:
     settings: MetaSettings
     state: MetaState
     tokens_per_pass: int
+    instructions: Mapping[str, TaskInstructions]
 
     @cached_property
     def order(self) -> list[str]:
@@ -324,24 +336,53 @@ class _Run:
     def _episode(self, turn: int) -> _Episode:
         settings, inner = self.settings, self.settings.inner
         seed = derive_seed(settings.seed, "visit", turn + 1)
-        support = inner.steps * inner.batch_size
-        encoder = choose_encoder(self.model.encoder, settings.templates, derive_seed(seed, "template"))
-        pool: list[LabelledPrompt] = fitting_examples(
-            encoder,
-            self.tasks[self.order[turn]],
-            support + inner.batch_size * settings.query,
-            settings.max_row_tokens,
-            derive_seed(settings.seed, "pool", turn + 1),
-            shuffle=settings.shuffle_options,
-            likelihood=settings.likelihood,
-            balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
-        )
+        size = inner.steps * inner.batch_size + inner.batch_size * settings.query
+        rng = random.Random(derive_seed(seed, "showing"))  # noqa: S311 - reproducible, not secret
+        own, showing = self.order[turn], settings.showing
+        # The loss of a written answer, a sum over its tokens, would outweigh those of options.
+        closed = [name for name, task in self.tasks.items() if task.train[0].options]
+        mixed = rng.random() < showing.mixed and own in closed
+        others = [name for name in closed if name != own] if mixed else []
+        names = [own, *rng.sample(others, min(showing.mixed_tasks - 1, len(others)))]
+        instructed = mixed or rng.random() < showing.instructed
+        pool = [
+            example
+            for name in names
+            for example in self._pool(name, -(-size // len(names)), turn, rng, instructed=instructed)
+        ]
         # A task with too few examples for both keeps at most a batch for the query, and the inner
         # steps repeat the rest.
         held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
         batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
         outer = list(range(len(pool) - held_out, len(pool))) or batches[-1]
         return _Episode(prepare(self.model.backbone, pool), batches, outer, seed)
+
+    def _pool(
+        self, name: str, size: int, turn: int, rng: random.Random, *, instructed: bool
+    ) -> list[LabelledPrompt]:
+        """Return at most `size` examples of a task for the visit of this turn."""
+        settings, seed = self.settings, derive_seed(self.settings.seed, "visit", turn + 1)
+        own = name == self.order[turn]
+        ask = None
+        if instructed:
+            most = settings.showing.questions if own else 1
+            ask = draw_questions(name, self.instructions, self.options, settings.showing, rng, most=most)
+        return fitting_examples(
+            choose_encoder(self.model.encoder, settings.templates, derive_seed(seed, "template")),
+            self.tasks[name],
+            size,
+            settings.max_row_tokens,
+            derive_seed(settings.seed, "pool", turn + 1, *([] if own else [name])),
+            shuffle=settings.shuffle_options,
+            likelihood=settings.likelihood,
+            balanced=random.Random(derive_seed(seed, "balance")).random() >= settings.uniform,  # noqa: S311 - reproducible
+            ask=ask,
+        )
+
+    @cached_property
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Return the options of each task, in one order; empty where they differ."""
+        return {name: shared_options(task.train) for name, task in self.tasks.items()}
 
     def _move(self, episodes: Sequence[_Episode], phis: Sequence[Tensor], rate: float) -> dict[str, float]:
         """Move theta by the outer rule, and return the rule's metrics."""
@@ -359,6 +400,12 @@ class _Run:
         move = _mean(phis) - state.theta
         state.theta = _mean(phis) if settings.outer == "structured" else state.theta + rate * move
         return {"moved": float(move.norm())}
+
+
+def _check_instructions(tasks: Sequence[Task], instructions: Mapping[str, TaskInstructions]) -> None:
+    """Raise `AbmllError` unless every task has instructions."""
+    if missing := [task.name for task in tasks if task.name not in instructions]:
+        raise AbmllError(f"no instructions for the tasks {', '.join(missing)}")
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

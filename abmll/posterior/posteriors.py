@@ -22,7 +22,7 @@ from torch import Tensor
 from abmll.decoder.layout import Site, SiteTensors, flat_size, site_shapes, unflatten
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import PosteriorConfig
-from abmll.similarity.class_examples import ClassExamples
+from abmll.similarity.class_examples import ClassExamples, all_from_tensors, all_to_tensors
 from abmll.similarity.features import Whitening
 
 
@@ -143,10 +143,11 @@ class GlobalPosterior(Posterior):
 class TaskPosterior(Posterior):
     """phi: the posterior of one task, q(phi | D) = N(mu_phi, sigma_phi^2).
 
-    A task with fixed classes may have `class_examples`, which the Gaussian process learns from.
+    Each question with fixed classes may have `class_examples`, which its Gaussian process learns
+    from.
     """
 
-    class_examples: ClassExamples | None = None
+    class_examples: tuple[ClassExamples, ...] = ()
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
@@ -169,7 +170,7 @@ class TaskPosterior(Posterior):
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the tensors of `Posterior.to_tensors` and of the class examples."""
-        return super().to_tensors() | (self.class_examples.to_tensors() if self.class_examples else {})
+        return super().to_tensors() | all_to_tensors(self.class_examples)
 
     @classmethod
     def from_tensors(
@@ -177,4 +178,4 @@ class TaskPosterior(Posterior):
     ) -> Self:
         """Read what `to_tensors` wrote. Raises as `Posterior.from_tensors`."""
         posterior = super().from_tensors(config, sites, tensors)
-        return replace(posterior, class_examples=ClassExamples.from_tensors(tensors))
+        return replace(posterior, class_examples=all_from_tensors(tensors))

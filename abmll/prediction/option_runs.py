@@ -24,6 +24,7 @@ from abmll.posterior.noise.draws import full_samples, means, readout_noise
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.stopping import StopRule, settled
+from abmll.prediction.uncertainty import tempered
 from abmll.seeds import SampleSeed, sample_seeds
 from abmll.similarity.features import Features
 from abmll.similarity.gaussian_process import GaussianProcess
@@ -134,8 +135,14 @@ class OptionRun:
         self.max_tokens = max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
         self._references: dict[int, OptionReference] = {}
-        examples, similarity = posterior.class_examples, posterior.config.similarity
-        self._process = GaussianProcess(examples, similarity) if examples and similarity else None
+        similarity = posterior.config.similarity
+        self._processes = {
+            examples.question: GaussianProcess(examples, similarity)
+            for examples in (posterior.class_examples if similarity else ())
+            if similarity
+        }
+        self._questions = [prompt.question for prompt in prompts]
+        self._declinable = [prompt.declinable for prompt in prompts]
         self._features, self._features_of = features or Features(), dict[int, Tensor]()
         groups = [(group([prompts[i] for i in members]), members) for members in share_prefixes(prompts)]
         batches = token_batches([row.tokens for row, _ in groups], max_tokens)
@@ -201,16 +208,22 @@ class OptionRun:
     ) -> None:
         """Receive the option references of a block's prompts, and its trunk activations by row."""
         self._references.update(references)
-        if self._process is not None:
-            prompts = block.by_number
-            rows = zip(block.groups, trunk, strict=True)
-            own = [states for row, of_row in rows for states in row.prompt_states(of_row)]
-            features = self._features(own, [prompt.text for prompt in prompts.values()])
-            self._features_of.update(zip(prompts, features, strict=True))
+        rows = zip(block.groups, trunk, strict=True)
+        states_of = [states for row, of_row in rows for states in row.prompt_states(of_row)]
+        known = [
+            (number, prompt, states[: prompt.input_tokens])
+            for (number, prompt), states in zip(block.by_number.items(), states_of, strict=True)
+            if prompt.question in self._processes
+        ]
+        if known:
+            numbers, prompts, own = zip(*known, strict=True)
+            features = self._features(own, [prompt.text for prompt in prompts])
+            self._features_of.update(zip(numbers, features, strict=True))
 
     def typicality(self, number: int) -> float | None:
         """Return the typicality of a prompt whose block has begun; None without class examples."""
-        return self._process.typicality(self._features_of[number]) if self._process is not None else None
+        process = self._processes.get(self._questions[number])
+        return process.typicality(self._features_of[number]) if process is not None else None
 
     def take(self, chunk: Chunk, log_probs: Sequence[Tensor]) -> None:
         """Receive a chunk's `log_probs`, each [continuations].
@@ -223,8 +236,9 @@ class OptionRun:
         for i, values in enumerate(log_probs):
             number = numbers[i % len(numbers)]
             scores = self._references[number].score(values)
-            if self._process is not None:
-                scores = scores + self._process.scores(
+            process = self._processes.get(self._questions[number])
+            if process is not None:
+                scores = scores + process.scores(
                     prompts[number], self._features_of[number], seeds[i // len(numbers)]
                 )
             self.scores[number].append(scores)
@@ -254,8 +268,20 @@ class OptionRun:
         return torch.stack(self.scores[number]).double()
 
     def probabilities(self, number: int) -> Tensor:
-        """Return the probabilities [samples, options] of one prompt."""
-        return self.scores_of(number).softmax(-1)
+        """Return the probabilities [samples, options] of one prompt.
+
+        Those of a declinable prompt are given that its input tells the answer, which is not among
+        the options then.
+        """
+        scores = self.scores_of(number)
+        return (scores[:, :-1] if self._declinable[number] else scores).softmax(-1)
+
+    def answerable(self, number: int) -> float | None:
+        """Return the probability that a declinable prompt's input tells the answer, else None."""
+        if not self._declinable[number]:
+            return None
+        mean = self.scores_of(number).softmax(-1).mean(0)
+        return 1 - float(tempered(mean, self.config.temperature.base)[-1])
 
     def drawn(self, number: int) -> int:
         """Return the number of samples that one prompt got; 0 for the mean."""

@@ -161,7 +161,7 @@ class QueryRun:
                 for i, found in zip(self._free, self._candidates, strict=True)
             ]
             # Class examples say nothing about written texts.
-            posterior = replace(self._posterior, class_examples=None)
+            posterior = replace(self._posterior, class_examples=())
             self._text_scoring = OptionRun(posterior, scored, self._text_sampling, self._max_tokens)
 
     def predictions(self) -> list[Prediction]:
@@ -197,14 +197,21 @@ class QueryRun:
         drawn = run.drawn(n)
         if run is self._scoring:
             found = summarise(
-                prompt.options,
+                prompt.options[:-1] if prompt.declinable else prompt.options,
                 run.probabilities(n),
                 samples=drawn,
                 paired=run.paired,
                 temperature=run.config.temperature.base,
             )
             options = prompt.tokens - len(prompt.prompt)
-            return Prediction(found, len(prompt.prompt), options, settled, typicality=run.typicality(n))
+            return Prediction(
+                found,
+                len(prompt.prompt),
+                options,
+                settled,
+                typicality=run.typicality(n),
+                answerable=run.answerable(n),
+            )
         assert self._writing is not None
         candidates = [
             Candidate(text, len(ids), ids[-1] == self._encoder.end_of_text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from abmll.errors import PromptTooLongError
@@ -27,10 +28,10 @@ def demonstrate(support: Sequence[Example], query: Query, template: PromptTempla
     sequence of examples.
     """
     shown = [
-        f"{template.shown(example.query)}{template.after_input}{template.before_output}{example.output}{SEPARATOR}{template.before_input}"
+        f"{template.shown(example.query)}{template.asked(example.query)}{template.before_output}{example.output}{SEPARATOR}{template.before_input}"
         for example in support
     ]
-    return Query("".join(shown) + query.input, query.options)
+    return replace(query, input="".join(shown) + query.input)
 
 
 def fitting(

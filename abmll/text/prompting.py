@@ -8,7 +8,7 @@ option well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 from abmll.errors import AbmllError, PromptTooLongError
@@ -26,7 +26,9 @@ class PromptTemplate:
     """Texts around an input, and how options are scored.
 
     A posterior keeps the template that it was trained with. With `bare`, an input that lists its
-    own options, `(A) x (B) y`, is shown without the list.
+    own options, `(A) x (B) y`, is shown without the list. An instruction comes behind the input, so
+    that several questions about one input share its tokens. With `described`, what is scored of an
+    option is its text with its description.
     """
 
     before_input: str = ""
@@ -34,10 +36,19 @@ class PromptTemplate:
     before_output: str = " "
     bare: bool = False
     score: OptionScore = "total"
+    before_instruction: str = "\n"
+    described: bool = False
+    before_description: str = ": "
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for a manifest."""
-        return asdict(self)
+        """Return plain values for a manifest.
+
+        Of the fields that say how instructions and descriptions are shown, it has those that are
+        not the default, so that adapters without any keep their ids.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        late = {field.name: field.default for field in fields(self) if field.name in _LATE_FIELDS}
+        return {name: value for name, value in values.items() if name not in late or value != late[name]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -47,6 +58,25 @@ class PromptTemplate:
     def shown(self, query: Query) -> str:
         """Return the query's input as the prompt shows it."""
         return without_listed_options(query) if self.bare else query.input
+
+    def asked(self, query: Query) -> str:
+        """Return what the prompt shows behind the input."""
+        return (self.before_instruction + query.instruction if query.instruction else "") + self.after_input
+
+    def outputs(self, query: Query) -> tuple[str, ...]:
+        """Return the texts that are scored behind the prompt, without what separates them from it."""
+        return meanings(query, self.before_description) if self.described else query.options
+
+
+# Fields that templates had not from the start.
+_LATE_FIELDS = ("before_instruction", "described", "before_description")
+
+
+def meanings(query: Query, separator: str = ": ") -> tuple[str, ...]:
+    """Return each option of `query` with its description behind it, where it has one."""
+    described = zip(query.options, query.descriptions, strict=True) if query.descriptions else ()
+    found = tuple(f"{option}{separator}{text}" if text else option for option, text in described)
+    return found or query.options
 
 
 # Default for training and for serving. The defaults of the class are for artifacts whose manifest
@@ -61,7 +91,9 @@ class EncodedPrompt:
     A free-text query has no continuations. `neutral` is the prompt without input, where the score
     `pmi` compares with it, and otherwise empty. With `per_token`, a score is a mean over tokens.
     `text` is the input of the prompt. `options` are the texts of the continuations, where these are
-    options.
+    options, and `meanings` the same with their descriptions. `question` are the tokens at the end of
+    the prompt that are not the input's; they are empty without an instruction. `declinable` is that
+    of the query.
     """
 
     prompt: tuple[int, ...]
@@ -70,11 +102,27 @@ class EncodedPrompt:
     per_token: bool = False
     text: str = ""
     options: tuple[str, ...] = ()
+    meanings: tuple[str, ...] = ()
+    question: tuple[int, ...] = ()
+    declinable: bool = False
 
     @property
     def tokens(self) -> int:
         """Return the number of tokens of the prompt and all continuations."""
         return len(self.prompt) + sum(map(len, self.continuations))
+
+    @property
+    def input_tokens(self) -> int:
+        """Return the number of tokens at the beginning of the prompt that depend on no question."""
+        return len(self.prompt) - len(self.question)
+
+
+def by_question(prompts: Sequence[EncodedPrompt]) -> dict[tuple[int, ...], list[int]]:
+    """Return the numbers of the prompts of each question, by its tokens, in order of appearance."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        found.setdefault(prompt.question, []).append(number)
+    return found
 
 
 def options_differ(prompts: Sequence[EncodedPrompt]) -> bool:
@@ -101,6 +149,7 @@ class PromptEncoder:
         self.tokens = tokens or TextTokens(tokenizer)
         self.end_of_text = self.tokens.end_of_text
         self._neutral = self.tokens.first(template.before_input + template.after_input)
+        self._nothing = self.tokens.first(template.before_input)
         if template.score == "pmi" and not self._neutral:
             raise AbmllError(
                 "the score `pmi` compares with the prompt without input, which this template leaves empty"
@@ -116,11 +165,16 @@ class PromptEncoder:
         if query.options:
             check_options(query.options)
         template, room = self.template, 0 if query.options else max_new_tokens
-        encoded = self._fit(template.shown(query), self._continuations(query.options), truncate, room)
-        encoded = replace(encoded, options=query.options)
+        encoded = self._fit(
+            template.shown(query), query, self._continuations(template.outputs(query)), truncate, room
+        )
+        encoded = replace(
+            encoded, options=query.options, meanings=meanings(query), declinable=query.declinable
+        )
         if not query.options or template.score == "total":
             return encoded
-        neutral = self._neutral if template.score == "pmi" else ()
+        of_question = (*self._nothing, *encoded.question) if encoded.question else self._neutral
+        neutral = of_question if template.score == "pmi" else ()
         return replace(encoded, neutral=neutral, per_token=True)
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
@@ -131,7 +185,7 @@ class PromptEncoder:
         if example.options:
             return self.encode(example.query, truncate=truncate)
         (output,) = self._continuations((example.output,))
-        return self._fit(example.input, ((*output, self.end_of_text),), truncate, 0)
+        return self._fit(example.input, example.query, ((*output, self.end_of_text),), truncate, 0)
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Return the text of generated ids, as `TextTokens.decode`."""
@@ -141,19 +195,29 @@ class PromptEncoder:
         return tuple(self.tokens.behind(self.template.before_output + text.strip()) for text in texts)
 
     def _fit(
-        self, text: str, continuations: tuple[tuple[int, ...], ...], truncate: bool, room_for_answer: int
+        self,
+        text: str,
+        query: Query,
+        continuations: tuple[tuple[int, ...], ...],
+        truncate: bool,
+        room_for_answer: int,
     ) -> EncodedPrompt:
         template = self.template
-        prompt = self.tokens.first(template.before_input + text + template.after_input)
+        # The tokens of an input do not depend on the question behind it, which begins with space.
+        question = self.tokens.behind(template.asked(query)) if query.instruction else ()
+        if question:
+            prompt = self.tokens.first(template.before_input + text) + question
+        else:
+            prompt = self.tokens.first(template.before_input + text + template.after_input)
         room = self.max_tokens - room_for_answer - sum(map(len, continuations))
         if len(prompt) > room:
             if not truncate:
                 raise PromptTooLongError(len(prompt) + self.max_tokens - room, self.max_tokens)
-            tail = self.tokens.behind(template.after_input)
+            tail = question or self.tokens.behind(template.after_input)
             if room <= len(tail):
                 raise PromptTooLongError(len(tail) + 1 + self.max_tokens - room, self.max_tokens)
             prompt = self.tokens.first(template.before_input + text)[: room - len(tail)] + tail
-        return EncodedPrompt(prompt, continuations, text=text)
+        return EncodedPrompt(prompt, continuations, text=text, question=question)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ def check_question(question: Question) -> None:
         raise OptionsError("the instruction is empty")
     if question.descriptions and len(question.descriptions) != len(question.options):
         raise OptionsError("the descriptions are not as many as the options")
-    check_options(question.scored)
+    check_options(question.options)
+    if question.declinable and CANNOT_TELL in question.options:
+        raise OptionsError(f"the option {CANNOT_TELL!r} stands for no answer: write it otherwise")
 
 
 def examples_of(questions: Sequence[Question], cases: Sequence[Case]) -> list[Example]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from typing import Any, Self
 
 from abmll.errors import OptionsError, SupportError
-
 
 # The option of a declinable query that stands for no answer.
 CANNOT_TELL = "cannot tell"
@@ -55,6 +55,20 @@ class Example:
         """Return the example without its label."""
         return Query(self.input, self.options, self.instruction, self.descriptions, self.declinable)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: what is asked only where there is an instruction."""
+        values: dict[str, Any] = {"input": self.input, "output": self.output, "options": list(self.options)}
+        if self.instruction:
+            values |= {"instruction": self.instruction, "descriptions": list(self.descriptions)}
+        return values | ({"declinable": True} if self.declinable else {})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        options, descriptions = tuple(values["options"]), tuple(values.get("descriptions", ()))
+        asked = values.get("instruction", ""), descriptions, values.get("declinable", False)
+        return cls(values["input"], values["output"], options, *asked)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -76,9 +90,8 @@ def without_listed_options(query: Query) -> str:
     The white space before the list goes too. An input without such a list, or with nothing in front
     of it, stays as it is.
     """
-    before, found, after = (
-        query.input.partition(listed(query.options)) if query.options else (query.input, "", "")
-    )
+    options = query.options[:-1] if query.declinable else query.options
+    before, found, after = query.input.partition(listed(options)) if options else (query.input, "", "")
     return before.rstrip() + after if found and before.strip() else query.input
 
 
@@ -138,25 +151,25 @@ def check_support(support: Sequence[Example]) -> None:
 
 
 def one_class_only(support: Sequence[Example]) -> bool:
-    """Return whether `support` is several examples with the same options and the same label."""
-    same_options = len({frozenset(example.options) for example in support}) == 1
-    return same_options and len(support) > 1 and len({example.output for example in support}) == 1
+    """Return whether `support` is several examples of one question with the same label."""
+    same_question = len({(example.instruction, frozenset(example.options)) for example in support}) == 1
+    return same_question and len(support) > 1 and len({example.output for example in support}) == 1
 
 
 def contradictions(support: Sequence[Example]) -> list[str]:
-    """Return the inputs that have different outputs, in the order of their first appearance."""
-    outputs: dict[str, set[str]] = {}
+    """Return the inputs with different outputs to one question, in the order of their appearance."""
+    outputs: dict[tuple[str, str], set[str]] = {}
     for example in support:
-        outputs.setdefault(example.input, set()).add(example.output)
-    return [text for text, labels in outputs.items() if len(labels) > 1]
+        outputs.setdefault((example.input, example.instruction), set()).add(example.output)
+    return list(dict.fromkeys(text for (text, _), labels in outputs.items() if len(labels) > 1))
 
 
 def shared_options(support: Sequence[Example]) -> tuple[str, ...]:
     """Return the options that all examples have, in the order of the first example.
 
-    The result is empty where options differ or there are none.
+    The result is empty where options or instructions differ, or there are none.
     """
-    alike = len({frozenset(example.options) for example in support}) == 1
+    alike = len({(example.instruction, frozenset(example.options)) for example in support}) == 1
     return support[0].options if alike else ()
 
 

@@ -18,14 +18,16 @@ from model_store.pretrained.catalogue import Dtype, Quantisation
 class DataSettings:
     """Say which tasks of the collection at `folder` are trained on, less those in `leave_out`.
 
-    They are `tasks`, or the training side of `split`, or all. A relative `folder` is found from the
-    working directory.
+    They are `tasks`, or the training side of `split`, or all. `instructions` is a file of what they
+    ask (`lab/instructions.py`), where visits show that. A relative `folder` is found from the
+    working directory, and so is a relative file.
     """
 
     folder: Path
     split: str | None = None
     tasks: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+    instructions: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit_tokens
 from abmll.meta.train import MetaSettings, meta_train
-from abmll.model import FewShotModel
 from abmll.text.tasks import Task
 from lab.training.configuration import TrainingConfig
-from lab.training.preparation import prepare
+from lab.training.preparation import Prepared, prepare
 
 # Visits that are timed, after one that warms up.
 TIMED_VISITS = 3
@@ -44,18 +43,20 @@ def dry_run(config: TrainingConfig) -> DryRun:
     tokens_per_visit = visit_tokens(reports, config.meta)
     seconds = math.nan
     if all(report.fitting for report in reports):
-        seconds_per_token = _seconds_per_token(prepared.model, tasks, reports, config.meta)
+        seconds_per_token = _seconds_per_token(prepared, tasks, reports, config.meta)
         seconds = seconds_per_token * tokens_per_visit * config.meta.visits
     return DryRun(tuple(reports), tuple(shared_inputs(tasks)), tokens_per_visit, seconds)
 
 
 def _seconds_per_token(
-    model: FewShotModel, tasks: Sequence[Task], reports: Sequence[TaskReport], meta: MetaSettings
+    prepared: Prepared, tasks: Sequence[Task], reports: Sequence[TaskReport], meta: MetaSettings
 ) -> float:
     """Time `TIMED_VISITS` visits. The time of a visit is taken to be proportional to its tokens."""
     by_name = {report.name: report for report in reports}
     timed = replace(meta, visits=1 + TIMED_VISITS)
     with tempfile.TemporaryDirectory() as folder:
-        _warm_up, *visits = meta_train(model, tasks, timed, Path(folder), resume=False)
+        _warm_up, *visits = meta_train(
+            prepared.model, tasks, timed, Path(folder), resume=False, instructions=prepared.instructions
+        )
     tokens = sum(visit_tokens([by_name[name] for name in visit["tasks"]], meta) for visit in visits)
     return float(sum(visit["seconds"] for visit in visits) / tokens)

@@ -8,21 +8,27 @@ import torch
 
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
+from abmll.meta.instructions import TaskInstructions
 from abmll.meta.train import POINT_RULES
 from abmll.model import FewShotModel
 from abmll.posterior.config import PosteriorConfig
+from lab.instructions import read_instructions
 from lab.training.configuration import DataSettings, TrainingConfig
 from model_store.models import Start, build_model
 from model_store.pretrained.bases import LoadedBase, load_base
 
 
 class Prepared(NamedTuple):
-    """What a run works with: the collection, the names of its tasks, the base, and the model."""
+    """What a run works with: the collection, the names of its tasks, the base, and the model.
+
+    `instructions` are those of each task, and none where the configuration names no file of them.
+    """
 
     collection: Collection
     names: list[str]
     base: LoadedBase
     model: FewShotModel
+    instructions: dict[str, TaskInstructions]
 
 
 def prepare(config: TrainingConfig) -> Prepared:
@@ -46,7 +52,10 @@ def prepare(config: TrainingConfig) -> Prepared:
     )
     trained = PosteriorConfig(config.posterior.layout, config.posterior.noise.in_training())
     start = Start(trained, config.template, point=config.meta.outer in POINT_RULES)
-    return Prepared(collection, names, base, build_model(base, start))
+    file = config.data.instructions
+    return Prepared(
+        collection, names, base, build_model(base, start), read_instructions(file) if file else {}
+    )
 
 
 def _chosen(data: DataSettings, collection: Collection) -> list[str]:

@@ -25,14 +25,20 @@ def run_training(
     `metrics.jsonl`, and the commit that the run was started at. `on_visit` gets the metrics of each
     visit. Raises `AbmllError` for data that are not there or do not fit, and as `load_base`.
     """
-    collection, names, base, model = prepare(config)
+    collection, names, base, model, instructions = prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
     started_at = folder / "commit"
     if not started_at.exists():
         started_at.write_text(commit() + "\n")
     tasks = collection.read(names)
     for metrics in meta_train(
-        model, tasks, config.meta, folder, resume=resume, tokens_per_pass=config.tokens_per_pass
+        model,
+        tasks,
+        config.meta,
+        folder,
+        resume=resume,
+        tokens_per_pass=config.tokens_per_pass,
+        instructions=instructions,
     ):
         on_visit(metrics)
     trained = trained_prior(model, folder)

@@ -39,13 +39,13 @@ class SupportRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest."""
-        return {"n": self.n, **asdict(self)}
+        return {"n": self.n, **asdict(self), "examples": [example.to_json() for example in self.examples]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Invert `to_json`."""
-        examples = (Example(row["input"], row["output"], tuple(row["options"])) for row in values["examples"])
-        return cls(tuple(examples), values["tokens"], tuple(values["options"]), values["digest"])
+        examples = tuple(map(Example.from_json, values["examples"]))
+        return cls(examples, values["tokens"], tuple(values["options"]), values["digest"])
 
 
 @dataclass(frozen=True)

@@ -117,13 +117,16 @@ def admit_predict(
     support: Sequence[Example],
     *,
     own_temperature: bool,
+    most_queries: int | None = None,
 ) -> PredictionSpec:
     """Return what `request` predicts and how, with an adapter of `support`.
 
-    `own_temperature` says whether the adapter has a temperature of its own.
+    `own_temperature` says whether the adapter has a temperature of its own. `most_queries` is in
+    place of the limit on inputs.
     """
     rule = OptionRule.of(support)
-    _check_limit(len(request.queries), "inputs", "max_inputs", settings, "inputs")
+    if most_queries is None:
+        _check_limit(len(request.queries), "inputs", "max_inputs", settings, "inputs")
     _check_amounts(request.settings, settings)
     for i, query in enumerate(request.queries):
         _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)

@@ -70,7 +70,7 @@ async def _unadapted(
     """
     part = jobs.whole.part(folds[0].kept[:1])
     job = replace(part, settings=replace(part.settings, steps=0)).job
-    theta = replace((await jobs.adapt(job)).value.posterior, class_examples=None)
+    theta = replace((await jobs.adapt(job)).value.posterior, class_examples=())
     indices = [i for fold in folds for i in fold.held_out]
     prior = await jobs.answers(job, theta, jobs.whole.prompts(indices), indices, 0)
     return theta, prior, await jobs.answers(job, theta, demonstrated, indices, 0)

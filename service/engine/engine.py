@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -22,13 +22,20 @@ from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
-from service.engine.answers import Answered, Diagnosed, Obtained
+from service.engine.answers import Answered, Decided, Diagnosed, Obtained
+from service.engine.decisions import admit_questions, by_input, learned, questions_named
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
-from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
+from service.engine.requests import (
+    AdaptRequest,
+    CacheOutcome,
+    DecideRequest,
+    DiagnoseRequest,
+    PredictRequest,
+)
 from service.engine.specs import AdaptationSpec
 from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
@@ -41,6 +48,7 @@ from service.errors import (
 )
 from service.executors.contract import (
     DEFAULT_TENANT,
+    GLOBAL,
     Executor,
     Partial,
     ServedModel,
@@ -58,6 +66,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from abmll.prediction.run import Prediction
+    from abmll.text.tasks import Example
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.store import AdapterStore, StoredAdapter
     from service.engine.specs import PredictionSpec
@@ -189,28 +198,66 @@ class Engine:
         and `log_predictions`.
         """
         answered = await self._predict(request, tenant, feed)
-        for row in answered.predictions:
-            self._metrics.record_decision(row.confidence.value, row.decision, row.abstain_reason)
+        self._record_decisions(answered.predictions)
         return answered
 
     async def _predict(
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
         async with self._context(tenant, feed) as context:
-            source, gate, spec = await self._admit(request, context)
-            new = source if isinstance(source, AdaptationSpec) else None
-            await self._check_price(context.served, new, spec)
-            if feed is not None:
-                feed.set_admitted()
-            if isinstance(source, AdaptationSpec):
-                adapter, cache = await self._obtain(source, context)
-            else:
-                adapter, cache = source, CacheOutcome.HIT
-            if feed is not None:
-                feed.set_obtained(Obtained(adapter, cache, context.timings))
-            decided = await self._answer(adapter, spec, gate, context)
-            logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
-            return Answered(adapter, cache, context.timings, logged, gate.calibrated, spec.warnings)
+            adapter, cache, rows, gate, spec = await self._carry_out(request, context)
+            assert adapter is not None  # only decisions come without one
+            return Answered(adapter, cache, context.timings, rows, gate.calibrated, spec.warnings)
+
+    async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
+        """Return decided answers to every question about every input.
+
+        The adapter is made first, where the request brings one to make. Raises as `predict`; errors
+        name the input or the question of the request.
+        """
+        async with self._context(tenant) as context:
+            work = await asyncio.to_thread(admit_questions, request, self._settings)
+            with questions_named(request):
+                most = len(work.queries)
+                adapter, cache, rows, _, spec = await self._carry_out(work, context, most_queries=most)
+            self._record_decisions(rows)
+            return Decided(
+                rows=by_input(rows, len(request.questions)),
+                learned=learned(request.questions, adapter.manifest.support.examples if adapter else ()),
+                adapter_id=adapter.manifest.id if adapter else None,
+                cache=cache,
+                timings=context.timings,
+                tokens=sum(prompt.tokens for prompt in spec.prompts),
+                warnings=spec.warnings,
+            )
+
+    async def _carry_out(
+        self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
+    ) -> tuple[StoredAdapter | None, CacheOutcome, Sequence[DecidedPrediction], ResolvedGate, PredictionSpec]:
+        """Return the adapter, how it was obtained, and the decided predictions of a request.
+
+        The limit on inputs does not hold for `most_queries` of them.
+        """
+        feed = context.feed
+        source, gate, spec = await self._admit(request, context, most_queries)
+        new = source if isinstance(source, AdaptationSpec) else None
+        await self._check_price(context.served, new, spec)
+        if feed is not None:
+            feed.set_admitted()
+        adapter, cache = (
+            await self._obtain(source, context)
+            if isinstance(source, AdaptationSpec)
+            else (source, CacheOutcome.HIT)
+        )
+        if feed is not None and adapter is not None:
+            feed.set_obtained(Obtained(adapter, cache, context.timings))
+        decided = await self._answer(adapter, spec, gate, context)
+        logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
+        return adapter, cache, logged, gate, spec
+
+    def _record_decisions(self, rows: Sequence[DecidedPrediction]) -> None:
+        for row in rows:
+            self._metrics.record_decision(row.confidence.value, row.decision, row.abstain_reason)
 
     async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
         """Predict labelled examples, and add their outcomes to the adapter's calibration.
@@ -362,19 +409,23 @@ class Engine:
         return self._traffic.request(self.check_ready(), tenant, feed, self._settings.deadline_seconds)
 
     async def _admit(
-        self, request: PredictRequest, context: RequestContext
-    ) -> tuple[AdaptationSpec | StoredAdapter, ResolvedGate, PredictionSpec]:
+        self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
+    ) -> tuple[AdaptationSpec | StoredAdapter | None, ResolvedGate, PredictionSpec]:
         """Return the adapter, or what it is to be made of, with the gate and what is predicted."""
         served = context.served
         check_model(request.model, served)
-        source: AdaptationSpec | StoredAdapter
-        if isinstance(request.adapter, AdaptRequest):
+        source: AdaptationSpec | StoredAdapter | None
+        support: Sequence[Example]
+        if not isinstance(request.adapter, str):
             if request.gate.needs_calibration:
                 message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
                 raise InvalidRequestError(message, "adapter_id")
             gate = ResolvedGate(request.gate.thresholds)
-            source = await asyncio.to_thread(admit_adapt, request.adapter, served, self._settings)
-            support, own = source.support, bool(source.folds)
+            if request.adapter is None:
+                source, support, own = None, (), False
+            else:
+                source = await asyncio.to_thread(admit_adapt, request.adapter, served, self._settings)
+                support, own = source.support, bool(source.folds)
         else:
             source = await self._registry.get(request.adapter)
             context.adapter_id = request.adapter
@@ -383,7 +434,13 @@ class Engine:
             gate = await self._gates.resolve(request.gate, manifest, request.settings)
             support, own = manifest.support.examples, manifest.held_out is not None
         spec = await asyncio.to_thread(
-            admit_predict, request, served, self._settings, support, own_temperature=own
+            admit_predict,
+            request,
+            served,
+            self._settings,
+            support,
+            own_temperature=own,
+            most_queries=most_queries,
         )
         return source, gate, spec
 
@@ -403,18 +460,23 @@ class Engine:
         price.check(deadline)
 
     async def _answer(
-        self, adapter: StoredAdapter, spec: PredictionSpec, gate: ResolvedGate, context: RequestContext
+        self,
+        adapter: StoredAdapter | None,
+        spec: PredictionSpec,
+        gate: ResolvedGate,
+        context: RequestContext,
     ) -> list[DecidedPrediction]:
         """Return the predictions for the queries, decided by the gate."""
+        held = self._registry.lease(adapter) if adapter is not None else nullcontext()
 
         def decided(index: int, prediction: Prediction) -> DecidedPrediction:
             confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
             return decide(prediction, confidence, gate.thresholds)
 
-        async with self._registry.lease(adapter):
+        async with held:
             done = await self._executor.predict(
-                spec.job(adapter.manifest.id),
-                adapter.posterior,
+                spec.job(adapter.manifest.id if adapter is not None else GLOBAL),
+                adapter.posterior if adapter is not None else None,
                 tenant=context.tenant,
                 deadline=context.seconds_left(),
                 on_progress=None if context.feed is None else _decide_partial(context.feed, decided),

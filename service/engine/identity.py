@@ -43,7 +43,7 @@ def adapter_id(
 
 def support_digest(support: Sequence[Example]) -> str:
     """Return the hexadecimal SHA-256 of the examples, in their order."""
-    return _digest([[example.input, example.output, list(example.options)] for example in support])
+    return _digest([list(example.to_json().values()) for example in support])
 
 
 def _digest(value: Any) -> str:

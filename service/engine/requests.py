@@ -66,12 +66,12 @@ class AdaptRequest:
 class PredictRequest:
     """Queries to answer, the adapter to answer them with, and the gate that decides.
 
-    `adapter` is the id of one, or a request to make one. Queries without options have the options
+    `adapter` is the id of one, a request to make one, or None for the global posterior. Queries without options have the options
     that all support examples share; if the support has no options, they are answered in free text.
     `confidence` None stands for a calibrated one where the adapter has its own temperature.
     """
 
-    adapter: str | AdaptRequest
+    adapter: str | AdaptRequest | None
     queries: tuple[Query, ...]
     settings: PredictSettings = field(default_factory=PredictSettings)
     gate: GateRequest = field(default_factory=GateRequest)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
+GLOBAL = "global"  # what a job names instead of an adapter, where the global posterior answers
 DEFAULT_TENANT = "default"  # the tenant of requests that name none
 Losses: TypeAlias = Sequence[float]
 """Losses of an adaptation so far: the mean loss of each step, in nats an example."""
@@ -96,7 +97,7 @@ class AdaptJob:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Prompts to answer with the adapter `adapter_id`.
+    """Prompts to answer with the adapter `adapter_id`, or with the global posterior (`GLOBAL`).
 
     Equal jobs give equal predictions. A job has no weights: they are sent with it to a worker that
     does not hold the adapter (`messages.Submit`).
@@ -238,13 +239,16 @@ class Executor(Protocol):
     async def predict(
         self,
         job: PredictJob,
-        adapter: TaskPosterior,
+        adapter: TaskPosterior | None,
         *,
         tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
         on_progress: Callable[[Partial], None] | None = None,
     ) -> Timed[Sequence[Prediction]]:
-        """Return the predictions of `job` with its `adapter`. Raises as `adapt`."""
+        """Return the predictions of `job` with its `adapter`, None for the global posterior.
+
+        Raises as `adapt`.
+        """
 
     def workers(self) -> Sequence[WorkerStatus]:
         """Return the status of every worker, in a fixed order."""

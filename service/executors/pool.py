@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from service.errors import DeadlineExceededError, WorkerLostError
 from service.executors.contract import (
     DEFAULT_TENANT,
+    GLOBAL,
     AdapterNotHeldError,
     AdaptJob,
     Job,
@@ -157,7 +158,7 @@ class WorkerPool:
     async def predict(
         self,
         job: PredictJob,
-        adapter: TaskPosterior,
+        adapter: TaskPosterior | None,
         *,
         tenant: str = DEFAULT_TENANT,
         deadline: float | None = None,
@@ -216,7 +217,9 @@ class WorkerPool:
     def _place(self, pending: _PendingJob) -> None:
         up = {member.name: member for member in self._members if member.state == "up"}
         if up:
-            chosen = place(pending.job.adapter_id, {name: len(member.pending) for name, member in up.items()})
+            own = pending.job.adapter_id  # every worker holds the global posterior: any is as good
+            key = f"{own}-{pending.id}" if own == GLOBAL else own
+            chosen = place(key, {name: len(member.pending) for name, member in up.items()})
             self._send(up[chosen], pending)
         elif self._supervision is not None and not self._closing:
             self._unplaced[pending.id] = pending

@@ -33,6 +33,7 @@ from model_store.pretrained.identity import BaseIdentity
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
 from service.executors.contract import (
+    GLOBAL,
     AdapterNotHeldError,
     AdaptJob,
     Job,
@@ -250,7 +251,12 @@ class ModelWorker:
     def _lease(
         self, adapter_id: str, adapter: TaskPosterior | None
     ) -> tuple[TaskPosterior | None, str | None]:
-        """Return the adapter on the device, and its id; `adapter`, None if every slot is in use."""
+        """Return the adapter on the device, and its id; `adapter`, None if every slot is in use.
+
+        Both are None for the global posterior, which takes no slot.
+        """
+        if adapter_id == GLOBAL:
+            return None, None
         try:
             return self._slots.acquire(adapter_id, adapter), adapter_id
         except KeyError:

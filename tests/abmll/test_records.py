@@ -78,8 +78,8 @@ def named_in(data: bytes) -> set[str]:
 
 def test_an_adaptation_pickles_to_its_tensors(adaptation: Adaptation) -> None:
     posterior = adaptation.posterior
-    assert posterior.class_examples is not None
-    assert posterior.class_examples.features.shape[1] == 2 * HIDDEN  # states and sentences
+    assert posterior.class_examples
+    assert posterior.class_examples[0].features.shape[1] == 2 * HIDDEN  # states and sentences
     for record in (adaptation, posterior):
         data = pickle.dumps(record)
         assert len(data) <= ROOM * posterior.nbytes

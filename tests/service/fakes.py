@@ -21,12 +21,13 @@ from abmll.prediction.uncertainty import summarise
 from abmll.text.prompting import EncodedPrompt
 from abmll.text.tasks import Example, Query, check_options
 from model_store.pretrained.identity import BaseIdentity
-from service.executors.contract import AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
+from service.executors.contract import GLOBAL, AdaptJob, Job, Lane, PredictJob, ServedModel, lane_of
 from tests.tiny import make_config
 
 CONFIG = make_config(rank=1, modules=("q",))
 SITES = (Site(0, "q", 4, 4),)
 MAX_TOKENS = 256
+PRIOR = TaskPosterior(CONFIG, SITES, torch.zeros(flat_size(SITES, CONFIG.layout.rank)))
 # Free-text answers, and weights of their probabilities that make the first the most probable.
 TEXTS = ("some text", "Some text!", "another")
 TEXT_WEIGHTS = torch.tensor([0.9, 1e-4, 1e-4], dtype=torch.float64)
@@ -42,14 +43,22 @@ class FakeEncoder:
             check_options(query.options)
         continuations = tuple(tuple(map(ord, option)) for option in query.options)
         reserved = 0 if query.options else max_new_tokens
-        room = MAX_TOKENS - reserved - max(map(len, continuations), default=0)
+        question = tuple(map(ord, query.instruction))
+        room = MAX_TOKENS - reserved - max(map(len, continuations), default=0) - len(question)
         if len(query.input) > room and (room < 1 or not truncate):
             raise PromptTooLongError(len(query.input) + MAX_TOKENS - room, MAX_TOKENS)
         text = query.input[:room]
-        return EncodedPrompt(tuple(map(ord, text)), continuations, text=text, options=query.options)
+        return EncodedPrompt(
+            (*map(ord, text), *question),
+            continuations,
+            text=text,
+            options=query.options,
+            question=question,
+            declinable=query.declinable,
+        )
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
-        return self.encode(Query(example.input, example.options or ()), truncate=truncate)
+        return self.encode(example.query, truncate=truncate)
 
 
 def served_model(posterior_digest: str = "d" * 64) -> ServedModel:
@@ -119,8 +128,8 @@ class FakeWorker:
             if isinstance(run.job, AdaptJob):
                 run.outcome = self._adapt(run.job)
             else:
-                assert run.adapter is not None
-                run.outcome = self._predict_all(run.job, run.adapter)
+                assert (run.adapter is None) == (run.job.adapter_id == GLOBAL)
+                run.outcome = self._predict_all(run.job, run.adapter or PRIOR)
 
     def finish(self, run: FakeRun) -> None:
         pass
@@ -150,15 +159,22 @@ class FakeWorker:
         options, settings = prompt.options or TEXTS, job.settings
         samples = 16 if settings.samples == "auto" else settings.samples
         weights = adapter.values.tolist()
+        asked = "".join(map(chr, prompt.question))
+        about = f"{prompt.text} {asked}" if asked else prompt.text
         rows = [
             [
-                1 + _number(f"{weights} {prompt.text} {option} {settings.seed if samples else ''} {n}") % 1000
+                1 + _number(f"{weights} {about} {option} {settings.seed if samples else ''} {n}") % 1000
                 for option in options
             ]
             for n in range(max(1, samples))
         ]
         probabilities = torch.tensor(rows, dtype=torch.float64)
         probabilities /= probabilities.sum(-1, keepdim=True)
+        if prompt.declinable:
+            told, options = probabilities[:, :-1], options[:-1]
+            found = summarise(options, told / told.sum(-1, keepdim=True), samples=samples)
+            answerable = 1 - float(probabilities[:, -1].mean())
+            return Prediction(found, len(prompt.text), 0, answerable=answerable)
         if prompt.options:
             return Prediction(summarise(options, probabilities, samples=samples), len(prompt.text), 0)
         candidates = [Candidate(text, len(text) + 1, complete=True) for text in TEXTS]

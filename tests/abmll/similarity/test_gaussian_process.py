@@ -273,7 +273,7 @@ def test_without_any_step_theta_learns_the_classes(make_model: Callable[..., Few
     model = with_process(make_model())
     instant = model.adapt(SUPPORT, AdaptSettings(steps=0)).posterior
     assert torch.equal(instant.values, model.prior.values)
-    assert instant.class_examples is not None
+    assert instant.class_examples
     query = SUPPORT[0].query
     (known,) = model.predict(instant, [query], samples=0)
     (alone,) = model.predict(None, [query], samples=0)
@@ -288,18 +288,18 @@ def test_a_prediction_adds_it_to_every_samples_scores(
 ) -> None:
     model = with_process(make_model(), encoder=encoder)
     posterior = model.adapt(SUPPORT, AdaptSettings(2, 1e-3, 4)).posterior
-    assert posterior.class_examples is not None
+    assert posterior.class_examples
     query = Query("a wonderful story", OPTIONS)
     runs = [
         model.begin_predict(p, [query], samples=samples, seed=3)
-        for p in (posterior, replace(posterior, class_examples=None))
+        for p in (posterior, replace(posterior, class_examples=()))
     ]
     model.advance(runs)
     prompt = model.encoder.encode(query)
     rows = collate([replace(prompt, continuations=())])
     (state,) = model.features([model.backbone.trunk(rows)], [query.input])
     assert posterior.config.similarity is not None
-    fitted = GaussianProcess(posterior.class_examples, posterior.config.similarity)
+    fitted = GaussianProcess(posterior.class_examples[0], posterior.config.similarity)
     seeds = sample_seeds(3, 0, samples, paired=True) if samples else [None]
     added = torch.stack([fitted.scores(prompt, state, seed) for seed in seeds]).double()
     assert runs[0].predictions()[0].typicality == fitted.typicality(state)
@@ -318,7 +318,7 @@ def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[
     choices = [Example(t, ("yes", "no", t)[i % 3], ("yes", "no", t)) for i, t in enumerate(TEXTS)]
     settings = AdaptSettings(2, 1e-3, 4)
     fixed, open_ = (model.adapt(support, settings).posterior for support in (SUPPORT, choices))
-    assert open_.class_examples is None
+    assert not open_.class_examples
     assert group([model.encoder.encode(query) for query in queries]).shared > 16
     asked = [(fixed, queries), (open_, queries)]
     for together, (posterior, _) in zip(model.predict_many(asked, samples=4, seed=3), asked, strict=True):
@@ -327,24 +327,24 @@ def test_together_is_the_same_as_one_by_one(encoder: bool, make_model: Callable[
             expected = pytest.approx(alone.predictive.probabilities, abs=1e-4)
             assert found.predictive.probabilities == expected
             assert found.typicality == alone.typicality
-            assert (found.typicality is None) == (posterior.class_examples is None)
+            assert (found.typicality is None) == (not posterior.class_examples)
 
 
 def test_it_is_kept_with_the_posterior(
     examples: ClassExamples, make_model: Callable[..., FewShotModel]
 ) -> None:
     start = TaskPosterior.start(make_model().prior)
-    for posterior in (start, replace(start, class_examples=examples)):
+    for posterior in (start, replace(start, class_examples=(examples,))):
         again = TaskPosterior.from_tensors(posterior.config, posterior.sites, posterior.to_tensors())
         assert torch.equal(again.values, posterior.values)
-        if posterior.class_examples is None:
-            assert again.class_examples is None
+        if not posterior.class_examples:
+            assert not again.class_examples
         else:
-            assert again.class_examples is not None
-            assert torch.equal(again.class_examples.features, examples.features)
-            assert torch.equal(again.class_examples.labels, examples.labels)
-            assert torch.equal(again.class_examples.names, examples.names)
-            assert again.class_examples.classes == examples.classes
+            assert again.class_examples
+            assert torch.equal(again.class_examples[0].features, examples.features)
+            assert torch.equal(again.class_examples[0].labels, examples.labels)
+            assert torch.equal(again.class_examples[0].names, examples.names)
+            assert again.class_examples[0].classes == examples.classes
 
 
 def test_a_kept_posterior_answers_as_before(make_model: Callable[..., FewShotModel]) -> None:

@@ -60,14 +60,14 @@ def test_class_examples_are_kept_with_their_adapter(tmp_path):
     given = adapter(1)
     examples = ClassExamples(torch.randn(3, 4), torch.tensor([0, 1, 0]), ((5,), (6, 7)), torch.randn(2, 4))
     with AdapterStore(tmp_path) as store:
-        store.put(replace(given, posterior=replace(given.posterior, class_examples=examples)))
+        store.put(replace(given, posterior=replace(given.posterior, class_examples=(examples,))))
     with AdapterStore(tmp_path) as store:
         found = store.get(given.manifest.id)
     assert found is not None
-    assert torch.equal(found.posterior.class_examples.features, examples.features)
-    assert found.posterior.class_examples.labels.tolist() == [0, 1, 0]
-    assert found.posterior.class_examples.classes == examples.classes
-    assert torch.equal(found.posterior.class_examples.names, examples.names)
+    assert torch.equal(found.posterior.class_examples[0].features, examples.features)
+    assert found.posterior.class_examples[0].labels.tolist() == [0, 1, 0]
+    assert found.posterior.class_examples[0].classes == examples.classes
+    assert torch.equal(found.posterior.class_examples[0].names, examples.names)
 
 
 def test_an_adapter_that_was_stored_before_is_read_and_written_as_it_was(tmp_path):
@@ -81,7 +81,7 @@ def test_an_adapter_that_was_stored_before_is_read_and_written_as_it_was(tmp_pat
         SimilarityConfig(4.0, 0.25, 0.75, "all-minilm-l6-v2"),
     )
     assert torch.equal(found.posterior.values, adapter(1).posterior.values)
-    examples = found.posterior.class_examples
+    (examples,) = found.posterior.class_examples
     assert torch.equal(examples.features, torch.arange(12.0).view(3, 4) / 8)
     assert torch.equal(examples.names, torch.ones(2, 4))
     assert (examples.labels.tolist(), examples.classes) == ([0, 1, 0], ((5,), (6, 7)))

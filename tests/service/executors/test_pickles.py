@@ -58,7 +58,7 @@ def test_a_finished_adaptation_crosses_once_and_a_prediction_carries_no_weights(
     examples = tuple(LabelledPrompt(prompt, i % 2) for i, prompt in enumerate(prompts))
     fitted = done(loop, Submit(1, AdaptJob("adp_1", examples, AdaptSettings(steps=1), seed=0)))
     adapter = fitted.result.posterior  # type: ignore[union-attr]
-    assert adapter.class_examples is not None
+    assert adapter.class_examples
     assert len(pickle.dumps(fitted)) <= 1.05 * adapter.nbytes
 
     job = PredictJob("adp_1", prompts, PredictSettings(samples=2))

@@ -1,0 +1,118 @@
+"""Typed questions at the engine: each answered by itself, zero-shot or by cases; errors name them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.questions import Case, Question, examples_of
+from abmll.text.tasks import CANNOT_TELL
+from service.engine.answers import Decided
+from service.engine.requests import AdaptRequest, CacheOutcome, DecideRequest
+from service.errors import ServiceError
+from service.gating.records import GateRequest
+from tests.service.conftest import Server
+
+TOPIC = Question("topic", "choice", "What is it about?", ("repair", "order"), ("broken", ""))
+URGENT = Question("urgent", "predicate", "Is it urgent?", ("yes", "no"))
+CASES = (
+    Case("the wheel is broken", {"topic": "repair", "urgent": "yes"}),
+    Case("two of them please", {"topic": "order", "urgent": None}),
+)
+ZERO_SHOT = DecideRequest((TOPIC, URGENT), ("hello", "goodbye"))
+
+
+def decide(root: Path, *requests: DecideRequest, **settings: object) -> list[Decided]:
+    server = Server(root, **settings)
+
+    async def play() -> list[Decided]:
+        async with server.running():
+            return [await server.engine.decide(request) for request in requests]
+
+    return asyncio.run(play())
+
+
+def by_cases(questions: tuple[Question, ...] = (TOPIC, URGENT)) -> AdaptRequest:
+    return AdaptRequest(tuple(examples_of(questions, CASES)))
+
+
+def probabilities(decided: Decided) -> list[list[tuple[float, ...]]]:
+    return [[row.prediction.predictive.probabilities for row in rows] for rows in decided.rows]
+
+
+def test_every_question_about_every_input_is_answered_zero_shot(tmp_path: Path) -> None:
+    (found,) = decide(tmp_path, ZERO_SHOT)
+    assert [len(rows) for rows in found.rows] == [2, 2]
+    assert (found.adapter_id, found.learned, found.cache) == (None, [False, False], CacheOutcome.HIT)
+    topic, urgent = found.rows[1]
+    assert topic.prediction.predictive.options == ("repair", "order")
+    assert urgent.prediction.predictive.options == ("yes", "no")
+    assert 0 < (topic.prediction.answerable or 0) < 1
+
+
+def test_an_answer_depends_on_no_other_question_input_or_name(tmp_path: Path) -> None:
+    alone = DecideRequest((replace(URGENT, name="other"),), ("goodbye",))
+    turned = DecideRequest((URGENT, TOPIC), ("goodbye", "hello"))
+    both, one, other = decide(tmp_path, ZERO_SHOT, alone, turned)
+    assert probabilities(one)[0][0] == probabilities(both)[1][1] == probabilities(other)[0][0]
+
+
+def test_cases_make_an_adapter_that_says_which_questions_it_has_learned(tmp_path: Path) -> None:
+    new = Question("new", "score", "How angry?", ("calm", "angry"))
+    request = DecideRequest((TOPIC, new), ("hello",), by_cases())
+    made, again = decide(tmp_path, request, request)
+    assert made.learned == [True, False]
+    assert (made.cache, again.cache) == (CacheOutcome.MISS, CacheOutcome.HIT)
+    (named,) = decide(tmp_path, replace(request, adapter=made.adapter_id))
+    assert probabilities(named) == probabilities(again) == probabilities(made)
+
+
+def test_a_case_without_an_answer_is_one_that_cannot_be_told() -> None:
+    found = examples_of((TOPIC, URGENT), CASES)
+    assert [example.output for example in found] == ["repair", "yes", "order", CANNOT_TELL]
+    assert found[0].options == ("repair", "order", CANNOT_TELL)
+    assert found[0].descriptions == ("broken", "", "")
+    assert all(example.declinable for example in found)
+    (only,) = examples_of((URGENT,), [Case("x", {"urgent": "no"})])
+    assert (only.instruction, only.output) == ("Is it urgent?", "no")
+
+
+def test_the_gate_decides_each_answer(tmp_path: Path) -> None:
+    gate = GateRequest(Thresholds(min_confidence=1.0))
+    (found,) = decide(tmp_path, replace(ZERO_SHOT, gate=gate))
+    assert {row.decision for rows in found.rows for row in rows} == {"abstain"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "param", "says"),
+    [
+        (replace(ZERO_SHOT, questions=(replace(URGENT, instruction=" "),)), "questions[0]", "instruction"),
+        (replace(ZERO_SHOT, questions=(TOPIC, replace(TOPIC, options=("a",), descriptions=()))), "questions[1]", None),
+        (replace(ZERO_SHOT, questions=(replace(TOPIC, options=("a", "a")),)), "questions[0]", "repeated"),
+        (replace(ZERO_SHOT, questions=(replace(TOPIC, descriptions=("x",)),)), "questions[0]", "descriptions"),
+        (replace(ZERO_SHOT, questions=(URGENT,) * 3), "questions", "3 questions"),
+        (replace(ZERO_SHOT, inputs=("x",) * 4), "inputs", "4 inputs"),
+        (replace(ZERO_SHOT, inputs=("x", "y" * 600)), "inputs[1]", "tokens"),
+        (replace(ZERO_SHOT, inputs=("x", "y" * 1001)), "inputs[1]", "1001 characters"),
+        (replace(ZERO_SHOT, questions=(replace(URGENT, instruction="y" * 1001),)), "questions[0]", "1001"),
+        (replace(ZERO_SHOT, settings=PredictSettings(65)), "samples", "65 samples"),
+        (replace(ZERO_SHOT, gate=GateRequest(target_error=0.1)), "adapter_id", "calibrat"),
+    ],
+)  # fmt: skip
+def test_bad_questions_are_refused_by_their_place(
+    tmp_path: Path, request_: DecideRequest, param: str, says: str | None
+) -> None:
+    with pytest.raises(ServiceError, match=says) as refused:
+        decide(tmp_path, request_, max_questions=2, max_inputs=3, max_text_chars=1000)
+    assert refused.value.param == param
+
+
+def test_options_that_only_one_place_of_a_question_has_name_the_question(tmp_path: Path) -> None:
+    declined = replace(URGENT, options=("yes", CANNOT_TELL))
+    with pytest.raises(ServiceError, match="no answer") as refused:
+        decide(tmp_path, replace(ZERO_SHOT, questions=(TOPIC, declined)))
+    assert refused.value.param == "questions[1]"
