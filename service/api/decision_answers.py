@@ -27,16 +27,14 @@ async def decide(body: DecisionBody, request: Request) -> Decided:
     engine = engine_of(request)
     base_id = engine.served.base.id
     with placed_errors(body):
-        asked = body.request(base_id, request.app.state.settings.max_questions)
-        work = engine.decide(asked, tenant=tenant_of(request))  # type: ignore[attr-defined]
+        work = engine.decide(body.request(base_id), tenant=tenant_of(request))
         try:
-            decided: Decided = await unless_disconnected(request, work)
+            return await unless_disconnected(request, work)
         except UnknownAdapterError as error:
             if body.model == base_id:
                 raise
             message = f"there is no model {body.model!r:.80}: this server has {base_id!r} and its adapters"
             raise UnknownAdapterError(f"{message}, which GET /v1/models lists", "model") from error
-        return decided
 
 
 @dataclass(frozen=True)

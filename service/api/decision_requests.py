@@ -8,20 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings
-from abmll.text.questions import Case, check_question, examples_of
+from abmll.text.questions import Case, examples_of
 from service import schemas
 from service.api.native.requests import adapt_overrides, gate_request
 from service.api.typed_questions import LabelledInput, TypedQuestion, cases_of
 from service.engine.requests import AdaptRequest, DecideRequest
-from service.errors import (
-    InvalidRequestError,
-    LimitExceededError,
-    ServiceError,
-    from_exception,
-    over_limit,
-)
+from service.errors import InvalidRequestError, ServiceError
 
 Location: TypeAlias = tuple[str | int, ...]
 """The path of a field, part by part: `("questions", 3, "options")`."""
@@ -31,8 +24,7 @@ Location: TypeAlias = tuple[str | int, ...]
 class DecisionBody:
     """A request of a wire, in the words that both wires have in common.
 
-    Errors are placed at `model`, `input`, `questions`, and below `abmll`. The parts of a question
-    are its `name`, `instruction`, `options` and `descriptions`.
+    Errors are placed at `model`, `input`, `questions`, and below `abmll`.
     """
 
     model: str
@@ -41,21 +33,12 @@ class DecisionBody:
     extras: schemas.DecideOptions
     labelled: Sequence[LabelledInput] | None = None
 
-    def request(self, base_id: str, most_questions: int) -> DecideRequest:
+    def request(self, base_id: str) -> DecideRequest:
         """Return the engine's request; `base_id` is the base model's id.
 
-        Raises `InvalidRequestError`, placed, for questions that cannot be asked, cases that cannot
-        be learned from, and parameters that exclude each other.
+        Raises `InvalidRequestError`, placed, for cases that cannot be learned from, and parameters
+        that exclude each other.
         """
-        if len(self.questions) > most_questions:
-            found = f"{len(self.questions)} questions"
-            message = over_limit(found, most_questions, "max_questions")
-            raise LimitExceededError(message).placed(("questions",))
-        for number, typed in enumerate(self.questions):
-            try:
-                check_question(typed.question)
-            except AbmllError as error:
-                raise from_exception(error).placed(("questions", number, "options")) from error
         extras = self.extras
         adapter_id = self._adapter_id(base_id)
         adapter = self._adaptation(self.cases()) if self.labelled is not None else adapter_id

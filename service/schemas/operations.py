@@ -39,7 +39,9 @@ class ModelList(WireModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-    models: list[ModelSummary] = Field(description="The same models, for TypeSafe's clients.")
+    models: list[ModelSummary] = Field(
+        default_factory=list, description="The same models, for TypeSafe's clients."
+    )
     has_more: bool = False
     last_id: str | None = Field(default=None, description="`after` of the next page.")
 

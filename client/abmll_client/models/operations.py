@@ -36,7 +36,7 @@ class ModelList(Answer):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
-    models: list[ModelSummary]  # the same ones, for TypeSafe's clients
+    models: list[ModelSummary] = Field(default_factory=list)  # the same ones, for TypeSafe's clients
     has_more: bool = False
     last_id: str | None = None  # `after` of the next page
 

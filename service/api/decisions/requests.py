@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from service.api.decision_requests import DecisionBody, Location
+from service.api.decision_requests import DecisionBody
 from service.api.decisions import wire
 from service.api.structured_text import text_of
 from service.api.typed_questions import (
@@ -16,7 +15,6 @@ from service.api.typed_questions import (
     predicate,
     score,
 )
-from service.errors import ServiceError
 
 _Part: TypeAlias = wire.InputText | wire.InputJson | wire.OutputText | wire.Refusal
 _Item: TypeAlias = (
@@ -93,29 +91,3 @@ def _part_text(part: _Part) -> str:
     if isinstance(part, wire.InputJson):
         return text_of(part.data)
     return part.refusal if isinstance(part, wire.Refusal) else part.text
-
-
-# ---- errors ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def fields_of_the_wire(questions: Sequence[wire.Predicate | wire.Choice | wire.Score]) -> Iterator[None]:
-    """Name the fields of this wire in errors from inside, which are placed in a `DecisionBody`."""
-    try:
-        yield
-    except ServiceError as error:
-        if not error.location:
-            raise
-        raise error.placed(wire_place(error.location, questions)) from error
-
-
-def wire_place(
-    location: Location, questions: Sequence[wire.Predicate | wire.Choice | wire.Score]
-) -> Location:
-    """Return the place in this wire of a place in a `DecisionBody`."""
-    if location[0] != "questions" or len(location) < 3 or location[2] == "name":
-        return location
-    options = {"choice": "choices", "score": "levels"}.get(questions[int(location[1])].type)
-    if location[2] == "instruction" or options is None:
-        return (*location[:2], "instructions")
-    return (*location[:2], options)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from service.api.decision_answers import decide
 from service.api.decisions import wire
 from service.api.decisions.rendering import decision
-from service.api.decisions.requests import decision_body, fields_of_the_wire
+from service.api.decisions.requests import decision_body
 from service.api.json_bodies import JsonRoute
 from service.api.openai_errors import DOCUMENTED
 
@@ -27,9 +27,8 @@ async def create_decision(body: wire.DecisionRequest, request: Request) -> Respo
     The base model answers without examples. An adapter, or cases in the request, answer by what
     they have learned.
     """
-    with fields_of_the_wire(body.questions):
-        asked = decision_body(body)
-        decided = await decide(asked, request)
+    asked = decision_body(body)
+    decided = await decide(asked, request)
     # In a thread, since many questions times many choices make megabytes of JSON.
     text = await asyncio.to_thread(lambda: decision(decided, asked, body).model_dump_json())
     return Response(text, media_type="application/json")

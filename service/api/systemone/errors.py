@@ -37,7 +37,9 @@ class ErrorResponse(WireModel):
 
 
 class WrongFieldsError(InvalidRequestError):
-    """The body does not have the fields of the wire."""
+    """The body does not have the fields of the wire. The answer has a type for each of `fields`."""
+
+    code = "wrong_fields"
 
     def __init__(self, fields: list[FieldError]) -> None:
         super().__init__(fields[0].msg)

@@ -88,5 +88,4 @@ def wire_place(location: Location, questions: Mapping[str, Question]) -> Locatio
     if head != "questions" or not rest:
         return location
     name, question = list(questions.items())[int(rest[0])]
-    parts = {"instruction": ("instructions",), "options": ("criteria",), "descriptions": ("criteria",)}
-    return ("questions", name, question.type, *(parts.get(str(rest[1]), ()) if rest[1:] else ()))
+    return ("questions", name, question.type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 
 from abmll.prediction.run import Prediction
 from abmll.prediction.uncertainty import summarise
-from abmll.text.questions import Question
 from service.engine.answers import Decided, Timings
 from service.engine.engine import Engine
 from service.engine.requests import AdaptRequest, CacheOutcome, DecideRequest
@@ -45,22 +43,8 @@ def decided_by_hand(
     )
 
 
-def by_hash(request: DecideRequest) -> Decided:
-    """Answers that depend on the input, the instruction, and each option with its description."""
-    return decided_by_hand(request, [_by_hash(question, request.inputs[0]) for question in request.questions])
-
-
-def _by_hash(question: Question, text: str) -> list[float]:
-    descriptions = question.descriptions or ("",) * len(question.options)
-    seen = [
-        f"{text} {question.instruction} {row}" for row in zip(question.options, descriptions, strict=True)
-    ]
-    weights = [1 + hashlib.sha256(row.encode("utf-8", "surrogatepass")).digest()[0] for row in seen]
-    return [weight / sum(weights) for weight in weights]
-
-
 class Recorder:
-    """Stands for `Engine.decide`: records its requests, and answers them `by_hash`."""
+    """Stands for `Engine.decide`: records its requests, and gives all options the same probability."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[DecideRequest] = []
@@ -68,6 +52,7 @@ class Recorder:
 
         async def answer(engine: Engine, request: DecideRequest, **_: Any) -> Decided:
             recorder.requests.append(request)
-            return by_hash(request)
+            alike = [[1 / len(question.options)] * len(question.options) for question in request.questions]
+            return decided_by_hand(request, alike)
 
-        monkeypatch.setattr(Engine, "decide", answer, raising=False)
+        monkeypatch.setattr(Engine, "decide", answer)

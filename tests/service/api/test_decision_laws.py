@@ -14,7 +14,7 @@ BASE = "fake-1b"
 VALUES = ["billing", "delivery", True, "other"]
 LEVELS = ["calm", "cross", "furious"]
 Answers = dict[str, dict[Any, float]]
-Ask = Callable[..., Awaitable[Answers]]
+Wire = Callable[..., Awaitable[Answers]]
 
 
 def by_key(value: Any) -> str:
@@ -72,7 +72,7 @@ async def by_system_one(
 
 
 @pytest.mark.parametrize("ask", [by_decisions, by_system_one])
-def test_order_names_and_company_change_no_answer(server: Server, ask: Ask) -> None:
+def test_order_names_and_company_change_no_answer(server: Server, ask: Wire) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         names = {"predicate": "urgent", "choice": "team", "score": "anger"}
         first = await ask(client, names, VALUES, LEVELS)
