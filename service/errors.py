@@ -18,14 +18,16 @@ class ServiceError(Exception):
     """Base class of the service's errors.
 
     `code` is a stable name. `retryable` says whether the same request may succeed later. `param` is
-    the path of the wrong field, such as `support[3].output`. `adapter_id` is the adapter that a
-    retry joins or finds. All arguments go to `Exception`, so instances pickle.
+    the path of the wrong field, such as `support[3].output`; `location` has its parts one by one,
+    where a surface has placed the error (`placed`). `adapter_id` is the adapter that a retry joins
+    or finds. All arguments go to `Exception`, so instances pickle.
     """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
     usual_retry_seconds: ClassVar[int | None] = None
+    location: tuple[str | int, ...] = ()
 
     def __init__(
         self,
@@ -46,6 +48,12 @@ class ServiceError(Exception):
         """Return the same error with another name of the wrong field."""
         other = copy.copy(self)
         other.param = param
+        return other
+
+    def placed(self, location: Sequence[str | int]) -> Self:
+        """Return the same error at a field whose path has these parts."""
+        other = self.at(field_path(location))
+        other.location = tuple(location)
         return other
 
     @property
@@ -296,7 +304,7 @@ _BY_METHOD_ERROR: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (FitDivergedError, DivergedError),
     (AbmllError, InvalidRequestError),
 )
-_NOT_IN_THE_REQUEST = {"body", "query", "path", "<row>", "<text>", "<list>", "<number>", "<auto>"}
+_NOT_IN_THE_REQUEST = {"body", "query", "path"}
 _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
     405: (MethodNotAllowedError, "this route does not take this method"),
@@ -332,10 +340,14 @@ def from_status(status: int) -> ServiceError:
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """Map the first of pydantic's `errors` to a service error, with its path and not its input."""
     first = errors[0]
-    # Names in angle brackets are tags of a union's branches (see `schemas.Input`).
-    location = [part for part in first["loc"] if part not in _NOT_IN_THE_REQUEST]
+    location = [part for part in first["loc"] if part not in _NOT_IN_THE_REQUEST and not _is_tag(part)]
     message = str(first["msg"]).removeprefix("Value error, ")
     return InvalidRequestError(message, field_path(location) or None)
+
+
+def _is_tag(part: str | int) -> bool:
+    """Return whether `part` is the tag of a union's branch (see `schemas.Input`), not a field."""
+    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
 
 
 def field_path(location: Sequence[str | int]) -> str:

@@ -81,7 +81,17 @@ def _split(texts: str | None) -> list[str]:
 class ModelSettings(BaseModel):
     """Which model answers, and on which device."""
 
+    @property
+    def aliases(self) -> list[str]:
+        """The names of `model_aliases`, one by one."""
+        return _split(self.model_aliases)
+
     model: str = Field(default=DEFAULT_BASE, description="Name of the base model in the catalogue.")
+    model_aliases: str | None = Field(
+        default=None,
+        description="Other names of the base model, such as the one that a client always sends; "
+        "several are separated by commas.",
+    )
     posterior: str | None = Field(
         default=None,
         description="Id or folder of the global posterior, or `untrained`; by default the "

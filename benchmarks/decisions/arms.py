@@ -18,6 +18,8 @@ from lab.evaluation.methods.embeddings import fit_and_predict
 
 # Tokens of a prompt with demonstrations.
 DEMONSTRATED_TOKENS = 2048
+# Samples of an answer.
+SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def _ask(
     seed: int,
 ) -> list[list[Answer]]:
     queries = [question.query(text) for text in inputs for question in questions]
-    found = model.predict(posterior, queries, samples=16, seed=seed, truncate=True)
+    found = model.predict(posterior, queries, samples=SAMPLES, seed=seed, truncate=True)
     flat = [
         Answer(
             one.predictive.probabilities,

@@ -18,10 +18,10 @@ from starlette.routing import Route
 
 from abmll.errors import AbmllError
 from model_store.errors import StoreError
-from service.api import classify, oip, openai, operations
+from service.api import classify, decisions, oip, openai, operations, systemone
 from service.api.absolute_targets import AbsoluteTargets
 from service.api.body_limit import BodyLimit
-from service.api.error_answers import ErrorShape, UnexpectedErrors, answer_error
+from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
 from service.api.native import gates, names
@@ -37,11 +37,14 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 NATIVE = (native, diagnose, gates, names, operations)
-COMPATIBLE = (openai, classify, oip)
-ERROR_SHAPES: dict[str, ErrorShape] = {
-    prefix: surface.error_shape for surface in COMPATIBLE for prefix in surface.PREFIXES
+COMPATIBLE = (openai, decisions, systemone, classify, oip)
+ERROR_FORMS = {
+    **{prefix: ErrorForm(surface.error_shape) for surface in COMPATIBLE for prefix in surface.PREFIXES},
+    **{prefix: ErrorForm(systemone.error_shape, invalid_status=422) for prefix in systemone.PREFIXES},
 }
-"""Error shapes by the beginning of the path. All other paths have the native shape."""
+"""Error forms by the beginning of the path. All other paths have the native form."""
+# TypeSafe's client reads the id of a request from a header of its own.
+ID_HEADERS = dict.fromkeys((*systemone.PREFIXES, "/v1/models"), systemone.ID_HEADER)
 
 _DESCRIPTION = """Give a few labelled examples and texts to answer; get answers with a probability for each option, averaged over
 samples of a posterior over the model's weights, and a decision to answer or to abstain."""
@@ -75,7 +78,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.started = datetime.now(UTC)
     for surface in (*NATIVE, *COMPATIBLE):
         app.include_router(surface.router)
-    app.state.error_shapes, app.state.paths = ERROR_SHAPES, _paths()
+    app.state.error_forms, app.state.paths = ERROR_FORMS, _paths()
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     # The last one added is the outermost.
@@ -88,9 +91,9 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["*"],  # OpenAI's client sends many of its own
-            expose_headers=["x-request-id", "retry-after", JSON_LENGTH],
+            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", JSON_LENGTH],
         )
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS)
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
     app.add_middleware(AbsoluteTargets)

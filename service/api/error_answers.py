@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from fastapi import Request
@@ -19,6 +20,7 @@ from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DrainingError,
+    InvalidRequestError,
     NotFoundError,
     ServiceError,
     from_exception,
@@ -31,6 +33,17 @@ log = logging.getLogger(__name__)
 
 ErrorShape: TypeAlias = Callable[[ServiceError, str], dict[str, Any]]
 """Makes the body of an error answer from the error and the request's id."""
+
+
+@dataclass(frozen=True)
+class ErrorForm:
+    """How a surface answers with an error.
+
+    `invalid_status` is the status for JSON that cannot be accepted: most clients expect 400.
+    """
+
+    shape: ErrorShape
+    invalid_status: int = 400
 
 
 def native_error(error: ServiceError, request_id: str) -> dict[str, Any]:
@@ -52,11 +65,14 @@ def message_with_field(error: ServiceError) -> str:
     return error.message if error.param is None else f"{error.param}: {error.message}"
 
 
-def shape_of(request: Request) -> ErrorShape:
-    """Return the error shape of the request's surface, by its path. The path needs no route."""
-    shapes: dict[str, ErrorShape] = request.app.state.error_shapes
+_NATIVE = ErrorForm(native_error, InvalidRequestError.status)
+
+
+def form_of(request: Request) -> ErrorForm:
+    """Return the error form of the request's surface, by its path. The path needs no route."""
+    forms: dict[str, ErrorForm] = request.app.state.error_forms
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # a proxy may leave it there
-    return next((shape for prefix, shape in shapes.items() if path.startswith(prefix)), native_error)
+    return next((form for prefix, form in forms.items() if path.startswith(prefix)), _NATIVE)
 
 
 def error_response(
@@ -68,13 +84,9 @@ def error_response(
         sent["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, BodyTimeoutError):  # the rest of the body may still come, for ever
         sent["connection"] = "close"
-    shape = shape_of(request)
-    return JSONResponse(shape(error, request_id(request)), _status_of(error, shape), sent)
-
-
-def _status_of(error: ServiceError, shape: ErrorShape) -> int:
-    """Return the status of the answer: clients of the compatible surfaces expect 400, not 422."""
-    return 400 if error.status == 422 and shape is not native_error else error.status
+    form = form_of(request)
+    status = form.invalid_status if error.status == InvalidRequestError.status else error.status
+    return JSONResponse(form.shape(error, request_id(request)), status, sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

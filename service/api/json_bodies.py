@@ -57,7 +57,8 @@ class JsonRequest(Request):
         try:
             self._parsed = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:
-            raise MalformedJsonError(_not_utf8(body) or f"the body is not JSON: {error}") from error
+            reason = _not_utf8(body) or _too_deep(error) or f"the body is not JSON: {error}"
+            raise MalformedJsonError(reason) from error
         self._bytes = body
 
     async def body(self) -> bytes:
@@ -93,6 +94,13 @@ def _not_utf8(body: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"the body is not UTF-8 (byte {body[error.start]:02X} at {error.start}): JSON is sent in UTF-8"
     return None
+
+
+def _too_deep(error: ValueError) -> str | None:
+    """Return what is wrong with JSON that the parser stops in at its depth of 200, else None."""
+    if "recursion limit" not in str(error):
+        return None
+    return "the body is nested too deep: at most 200 lists and objects may lie in each other"
 
 
 def _has_no_body(request: Request) -> bool:

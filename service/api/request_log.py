@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,11 +23,12 @@ class RequestLog:
     """ASGI middleware, the outermost: gives each request an id, then logs and counts its answer.
 
     The id is the client's `x-request-id` where that is well-formed, else a new one. It is in
-    `request.state.request_id` and in the answer's header `x-request-id`.
+    `request.state.request_id` and in the answer's header `x-request-id`. `id_headers` has one more
+    header for it by the beginning of the path, for clients that look there.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str]) -> None:
+        self._app, self._metrics, self._id_headers = app, metrics, id_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -37,6 +39,7 @@ class RequestLog:
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.state.request_id = request_id
+        names = [b"x-request-id", *self._headers_for(request)]
         started = time.monotonic()
         status = 0
 
@@ -44,7 +47,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *((name, request_id.encode()) for name in names)]
             await send(message)
 
         try:
@@ -57,3 +60,7 @@ class RequestLog:
             self._metrics.request_seconds.labels(route).observe(seconds)
             level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
             access_log.log(level, "%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)
+
+    def _headers_for(self, request: Request) -> list[bytes]:
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        return [name.encode() for prefix, name in self._id_headers.items() if path.startswith(prefix)]

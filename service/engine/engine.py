@@ -429,12 +429,12 @@ class Engine:
     async def resolve_model(self, model: str) -> tuple[str | None, str]:
         """Return the adapter that `model` stands for, and what the answer calls it.
 
-        `model` is the name of the base model (then there is no adapter), the id of an adapter, a
+        `model` is a name of the base model (then there is no adapter), the id of an adapter, a
         name, or a version of one (`tickets@3`); what was named is called by its version. Raises
         `UnknownModelError`, also where the adapter was deleted.
         """
         base_id = self.served.base.id
-        if model == base_id:
+        if model == base_id or model in self._settings.aliases:
             return None, base_id
         adapter_id, called = self._names.resolve(model, base_id)
         try:

@@ -15,6 +15,12 @@ from service.schemas.adapters import (
     PinnedAdapter,
     SupportSummary,
 )
+from service.schemas.decisions import (
+    AnswerDetails,
+    CaseAnswer,
+    DecideOptions,
+    DecisionDetails,
+)
 from service.schemas.diagnosis import (
     AccuracyEstimate,
     AdapterComparison,
@@ -66,6 +72,7 @@ from service.schemas.operations import (
     LimitsReport,
     ModelCard,
     ModelList,
+    ModelSummary,
     VersionReport,
     WorkedPrice,
     WorkerList,
@@ -96,6 +103,7 @@ from service.schemas.requests import (
 )
 from service.schemas.wire import (
     WireModel,
+    one_of,
     text_or_list,
 )
 
@@ -109,14 +117,18 @@ __all__ = [
     "AdapterFound",
     "AdapterList",
     "AnswerCluster",
+    "AnswerDetails",
     "BaseInfo",
     "Cache",
     "CalibrateRequest",
     "Calibration",
+    "CaseAnswer",
     "CertificateReport",
     "ConflictingExamples",
     "CreateAdapterRequest",
     "CreateAdapterResponse",
+    "DecideOptions",
+    "DecisionDetails",
     "DeletedAdapter",
     "DeletedCalibration",
     "DeletedName",
@@ -140,6 +152,7 @@ __all__ = [
     "Model",
     "ModelCard",
     "ModelList",
+    "ModelSummary",
     "MonitoringReport",
     "Name",
     "NameList",
@@ -175,5 +188,6 @@ __all__ = [
     "WorkedPrice",
     "WorkerList",
     "WorkerReport",
+    "one_of",
     "text_or_list",
 ]

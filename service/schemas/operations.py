@@ -28,11 +28,22 @@ class ModelCard(WireModel):
     max_model_len: int = Field(description="Length of the context, in tokens.")
 
 
+class ModelSummary(WireModel):
+    """A model as TypeSafe's clients list it."""
+
+    name: str = Field(description="Its id.")
+    description: str
+    release_date: str = Field(description="Date of `created` in UTC, as `2026-11-30`.")
+
+
 class ModelList(WireModel):
     """A page of models: the base model first, then adapters by id, then names."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    models: list[ModelSummary] = Field(
+        default_factory=list, description="The same models, for TypeSafe's clients."
+    )
     has_more: bool = False
     last_id: str | None = Field(default=None, description="`after` of the next page.")
 

@@ -79,7 +79,8 @@ LABELLED = [
 ]
 # Seconds, times, ids of requests and moments, and ids that depend on last digits of confidences.
 VOLATILE = re.compile(
-    r"request_id|timings|created|.*_seconds|id|prediction_id|calibration_id|explored|digest|.*_wealth|prices"
+    r"request_id|timings|created|release_date|.*_seconds|id|prediction_id|calibration_id|explored|digest"
+    r"|.*_wealth|prices"
 )
 ADAPTER = re.compile(r"adp_[0-9a-f]{32}")
 

@@ -39,6 +39,7 @@ from abmll_client.models.operations import (
     LimitsReport,
     ModelCard,
     ModelList,
+    ModelSummary,
     WorkedPrice,
 )
 from abmll_client.models.predictions import (
@@ -84,6 +85,7 @@ __all__ = [
     "LimitsReport",
     "ModelCard",
     "ModelList",
+    "ModelSummary",
     "MonitoringReport",
     "Name",
     "NameList",

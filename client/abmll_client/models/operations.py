@@ -23,11 +23,20 @@ class ModelCard(Answer):
     max_model_len: int  # context, in tokens
 
 
+class ModelSummary(Answer):
+    """A model as TypeSafe's clients list it."""
+
+    name: str
+    description: str
+    release_date: str
+
+
 class ModelList(Answer):
     """A page of models: the base model first, then adapters by id, then names."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    models: list[ModelSummary] = Field(default_factory=list)  # the same ones, for TypeSafe's clients
     has_more: bool = False
     last_id: str | None = None  # `after` of the next page
 

@@ -13,10 +13,16 @@ from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
     """Return the adaptation that the body asks for."""
-    given = body.adapt.model_dump() if body.adapt else {}
-    folds = given.pop("calibration_folds", None)
+    overrides, folds = adapt_overrides(body.adapt)
     support = examples(body.support or [], body.options)
-    return AdaptRequest(support, AdaptOverrides(**given), body.seed, body.truncate, body.model, folds)
+    return AdaptRequest(support, overrides, body.seed, body.truncate, body.model, folds)
+
+
+def adapt_overrides(adapt: schemas.Adapt | None) -> tuple[AdaptOverrides, int | None]:
+    """Return how to fit, and the number of calibration folds."""
+    given = adapt.model_dump() if adapt else {}
+    folds = given.pop("calibration_folds", None)
+    return AdaptOverrides(**given), folds
 
 
 def predict_request(body: schemas.PredictRequest) -> PredictRequest:
@@ -26,7 +32,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
         adapter=body.adapter_id if body.support is None else adapt_request(body),
         queries=tuple(Query(row.input, _options(row.options, body.options)) for row in rows),
         settings=predict_settings(body),
-        gate=gate_request(body),
+        gate=gate_request(body.gate, body.set, log=body.log),
         confidence=body.confidence,
         truncate=body.truncate,
         model=body.model,
@@ -51,16 +57,18 @@ def predict_settings(body: schemas.PredictRequest | schemas.CalibrateRequest) ->
     return PredictSettings(**{name: getattr(body, name) for name in names})
 
 
-def gate_request(body: schemas.PredictRequest) -> GateRequest:
-    """Return the gate that the body asks for."""
-    gate = body.gate or schemas.Gate()
+def gate_request(
+    gate: schemas.Gate | None, set_request: schemas.SetRequest | None = None, *, log: bool = False
+) -> GateRequest:
+    """Return the gate that a body asks for, with its prediction sets, and whether answers are logged."""
+    gate = gate or schemas.Gate()
     return GateRequest(
         thresholds=Thresholds(**{field.name: getattr(gate, field.name) for field in fields(Thresholds)}),
         target_error=gate.target_error,
         delta=USUAL_DELTA if gate.delta is None else gate.delta,
         target_coverage=gate.target_coverage,
-        alpha=body.set.alpha if body.set else None,
-        log=body.log,
+        alpha=set_request.alpha if set_request else None,
+        log=log,
     )
 
 

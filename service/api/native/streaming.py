@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from abmll.errors import AbmllError
 from service import schemas
-from service.api.error_answers import shape_of
+from service.api.error_answers import form_of
 from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
 from service.api.native.predicting import answer_of
 from service.api.native.rendering import prediction_object
@@ -181,5 +181,5 @@ def _event(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:
 def _error(error: Exception, request: Request) -> bytes:
     if not isinstance(error, ServiceError | AbmllError):
         log.error("request %s failed", request_id(request), exc_info=error)
-    body = shape_of(request)(from_exception(error), request_id(request))
+    body = form_of(request).shape(from_exception(error), request_id(request))
     return data_event(to_json(body).decode(), "error")

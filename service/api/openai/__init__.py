@@ -1,7 +1,7 @@
 """OpenAI's surface: models, chats and completions (docs/interfaces-openai.md)."""
 
-from service.api.openai.rendering import error_shape
 from service.api.openai.routes import router
+from service.api.openai_errors import error_shape
 
 PREFIXES = ("/v1/models", "/v1/chat/", "/v1/completions")
 

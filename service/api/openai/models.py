@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from service import schemas
@@ -39,3 +39,13 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
 def name_card(model: str, manifest: AdapterManifest, served: ServedModel) -> schemas.ModelCard:
     """Show a name, or a version of one, as a model that its adapter is the parent of."""
     return adapter_card(manifest, served).model_copy(update={"id": model, "parent": manifest.id})
+
+
+def summary(card: schemas.ModelCard) -> schemas.ModelSummary:
+    """Show a model as TypeSafe's clients list it."""
+    base = "Base model: answers without examples, or learns from the cases of a request."
+    return schemas.ModelSummary(
+        name=card.id,
+        description=base if card.parent is None else f"Adapter of {card.parent}, made from examples.",
+        release_date=datetime.fromtimestamp(card.created, UTC).date().isoformat(),
+    )

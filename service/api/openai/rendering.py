@@ -1,4 +1,4 @@
-"""From the native answer to chats and completions, whole or in chunks, and from errors to OpenAI's."""
+"""From the native answer to chats and completions, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,11 @@ from service.api.openai import wire
 from service.api.openai.requests import Body
 from service.api.server_sent_events import data_event
 from service.engine.answers import Answered
-from service.errors import (
-    PromptTooLongForContextError,
-    QueueFullError,
-    ServiceError,
-    UnknownAdapterError,
-    UnknownModelError,
-)
 
 if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
 
 _IMPOSSIBLE = -9999.0  # OpenAI's number for the log of a probability of zero
-_CODES: dict[type[ServiceError], str] = {
-    UnknownAdapterError: "model_not_found",
-    UnknownModelError: "model_not_found",
-    PromptTooLongForContextError: "context_length_exceeded",
-    QueueFullError: "rate_limit_exceeded",
-}
 
 
 @dataclass(frozen=True)
@@ -257,16 +244,3 @@ def _ranked(prediction: schemas.Prediction) -> list[tuple[str, float]]:
     """List options with the logs of their probabilities, the most probable first."""
     rows = sorted(prediction.distribution, key=lambda row: -row.probability)
     return [(row.option, math.log(row.probability) if row.probability > 0 else _IMPOSSIBLE) for row in rows]
-
-
-# ---- errors ---------------------------------------------------------------------------------------------------------
-
-
-def error_shape(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """Make OpenAI's error object. The request's id is in the header only."""
-    if error.status == QueueFullError.status:
-        kind = "rate_limit_error"
-    else:
-        kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    code = _CODES.get(type(error), error.code)
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -16,11 +16,9 @@ from service.api.http import engine_of
 from service.api.json_bodies import JsonRoute
 from service.api.native import predicting
 from service.api.openai import models, rendering, requests, wire
+from service.api.openai_errors import DOCUMENTED
 from service.engine.adapter_records import check_adapter, is_served
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.ErrorResponse} for status in ("4XX", "5XX")
-}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
@@ -28,7 +26,7 @@ B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"])
 
 
-@router.get("/models", responses=_ERRORS)
+@router.get("/models", responses=DOCUMENTED)
 async def list_models(
     request: Request,
     after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
@@ -51,10 +49,12 @@ async def list_models(
             if manifest and is_served(manifest, served) and last != served.base.id:
                 cards.append(models.name_card(last, manifest, served))
         has_more = named.has_more
-    return schemas.ModelList(data=cards, has_more=has_more, last_id=last)
+    return schemas.ModelList(
+        data=cards, models=list(map(models.summary, cards)), has_more=has_more, last_id=last
+    )
 
 
-@router.get("/models/{model_id:path}", responses=_ERRORS)
+@router.get("/models/{model_id:path}", responses=DOCUMENTED)
 async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     """Show the base model, one adapter, a name, or one version of a name."""
     engine = engine_of(request)
@@ -72,7 +72,7 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
 @router.post(
     "/chat/completions",
     response_model=wire.ChatCompletion,
-    responses={200: {"content": _STREAM}, **_ERRORS},
+    responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
     """Answer the message with the adapter that `model` names, or with one made from `abmll.support`."""
@@ -83,7 +83,7 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
 @router.post(
     "/completions",
     response_model=wire.Completion,
-    responses={200: {"content": _STREAM}, **_ERRORS},
+    responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
     """Answer texts with the adapter that `model` names, or with one made from `abmll.support`."""

@@ -368,18 +368,3 @@ class Completion(WireModel):
     choices: list[CompletionChoice]
     usage: Usage | None = None
     abmll: AnswerExtras | None = None
-
-
-class ErrorBody(WireModel):
-    """Why a request was refused or failed."""
-
-    message: str
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    param: str | None = Field(description="The field that is wrong.")
-    code: str = Field(description="Stable name of the error.")
-
-
-class ErrorResponse(WireModel):
-    """Body of every answer that is not 2xx."""
-
-    error: ErrorBody

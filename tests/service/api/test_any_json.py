@@ -20,9 +20,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from service import schemas
+from service.api import openai_errors
 from service.api.classify import wire as classify
+from service.api.decisions import wire as decisions
 from service.api.oip import wire as oip
 from service.api.openai import wire as openai
+from service.api.systemone import errors as systemone_errors
+from service.api.systemone import wire as systemone
 from tests.property_runs import tries
 from tests.service.conftest import Server
 
@@ -52,6 +56,26 @@ TEXTS = [
         "parameters": {"content_type": "str"},
     }
 ]
+DECISIONS = {
+    "samples": 4, "seed": 1, "gate": GATE, "adapt": {"effort": "instant"}, "truncate": True,
+}  # fmt: skip
+PARTS = [{"type": "input_text", "text": "x"}, {"type": "input_json", "data": {"a": [1, None]}}]
+TYPED = [
+    {"type": "predicate", "name": "a", "instructions": PARTS},
+    {"type": "choice", "name": "b", "instructions": "?",
+     "choices": [{"value": "x", "description": "d"}, {"value": True}]},
+    {"type": "score", "name": "c", "instructions": "?", "levels": [{"label": "low"}, {"label": "high"}]},
+]  # fmt: skip
+MESSAGES = [
+    {"role": "user", "content": PARTS},
+    {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "1", "output": "x"},
+]
+NAMED = {
+    "a": {"type": "noul", "instructions": {"a": [1]}, "criteria": {"true": "x", "false": None}},
+    "b": {"type": "choice", "criteria": {"x": "d", "y": None}},
+    "c": {"type": "score", "instructions": "?", "criteria": ["low", ["high"]]},
+}
 OUTPUTS = [{"name": "answer", "parameters": {"binary_data": False}}, {"name": "probabilities"}]
 
 
@@ -103,12 +127,31 @@ SURFACES = {
          "truncate": "END", "abmll": {"samples": 4, "seed": 1, "gate": GATE, "adapt": ADAPT}},
         classify.ClassifyResponse, classify.ClassifyError, (400, 404),
     ),
-    "chats": Surface("/v1/chat/completions", CHAT, openai.ChatCompletion, openai.ErrorResponse, (400, 404)),
+    "decisions": Surface(
+        "/v1/decisions",
+        {"model": BASE, "input": MESSAGES, "questions": TYPED, "prompt_cache_key": None,
+         "abmll": {**DECISIONS, "cases": [{"input": "x", "answers": {"a": True, "b": True, "c": 1}},
+                                          {"input": "y", "answers": {"a": False, "b": "x", "c": None}}]}},
+        decisions.Decision, openai_errors.ErrorResponse, (400, 404),
+    ),
+    "decisions by id": Surface(
+        "/v1/decisions",
+        {"model": "ADAPTER", "input": "x", "questions": TYPED, "abmll": {"samples": 4, "refuse": True}},
+        decisions.Decision, openai_errors.ErrorResponse, (400, 404),
+    ),
+    "systemone": Surface(
+        "/v1/systemone",
+        {"model": BASE, "state": {"a": [1, {"b": None}]}, "questions": NAMED,
+         "abmll": {**DECISIONS, "cases": [{"state": ["x"], "answers": {"a": True, "b": "y", "c": 1}},
+                                          {"state": "y", "answers": {"a": False, "b": "x", "c": None}}]}},
+        systemone.SystemOneResponse, systemone_errors.ErrorResponse, (400, 404, 422),
+    ),
+    "chats": Surface("/v1/chat/completions", CHAT, openai.ChatCompletion, openai_errors.ErrorResponse, (400, 404)),
     "completions": Surface(
         "/v1/completions",
         {"model": "ADAPTER", "prompt": ["x", "y"], "logprobs": 2, "best_of": 1, "echo": False, "suffix": None,
          "max_tokens": 4, "stream": False, "abmll": {"samples": 4, "gate": GATE}},
-        openai.Completion, openai.ErrorResponse, (400, 404),
+        openai.Completion, openai_errors.ErrorResponse, (400, 404),
     ),
     "infer": Surface(
         "/v2/models/ADAPTER/infer",
@@ -141,7 +184,9 @@ values = st.recursive(
 )
 names = sorted(
     {name for model in (schemas.PredictRequest, openai.ChatCompletionRequest, openai.CompletionRequest,
-                        openai.Extras, classify.ClassifyRequest, oip.InferParameters) for name in model.model_fields}
+                        openai.Extras, classify.ClassifyRequest, oip.InferParameters,
+                        decisions.DecisionRequest, systemone.SystemOneRequest, schemas.DecideOptions)
+     for name in model.model_fields}
 )  # fmt: skip
 
 

@@ -260,6 +260,8 @@ def test_only_routes_that_read_a_body_refuse_it(
     [
         ("/v1/chat/completions", {"error": {"message", "type", "param", "code"}}),
         ("/v1/classify", {"message", "id"}),
+        ("/v1/decisions", {"error": {"message", "type", "param", "code"}}),
+        ("/v1/systemone", {"detail"}),
         ("/v2/models/adp_0/infer", {"error"}),
     ],
 )

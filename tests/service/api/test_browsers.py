@@ -136,13 +136,22 @@ def test_surfaces_below_a_path_answer_and_refuse_in_their_own_shapes(tmp_path: P
         async with behind_a_proxy(client, "/abmll", removed=removed) as outside:
             assert (await outside.post("/abmll/v1/predict", json=BODY)).status_code == 200
             shapes = {}
-            for path in ("/v1/predict", "/v1/chat/completions", "/v1/classify", "/v2/models/m/infer"):
+            for path in (
+                "/v1/predict",
+                "/v1/chat/completions",
+                "/v1/classify",
+                "/v1/decisions",
+                "/v1/systemone",
+                "/v2/models/m/infer",
+            ):
                 refused = await outside.post(f"/abmll{path}", content=json.dumps([]))
                 shapes[path] = (refused.status_code, sorted(refused.json()))
             assert shapes == {
                 "/v1/predict": (422, ["error"]),
                 "/v1/chat/completions": (400, ["error"]),
                 "/v1/classify": (400, ["id", "message"]),
+                "/v1/decisions": (400, ["error"]),
+                "/v1/systemone": (422, ["detail"]),
                 "/v2/models/m/infer": (400, ["error"]),
             }
             assert (await outside.get("/abmll/livez")).status_code == 200

@@ -35,6 +35,8 @@ def statuses(running: Listening, route: str) -> dict[str, float]:
         ("/v1/predict", "/v1/predict"),
         ("/v1/chat/completions", "/v1/chat/completions"),
         ("/v1/classify", "/v1/classify"),
+        ("/v1/decisions", "/v1/decisions"),
+        ("/v1/systemone", "/v1/systemone"),
         ("/v2/models/m/infer", "/v2/models/{name:path}/infer"),
     ],
 )
@@ -90,6 +92,8 @@ def test_a_body_that_does_not_come_is_ended_with_an_answer_and_its_connection(
     [
         ("/v1/chat/completions", b'{"error":{"message":"the body did not arrive'),
         ("/v1/classify", b'{"message":"the body did not arrive'),
+        ("/v1/decisions", b'{"error":{"message":"the body did not arrive'),
+        ("/v1/systemone", b'{"detail":"the body did not arrive'),
         ("/v2/models/m/infer", b'{"error":"the body did not arrive'),
     ],
 )

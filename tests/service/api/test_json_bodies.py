@@ -30,11 +30,21 @@ def bodies(model: str) -> dict[str, dict[str, Any]]:
             "abmll": ABMLL,
         },
         "/v1/classify": {"inputs": ["x"], "examples": examples},
+        "/v1/decisions": {
+            "model": model,
+            "input": "x",
+            "questions": [{"type": "predicate", "instructions": "?"}],
+        },
+        "/v1/systemone": {
+            "model": model,
+            "state": "x",
+            "questions": {"q": {"type": "noul", "instructions": "?"}},
+        },
         f"/v2/models/{model}/infer": {"inputs": [tensor], "parameters": parameters},
     }
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_a_byte_order_mark_before_the_json_is_ignored(server: Server, number: int) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
@@ -51,7 +61,7 @@ def test_a_byte_order_mark_before_the_json_is_ignored(server: Server, number: in
     server.run(scenario)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_a_compressed_body_and_one_that_is_not_utf8_are_named(server: Server, number: int) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]

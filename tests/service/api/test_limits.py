@@ -23,6 +23,12 @@ OVER: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "max_body_bytes": (1024, "/v1/predict", {**BODY, "inputs": ["x" * 2000]}, "the body is too large"),
     "max_support": (3, "/v1/adapters", {"support": SUPPORT, "options": OPTIONS}, "4 examples"),
     "max_inputs": (2, "/v1/predict", {**BODY, "inputs": ["?"] * 3}, "3 inputs"),
+    "max_questions": (
+        1,
+        "/v1/decisions",
+        {"model": "fake-1b", "input": "?", "questions": [{"type": "predicate", "instructions": "?"}] * 2},
+        "2 questions",
+    ),
     "max_options": (2, "/v1/predict", {**BODY, "options": ["a", "b", "c"]}, "3 options"),
     "max_text_chars": (9, "/v1/predict", {**BODY, "inputs": ["x" * 10]}, "a text of 10 characters"),
     "max_samples": (16, "/v1/predict", {**BODY, "samples": 17}, "17 samples"),
@@ -58,7 +64,8 @@ def test_a_limit_names_its_number_and_its_setting(
         made = await client.post("/v1/adapters", json={"support": SUPPORT[:3], "options": OPTIONS})
         adapter_id = made.json().get("id", "none")
         refused = await client.post(path.replace("ID", adapter_id), json=body)
-        assert refused.status_code == (413 if setting == "max_body_bytes" else 422)
+        invalid = 400 if path == "/v1/decisions" else 422
+        assert refused.status_code == (413 if setting == "max_body_bytes" else invalid)
         limit = f"{value} bytes" if setting == "max_body_bytes" else str(value)
         assert refused.json()["error"]["message"] == f"{found}; the limit is {limit} (setting {setting})"
 

@@ -44,6 +44,8 @@ def test_every_surface_says_so_in_its_own_shape(server: Server) -> None:
             ("/v1/predict/", "/v1/predict"),
             ("/v1/chat/completions/", "/v1/chat/completions"),
             ("/v1/classify/", "/v1/classify"),
+            ("/v1/decisions/", "/v1/decisions"),
+            ("/v1/systemone/", "/v1/systemone"),
             ("/v2/health/ready/", "/v2/health/ready"),
         ):
             response = await client.get(path)

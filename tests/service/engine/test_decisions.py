@@ -81,6 +81,20 @@ def test_a_case_without_an_answer_is_one_that_cannot_be_told() -> None:
     assert (only.instruction, only.output) == ("Is it urgent?", "no")
 
 
+def test_the_model_names_the_base_by_any_of_its_names_or_an_adapter(tmp_path: Path) -> None:
+    (plain,) = decide(tmp_path, ZERO_SHOT)
+    for model in ("fake-1b", "jev-latest", "their-model"):
+        (found,) = decide(tmp_path, replace(ZERO_SHOT, model=model), model_aliases="jev-latest, their-model")
+        assert (found.model, probabilities(found)) == ("fake-1b", probabilities(plain))
+    (made,) = decide(tmp_path, replace(ZERO_SHOT, adapter=by_cases()))
+    (named,) = decide(tmp_path, replace(ZERO_SHOT, model=made.adapter_id))
+    assert named.model == named.adapter_id == made.model
+    assert probabilities(named) == probabilities(made)
+    with pytest.raises(ServiceError, match="names an adapter") as refused:
+        decide(tmp_path, replace(ZERO_SHOT, model=made.adapter_id, adapter=by_cases()))
+    assert refused.value.param == "model"
+
+
 def test_the_gate_decides_each_answer(tmp_path: Path) -> None:
     gate = GateRequest(Thresholds(min_confidence=1.0))
     (found,) = decide(tmp_path, replace(ZERO_SHOT, gate=gate))

@@ -1,0 +1,97 @@
+"""The engine's answers to typed questions, in the numbers and details that both wires have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+
+from service import schemas
+from service.api.decision_requests import DecisionBody, placed_errors
+from service.api.http import engine_of, tenant_of, unless_disconnected
+from service.api.typed_questions import TypedQuestion
+from service.engine.answers import Decided
+
+if TYPE_CHECKING:
+    from service.gating.decisions import DecidedPrediction
+
+
+async def decide(body: DecisionBody, request: Request) -> Decided:
+    """Return the engine's answers to `body`; stop when the client leaves.
+
+    Raises `ServiceError`, placed in `body`.
+    """
+    engine = engine_of(request)
+    with placed_errors(body):
+        work = engine.decide(body.request(engine.served.base.id), tenant=tenant_of(request))
+        return await unless_disconnected(request, work)
+
+
+@dataclass(frozen=True)
+class TypedAnswer:
+    """The answer to a question.
+
+    `probabilities` are in the order of the question's values, and add up to 1.
+    """
+
+    typed: TypedQuestion
+    probabilities: Sequence[float]
+    decided: DecidedPrediction
+    learned: bool
+
+    @property
+    def top(self) -> int:
+        """Return the index of the most probable value, the first of several equal ones."""
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+    @property
+    def confidence(self) -> float:
+        """Return the probability that the most probable value is right."""
+        return self.decided.confidence.value
+
+    @property
+    def expected_level(self) -> float:
+        """Return the mean of the levels' indices, each with its probability."""
+        return sum(index * probability for index, probability in enumerate(self.probabilities))
+
+    @property
+    def details(self) -> schemas.AnswerDetails:
+        """Return the details that no wire but ours has."""
+        decided, prediction = self.decided, self.decided.prediction
+        uncertainty = prediction.predictive.uncertainty
+        return schemas.AnswerDetails(
+            decision=decided.decision,
+            reason=decided.abstain_reason,
+            confidence_kind=decided.confidence.kind,
+            answerable=prediction.answerable,
+            typicality=prediction.typicality,
+            mutual_information=uncertainty.mutual_information,
+            standard_error=uncertainty.mc_standard_error,
+            samples=prediction.predictive.samples,
+            learned=self.learned,
+        )
+
+
+def answers_of(decided: Decided, body: DecisionBody) -> list[TypedAnswer]:
+    """Return the answers about the body's input, in the order of its questions."""
+    (row,) = decided.rows
+    answers = []
+    for typed, answer, learned in zip(body.questions, row, decided.learned, strict=True):
+        predictive = answer.prediction.predictive
+        by_option = dict(zip(predictive.options, predictive.probabilities, strict=True))
+        probabilities = [by_option[option] for option in typed.question.options]
+        answers.append(TypedAnswer(typed, probabilities, answer, learned))
+    return answers
+
+
+def request_details(decided: Decided, body: DecisionBody) -> schemas.DecisionDetails:
+    """Return the details of a request's answers."""
+    return schemas.DecisionDetails(
+        adapter_id=decided.adapter_id,
+        seed=body.extras.seed,
+        cache=decided.cache.value,
+        warnings=list(decided.warnings),
+        timings=schemas.Timings(**asdict(decided.timings)),
+    )
