@@ -1,8 +1,8 @@
 """Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 408 body too slow, 413 body too large, 415 not declared as JSON, 422 JSON that
-cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests now, 504
-took too long.
+Status codes: 400 not JSON, 404 unknown, 408 body too slow, 409 refused because of how things stand
+now, 413 body too large, 415 not declared as JSON, 422 JSON that cannot be accepted, 429 busy, 500
+error of the server, 503 this server accepts no requests now, 504 took too long.
 """
 
 from __future__ import annotations
@@ -96,6 +96,24 @@ class UnknownModelError(NotFoundError):
     code = "unknown_model"
 
 
+class UnknownNameError(NotFoundError):
+    """No adapter has this name, or the name has no such version."""
+
+    code = "unknown_name"
+
+
+class NameChangedError(ServiceError):
+    """The name is at another version than the request expects (`if_version`)."""
+
+    code, status = "name_changed", 409
+
+
+class AdapterNamedError(ServiceError):
+    """The adapter is not deleted, because it is the current version of a name."""
+
+    code, status = "adapter_named", 409
+
+
 class MethodNotAllowedError(ServiceError):
     """The route does not take this method."""
 
@@ -148,6 +166,12 @@ class PromptTooLongForContextError(InvalidRequestError):
     """A prompt does not fit the model's context, and the request does not set `truncate`."""
 
     code = "prompt_too_long"
+
+
+class InvalidNameError(InvalidRequestError):
+    """The text cannot be the name of an adapter."""
+
+    code = "invalid_name"
 
 
 class InvalidSupportError(InvalidRequestError):

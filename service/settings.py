@@ -179,7 +179,7 @@ class StoreSettings(BaseModel):
 
     data_dir: Path = Field(
         default=Path(platformdirs.user_data_dir("abmll")),
-        description="Folder in which adapters and calibrations are stored.",
+        description="Folder in which adapters, their names and calibrations are stored.",
     )
     cache_dir: Path | None = Field(
         default=None,
@@ -233,6 +233,11 @@ class LimitSettings(BaseModel):
         default=256,
         ge=32,
         description="Most tokens of one free-text answer; at least the default of a request.",
+    )
+    max_names: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most names of adapters, deleted ones included: the numbers of their versions do not come again.",
     )
 
 
@@ -332,6 +337,11 @@ class Settings(
     def calibrations_dir(self) -> Path:
         """Root folder of the calibrations' journals."""
         return self.data_dir / "calibrations"
+
+    @property
+    def names_dir(self) -> Path:
+        """Root folder of the names' journals."""
+        return self.data_dir / "names"
 
     @property
     def adapters_dir(self) -> Path:

@@ -19,7 +19,7 @@ from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Task, listed
 
 Likelihood = Literal["options", "tokens"]
-Ask: TypeAlias = Callable[[Example], Example | None]
+Questioner: TypeAlias = Callable[[Example], Example | None]
 
 
 def fitting_examples(
@@ -32,7 +32,7 @@ def fitting_examples(
     shuffle: bool = False,
     balanced: bool = True,
     likelihood: Likelihood = "options",
-    ask: Ask | None = None,
+    ask: Questioner | None = None,
 ) -> list[LabelledPrompt]:
     """Draw `size` examples of a task that have at most `max_row_tokens` each.
 

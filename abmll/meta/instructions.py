@@ -71,10 +71,10 @@ class Showing:
 
     `instructed`: that a visit shows instructions at all. `derived`: that a question is a derived
     one, where there are some. `statements`: that a task of pairs is asked statements. `described`:
-    that options have descriptions, where there are at most `most_described` of them. `declinable`: that a visit's questions may be declined, and
-    `strange` that an example is then asked what it does not answer. `questions` is the most
-    questions of a visit to one task. `mixed`: that a visit to a task with options has examples of
-    `mixed_tasks` such tasks, each with its own question.
+    that options have descriptions, where there are at most `most_described` of them. `declinable`:
+    that a visit's questions may be declined, and `strange` that an example is then asked what it
+    does not answer. `questions` is the most questions of a visit to one task. `mixed`: that a visit
+    to a task with options has examples of `mixed_tasks` such tasks, each with its own question.
     """
 
     instructed: float = 0.0
@@ -90,7 +90,7 @@ class Showing:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskQuestion:
     """One question about the examples of a task, as it was drawn.
 
     `labels` has its own option by the option of the task, and is empty where options stay.
@@ -139,25 +139,25 @@ def _example(
     return Example(text, output, shown, instruction, described if any(described) else (), declinable)
 
 
-def own_question(task: TaskInstructions, wording: int = 0, *, described: bool = False) -> Asked:
+def own_question(task: TaskInstructions, wording: int = 0, *, described: bool = False) -> TaskQuestion:
     """Return the task's own question in one of its wordings. Raises `AbmllError` without it."""
     if wording >= len(task.instructions):
         raise AbmllError(f"there is no wording {wording} of {len(task.instructions)}")
-    return Asked(task.instructions[wording], descriptions=task.descriptions if described else {})
+    return TaskQuestion(task.instructions[wording], descriptions=task.descriptions if described else {})
 
 
 def draw_question(
     task: TaskInstructions, options: Sequence[str], showing: Showing, rng: random.Random, *, declinable: bool
-) -> Asked:
+) -> TaskQuestion:
     """Draw a question of a task whose examples have `options`, or different ones where it is empty."""
     statement = task.statement
     if statement is not None and rng.random() < showing.statements:
         labels = {**dict.fromkeys(statement.yes, YES), **dict.fromkeys(statement.no, NO)}
-        return Asked(rng.choice(statement.instructions), (YES, NO), labels, {}, statement, declinable)
+        return TaskQuestion(rng.choice(statement.instructions), (YES, NO), labels, {}, statement, declinable)
     described = rng.random() < showing.described and len(options) <= showing.most_described
     if task.derived and rng.random() < showing.derived:
         chosen = rng.choice(task.derived)
-        return Asked(
+        return TaskQuestion(
             rng.choice(chosen.instructions),
             tuple(chosen.options),
             chosen.labels,
@@ -165,7 +165,9 @@ def draw_question(
             declinable=declinable,
         )
     descriptions = task.descriptions if described else {}
-    return Asked(rng.choice(task.instructions), tuple(options), {}, descriptions, declinable=declinable)
+    return TaskQuestion(
+        rng.choice(task.instructions), tuple(options), {}, descriptions, declinable=declinable
+    )
 
 
 def draw_questions(

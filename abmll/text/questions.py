@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from abmll.errors import OptionsError, SupportError
 from abmll.text.tasks import CANNOT_TELL, Example, Query, check_options
@@ -71,6 +71,27 @@ class Case:
 
     input: str
     answers: Mapping[str, str | None]
+
+
+def questions_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Question, ...]:
+    """Read questions as `/v1/decisions` has them: `type`, `name`, `instructions`, and the options.
+
+    The options are `choices` with a `value`, or `levels` with a `label`; both may have a
+    `description`. A predicate may have `criteria`, the descriptions of `yes` and `no`.
+    """
+    found = []
+    for row in rows:
+        kind = row["type"]
+        if kind == "predicate":
+            options, criteria = (YES, NO), row.get("criteria", {})
+            descriptions = tuple(criteria.get(option, "") for option in options)
+        else:
+            listed = row["choices"] if kind == "choice" else row["levels"]
+            options = tuple(option["value" if kind == "choice" else "label"] for option in listed)
+            descriptions = tuple(option.get("description", "") for option in listed)
+        shown = descriptions if any(descriptions) else ()
+        found.append(Question(row["name"], kind, row["instructions"], options, shown))
+    return tuple(found)
 
 
 def check_question(question: Question) -> None:

@@ -30,10 +30,14 @@ from abmll_client.models import (
     CreateAdapterResponse,
     DeletedAdapter,
     DeletedCalibration,
+    DeletedName,
     DiagnoseResponse,
     FeedbackResponse,
     LimitsReport,
     ModelCard,
+    Name,
+    NameList,
+    NameWithHistory,
     PinnedAdapter,
     Prediction,
     PredictResponse,
@@ -107,6 +111,35 @@ class AsyncClient(Connection):
     async def unpin(self, adapter_id: str) -> PinnedAdapter:
         """As `Client.unpin`."""
         return await self._send(calls.unpin(adapter_id))
+
+    async def put_name(
+        self, name: str, adapter_id: str, *, if_version: int | None = None, note: str | None = None
+    ) -> Name:
+        """As `Client.put_name`."""
+        return await self._send(calls.put_name(name, adapter_id, if_version=if_version, note=note))
+
+    async def names(self, page_size: int = 100) -> AsyncIterator[Name]:
+        """As `Client.names`."""
+        call: Call[NameList] | None = calls.names(page_size)
+        while call is not None:
+            page = await self._send(call)
+            for name in page.data:
+                yield name
+            call = calls.names_after(page, page_size)
+
+    async def name(self, name: str, *, before: int | None = None) -> NameWithHistory:
+        """As `Client.name`."""
+        return await self._send(calls.name(name, before))
+
+    async def rollback_name(
+        self, name: str, version: int, *, if_version: int | None = None, note: str | None = None
+    ) -> Name:
+        """As `Client.rollback_name`."""
+        return await self._send(calls.rollback_name(name, version, if_version=if_version, note=note))
+
+    async def delete_name(self, name: str) -> DeletedName:
+        """As `Client.delete_name`."""
+        return await self._send(calls.delete_name(name))
 
     async def predict(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> PredictResponse:
         """As `Client.predict`."""

@@ -27,7 +27,7 @@ class Call(Generic[AnswerT]):
     Making one raises `ValueError` for half a character in its body.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     answer: type[AnswerT]
     body: Mapping[str, Any] | None = None
@@ -98,6 +98,42 @@ def diagnose(adapter_id: str, **fields: int | None) -> Call[models.DiagnoseRespo
     return Call("POST", path, models.DiagnoseResponse, _given(fields))
 
 
+# ---- names of adapters -------------------------------------------------------------------------------------
+
+
+def put_name(name: str, adapter_id: str, **fields: int | str | None) -> Call[models.Name]:
+    """Point a name to an adapter, with `if_version` and `note`."""
+    body = _given({"adapter_id": adapter_id, **fields})
+    return Call("PUT", _name_path(name), models.Name, body)
+
+
+def names(page_size: int, after: str | None = None) -> Call[models.NameList]:
+    """List a page of names, from the one behind the name `after`."""
+    query = _given({"limit": page_size, "after": after})
+    return Call("GET", "/v1/names", models.NameList, query=query)
+
+
+def names_after(page: models.NameList, page_size: int) -> Call[models.NameList] | None:
+    """List the page behind `page`, if there is one."""
+    return names(page_size, page.data[-1].name) if page.has_more and page.data else None
+
+
+def name(name: str, before: int | None = None) -> Call[models.NameWithHistory]:
+    """Get one name with its newest versions, those before the number `before`."""
+    return Call("GET", _name_path(name), models.NameWithHistory, query=_given({"before": before}))
+
+
+def rollback_name(name: str, version: int, **fields: int | str | None) -> Call[models.Name]:
+    """Point a name to the adapter of an earlier version, with `if_version` and `note`."""
+    body = _given({"version": version, **fields})
+    return Call("POST", f"{_name_path(name)}/rollback", models.Name, body)
+
+
+def delete_name(name: str) -> Call[models.DeletedName]:
+    """Delete a name."""
+    return Call("DELETE", _name_path(name), models.DeletedName)
+
+
 # ---- predictions -------------------------------------------------------------------------------------------
 
 
@@ -161,3 +197,9 @@ def _adapter_path(adapter_id: str) -> str:
     if not adapter_id:
         raise ValueError("the adapter's id is empty")
     return f"/v1/adapters/{quote(adapter_id, safe='')}"
+
+
+def _name_path(name: str) -> str:
+    if not name:
+        raise ValueError("the name is empty")
+    return f"/v1/names/{quote(name, safe='')}"

@@ -30,10 +30,14 @@ from abmll_client.models import (
     CreateAdapterResponse,
     DeletedAdapter,
     DeletedCalibration,
+    DeletedName,
     DiagnoseResponse,
     FeedbackResponse,
     LimitsReport,
     ModelCard,
+    Name,
+    NameList,
+    NameWithHistory,
     PinnedAdapter,
     Prediction,
     PredictResponse,
@@ -110,7 +114,8 @@ class Client(Connection):
     def delete(self, adapter_id: str) -> DeletedAdapter:
         """Delete an adapter, on disk too.
 
-        Raises `NotFoundError` also where a first attempt deleted it and its answer was lost.
+        Raises `NotFoundError` also where a first attempt deleted it and its answer was lost, and
+        `InvalidRequestError` with the code `adapter_named` while a name points to it.
         """
         return self._send(calls.delete(adapter_id))
 
@@ -122,8 +127,41 @@ class Client(Connection):
         """Let an adapter leave the server's memory again."""
         return self._send(calls.unpin(adapter_id))
 
+    def put_name(
+        self, name: str, adapter_id: str, *, if_version: int | None = None, note: str | None = None
+    ) -> Name:
+        """Point a name to an adapter, by a new version of the name.
+
+        With `if_version`, only where that is the number of its current version (0: there is no such
+        name), else `InvalidRequestError` with the code `name_changed`. A request whose answer was lost
+        is sent again: that makes one more version, or with `if_version` is refused.
+        """
+        return self._send(calls.put_name(name, adapter_id, if_version=if_version, note=note))
+
+    def names(self, page_size: int = 100) -> Iterator[Name]:
+        """Iterate over every name, in their order, asking page by page."""
+        call: Call[NameList] | None = calls.names(page_size)
+        while call is not None:
+            page = self._send(call)
+            yield from page.data
+            call = calls.names_after(page, page_size)
+
+    def name(self, name: str, *, before: int | None = None) -> NameWithHistory:
+        """Get one name with its newest versions, those before the number `before`."""
+        return self._send(calls.name(name, before))
+
+    def rollback_name(
+        self, name: str, version: int, *, if_version: int | None = None, note: str | None = None
+    ) -> Name:
+        """Point a name to the adapter of an earlier version, by a new version; as `put_name`."""
+        return self._send(calls.rollback_name(name, version, if_version=if_version, note=note))
+
+    def delete_name(self, name: str) -> DeletedName:
+        """Delete a name with its versions; the adapters stay."""
+        return self._send(calls.delete_name(name))
+
     def predict(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> PredictResponse:
-        """Answer `inputs` in one request, with `adapter_id=` or with `support=`."""
+        """Answer `inputs` in one request, with `model=` and a name, `adapter_id=` or `support=`."""
         return self._send(calls.predict(inputs, **fields))
 
     def predict_all(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> list[Prediction]:

@@ -40,6 +40,8 @@ def predict_all(inputs: InputsLike, **fields: Any) -> Plan[list[models.Predictio
         answer: models.PredictResponse = yield calls.predict(batch, **fields)
         first = len(predictions)
         predictions += [p.model_copy(update={"index": first + p.index}) for p in answer.predictions]
+        if answer.model is not None:  # all inputs are answered by one version of the name
+            fields["model"] = answer.model
     return predictions
 
 

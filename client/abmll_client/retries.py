@@ -1,6 +1,7 @@
 """When a request is sent again.
 
-Repeating is safe: adapters are named by their content, so a repeated request joins the first.
+Repeating is safe: adapters are named by their content, so a repeated request joins the first. What
+points a name to an adapter makes one more version.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ class EvaluationData:
     """Which tasks of the collection at `folder` are tested on.
 
     They are the `side` of `splits`, less `leave_out`, and the tasks named in `tasks`. Temperatures
-    are fitted on the `validation` tasks, which serve nothing else. A relative `folder` is found
-    from the working directory.
+    are fitted on the `validation` tasks, which serve nothing else. With `instructions`, a file of
+    what tasks ask, prompts show the instruction in its `wording`, and with `described` what options
+    mean. A relative `folder` or file is found from the working directory.
     """
 
     folder: Path
@@ -71,6 +72,9 @@ class EvaluationData:
     tasks: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    instructions: Path | None = None
+    wording: int = 0
+    described: bool = False
 
 
 @dataclass(frozen=True)

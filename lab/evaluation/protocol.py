@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from abmll.errors import AbmllError
+from abmll.meta.instructions import TaskQuestion
 from abmll.text.draws import draw_support, draw_uniformly
-from abmll.text.tasks import Example, Query, Task
+from abmll.text.tasks import Example, Query, Task, without_listed_options
 from lab.evaluation.cells import Cell, Episode
 
 # CrossFit's five support seeds.
@@ -118,12 +120,20 @@ def neighbours(tasks: Sequence[Task], about: Mapping[str, Mapping[str, Any]]) ->
 
 
 def episode(
-    task: Task, shots: str, seed: int, *, items: int, foreign: Task | None = None, foreign_items: int = 0
+    task: Task,
+    shots: str,
+    seed: int,
+    *,
+    items: int,
+    foreign: Task | None = None,
+    foreign_items: int = 0,
+    asked: TaskQuestion | None = None,
 ) -> Episode:
     """Draw the support (see `draw_shots`) and take the first `items` test items.
 
     All methods see the same. Inputs of `foreign` are put under this task's options; a task whose
-    options differ from item to item takes none. Raises `AbmllError` for a task without options.
+    options differ from item to item takes none. With `asked`, all show this question. Raises
+    `AbmllError` for a task without options.
     """
     support = draw_shots(shots, task.train, seed)
     tested = task.test[:items]
@@ -132,6 +142,12 @@ def episode(
     strangers: tuple[Query, ...] = ()
     if foreign is not None and classes_of(task):
         strangers = tuple(Query(item.input, tested[0].options) for item in foreign.test[:foreign_items])
+    if asked is not None:
+        support, tested = (tuple(filter(None, map(asked.ask, rows))) for rows in (support, tested))
+        strangers = tuple(
+            replace(tested[0].query, input=text)
+            for text in map(without_listed_options, [item.query for item in foreign.test[:foreign_items]])
+        ) if strangers and foreign else ()  # fmt: skip
     return Episode(
         support,
         tuple(item.query for item in tested),

@@ -9,10 +9,12 @@ from pydantic import TypeAdapter
 
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
+from abmll.meta.instructions import TaskQuestion, own_question
 from abmll.text.tasks import Task
 from lab.evaluation.cells import Cell, Episode
 from lab.evaluation.configuration import Entry, EvaluationConfig
 from lab.evaluation.protocol import can_be_tested, check_unseen, classes_of, episode, neighbours, plan
+from lab.instructions import read_instructions
 from model_store.posteriors import LoadedPosterior, load_posterior
 
 
@@ -43,6 +45,7 @@ class Study:
         }
         for entry in config.methods:
             self._check(entry)
+        self._asked = self._questions()
         self.foreign = neighbours(list(self.tasks.values()), self.collection.about)
 
     @property
@@ -72,18 +75,34 @@ class Study:
         return episode(
             self.tasks[cell.task], cell.shots, cell.seed,
             items=config.items, foreign=self.tasks.get(foreign or ""), foreign_items=config.foreign_items,
+            asked=self._asked.get(cell.task),
         )  # fmt: skip
 
     def describe(self, entry: Entry) -> dict[str, Any]:
         """Return what the cells of a method depend on, as plain values."""
         posterior = self.posterior(entry)
-        shared = ("base", "quantisation", "adapter", "template", "serve", "items", "foreign_items")
+        shared = ["base", "quantisation", "adapter", "template", "serve", "items", "foreign_items"]
         values = TypeAdapter(EvaluationConfig).dump_python(self.config, mode="json")
         values["adapter"] = self.config.posterior.to_json()
+        if self.config.data.instructions is not None:
+            values["asked"] = {name: values["data"][name] for name in ("wording", "described")}
+            shared.append("asked")
         return {
             **TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"name", "splits"}),
             "digest": posterior.manifest.digest if posterior else None,
             **{name: values[name] for name in shared},
+        }
+
+    def _questions(self) -> dict[str, TaskQuestion]:
+        """Return what each task is asked; nothing without a file of instructions."""
+        data = self.config.data
+        if data.instructions is None:
+            return {}
+        known = read_instructions(data.instructions)
+        if missing := [name for name in self.tasks if name not in known]:
+            raise AbmllError(f"{data.instructions.name} has no instructions of {', '.join(missing)}")
+        return {
+            name: own_question(known[name], data.wording, described=data.described) for name in self.tasks
         }
 
     def _tasks_of(self, entry: Entry) -> list[str]:

@@ -158,6 +158,13 @@ class AdapterStore:
         with self._mutex:
             return self._read(id, _read_adapter)
 
+    def manifest(self, id: str) -> AdapterManifest | None:
+        """Return the adapter's manifest, or None where there is no intact one. `id` may be any text."""
+        if not ADAPTER_ID.fullmatch(id):
+            return None
+        with self._mutex:
+            return self._read(id, _read_manifest)
+
     def has(self, id: str) -> bool:
         """Return whether there is an adapter `id`, intact or not."""
         with self._mutex:

@@ -13,7 +13,6 @@ from service.api.decision_requests import DecisionBody, placed_errors
 from service.api.http import engine_of, tenant_of, unless_disconnected
 from service.api.typed_questions import TypedQuestion
 from service.engine.answers import Decided
-from service.errors import UnknownAdapterError
 
 if TYPE_CHECKING:
     from service.gating.decisions import DecidedPrediction
@@ -25,16 +24,9 @@ async def decide(body: DecisionBody, request: Request) -> Decided:
     Raises `ServiceError`, placed in `body`.
     """
     engine = engine_of(request)
-    base_id = engine.served.base.id
     with placed_errors(body):
-        work = engine.decide(body.request(base_id), tenant=tenant_of(request))
-        try:
-            return await unless_disconnected(request, work)
-        except UnknownAdapterError as error:
-            if body.model == base_id:
-                raise
-            message = f"there is no model {body.model!r:.80}: this server has {base_id!r} and its adapters"
-            raise UnknownAdapterError(f"{message}, which GET /v1/models lists", "model") from error
+        work = engine.decide(body.request(engine.served.base.id), tenant=tenant_of(request))
+        return await unless_disconnected(request, work)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def predict(
     support: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Labelled rows to adapt to.")
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="Id of a stored adapter, instead of --support.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Id or name of a stored adapter, instead of --support.")
+    ] = None,
     option: Options = None,
     samples: Annotated[
         str,
@@ -158,7 +160,7 @@ def predict(
 
         if (support is None) == (adapter is None):
             raise typer.BadParameter("give exactly one of --support and --adapter")
-        source: AdaptRequest | str = str(adapter)
+        source = None
         if support is not None:
             overrides = AdaptOverrides(effort, steps, learning_rate)
             examples = read_support(support, option)
@@ -174,7 +176,7 @@ def predict(
             raise typer.BadParameter("it is a stored adapter that is calibrated: give --adapter")
         asked = PredictSettings(parse_samples(samples), seed, max_new_tokens, answers_per_sample)
         gate = GateRequest(thresholds, target_error, delta, target_coverage)
-        request = PredictRequest(source, queries, asked, gate, confidence, truncate)
+        request = PredictRequest(source, queries, asked, gate, confidence, truncate, adapter)
         if only_look:
             return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
         answered = with_engine(settings, lambda engine: engine.predict(request))

@@ -125,11 +125,25 @@ def models_table(catalogue: Mapping[str, Any]) -> Table:
     return table
 
 
+def names_table(names: Sequence[Mapping[str, Any]]) -> Table:
+    """Make a table with a row for each name: its current version, and the adapter of that."""
+    table = Table(title="names of adapters")
+    for heading in ("name", "version", "adapter", "since", "note"):
+        table.add_column(heading, overflow="fold")
+    for name in names:
+        current = name["current"]
+        adapter = current["adapter_id"] if current["available"] else f"{current['adapter_id']} (not there)"
+        table.add_row(
+            name["name"], str(current["version"]), adapter, current["created"], shown(current["note"] or "")
+        )
+    return table
+
+
 def findings_table(answer: Mapping[str, Any]) -> Table:
-    """Make a table of adapters and calibrations that are not intact, with the numbers of those that are."""
-    intact = " and ".join(f"{count} {kind}s" for kind, count in answer["intact"].items())
+    """Make a table of what is not intact in the data folder, with the numbers of what is."""
+    intact = ", ".join(f"{count} {kind}s" for kind, count in answer["intact"].items())
     table = Table(title=f"intact: {intact}; not intact: {len(answer['findings'])}")
-    for heading in ("kind", "adapter", "reason", "moved aside"):
+    for heading in ("kind", "id", "reason", "moved aside"):
         table.add_column(heading, overflow="fold")
     for row in answer["findings"]:
         table.add_row(

@@ -40,12 +40,14 @@ class Answered(Obtained):
     """Decided predictions in the order of the queries.
 
     `calibrated_gate` is None where the request did not need the adapter's calibration. `warnings` are
-    about this request; the adapter's manifest has its own.
+    about this request; the adapter's manifest has its own. `model` is the version of the name that
+    the request named its adapter by, such as `tickets@3`.
     """
 
     predictions: Sequence[DecidedPrediction]
     calibrated_gate: CalibratedGate | None = None
     warnings: Sequence[str] = ()
+    model: str | None = None
 
     @property
     def calibrator(self) -> str | None:
@@ -58,7 +60,8 @@ class Answered(Obtained):
 class Decided:
     """Decided answers by input, and in each by question, in the orders of the request.
 
-    `adapter_id` is None where no adapter answered. `learned` says of each question whether the
+    `adapter_id` is None where no adapter answered, and `model` what answered: the base model, an
+    adapter's id, or a name with its version. `learned` says of each question whether the
     adapter has cases of it; a question without is answered zero-shot. `tokens` is the number of
     prompt tokens that were scored, each counted once.
     """
@@ -66,6 +69,7 @@ class Decided:
     rows: Sequence[Sequence[DecidedPrediction]]
     learned: Sequence[bool]
     adapter_id: str | None
+    model: str
     cache: CacheOutcome
     timings: Timings
     tokens: int

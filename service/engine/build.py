@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.names import NameStore
 from model_store.adapters.store import AdapterStore
 from service.engine.engine import Engine
 from service.executors.contract import Executor
@@ -18,4 +19,4 @@ def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> En
     """
     store = AdapterStore(settings.adapters_dir)  # first: it holds the lock of the data folder
     gates = GateKeeper(settings, GateJournals(settings.calibrations_dir), metrics)
-    return Engine(settings, executor, store, gates, metrics)
+    return Engine(settings, executor, store, NameStore(settings.names_dir), gates, metrics)

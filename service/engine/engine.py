@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
-from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict, check_model
+from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
 from service.engine.decisions import admit_questions, by_input, learned, questions_named
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
+from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
 from service.engine.registry import AdapterRegistry
@@ -44,6 +45,8 @@ from service.errors import (
     LoadFailedError,
     ServiceError,
     StartingError,
+    UnknownAdapterError,
+    UnknownModelError,
     WorkerLostError,
 )
 from service.executors.contract import (
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from abmll.prediction.run import Prediction
     from abmll.text.tasks import Example
     from model_store.adapters.manifest import AdapterManifest
+    from model_store.adapters.names import NameStore
     from model_store.adapters.store import AdapterStore, StoredAdapter
     from service.engine.specs import PredictionSpec
 
@@ -94,12 +98,14 @@ class Engine:
         settings: Settings,
         executor: Executor,
         store: AdapterStore,
+        names: NameStore,
         gates: GateKeeper,
         metrics: Metrics,
     ) -> None:
         self._settings, self._executor, self._gates, self._metrics = settings, executor, gates, metrics
         memory = AdapterCache(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
+        self._names = Names(names, self._registry, settings.max_names)
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
@@ -123,6 +129,11 @@ class Engine:
         if self._served is None:
             raise StartingError("the model is loading")
         return self._served
+
+    @property
+    def names(self) -> Names:
+        """Return the owner of the adapters' names."""
+        return self._names
 
     @property
     def in_flight(self) -> int:
@@ -197,7 +208,8 @@ class Engine:
         `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
         and `log_predictions`.
         """
-        answered = await self._predict(request, tenant, feed)
+        with _wrong_field(request):
+            answered = await self._predict(request, tenant, feed)
         self._record_decisions(answered.predictions)
         return answered
 
@@ -207,7 +219,9 @@ class Engine:
         async with self._context(tenant, feed) as context:
             adapter, cache, rows, gate, spec = await self._carry_out(request, context)
             assert adapter is not None  # only decisions come without one
-            return Answered(adapter, cache, context.timings, rows, gate.calibrated, spec.warnings)
+            return Answered(
+                adapter, cache, context.timings, rows, gate.calibrated, spec.warnings, context.model
+            )
 
     async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
         """Return decided answers to every question about every input.
@@ -216,6 +230,9 @@ class Engine:
         name the input or the question of the request.
         """
         async with self._context(tenant) as context:
+            adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
+            if adapter_id is not None:
+                request = _named(request, adapter_id, called)
             work = await asyncio.to_thread(admit_questions, request, self._settings)
             with questions_named(request):
                 most = len(work.queries)
@@ -225,6 +242,7 @@ class Engine:
                 rows=by_input(rows, len(request.questions)),
                 learned=learned(request.questions, adapter.manifest.support.examples if adapter else ()),
                 adapter_id=adapter.manifest.id if adapter else None,
+                model=called if adapter is None or adapter_id else adapter.manifest.id,
                 cache=cache,
                 timings=context.timings,
                 tokens=sum(prompt.tokens for prompt in spec.prompts),
@@ -343,7 +361,8 @@ class Engine:
                 )
                 prediction = None
             else:
-                source, _, prediction = await self._admit(request, context)
+                with _wrong_field(request):
+                    source, _, prediction = await self._admit(request, context)
                 new = source if isinstance(source, AdaptationSpec) else None
             price = await asyncio.to_thread(price_of, context.served, new, prediction)
             known = new is not None and await self._registry.knows(new.job.adapter_id)
@@ -398,9 +417,36 @@ class Engine:
     async def delete_adapter(self, adapter_id: str) -> None:
         """Delete the adapter, and its calibration first, since that must not outlive it.
 
-        Raises `UnknownAdapterError`.
+        Raises `UnknownAdapterError`, and `AdapterNamedError` where a name points to it.
         """
-        await self._registry.delete(adapter_id, self._gates.forget)
+
+        async def first(adapter_id: str) -> None:
+            self._names.check_unnamed(adapter_id)
+            await self._gates.forget(adapter_id)
+
+        await self._registry.delete(adapter_id, first)
+
+    async def resolve_model(self, model: str) -> tuple[str | None, str]:
+        """Return the adapter that `model` stands for, and what the answer calls it.
+
+        `model` is the name of the base model (then there is no adapter), the id of an adapter, a
+        name, or a version of one (`tickets@3`); what was named is called by its version. Raises
+        `UnknownModelError`, also where the adapter was deleted.
+        """
+        base_id = self.served.base.id
+        if model == base_id:
+            return None, base_id
+        adapter_id, called = self._names.resolve(model, base_id)
+        try:
+            await self._registry.get(adapter_id)
+        except UnknownAdapterError as error:
+            message = (
+                error.message
+                if called == model == adapter_id
+                else (f"{called} was adapter {adapter_id}, which was deleted")
+            )
+            raise UnknownModelError(message, "model") from error
+        return adapter_id, called
 
     def _context(
         self, tenant: str, feed: ProgressFeed | None = None
@@ -413,22 +459,22 @@ class Engine:
     ) -> tuple[AdaptationSpec | StoredAdapter | None, ResolvedGate, PredictionSpec]:
         """Return the adapter, or what it is to be made of, with the gate and what is predicted."""
         served = context.served
-        check_model(request.model, served)
         source: AdaptationSpec | StoredAdapter | None
         support: Sequence[Example]
-        if not isinstance(request.adapter, str):
+        adapter = await self._source(request, context)
+        if not isinstance(adapter, str):
             if request.gate.needs_calibration:
                 message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
                 raise InvalidRequestError(message, "adapter_id")
             gate = ResolvedGate(request.gate.thresholds)
-            if request.adapter is None:
+            if adapter is None:
                 source, support, own = None, (), False
             else:
-                source = await asyncio.to_thread(admit_adapt, request.adapter, served, self._settings)
+                source = await asyncio.to_thread(admit_adapt, adapter, served, self._settings)
                 support, own = source.support, bool(source.folds)
         else:
-            source = await self._registry.get(request.adapter)
-            context.adapter_id = request.adapter
+            source = await self._registry.get(adapter)
+            context.adapter_id = adapter
             manifest = source.manifest
             check_adapter(manifest, served)
             gate = await self._gates.resolve(request.gate, manifest, request.settings)
@@ -443,6 +489,24 @@ class Engine:
             most_queries=most_queries,
         )
         return source, gate, spec
+
+    async def _source(self, request: PredictRequest, context: RequestContext) -> str | AdaptRequest | None:
+        """Return the adapter of `request`, or the request to make one, which `model` may name.
+
+        None stands for the global posterior.
+        """
+        if request.model is None:
+            return request.adapter
+        adapter_id, called = await self.resolve_model(request.model)
+        if request.adapter is not None:
+            if adapter_id is not None:
+                raise _named_twice(called)
+            return request.adapter
+        if adapter_id is None:
+            message = f"{called!r} is the base model: name an adapter, or send examples as support"
+            raise InvalidRequestError(message, "model")
+        context.model = None if called == adapter_id else called
+        return adapter_id
 
     async def _check_price(
         self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
@@ -518,6 +582,29 @@ class Engine:
             self._metrics.samples.inc(prediction.predictive.samples)
             self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
+
+
+@contextmanager
+def _wrong_field(request: PredictRequest) -> Iterator[None]:
+    """Have errors about the adapter of `request` name the field that names it."""
+    try:
+        yield
+    except ServiceError as error:
+        if request.adapter is not None or error.param != "adapter_id":
+            raise
+        raise error.at("model") from error
+
+
+def _named_twice(called: str) -> InvalidRequestError:
+    message = f"{called!r} names an adapter: leave adapter_id and support out, or name the base model"
+    return InvalidRequestError(message, "model")
+
+
+def _named(request: DecideRequest, adapter_id: str, called: str) -> DecideRequest:
+    """Return the request with the adapter that its model names. Raises where it has another."""
+    if request.adapter is not None:
+        raise _named_twice(called)
+    return replace(request, adapter=adapter_id)
 
 
 def _decide_partial(

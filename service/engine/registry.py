@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -59,6 +59,15 @@ class AdapterRegistry:
         if adapter is None:
             raise _unknown(adapter_id)
         return adapter
+
+    async def manifests(self, adapter_ids: Iterable[str]) -> Mapping[str, AdapterManifest]:
+        """Return the manifests of those of these adapters that are there. Memory stays as it is."""
+
+        def read() -> Mapping[str, AdapterManifest]:
+            found = ((id, self._store.manifest(id)) for id in set(adapter_ids))
+            return {id: manifest for id, manifest in found if manifest is not None}
+
+        return await asyncio.to_thread(read)
 
     async def obtain(
         self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]], is_late: Callable[[], bool]

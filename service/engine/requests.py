@@ -66,7 +66,9 @@ class AdaptRequest:
 class PredictRequest:
     """Queries to answer, the adapter to answer them with, and the gate that decides.
 
-    `adapter` is the id of one, a request to make one, or None for the global posterior. Queries without options have the options
+    `adapter` is the id of one, or a request to make one. None stands for what `model` names (see
+    `Engine.resolve_model`), and without it for the global posterior. `model` is the base model where
+    `adapter` is given. Queries without options have the options
     that all support examples share; if the support has no options, they are answered in free text.
     `confidence` None stands for a calibrated one where the adapter has its own temperature.
     """
@@ -84,8 +86,9 @@ class PredictRequest:
 class DecideRequest:
     """Questions to answer about each input.
 
-    `adapter` is the id of an adapter, a request to make one, or None: then the global posterior
-    answers, which has seen no example (zero-shot). `gate`, `confidence` and `settings` are as in
+    `adapter` is the id of an adapter, or a request to make one. None stands for what `model` names.
+    Where that is the base model, or None, the global posterior answers, which has seen no example
+    (zero-shot). `gate`, `confidence` and `settings` are as in
     `PredictRequest`, and hold for every question.
     """
 
@@ -96,6 +99,7 @@ class DecideRequest:
     gate: GateRequest = field(default_factory=GateRequest)
     confidence: WantedConfidence = None
     truncate: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)

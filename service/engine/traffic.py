@@ -21,7 +21,8 @@ from service.metrics import Metrics
 class RequestContext:
     """One request in flight: its model, times, tenant and deadline.
 
-    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known.
+    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
+    the version of a name, where the request names its adapter by one.
     """
 
     served: ServedModel
@@ -30,6 +31,7 @@ class RequestContext:
     deadline: asyncio.Timeout
     feed: ProgressFeed | None
     adapter_id: str | None = None
+    model: str | None = None
 
     def seconds_left(self) -> float:
         """Return the seconds until the deadline."""

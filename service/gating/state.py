@@ -17,7 +17,7 @@ from abmll.assurance.certificates import Certificate, NotYet, certify_looks
 from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
 from abmll.prediction.settings import Samples
-from model_store.adapters.gate_journals import Record
+from model_store.adapters.journals import Record
 from model_store.errors import CorruptArtifactError, UnsupportedFormatError
 from model_store.tensors import canonical_json
 

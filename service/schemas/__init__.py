@@ -56,6 +56,15 @@ from service.schemas.gates import (
     MonitoringReport,
     SetReport,
 )
+from service.schemas.names import (
+    DeletedName,
+    Name,
+    NameList,
+    NameVersion,
+    NameWithHistory,
+    PutNameRequest,
+    RollbackRequest,
+)
 from service.schemas.operations import (
     ErrorBody,
     ErrorResponse,
@@ -122,6 +131,7 @@ __all__ = [
     "DecisionDetails",
     "DeletedAdapter",
     "DeletedCalibration",
+    "DeletedName",
     "DiagnoseRequest",
     "DiagnoseResponse",
     "Diagnosis",
@@ -144,6 +154,10 @@ __all__ = [
     "ModelList",
     "ModelSummary",
     "MonitoringReport",
+    "Name",
+    "NameList",
+    "NameVersion",
+    "NameWithHistory",
     "OptionProbability",
     "Options",
     "PinnedAdapter",
@@ -152,6 +166,8 @@ __all__ = [
     "PredictResponse",
     "Prediction",
     "PredictionSet",
+    "PutNameRequest",
+    "RollbackRequest",
     "Samples",
     "Seed",
     "SetReport",

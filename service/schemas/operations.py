@@ -11,7 +11,7 @@ from service.schemas.wire import WireModel
 
 
 class ModelCard(WireModel):
-    """A model that requests can name: the base model with its global posterior, or an adapter."""
+    """A model that requests can name: the base model with its global posterior, an adapter, or a name."""
 
     id: str
     object: Literal["model"] = "model"
@@ -20,7 +20,9 @@ class ModelCard(WireModel):
         "model; Unix seconds."
     )
     owned_by: Literal["abmll-serve"] = "abmll-serve"
-    parent: str | None = Field(description="Base model of an adapter; null for the base model.")
+    parent: str | None = Field(
+        description="Base model of an adapter; adapter of a name; null for the base model."
+    )
     base: BaseInfo
     posterior: str
     max_model_len: int = Field(description="Length of the context, in tokens.")
@@ -35,7 +37,7 @@ class ModelSummary(WireModel):
 
 
 class ModelList(WireModel):
-    """A page of models: the base model first, then adapters in order of their ids."""
+    """A page of models: the base model first, then adapters by id, then names."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -71,6 +73,7 @@ class LimitsReport(WireModel):
     max_folds: int
     max_steps: int
     max_new_tokens: int
+    max_names: int
     max_calibration: int
     max_logged: int
     queue_limit: int

@@ -164,6 +164,10 @@ class PredictResponse(WireModel):
     """
 
     adapter_id: str
+    model: str | None = Field(
+        default=None,
+        description="Version of the name that answered, such as `tickets@3`, if the request named one.",
+    )
     predictions: list[Prediction]
     usage: Usage
     seed: int

@@ -140,11 +140,15 @@ class CreateAdapterRequest(WireModel):
 
 
 class PredictRequest(WireModel):
-    """Answer inputs with an adapter that is named by `adapter_id` or made from `support`."""
+    """Answer inputs with an adapter that is named by `adapter_id` or `model`, or made from `support`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PREDICT_EXAMPLE]})
 
-    model: Model = None
+    model: str | None = Field(
+        default=None,
+        description="A name of an adapter, one version of it (`tickets@3`), or the id of an adapter, without "
+        "`adapter_id` and `support`; or, beside one of these, the base model.",
+    )
     adapter_id: str | None = Field(default=None, description="Id of an adapter made before.")
     support: Support | None = None
     inputs: list[Input] = Field(min_length=1, description="Texts to answer.")
@@ -189,9 +193,9 @@ class PredictRequest(WireModel):
 
     @model_validator(mode="after")
     def _calibrated_adapter(self) -> Self:
-        if self.calibrated and self.adapter_id is None:
+        if self.calibrated and self.support is not None:
             raise ValueError(
-                "a calibrated gate, set and log need adapter_id: it is an adapter that is calibrated"
+                "a calibrated gate, set and log need adapter_id or a name: it is an adapter that is calibrated"
             )
         if self.calibrated and self.answers_per_sample != 1:
             raise ValueError("calibrations are made with one answer a sample: leave answers_per_sample out")
@@ -199,8 +203,11 @@ class PredictRequest(WireModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.adapter_id is None) == (self.support is None):
-            raise ValueError("exactly one of adapter_id and support is needed")
-        if self.adapter_id is not None and self.adapt is not None:
-            raise ValueError("adapt applies to support: an adapter named by adapter_id is already fitted")
+        given = [value for value in (self.adapter_id, self.support) if value is not None]
+        if len(given) > 1 or (not given and self.model is None):
+            raise ValueError(
+                "exactly one of adapter_id and support is needed, or the name of an adapter as model"
+            )
+        if self.support is None and self.adapt is not None:
+            raise ValueError("adapt applies to support: an adapter that is named is already fitted")
         return self

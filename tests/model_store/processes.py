@@ -1,6 +1,8 @@
 """Functions that tests run in other processes; the fork server imports this module once."""
 
 import hashlib
+from collections.abc import Sequence
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example
 from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.names import NameStore
 from model_store.adapters.store import AdapterStore, StoredAdapter
 from model_store.pretrained.identity import BaseIdentity
 from tests.tiny import make_config
@@ -68,6 +71,13 @@ def append_forever(root: Path, adapter_id: str, acknowledge: Connection) -> None
         store.append(adapter_id, {"value": number})
         acknowledge.send(number)
         number += 1
+
+
+def put_names_forever(root: Path, name: str, adapters: Sequence[str], acknowledge: Connection) -> None:
+    """Point the name to one adapter after the other, and send each version when `put` has returned."""
+    store = NameStore(root)
+    for adapter_id in cycle(adapters):
+        acknowledge.send(store.put(name, adapter_id).last)
 
 
 def hang_before_sealing(root: Path, number: int, acknowledge: Connection) -> None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from model_store.adapters.gate_journals import GateJournals
+from model_store.adapters.names import NameStore
 from model_store.adapters.store import AdapterStore
 from model_store.errors import CorruptArtifactError, StorageFullError, UnusableFolderError
 from model_store.progress import no_report, progress_bar
@@ -115,6 +116,7 @@ def by_a_long_name(folder: Path) -> Path:
 OWNERS = {
     "adapters": AdapterStore,
     "journals": GateJournals,
+    "names": NameStore,
     "cache": lambda folder: cached_folder(folder / "model", build, "a base", no_report),
     "export": lambda folder: staged(folder / "out", "an export").__enter__(),
 }

@@ -171,8 +171,8 @@ class FakeWorker:
         probabilities = torch.tensor(rows, dtype=torch.float64)
         probabilities /= probabilities.sum(-1, keepdim=True)
         if prompt.declinable:
-            told, options = probabilities[:, :-1], options[:-1]
-            found = summarise(options, told / told.sum(-1, keepdim=True), samples=samples)
+            given, options = probabilities[:, :-1], options[:-1]
+            found = summarise(options, given / given.sum(-1, keepdim=True), samples=samples)
             answerable = 1 - float(probabilities[:, -1].mean())
             return Prediction(found, len(prompt.text), 0, answerable=answerable)
         if prompt.options:

@@ -31,6 +31,7 @@ from abmll_client.models.gates import (
     MonitoringReport,
     SetReport,
 )
+from abmll_client.models.names import DeletedName, Name, NameList, NameVersion, NameWithHistory
 from abmll_client.models.operations import (
     ErrorBody,
     ErrorResponse,
@@ -70,6 +71,7 @@ __all__ = [
     "CreateAdapterResponse",
     "DeletedAdapter",
     "DeletedCalibration",
+    "DeletedName",
     "DiagnoseResponse",
     "Diagnosis",
     "Diagnostics",
@@ -85,6 +87,10 @@ __all__ = [
     "ModelList",
     "ModelSummary",
     "MonitoringReport",
+    "Name",
+    "NameList",
+    "NameVersion",
+    "NameWithHistory",
     "OptionProbability",
     "PinnedAdapter",
     "PosteriorMovement",

@@ -11,13 +11,13 @@ from abmll_client.models.answer import Answer
 
 
 class ModelCard(Answer):
-    """What requests may name as `model`: the base model with its posterior, or an adapter."""
+    """What requests may name as `model`: the base model with its posterior, an adapter, or a name."""
 
     id: str
     object: Literal["model"] = "model"
     created: int  # Unix seconds; of the base model, when the server started
     owned_by: Literal["abmll-serve"] = "abmll-serve"
-    parent: str | None  # base model of an adapter; None for the base model itself
+    parent: str | None  # base model of an adapter; adapter of a name; None for the base model itself
     base: BaseInfo
     posterior: str
     max_model_len: int  # context, in tokens
@@ -32,7 +32,7 @@ class ModelSummary(Answer):
 
 
 class ModelList(Answer):
-    """A page of models: the base model first, then adapters ordered by id."""
+    """A page of models: the base model first, then adapters by id, then names."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -66,6 +66,7 @@ class LimitsReport(Answer):
     max_folds: int
     max_steps: int
     max_new_tokens: int
+    max_names: int
     max_calibration: int
     max_logged: int
     queue_limit: int

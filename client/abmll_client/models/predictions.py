@@ -119,6 +119,7 @@ class PredictResponse(Answer):
     """
 
     adapter_id: str
+    model: str | None = None  # version of the name that answered, if the request named one
     predictions: list[Prediction]
     usage: Usage
     seed: int

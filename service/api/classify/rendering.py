@@ -27,6 +27,7 @@ def classify_response(answer: schemas.PredictResponse, inputs: Sequence[str]) ->
         ),
         abmll=wire.ClassifyDetails(
             adapter_id=answer.adapter_id,
+            model=answer.model,
             seed=answer.seed,
             cache=answer.cache,
             usage=usage,

@@ -24,7 +24,7 @@ def predict_request(body: wire.ClassifyRequest) -> schemas.PredictRequest:
         "truncate": body.truncate != "NONE",
     }
     if not body.examples:
-        return native_request({"adapter_id": body.model, **shared})
+        return native_request({"model": body.model, **shared})
     support = [schemas.SupportRow(input=example.text, output=example.label) for example in body.examples]
     return native_request(
         {

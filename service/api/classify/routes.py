@@ -28,8 +28,9 @@ async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
     """
     with renamed_fields(field_name):
         native = predict_request(body)
-        if native.adapter_id is not None:
-            await _check_labels(native.adapter_id, request)
+        if native.support is None and native.model is not None:
+            called = await _check_labels(native.model, request)
+            native = native.model_copy(update={"model": called})
         return await predict_and_render(
             native,
             request,
@@ -40,9 +41,14 @@ async def classify(body: wire.ClassifyRequest, request: Request) -> Response:
         )
 
 
-async def _check_labels(adapter_id: str, request: Request) -> None:
-    """Raise `InvalidRequestError` if the adapter's examples have no options in common."""
-    adapter = await engine_of(request).adapter(adapter_id)
-    if not adapter.manifest.support.options:
+async def _check_labels(model: str, request: Request) -> str:
+    """Return what the model is called for good, a version of a name or an id.
+
+    Raises `InvalidRequestError` if it is an adapter whose examples have no options in common.
+    """
+    engine = engine_of(request)
+    adapter_id, called = await engine.resolve_model(model)
+    if adapter_id is not None and not (await engine.adapter(adapter_id)).manifest.support.options:
         message = f"the examples of adapter {adapter_id} share no labels: ask it with POST /v1/predict"
-        raise InvalidRequestError(message, "adapter_id")
+        raise InvalidRequestError(message, "model")
+    return called

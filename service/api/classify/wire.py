@@ -46,7 +46,7 @@ class ClassifyRequest(WireModel):
     )
     model: str | None = Field(
         default=None,
-        description="Without `examples`, the id of an adapter. With them, the base model; by "
+        description="Without `examples`, the id of an adapter, or a name of one. With them, the base model; by "
         "default the one this server serves.",
     )
     preset: str | None = Field(default=None, description="Refused: this server has no presets.")
@@ -63,13 +63,15 @@ class ClassifyRequest(WireModel):
     @classmethod
     def _no_preset(cls, value: Any) -> Any:
         if value is not None:
-            raise ValueError("there are no presets here; send examples, or the id of an adapter as model")
+            raise ValueError(
+                "there are no presets here; send examples, or the id or name of an adapter as model"
+            )
         return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if not self.examples and self.model is None:
-            raise ValueError("examples are needed, or the id of an adapter as model")
+            raise ValueError("examples are needed, or the id or name of an adapter as model")
         if not self.examples and self.abmll.adapt is not None:
             raise ValueError("abmll.adapt applies to examples: an adapter named by model is already fitted")
         return self
@@ -138,6 +140,7 @@ class ClassifyDetails(WireModel):
     """The adapter, the tokens and the times, as in `POST /v1/predict`."""
 
     adapter_id: str
+    model: str | None = None
     seed: int
     cache: schemas.Cache
     usage: schemas.Usage

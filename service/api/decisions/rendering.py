@@ -11,7 +11,7 @@ from service.engine.answers import Decided
 def decision(decided: Decided, asked: DecisionBody, body: wire.DecisionRequest) -> wire.Decision:
     """Make the decision that answers `body`, whose questions are those of `asked`."""
     return wire.Decision(
-        model=body.model,
+        model=decided.model,
         answers=[
             _answer(question, answer, refuse=body.abmll.refuse)
             for question, answer in zip(body.questions, answers_of(decided, asked), strict=True)

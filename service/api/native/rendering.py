@@ -55,6 +55,7 @@ def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.
     quantile = gate.quantile if gate else None
     return schemas.PredictResponse(
         adapter_id=manifest.id,
+        model=answered.model,
         predictions=[
             prediction_object(index, row, quantile) for index, row in enumerate(answered.predictions)
         ],

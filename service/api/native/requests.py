@@ -29,7 +29,7 @@ def predict_request(body: schemas.PredictRequest) -> PredictRequest:
     """Return the prediction that the body asks for."""
     rows = [schemas.InputRow(input=row) if isinstance(row, str) else row for row in body.inputs]
     return PredictRequest(
-        adapter=body.adapter_id if body.adapter_id is not None else adapt_request(body),
+        adapter=body.adapter_id if body.support is None else adapt_request(body),
         queries=tuple(Query(row.input, _options(row.options, body.options)) for row in rows),
         settings=predict_settings(body),
         gate=gate_request(body.gate, body.set, log=body.log),

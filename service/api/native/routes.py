@@ -60,9 +60,9 @@ async def get_adapter(adapter_id: str, request: Request) -> Response:
     return _json(adapter_object(adapter.manifest, adapter.diagnosis), 200)
 
 
-@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 422, 500))
+@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 409, 422, 500))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
-    """Delete an adapter, on disk too. Requests that are using it finish."""
+    """Delete an adapter, on disk too, if no name points to it. Requests that are using it finish."""
     await engine_of(request).delete_adapter(adapter_id)
     return schemas.DeletedAdapter(id=adapter_id)
 

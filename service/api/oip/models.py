@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from model_store.adapters.manifest import AdapterManifest
 
 VERSION = "1"
-"""The only version of every model: the id of an adapter names its content."""
+"""The only version of the base model and of an adapter, whose id names its content."""
 
 ANY_LENGTH = -1
 OUTPUTS_OF_OPTIONS = ("probabilities", "options")
@@ -21,13 +21,14 @@ OUTPUTS_OF_OPTIONS = ("probabilities", "options")
 
 @dataclass(frozen=True)
 class Model:
-    """An adapter, whose name is its id; or without a manifest the base model.
+    """An adapter, by its id or by a name of it; or without a manifest the base model.
 
-    The base model adapts to the support of each request.
+    The base model adapts to the support of each request. `version` is that of a name.
     """
 
     name: str
     manifest: AdapterManifest | None = None
+    version: str = VERSION
 
     @property
     def options(self) -> OptionRule | None:
@@ -41,7 +42,7 @@ def metadata(model: Model) -> wire.ModelMetadata:
     classes = len(rule.shared) or ANY_LENGTH if rule else ANY_LENGTH
     return wire.ModelMetadata(
         name=model.name,
-        versions=[VERSION],
+        versions=[model.version],
         inputs=[wire.TensorMetadata(name="text", datatype="BYTES", shape=[ANY_LENGTH])],
         outputs=[
             wire.TensorMetadata(name=name, datatype=datatype, shape=shape)

@@ -9,7 +9,7 @@ from service import schemas
 from service.api.error_answers import message_with_field
 from service.api.oip import wire
 from service.api.oip.binary import encode
-from service.api.oip.models import VERSION, Model, output_tensors
+from service.api.oip.models import Model, output_tensors
 from service.api.oip.requests import WantedOutput
 from service.errors import ServiceError
 
@@ -43,7 +43,7 @@ def infer_response(
         outputs.append(wire.OutputTensor(**tensor))
     response = wire.InferResponse(
         model_name=model.name,
-        model_version=VERSION,
+        model_version=model.version,
         id=request.id,
         parameters=wire.AnswerParameters(
             adapter_id=answer.adapter_id,

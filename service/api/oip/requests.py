@@ -43,7 +43,7 @@ def predict_request(model: Model, body: wire.InferRequest, tensors: bytes) -> sc
     if given.support is not None or adapt is not None:
         message = f"{model.name!r} is already fitted: support, and how to fit, are for the base model"
         raise InvalidRequestError(message, "support" if given.support is not None else None)
-    return native_request({"adapter_id": model.name, **fields})
+    return native_request({"adapter_id": model.manifest.id, **fields})
 
 
 def _parameters_of(part: type[schemas.WireModel], given: wire.InferParameters) -> dict[str, Any] | None:

@@ -7,16 +7,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from model_store.adapters.names import NAME
 from service import schemas
 from service.api.http import engine_of
 from service.api.native.predicting import predict_and_render, renamed_fields
 from service.api.oip import wire
 from service.api.oip.binary import JSON_LENGTH, TensorRoute
-from service.api.oip.models import VERSION, Model, metadata
+from service.api.oip.models import Model, metadata
 from service.api.oip.rendering import infer_response
 from service.api.oip.requests import field_name, options_of, predict_request, wanted_outputs
 from service.engine.adapter_records import check_adapter
-from service.errors import UnknownAdapterError, UnknownModelError
+from service.errors import UnknownModelError
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": wire.InferError},
@@ -79,53 +80,57 @@ async def version_infer(name: str, version: str, body: wire.InferRequest, reques
 @router.get("/models/{name:path}/ready")
 async def model_ready(name: str, request: Request) -> wire.ModelReady:
     """Answer 200 while the model answers."""
-    return await _ready(name, VERSION, request)
+    return await _ready(name, None, request)
 
 
 @router.get("/models/{name:path}")
 async def model_metadata(name: str, request: Request) -> wire.ModelMetadata:
     """Describe what a model takes and gives.
 
-    A model is an adapter, named by its id, or the base model.
+    A model is an adapter, by its id or by a name of it, or the base model.
     """
-    return metadata(await _find(name, VERSION, request))
+    return metadata(await _find(name, None, request))
 
 
 @router.post("/models/{name:path}/infer", response_model=wire.InferResponse, responses=_ANSWERS)
 async def model_infer(name: str, body: wire.InferRequest, request: Request) -> Response:
     """Answer texts with an adapter, or with the base model adapted to the parameter `support`."""
-    return await _infer(name, VERSION, body, request)
+    return await _infer(name, None, body, request)
 
 
-async def _find(name: str, version: str, request: Request) -> Model:
-    """Find the model.
+async def _find(name: str, version: str | None, request: Request) -> Model:
+    """Find the model; `version` None stands for the current one.
 
     Raises `UnknownModelError`, and `AdapterMismatchError` for an adapter of another base or
     posterior.
     """
     engine = engine_of(request)
     served = engine.served
+    by_name = name != served.base.id and NAME.fullmatch(name)
+    wanted = f"{name}@{version}" if by_name and version is not None else name
+    adapter_id, called = await engine.resolve_model(wanted)
     manifest = None
-    if name != served.base.id:
-        try:
-            manifest = (await engine.adapter(name)).manifest
-        except UnknownAdapterError as error:
-            message = f"there is no model {name[:100]!r}: models are adapters, by id, and {served.base.id!r}"
-            raise UnknownModelError(message) from error
+    if adapter_id is not None:
         with renamed_fields(field_name):
+            manifest = (await engine.adapter(adapter_id)).manifest
             check_adapter(manifest, served)
-    if version != VERSION:
-        raise UnknownModelError(f"there is no version {version[:100]!r} of it, only {VERSION!r}")
-    return Model(name, manifest)
+    if called in (adapter_id, served.base.id):
+        found = Model(called, manifest)
+    else:
+        own, _, number = called.partition("@")
+        found = Model(own, manifest, number)
+    if version not in (None, found.version):
+        raise UnknownModelError(f"there is no version {version[:100]!r} of it, only {found.version!r}")
+    return found
 
 
-async def _ready(name: str, version: str, request: Request) -> wire.ModelReady:
+async def _ready(name: str, version: str | None, request: Request) -> wire.ModelReady:
     engine_of(request).check_serving()
     await _find(name, version, request)
     return wire.ModelReady(name=name)
 
 
-async def _infer(name: str, version: str, body: wire.InferRequest, request: Request) -> Response:
+async def _infer(name: str, version: str | None, body: wire.InferRequest, request: Request) -> Response:
     model = await _find(name, version, request)
     with renamed_fields(field_name):
         native = predict_request(model, body, request.state.tensors)

@@ -1,4 +1,4 @@
-"""The base model and the adapters as OpenAI's models."""
+"""The base model, the adapters and their names as OpenAI's models."""
 
 from __future__ import annotations
 
@@ -36,11 +36,21 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
     )
 
 
+def name_card(model: str, manifest: AdapterManifest, served: ServedModel) -> schemas.ModelCard:
+    """Show a name, or a version of one, as a model that its adapter is the parent of."""
+    return adapter_card(manifest, served).model_copy(update={"id": model, "parent": manifest.id})
+
+
 def summary(card: schemas.ModelCard) -> schemas.ModelSummary:
     """Show a model as TypeSafe's clients list it."""
-    base = "Base model: answers without examples, or learns from the cases of a request."
+    if card.parent is None:
+        description = "Base model: answers without examples, or learns from the cases of a request."
+    elif card.parent == card.base.id:
+        description = f"Adapter of {card.parent}, made from examples."
+    else:
+        description = f"Name of the adapter {card.parent}."
     return schemas.ModelSummary(
         name=card.id,
-        description=base if card.parent is None else f"Adapter of {card.parent}, made from examples.",
+        description=description,
         release_date=datetime.fromtimestamp(card.created, UTC).date().isoformat(),
     )

@@ -69,7 +69,11 @@ def answers_of(
     ]
     used = answer.usage
     return Answers(
-        common={"id": f"{prefix}-{answer.request_id}", "created": created, "model": body.model},
+        common={
+            "id": f"{prefix}-{answer.request_id}",
+            "created": created,
+            "model": answer.model or body.model,
+        },
         choices=choices,
         usage=wire.Usage(
             prompt_tokens=used.prompt_tokens,

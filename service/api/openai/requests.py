@@ -21,14 +21,12 @@ def native_request(body: Body, base_id: str, max_new_tokens: int) -> schemas.Pre
     Raises `InvalidRequestError` if `body` names the base model without `support`.
     """
     extras = body.abmll
-    adapted = extras.support is None
-    if adapted and body.model == base_id:
+    if extras.support is None and body.model == base_id:
         message = f"{base_id!r} is the base model: name an adapter, or send examples as abmll.support"
         raise InvalidRequestError(message, "model")
     usual = schemas.PredictRequest.model_fields["max_new_tokens"].default
     return schemas.PredictRequest(
-        model=None if adapted else body.model,
-        adapter_id=body.model if adapted else None,
+        model=body.model,
         support=extras.support,
         inputs=list(body.inputs),
         options=extras.options,

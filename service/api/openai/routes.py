@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
+from model_store.adapters.names import NAME
 from service import schemas
 from service.api.http import engine_of
 from service.api.json_bodies import JsonRoute
@@ -29,33 +30,42 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["OpenAI"])
 async def list_models(
     request: Request,
     after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
-    limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters on the page.")] = 100,
+    limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters and names on the page.")] = 100,
 ) -> schemas.ModelList:
-    """List what a request can name as `model`: the base model, then the stored adapters of it."""
+    """List what a request can name as `model`: the base model, its stored adapters, then names of them."""
     engine = engine_of(request)
     served = engine.served
+    last = after
     cards = [models.base_card(served, request.app.state.started)] if after is None else []
-    manifests, has_more = await engine.adapters(after, limit)
-    cards += [models.adapter_card(m, served) for m in manifests if is_served(m, served)]
-    return schemas.ModelList(
-        data=cards,
-        models=list(map(models.summary, cards)),
-        has_more=has_more,
-        last_id=manifests[-1].id if manifests else after,
-    )
+    has_more = False
+    if after is None or not NAME.fullmatch(after):
+        manifests, has_more = await engine.adapters(after, limit)
+        cards += [models.adapter_card(m, served) for m in manifests if is_served(m, served)]
+        after, last, limit = None, manifests[-1].id if manifests else after, limit - len(manifests)
+    if not has_more:
+        named = await engine.names.page(after, limit)
+        for history, version in zip(named.histories, named.versions, strict=True):
+            manifest, last = named.manifests.get(version.adapter_id), history.name
+            if manifest and is_served(manifest, served) and last != served.base.id:
+                cards.append(models.name_card(last, manifest, served))
+        has_more = named.has_more
+    summaries = list(map(models.summary, cards))
+    return schemas.ModelList(data=cards, models=summaries, has_more=has_more, last_id=last)
 
 
 @router.get("/models/{model_id:path}", responses=DOCUMENTED)
 async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
-    """Show the base model, or one adapter."""
+    """Show the base model, one adapter, a name, or one version of a name."""
     engine = engine_of(request)
     served = engine.served
-    if model_id == served.base.id:
+    adapter_id, _ = await engine.resolve_model(model_id)
+    if adapter_id is None:
         return models.base_card(served, request.app.state.started)
     with predicting.renamed_fields(requests.field_name):
-        manifest = (await engine.adapter(model_id)).manifest
+        manifest = (await engine.adapter(adapter_id)).manifest
         check_adapter(manifest, served)
-    return models.adapter_card(manifest, served)
+    card = models.adapter_card if adapter_id == model_id else partial(models.name_card, model_id)
+    return card(manifest, served)
 
 
 @router.post(
@@ -64,7 +74,7 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
-    """Answer the message with the adapter named as `model`, or with one made from `abmll.support`."""
+    """Answer the message with the adapter that `model` names, or with one made from `abmll.support`."""
     inputs = "messages[0].content"
     return await _answer(body, request, inputs, rendering.chat_completion, rendering.chat_chunks)
 
@@ -75,7 +85,7 @@ async def create_chat_completion(body: wire.ChatCompletionRequest, request: Requ
     responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_completion(body: wire.CompletionRequest, request: Request) -> Response:
-    """Answer texts with the adapter named as `model`, or with one made from `abmll.support`."""
+    """Answer texts with the adapter that `model` names, or with one made from `abmll.support`."""
     inputs = r"prompt\1"
     return await _answer(body, request, inputs, rendering.completion, rendering.completion_chunks)
 

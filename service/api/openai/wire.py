@@ -86,7 +86,9 @@ class StreamOptions(WireModel):
 class _Request(WireModel):
     """Parameters that chats and completions have in common."""
 
-    model: str = Field(description="Id of an adapter; or of the base model, if `abmll` has `support`.")
+    model: str = Field(
+        description="Id of an adapter, or a name of one; or the base model, if `abmll` has `support`."
+    )
     abmll: Extras = Extras()
     seed: schemas.Seed | None = None
     stream: bool | None = Field(default=None, description="Answer in server-sent events.")

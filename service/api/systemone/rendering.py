@@ -14,7 +14,7 @@ def system_one_response(
     """Make the answer to `body`, whose questions are those of `asked`."""
     answers = zip(body.questions.items(), answers_of(decided, asked), strict=True)
     return wire.SystemOneResponse(
-        model=body.model,
+        model=decided.model,
         answers={name: _answer(question, answer) for (name, question), answer in answers},
         usage=wire.Usage(input_tokens=decided.tokens),
         abmll=request_details(decided, asked),

@@ -52,7 +52,7 @@ def test_no_text_reaches_outside_the_store(store, tmp_path, text):
     (tmp_path / "x").mkdir()
     assert store.read(text) is None
     assert store.delete(text) is False
-    with pytest.raises(ValueError, match="adapter id"):
+    with pytest.raises(ValueError, match="not a key"):
         store.begin(text, [{"a": 1}])
     with pytest.raises(LookupError):
         store.append(text, {"a": 1})
@@ -76,7 +76,7 @@ def test_half_a_record_at_the_end_is_cut_off(store, tmp_path, kept, caplog):
 def test_a_failed_append_leaves_nothing_behind(store, tmp_path, monkeypatch):
     import os
 
-    import model_store.adapters.gate_journals
+    import model_store.adapters.journals
 
     store.begin(ID, [{"value": 1}])
 
@@ -84,7 +84,7 @@ def test_a_failed_append_leaves_nothing_behind(store, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_store.adapters.gate_journals.os, "fsync", full)
+        patch.setattr(model_store.adapters.journals.os, "fsync", full)
         with pytest.raises(StorageFullError):
             store.append(ID, {"value": 2})
     assert os.fsync is not full

@@ -33,10 +33,12 @@ def decided_by_hand(
         prediction = Prediction(predictive, TOKENS, 0, typicality=0.5, answerable=answerable)
         rows.append(decide(prediction, Confidence(predictive.confidence), request.gate.thresholds))
     adapter = request.adapter
+    adapter_id = "adp_made" if isinstance(adapter, AdaptRequest) else adapter
     return Decided(
         rows=[rows],
         learned=[learned] * len(rows),
-        adapter_id="adp_made" if isinstance(adapter, AdaptRequest) else adapter,
+        adapter_id=adapter_id,
+        model=adapter_id or str(request.model),
         cache=CacheOutcome.HIT,
         timings=Timings(),
         tokens=TOKENS,

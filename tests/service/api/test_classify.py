@@ -166,8 +166,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no inputs": ({"inputs": []}, "inputs: "),
     "too many inputs": ({"inputs": ["a"] * 4}, "inputs: 4 inputs; the limit is 3"),
     "a long input": ({"inputs": ["a" * 301]}, "inputs[0]: a text of 301 characters; the limit is 300"),
-    "no examples": ({"examples": None}, "examples are needed, or the id of an adapter as model"),
-    "empty examples": ({"examples": []}, "examples are needed, or the id of an adapter as model"),
+    "no examples": ({"examples": None}, "examples are needed, or the id or name of an adapter as model"),
+    "empty examples": ({"examples": []}, "examples are needed, or the id or name of an adapter as model"),
     "one label": ({"examples": [example()] * 2}, "examples: all are labelled 'yes': two labels are needed"),
     "no label": ({"examples": [*EXAMPLES, cohere.ClassifyExample(text="x")]}, "examples[3].label: Field required"),
     "a blank label": ({"examples": [*EXAMPLES, example(label=" ")]}, "examples[0]: an option is empty"),
@@ -215,8 +215,8 @@ def test_adapters_without_shared_labels_and_adapters_to_fit_again_are_refused(se
     ("fields", "message"),
     [
         ({"model": "adp_" + "0" * 32}, "model: there is no adapter 'adp_0"),
-        ({"model": "embed-english-v2.0"}, "model: there is no adapter 'embed-"),
-        ({"model": "embed-english-v2.0", "examples": EXAMPLES}, "model: this server serves 'fake-1b', not 'embed"),
+        ({"model": "embed-english-v2.0"}, "model: there is no model 'embed-"),
+        ({"model": "embed-english-v2.0", "examples": EXAMPLES}, "model: there is no model 'embed-english-v2.0': a"),
     ],
 )  # fmt: skip
 def test_unknown_models_are_not_found(idle: Service, fields: dict[str, Any], message: str) -> None:

@@ -72,6 +72,23 @@ def test_a_limit_names_its_number_and_its_setting(
     server.run(scenario)
 
 
+def test_more_names_are_refused_by_number_and_setting(tmp_path: Path) -> None:
+    server = Server(tmp_path, max_names=1)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        made = await client.post("/v1/adapters", json={"support": SUPPORT, "options": OPTIONS})
+        body = {"adapter_id": made.json()["id"]}
+        assert (await client.put("/v1/names/first", json=body)).status_code == 200
+        assert (await client.delete("/v1/names/first")).status_code == 200
+        refused = await client.put("/v1/names/second", json=body)
+        assert refused.json()["error"]["message"] == (
+            "1 names, deleted ones included; the limit is 1 (setting max_names)"
+        )
+        assert (await client.put("/v1/names/first", json=body)).status_code == 200
+
+    server.run(scenario)
+
+
 def test_a_full_queue_and_full_memory_name_their_settings(tmp_path: Path) -> None:
     server = Server(tmp_path, queue_limit=1, adapter_memory_bytes=10)
 
@@ -106,6 +123,6 @@ def test_a_deadline_names_its_setting(tmp_path: Path) -> None:
 
 
 def test_every_limit_that_is_shown_is_tried_here() -> None:
-    tried = {*OVER, *(row[0] for row in ALSO), "queue_limit"}
+    tried = {*OVER, *(row[0] for row in ALSO), "queue_limit", "max_names"}
     assert set(LimitsReport.model_fields) - NO_MESSAGE == tried
     assert tried <= set(Settings.model_fields)

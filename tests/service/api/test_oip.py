@@ -419,10 +419,10 @@ def test_the_clients_errors_have_status_and_message(service: Service) -> None:
 def test_unknown_models_and_versions_are_not_found(service: Service) -> None:
     for model, version in (("adp_" + "0" * 32, ""), ("nothing", "1"), (service.adapter, "2"), (BASE, "2")):
         assert not service.client.is_model_ready(model, version)
-        with pytest.raises(InferenceServerException, match=r"there is no (model|version)") as missing:
+        with pytest.raises(InferenceServerException, match=r"there is no (model|version|adapter)") as missing:
             service.client.get_model_metadata(model, version)
         assert missing.value.status() == "404"
-        with pytest.raises(InferenceServerException, match=r"there is no (model|version)") as missing:
+        with pytest.raises(InferenceServerException, match=r"there is no (model|version|adapter)") as missing:
             service.infer(model, model_version=version)
         assert missing.value.status() == "404"
 

@@ -14,9 +14,7 @@ from service.api.systemone import wire
 from service.api.systemone.errors import ErrorResponse
 from service.api.systemone.rendering import system_one_response
 from service.api.systemone.requests import decision_body
-from service.engine.engine import Engine
 from service.engine.requests import AdaptRequest
-from service.errors import UnknownAdapterError
 from tests.service.api.deciding import TOKENS, Recorder, decided_by_hand
 from tests.service.conftest import Server
 
@@ -167,7 +165,7 @@ BAD: tuple[tuple[dict[str, Any], list[str | int], str, str], ...] = (
     (with_case({"team": "sales"}), [*CASE, "answers", "team"], "invalid_options", "it has 'billing', 'it'"),
     ({**BODY, "abmll": {"refuse": True}}, ["body", "abmll", "refuse"], "extra_forbidden", "not permitted"),
     ({**BODY, "model": "adp_1", "abmll": {"adapter_id": "adp_2"}}, ["body", "abmll", "adapter_id"], "invalid_request",
-     "another adapter"),
+     "model names an adapter already"),
 )  # fmt: skip
 
 
@@ -229,18 +227,12 @@ def test_states_that_no_text_can_show_are_refused(
     server.run(scenario)
 
 
-def test_an_unknown_model_is_named_with_those_that_there_are(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def missing(*_: Any, **__: Any) -> None:
-        raise UnknownAdapterError("there is no adapter 'jev-latest'", "adapter_id")
-
-    monkeypatch.setattr(Engine, "decide", missing)
-    message = "there is no model 'jev-latest': this server has 'fake-1b' and its adapters, which GET /v1/models lists"
-
+def test_models_that_are_not_there_are_named(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         refused = await client.post("/v1/systemone", json={**BODY, "model": "jev-latest"})
-        assert (refused.status_code, refused.json()) == (404, {"detail": message})
+        assert refused.status_code == 404
+        message = refused.json()["detail"]
+        assert message.startswith("there is no model 'jev-latest': a model is 'fake-1b'")
         decision = {
             "model": "jev-latest",
             "input": "x",
@@ -250,7 +242,28 @@ def test_an_unknown_model_is_named_with_those_that_there_are(
         assert (error["message"], error["param"], error["code"]) == (message, "model", "model_not_found")
         decision |= {"model": BASE, "abmll": {"adapter_id": "adp_0"}}
         error = (await client.post("/v1/decisions", json=decision)).json()["error"]
-        assert (error["message"], error["param"]) == ("there is no adapter 'jev-latest'", "abmll.adapter_id")
+        assert (error["message"], error["param"]) == ("there is no adapter 'adp_0'", "abmll.adapter_id")
+
+    server.run(scenario)
+
+
+def test_a_name_is_followed_and_the_version_that_answered_is_told(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        cases = [{"state": "a", "answers": {"team": "it"}}, {"state": "b", "answers": {"team": "billing"}}]
+        made = await client.post("/v1/systemone", json={**BODY, "abmll": {"cases": cases}})
+        adapter_id = made.json()["abmll"]["adapter_id"]
+        assert made.json()["model"] == adapter_id
+        (await client.put("/v1/names/tickets", json={"adapter_id": adapter_id})).raise_for_status()
+        for model in ("tickets", "tickets@1"):
+            named = (
+                (await client.post("/v1/systemone", json={**BODY, "model": model})).raise_for_status().json()
+            )
+            assert (named["model"], named["abmll"]["adapter_id"]) == ("tickets@1", adapter_id)
+            assert named["answers"] == made.json()["answers"]
+        (listed,) = [
+            row for row in (await client.get("/v1/models")).json()["models"] if row["name"] == "tickets"
+        ]
+        assert listed["description"] == f"Name of the adapter {adapter_id}."
 
     server.run(scenario)
 

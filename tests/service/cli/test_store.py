@@ -58,13 +58,13 @@ def test_a_calibration_that_means_nothing_is_named_and_harms_no_other(
     journals.begin(bad, [{**begun(bad if how else good), **how}])
     code, output = verify(tmp_path, "--json")
     answer = json.loads(output)
-    assert (code, answer["intact"]) == (1, {"adapter": 2, "calibration": 1})
+    assert (code, answer["intact"]) == (1, {"adapter": 2, "name": 0, "calibration": 1})
     (finding,) = answer["findings"]
     assert (finding["kind"], finding["id"], finding["moved"]) == ("calibration", bad, moved)
     assert reason in finding["reason"]
     assert (tmp_path / "calibrations" / bad).exists() is not moved
     assert GateJournals(tmp_path / "calibrations").read(good) == [begun(good)]
-    assert "intact: 2 adapters and 1 calibrations" in verify(tmp_path)[1]
+    assert "intact: 2 adapters, 0 names, 1 calibrations" in " ".join(verify(tmp_path)[1].split())
 
 
 def test_a_store_that_is_in_use_is_left_alone(tmp_path: Path) -> None:

@@ -623,7 +623,7 @@ def test_a_label_that_is_no_option_is_refused_and_nothing_of_its_batch_is_stored
 
 
 def test_a_full_disk_acknowledges_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    import model_store.adapters.gate_journals
+    import model_store.adapters.journals
 
     async def scenario(client: httpx.AsyncClient) -> None:
         caller = await Caller.of(client)
@@ -634,7 +634,7 @@ def test_a_full_disk_acknowledges_nothing(server: Server, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(model_store.adapters.gate_journals.os, "fsync", full)
+            patch.setattr(model_store.adapters.journals.os, "fsync", full)
             assert error(await caller.ask(["x"], gate=TARGET), 500)["code"] == "store_failed"
             more = {"examples": [{"input": "b", "output": "yes"}]}
             assert error(await caller.post("calibrate", more), 500)["code"] == "store_failed"

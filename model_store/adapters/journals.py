@@ -1,0 +1,189 @@
+"""Durable journals: one folder for each key, such as an adapter id or a name.
+
+    <root>/<key>/journal.jsonl   one record a line, after the first digits of its digest
+    <root>/.damaged/             journals that cannot be read
+
+This file does not know what a record means; a reader that does may have a journal moved aside. A
+journal is begun whole (see `storage.staged`), then appended to. A record counts once `append` has
+returned: it is on the disk by then. Damaged journals are kept for whoever investigates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from model_store.adapters.findings import Finding, verify_each
+from model_store.errors import CorruptArtifactError, NonFiniteError
+from model_store.storage import finite_json, refusal_is_an_error, remove, staged, sweep
+from model_store.tensors import canonical_json
+
+Record: TypeAlias = Mapping[str, Any]
+_JOURNAL = "journal.jsonl"
+_DAMAGED = ".damaged"
+_DIGEST_CHARS = 16
+_log = logging.getLogger(__name__)
+
+
+class Journals:
+    """Owns the journals below `root`; threads may share it.
+
+    `keys` is the pattern of keys, which are names of folders and do not begin with a dot. `what`
+    says in messages what a journal has of its key, such as "calibration".
+
+    `root` belongs to the process that owns the adapter store beside it. A writer that was killed,
+    or that ran out of disk, may leave the beginning of a record, without its end of line, after the
+    last acknowledged one: it is cut off. Any other damage moves the journal aside, as if it had never been there.
+    """
+
+    def __init__(self, root: Path, keys: re.Pattern[str], what: str) -> None:
+        """Use `root`, creating it, and remove what interrupted writes left.
+
+        Raises `UnusableFolderError`.
+        """
+        with refusal_is_an_error(f"{what}s"):
+            root.mkdir(parents=True, exist_ok=True)
+        self._root, self._keys, self._what = root, keys, what
+        self._mutex = threading.Lock()
+        self._lengths: dict[str, int] = {}  # acknowledged bytes of each journal
+        sweep(root)
+
+    def begin(self, key: str, records: Sequence[Record]) -> None:
+        """Write a journal of `records`, in place of the one that is there.
+
+        Raises `StorageFullError` and `NonFiniteError`, with the old journal kept, and `ValueError`
+        for a text that is no key.
+        """
+        folder = self._folder(key)
+        if folder is None:
+            raise ValueError(f"not a key of a {self._what}: {key!r}")
+        content = b"".join(map(_line, records))
+        with self._mutex:
+            with staged(folder, f"the {self._what} of {key}") as staging:
+                (staging / _JOURNAL).write_bytes(content)
+            self._lengths[key] = len(content)
+
+    def append(self, key: str, record: Record) -> None:
+        """Add `record` durably.
+
+        Raises `StorageFullError` and `NonFiniteError`, and `LookupError` where there is no journal.
+        """
+        line = _line(record)
+        with self._mutex:
+            if key not in self._lengths and self._read(key) is None:
+                raise LookupError(f"{key!r} has no {self._what}")
+            length = self._lengths[key]
+            with (
+                refusal_is_an_error(f"the {self._what} of {key}"),
+                (self._root / key / _JOURNAL).open("r+b") as file,
+            ):
+                file.truncate(length)
+                file.seek(length)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            self._lengths[key] = length + len(line)
+
+    def read(self, key: str) -> list[Record] | None:
+        """Return all records in their order; None where there is no intact journal.
+
+        `key` may be any text.
+        """
+        with self._mutex:
+            return self._read(key)
+
+    def verify(self, check: Callable[[str, Sequence[Record]], object]) -> tuple[int, Sequence[Finding]]:
+        """Read every journal whole; return how many are intact, and what is wrong with the others.
+
+        `check` gets a key and its records. It raises `CorruptArtifactError` or
+        `UnsupportedFormatError` where they mean nothing. Damaged journals are moved aside.
+        """
+        with self._mutex:
+            keys = sorted(path.name for path in self._root.iterdir() if self._keys.fullmatch(path.name))
+            return verify_each(keys, lambda key: check(key, self._load(key)), self._move_aside)
+
+    def move_aside(self, key: str, error: CorruptArtifactError) -> None:
+        """Move a journal aside whose records mean nothing, as `error` says."""
+        with self._mutex:
+            self._move_aside(key, error)
+
+    def delete(self, key: str) -> bool:
+        """Remove the journal durably, and return whether there was one."""
+        folder = self._folder(key)
+        if folder is None:
+            return False
+        with self._mutex:
+            self._lengths.pop(key, None)
+            return remove(folder)
+
+    def _folder(self, key: str) -> Path | None:
+        return self._root / key if self._keys.fullmatch(key) else None
+
+    def _read(self, key: str) -> list[Record] | None:
+        folder = self._folder(key)
+        if folder is None or not folder.is_dir():
+            return None
+        try:
+            return self._load(key)
+        except CorruptArtifactError as error:
+            self._move_aside(key, error)
+            return None
+
+    def _load(self, key: str) -> list[Record]:
+        """Return the records of a journal that is there. Raises `CorruptArtifactError`."""
+        try:
+            content = (self._root / key / _JOURNAL).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise CorruptArtifactError(f"the {self._what} of {key} has no {_JOURNAL}") from error
+        lines = content.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            _log.warning("the %s of %s ended in half a record, which is cut off", self._what, key)
+            del lines[-1]
+        if not lines:
+            raise CorruptArtifactError(f"the {self._what} of {key} is empty")
+        records = []
+        for number, line in enumerate(lines, 1):
+            record = _record(line)
+            if record is None:
+                raise CorruptArtifactError(f"the {self._what} of {key} is damaged: record {number}")
+            records.append(record)
+        self._lengths[key] = sum(map(len, lines))
+        return records
+
+    def _move_aside(self, key: str, error: CorruptArtifactError) -> None:
+        _log.error("%s is moved aside: %s", key, error)
+        self._lengths.pop(key, None)
+        damaged = self._root / _DAMAGED
+        damaged.mkdir(exist_ok=True)
+        (self._root / key).rename(damaged / f"{key}-{uuid.uuid4().hex[:8]}")
+
+
+def _line(record: Record) -> bytes:
+    try:
+        text = canonical_json(record, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"a record has a number that is not finite: {error}") from error
+    return b"%s %s\n" % (_digest(text), text)
+
+
+def _record(line: bytes) -> Record | None:
+    """Return the record of an undamaged line, else None."""
+    digest, _, text = line.partition(b" ")
+    if digest != _digest(text[:-1]):
+        return None
+    try:
+        record: Record = finite_json(text.decode())
+    except ValueError:
+        return None
+    return record
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_DIGEST_CHARS].encode()
