@@ -10,7 +10,7 @@ from fastapi import Request
 
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
-from service.api.http import engine_of, tenant_of, unless_disconnected
+from service.api.http import engine_of, settings_of, tenant_of, unless_disconnected
 from service.api.typed_questions import TypedQuestion
 from service.engine.answers import Decided
 
@@ -25,7 +25,8 @@ async def decide(body: DecisionBody, request: Request) -> Decided:
     """
     engine = engine_of(request)
     with placed_errors(body):
-        work = engine.decide(body.request(engine.served.base.id), tenant=tenant_of(request))
+        asked = body.request(engine.served.base.id, *settings_of(request).aliases)
+        work = engine.decide(asked, tenant=tenant_of(request))
         return await unless_disconnected(request, work)
 
 

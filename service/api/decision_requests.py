@@ -33,47 +33,39 @@ class DecisionBody:
     extras: schemas.DecideOptions
     labelled: Sequence[LabelledInput] | None = None
 
-    def request(self, base_id: str) -> DecideRequest:
-        """Return the engine's request; `base_id` is the base model's id.
+    def request(self, base_id: str, *aliases: str) -> DecideRequest:
+        """Return the engine's request; the base model has the id `base_id`, and `aliases`.
 
         Raises `InvalidRequestError`, placed, for cases that cannot be learned from, and parameters
         that exclude each other.
         """
-        extras = self.extras
-        named = None if self.model == base_id else self.model
-        self._check_adapter(named, base_id)
-        adapter = self._adaptation(self.cases()) if self.labelled is not None else extras.adapter_id
-        if named is not None:
-            adapter = None
-        if extras.gate is not None and extras.gate.calibrated and not isinstance(named or adapter, str):
+        extras, named = self.extras, self.model not in {base_id, *aliases}
+        if named and extras.adapter_id is not None:
+            message = f"model names an adapter already, {self.model!r:.80}: leave adapter_id out"
+            raise InvalidRequestError(message).placed(("abmll", "adapter_id"))
+        adapted = named or extras.adapter_id is not None
+        if adapted and self.labelled is not None:
+            message = f"cases make an adapter of the base model: name {base_id!r} as model, and no adapter"
+            raise InvalidRequestError(message).placed(("abmll", "cases"))
+        if extras.adapt is not None and self.labelled is None:
+            message = "adapt applies to cases: it says how to learn from them"
+            raise InvalidRequestError(message).placed(("abmll", "adapt"))
+        if extras.gate is not None and extras.gate.calibrated and not adapted:
             message = "target_error and target_coverage need an adapter: it is an adapter that is calibrated"
             raise InvalidRequestError(message).placed(("abmll", "gate"))
         return DecideRequest(
             questions=tuple(typed.question for typed in self.questions),
             inputs=(self.input,),
-            adapter=adapter,
+            adapter=extras.adapter_id if self.labelled is None else self._adaptation(self.cases()),
             settings=PredictSettings(samples=extras.samples, seed=extras.seed),
             gate=gate_request(extras.gate),
             truncate=extras.truncate,
-            model=named,
+            model=self.model,
         )
 
     def cases(self) -> tuple[Case, ...]:
         """Return the cases, with options as answers."""
         return cases_of(self.questions, self.labelled or ())
-
-    def _check_adapter(self, named: str | None, base_id: str) -> None:
-        """Raise unless at most one adapter is named, by `named` or `abmll.adapter_id`, or made of cases."""
-        adapter_id = self.extras.adapter_id
-        if named is not None and adapter_id not in {None, named}:
-            message = f"it is another adapter than model, {self.model!r:.80}: name one of them"
-            raise InvalidRequestError(message).placed(("abmll", "adapter_id"))
-        if (named or adapter_id) is not None and self.labelled is not None:
-            message = f"cases make an adapter of the base model: name {base_id!r} as model, and no adapter"
-            raise InvalidRequestError(message).placed(("abmll", "cases"))
-        if self.extras.adapt is not None and self.labelled is None:
-            message = "adapt applies to cases: it says how to learn from them"
-            raise InvalidRequestError(message).placed(("abmll", "adapt"))
 
     def _adaptation(self, cases: Sequence[Case]) -> AdaptRequest:
         overrides, folds = adapt_overrides(self.extras.adapt)
@@ -93,8 +85,6 @@ class DecisionBody:
             return (head, *rest)
         if head == "inputs":
             return ("input",)
-        if head == "adapter_id" and self.extras.adapter_id is None:
-            return ("model",)
         if head == "support" and rest:
             return self._place_of_example(int(rest[0]), in_input=rest[1:] == ["input"])
         return ("abmll", "cases") if head == "support" else ("abmll", head, *rest)

@@ -22,6 +22,12 @@ def engine_of(request: Request) -> Engine:
     return engine
 
 
+def settings_of(request: Request) -> Settings:
+    """Return the settings of the application that serves the request."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
 def request_id(request: Request) -> str:
     """Return the id of the request, which the answer has in its header `x-request-id`."""
     return str(request.state.request_id)
@@ -33,7 +39,7 @@ def tenant_of(request: Request) -> str:
     Without the setting `tenant_header`, all requests have the same tenant. Tenants share time, they
     are not isolated.
     """
-    settings: Settings = request.app.state.settings
+    settings = settings_of(request)
     named = request.headers.get(settings.tenant_header, "") if settings.tenant_header else ""
     return named[:128] or DEFAULT_TENANT
 

@@ -343,7 +343,7 @@ class DecisionRequest(WireModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    model: str = Field(description="Id of the base model, or of an adapter.")
+    model: str = Field(description="Id of the base model or of an adapter, or a name of one.")
     input: Input = Field(description="A text; or messages, calls and outputs, which are read as one text.")
     questions: list[Question] = Field(min_length=1)
     prompt_cache_key: str | None = Field(default=None, description=_IGNORED)
@@ -432,7 +432,7 @@ class Usage(WireModel):
 class Decision(WireModel):
     """Answers in the order of the questions."""
 
-    model: str
+    model: str = Field(description="What answered: the base model, an adapter, or a version of a name.")
     answers: list[PredicateAnswer | ChoiceAnswer | ScoreAnswer | RefusalAnswer]
     usage: Usage
     abmll: schemas.DecisionDetails

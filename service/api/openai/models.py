@@ -43,9 +43,14 @@ def name_card(model: str, manifest: AdapterManifest, served: ServedModel) -> sch
 
 def summary(card: schemas.ModelCard) -> schemas.ModelSummary:
     """Show a model as TypeSafe's clients list it."""
-    base = "Base model: answers without examples, or learns from the cases of a request."
+    if card.parent is None:
+        description = "Base model: answers without examples, or learns from the cases of a request."
+    elif card.parent == card.base.id:
+        description = f"Adapter of {card.parent}, made from examples."
+    else:
+        description = f"Name of the adapter {card.parent}."
     return schemas.ModelSummary(
         name=card.id,
-        description=base if card.parent is None else f"Adapter of {card.parent}, made from examples.",
+        description=description,
         release_date=datetime.fromtimestamp(card.created, UTC).date().isoformat(),
     )

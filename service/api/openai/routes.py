@@ -49,9 +49,8 @@ async def list_models(
             if manifest and is_served(manifest, served) and last != served.base.id:
                 cards.append(models.name_card(last, manifest, served))
         has_more = named.has_more
-    return schemas.ModelList(
-        data=cards, models=list(map(models.summary, cards)), has_more=has_more, last_id=last
-    )
+    summaries = list(map(models.summary, cards))
+    return schemas.ModelList(data=cards, models=summaries, has_more=has_more, last_id=last)
 
 
 @router.get("/models/{model_id:path}", responses=DOCUMENTED)

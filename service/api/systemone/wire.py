@@ -147,7 +147,7 @@ class SystemOneRequest(WireModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    model: str = Field(description="Id of the base model, or of an adapter: `GET /v1/models` lists them.")
+    model: str = Field(description="Id of the base model or of an adapter, or a name of one.")
     state: Content = Field(description="A text; or an object or a list, which is read as lines of text.")
     questions: dict[str, Question] = Field(
         min_length=1, description="By names for the caller: the model does not see them."
@@ -198,7 +198,7 @@ class Usage(WireModel):
 class SystemOneResponse(WireModel):
     """Answers by the names of their questions."""
 
-    model: str
+    model: str = Field(description="What answered: the base model, an adapter, or a version of a name.")
     answers: dict[str, NoulAnswer | ChoiceAnswer | ScoreAnswer]
     usage: Usage
     abmll: schemas.DecisionDetails

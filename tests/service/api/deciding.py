@@ -16,7 +16,6 @@ from service.engine.requests import AdaptRequest, CacheOutcome, DecideRequest
 from service.gating.confidence import Confidence
 from service.gating.decisions import DecidedPrediction, decide
 
-BASE = "fake-1b"
 TOKENS = 7
 
 
@@ -33,12 +32,13 @@ def decided_by_hand(
         predictive = summarise(question.options, torch.tensor([row], dtype=torch.float64), samples=16)
         prediction = Prediction(predictive, TOKENS, 0, typicality=0.5, answerable=answerable)
         rows.append(decide(prediction, Confidence(predictive.confidence), request.gate.thresholds))
-    adapter_id = "adp_made" if isinstance(request.adapter, AdaptRequest) else request.model or request.adapter
+    adapter = request.adapter
+    adapter_id = "adp_made" if isinstance(adapter, AdaptRequest) else adapter
     return Decided(
         rows=[rows],
         learned=[learned] * len(rows),
         adapter_id=adapter_id,
-        model=adapter_id or BASE,
+        model=adapter_id or str(request.model),
         cache=CacheOutcome.HIT,
         timings=Timings(),
         tokens=TOKENS,

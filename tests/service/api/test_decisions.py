@@ -176,7 +176,9 @@ def test_the_model_the_tokens_and_the_adapter_are_told() -> None:
         "input_tokens": TOKENS, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 0, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": TOKENS,
     }  # fmt: skip
-    assert answered(parsed(model="adp_1"))["abmll"]["adapter_id"] == "adp_1"
+    beside = answered(parsed(abmll={"adapter_id": "adp_1"}))
+    assert (beside["model"], beside["abmll"]["adapter_id"]) == ("adp_1", "adp_1")
+    assert answered(parsed())["model"] == BASE
 
 
 # ---- over HTTP ----------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ BAD: tuple[tuple[dict[str, Any], str | None, str], ...] = (
     (with_cases({"input": "a", "answers": {"anger": 1.0}}), "abmll.cases[0].answers.anger", "the index of a level"),
     ({**BODY, "abmll": {"adapt": {}}}, "abmll.adapt", "adapt applies to cases"),
     ({**BODY, "abmll": {"gate": {"min_confidence": 2}}}, "abmll.gate.min_confidence", "less than or equal to 1"),
-    ({**BODY, "model": "adp_1", "abmll": {"adapter_id": "adp_2"}}, "abmll.adapter_id", "another adapter"),
+    ({**BODY, "model": "adp_1", "abmll": {"adapter_id": "adp_2"}}, "abmll.adapter_id", "model names an adapter already"),
     ({**BODY, "metadata": {}}, "metadata", "not permitted"),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -165,7 +166,7 @@ BAD: tuple[tuple[dict[str, Any], list[str | int], str, str], ...] = (
     (with_case({"team": "sales"}), [*CASE, "answers", "team"], "invalid_options", "it has 'billing', 'it'"),
     ({**BODY, "abmll": {"refuse": True}}, ["body", "abmll", "refuse"], "extra_forbidden", "not permitted"),
     ({**BODY, "model": "adp_1", "abmll": {"adapter_id": "adp_2"}}, ["body", "abmll", "adapter_id"], "invalid_request",
-     "another adapter"),
+     "model names an adapter already"),
 )  # fmt: skip
 
 
@@ -227,12 +228,25 @@ def test_states_that_no_text_can_show_are_refused(
     server.run(scenario)
 
 
-def test_an_unknown_model_is_named_with_what_a_model_is(server: Server) -> None:
-    message = "there is no model 'jev-latest': a model is 'fake-1b', the id of an adapter, or a name"
+def test_an_alias_of_the_base_model_is_asked_and_learns_as_the_base_model(tmp_path: Path) -> None:
+    cases = [{"state": "a", "answers": {"team": "it"}}, {"state": "b", "answers": {"team": "billing"}}]
+    for extras in ({}, {"abmll": {"cases": cases}}):
+        named, asked = (
+            Server(tmp_path, model_aliases="jev-latest").post(
+                "/v1/systemone", {**BODY, **extras, "model": model}
+            )
+            for model in (BASE, "jev-latest")
+        )
+        assert (named.status_code, named.json()["answers"]) == (200, asked.json()["answers"])
+        assert asked.json()["model"] == named.json()["model"] != "jev-latest"
 
+
+def test_models_that_are_not_there_are_named(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         refused = await client.post("/v1/systemone", json={**BODY, "model": "jev-latest"})
-        assert (refused.status_code, refused.json()) == (404, {"detail": message})
+        assert refused.status_code == 404
+        message = refused.json()["detail"]
+        assert message.startswith("there is no model 'jev-latest': a model is 'fake-1b'")
         decision = {
             "model": "jev-latest",
             "input": "x",
@@ -243,6 +257,27 @@ def test_an_unknown_model_is_named_with_what_a_model_is(server: Server) -> None:
         decision |= {"model": BASE, "abmll": {"adapter_id": "adp_0"}}
         error = (await client.post("/v1/decisions", json=decision)).json()["error"]
         assert (error["message"], error["param"]) == ("there is no adapter 'adp_0'", "abmll.adapter_id")
+
+    server.run(scenario)
+
+
+def test_a_name_is_followed_and_the_version_that_answered_is_told(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        cases = [{"state": "a", "answers": {"team": "it"}}, {"state": "b", "answers": {"team": "billing"}}]
+        made = await client.post("/v1/systemone", json={**BODY, "abmll": {"cases": cases}})
+        adapter_id = made.json()["abmll"]["adapter_id"]
+        assert made.json()["model"] == adapter_id
+        (await client.put("/v1/names/tickets", json={"adapter_id": adapter_id})).raise_for_status()
+        for model in ("tickets", "tickets@1"):
+            named = (
+                (await client.post("/v1/systemone", json={**BODY, "model": model})).raise_for_status().json()
+            )
+            assert (named["model"], named["abmll"]["adapter_id"]) == ("tickets@1", adapter_id)
+            assert named["answers"] == made.json()["answers"]
+        (listed,) = [
+            row for row in (await client.get("/v1/models")).json()["models"] if row["name"] == "tickets"
+        ]
+        assert listed["description"] == f"Name of the adapter {adapter_id}."
 
     server.run(scenario)
 

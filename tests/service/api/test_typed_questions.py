@@ -154,8 +154,7 @@ def test_the_base_model_answers_without_an_adapter() -> None:
 def test_an_adapter_is_named_as_model_or_beside_it() -> None:
     named, beside = body("adp_1").request(BASE), body(adapter_id="adp_1").request(BASE)
     assert (named.model, named.adapter) == ("adp_1", None)
-    assert (beside.model, beside.adapter) == (None, "adp_1")
-    assert body("adp_1", adapter_id="adp_1").request(BASE) == named
+    assert (beside.model, beside.adapter) == (BASE, "adp_1")
 
 
 def test_cases_are_the_support_of_an_adapter() -> None:
@@ -174,7 +173,7 @@ def test_cases_are_the_support_of_an_adapter() -> None:
 @pytest.mark.parametrize(
     ("asked", "location", "message"),
     [
-        (body("adp_1", adapter_id="adp_2"), ("abmll", "adapter_id"), "another adapter than model, 'adp_1'"),
+        (body("adp_1", adapter_id="adp_2"), ("abmll", "adapter_id"), "model names an adapter already, 'adp_1'"),
         (body("adp_1", ROWS), ("abmll", "cases"), "name 'fake-1b' as model, and no adapter"),
         (body(labelled=ROWS, adapter_id="adp_1"), ("abmll", "cases"), "and no adapter"),
         (body(adapt=schemas.Adapt(steps=2)), ("abmll", "adapt"), "adapt applies to cases"),
@@ -194,7 +193,7 @@ def test_what_excludes_itself_is_refused_at_its_place(
     [
         ("inputs[0]", ("input",)),
         ("questions[1]", ("questions", 1)),
-        ("adapter_id", ("model",)),
+        ("adapter_id", ("abmll", "adapter_id")),
         ("model", ("model",)),
         ("samples", ("abmll", "samples")),
         ("adapt.steps", ("abmll", "adapt", "steps")),
@@ -209,7 +208,3 @@ def test_the_engines_fields_have_places_in_the_body(param: str, place: Any) -> N
     with pytest.raises(ServiceError) as refused, placed_errors(body(labelled=ROWS)):
         raise InvalidOptionsError("wrong", param)
     assert refused.value.location == place
-
-
-def test_an_adapter_that_is_named_beside_the_model_is_wrong_there() -> None:
-    assert body(adapter_id="adp_1").place("adapter_id") == ("abmll", "adapter_id")
