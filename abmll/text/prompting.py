@@ -19,6 +19,8 @@ from abmll.text.tokens import TextTokens
 # its log-probability per token minus the same in a prompt without input (`pmi`,
 # `decoder/option_references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
+# What is scored of an option with a description: its own text, its description, or one and the other.
+Described = Literal["name", "description", "both"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class PromptTemplate:
 
     A posterior keeps the template that it was trained with. With `bare`, an input that lists its
     own options, `(A) x (B) y`, is shown without the list. An instruction comes behind the input, so
-    that several questions about one input share its tokens. With `described`, what is scored of an
-    option is its text with its description.
+    that several questions about one input share its tokens. `described` says what is scored of an
+    option that has a description.
     """
 
     before_input: str = ""
@@ -37,7 +39,7 @@ class PromptTemplate:
     bare: bool = False
     score: OptionScore = "total"
     before_instruction: str = "\n"
-    described: bool = False
+    described: Described = "name"
     before_description: str = ": "
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +67,12 @@ class PromptTemplate:
 
     def outputs(self, query: Query) -> tuple[str, ...]:
         """Return the texts that are scored behind the prompt, without what separates them from it."""
-        return meanings(query, self.before_description) if self.described else query.options
+        if self.described == "name" or not query.descriptions:
+            return query.options
+        if self.described == "both":
+            return meanings(query, self.before_description)
+        found = zip(query.options, query.descriptions, strict=True)
+        return tuple(description or option for option, description in found)
 
 
 # Fields that templates had not from the start.

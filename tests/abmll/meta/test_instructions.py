@@ -109,7 +109,7 @@ def test_a_visit_asks_at_most_so_many_questions() -> None:
 
 
 def model() -> FewShotModel:
-    template = PromptTemplate(described=True, score="pmi")
+    template = PromptTemplate(described="both", score="pmi")
     return FewShotModel(tiny_model(), tiny_tokenizer(), make_config(), template=template)
 
 

@@ -41,13 +41,16 @@ def test_options_are_compared_with_the_question_without_input() -> None:
 
 
 def test_a_description_is_scored_where_the_template_says_so() -> None:
-    described = PromptEncoder(ENCODER.tokenizer, replace(TEMPLATE, described=True), 256)
+    described = PromptEncoder(ENCODER.tokenizer, replace(TEMPLATE, described="both"), 256)
     prompt = described.encode(TOPIC.query("x"))
     assert [text_of(ids) for ids in prompt.continuations] == [
         " repair: it is broken",
         " order",
         f" {CANNOT_TELL}",
     ]
+    alone = PromptEncoder(ENCODER.tokenizer, replace(TEMPLATE, described="description"), 256)
+    found = alone.encode(TOPIC.query("x")).continuations
+    assert [text_of(ids) for ids in found] == [" it is broken", " order", f" {CANNOT_TELL}"]
     assert prompt.options == ("repair", "order", CANNOT_TELL)
     meanings = ("repair: it is broken", "order", CANNOT_TELL)
     assert prompt.meanings == ENCODER.encode(TOPIC.query("x")).meanings == meanings
@@ -80,7 +83,7 @@ def test_templates_of_before_keep_their_record() -> None:
     assert TEMPLATE.to_json() == {
         "before_input": "", "after_input": "\nAnswer:", "before_output": " ", "bare": True, "score": "pmi",
     }  # fmt: skip
-    described = replace(TEMPLATE, described=True)
+    described = replace(TEMPLATE, described="both")
     assert PromptTemplate.from_json(described.to_json()) == described
 
 
