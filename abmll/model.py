@@ -124,7 +124,7 @@ class FewShotModel:
     ) -> AdaptRun:
         """Return what `begin_adapt` does, for support that is prepared already."""
         settings = settings or self.defaults
-        batches = batch_order(len(prepared.examples), settings.batch_size, settings.steps, seed)
+        batches = batch_order(len(prepared.rows), settings.batch_size, settings.steps, seed)
         return AdaptRun.start(
             self.backbone, self.prior, prepared, settings, batches, seed, features=self.features
         )

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from abmll.adaptation.run import batch_order
 from abmll.decoder.option_references import TOKENS_PER_PASS
-from abmll.decoder.rows import LENGTH_MULTIPLE, group, packed_length, share_prefixes, token_batches
+from abmll.decoder.rows import (
+    LENGTH_MULTIPLE,
+    group,
+    packed_length,
+    rows_of_inputs,
+    share_prefixes,
+    token_batches,
+)
 from abmll.prediction.generation import ANSWERS_AT_ONCE
 from abmll.prediction.option_runs import SAMPLES_PER_CHUNK, SAMPLES_PER_LOOK
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt, by_question, options_differ
@@ -136,17 +143,19 @@ class WorkCounter:
     def adaptation(self, examples: Sequence[LabelledPrompt], settings: AdaptSettings, seed: int = 0) -> Work:
         """Return the work of an adaptation to `examples` (`AdaptRun`), with its preparation."""
         prompts = [example.prompt for example in examples]
-        rows = [_Pass.of([prompt]) for prompt in prompts]
+        members = [[prompts[i] for i in row] for row in rows_of_inputs(prompts)]
+        rows = [_Pass((group(own).tokens,), sum(map(_scored, own))) for own in members]
         lengths = [row.tokens for row in rows]
         work, known = Work(), set[EncodedPrompt]()
         for chunk in token_batches(lengths, self.support_tokens):
-            chosen = [prompts[i] for i in chunk]
-            work += self.trunk_of(chosen) + self._references(chosen, known)
-        for batch in batch_order(len(prompts), settings.batch_size, settings.steps, seed):
+            work += self._forward(_Pass.together([rows[i] for i in chunk]), self.trunk)
+            work += self._references([prompt for i in chunk for prompt in members[i]], known)
+        for batch in batch_order(len(rows), settings.batch_size, settings.steps, seed):
             for numbers in _cut(batch, lengths, self.step_tokens):
                 work += self._step(_Pass.together([rows[i] for i in numbers]))
         if fixed_classes(prompts):
-            work += self._embedding(prompts) + self._embedding_of_classes(prompts[0])
+            firsts = [prompts[numbers[0]] for numbers in by_question(prompts).values()]
+            work += self._embedding(prompts) + sum(map(self._embedding_of_classes, firsts), Work())
         return work
 
     def _step(self, rows: _Pass) -> Work:

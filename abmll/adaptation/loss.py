@@ -20,39 +20,46 @@ from abmll.posterior.noise.families import family_of
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one or more tasks for one pass, each a row.
+    """Rows of examples of one or more tasks for one pass.
 
-    `hidden` [N, d] are trunk activations. `reference` is the option reference of all rows.
-    `task_of_row` is ascending.
+    `hidden` [N, d] are trunk activations. `reference` is the option reference of all rows, `labels`
+    those of all examples, and `examples` the number of examples of each row. `task_of_row` is
+    ascending.
     """
 
     hidden: Tensor
     rows: Rows
     reference: OptionReference
     labels: Sequence[int]
+    examples: Sequence[int]
     task_of_row: Sequence[int]
 
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Prepared, int]], device: torch.device) -> Batch:
-        """Make the batch of `chosen`: (task, its support, number of the example), in that order."""
-        examples = [prepared.examples[i] for _, prepared, i in chosen]
+        """Make the batch of `chosen`: (task, its support, number of the row), in that order."""
+        members = [(prepared, i) for _, prepared, row in chosen for i in prepared.rows[row]]
         return cls(
-            torch.cat([prepared.hidden[i] for _, prepared, i in chosen]),
-            collate([example.prompt for example in examples], device),
-            OptionReference.joined([prepared.references[i] for _, prepared, i in chosen]),
-            [example.label for example in examples],
+            torch.cat([prepared.hidden[row] for _, prepared, row in chosen]),
+            collate([prepared.group(row) for _, prepared, row in chosen], device),
+            OptionReference.joined([prepared.references[i] for prepared, i in members]),
+            [prepared.examples[i].label for prepared, i in members],
+            [len(prepared.rows[row]) for _, prepared, row in chosen],
             [task for task, _, _ in chosen],
         )
 
     def nll(self, log_probs: Tensor) -> Tensor:
-        """Return NLL [R] in nats from the log-probabilities [M] of the rows' segments."""
-        return negative_log_likelihood(self.reference.score(log_probs), self.rows, self.labels)
+        """Return NLL [R] in nats from the log-probabilities [M] of the rows' segments.
+
+        That of a row is the sum over its examples.
+        """
+        of_examples = negative_log_likelihood(self.reference.score(log_probs), self.rows, self.labels)
+        return torch.stack([own.sum() for own in of_examples.split(list(self.examples))])
 
 
 def negative_log_likelihood(scores: Tensor, rows: Rows, labels: Sequence[int]) -> Tensor:
-    """Return NLL [R] in nats from segment scores [M].
+    """Return NLL by prompt in nats from segment scores [M].
 
-    It is over the options of a row, or of the only continuation where a row has one.
+    It is over the options of a prompt, or of the only continuation where a prompt has one.
     """
     losses = []
     for row, label in zip(by_prompt(scores, rows), labels, strict=True):

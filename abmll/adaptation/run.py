@@ -54,13 +54,13 @@ class Adaptation:
 
 
 def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Return the examples of each step: whole passes in random order, cut into batches."""
+    """Return the rows of each step: whole passes in random order, cut into batches."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
     stream: list[int] = []
     batches = []
     for _ in range(steps):
         if len(stream) < batch_size:
-            # What is left of this pass comes last in the next: no batch holds an example twice.
+            # What is left of this pass comes last in the next: no batch holds a row twice.
             stream += sorted(rng.sample(range(size), size), key=lambda i: i in stream)
         count = min(batch_size, size)
         batches.append(stream[:count])
@@ -73,7 +73,7 @@ class AdaptRun:
     """One task's adaptation between two steps.
 
     The same arguments give the same steps, whatever runs beside it. `batches` has the numbers of
-    the examples of each step, `values` [P] is phi so far, and `losses` are in nats per example, by
+    the rows of each step, `values` [P] is phi so far, and `losses` are in nats per example, by
     step. `features` is the model's feature function, for the class examples of a posterior with a
     Gaussian process.
     """
@@ -115,13 +115,13 @@ class AdaptRun:
 
     @property
     def next_batch(self) -> Sequence[int]:
-        """Return the numbers of the next step's examples."""
+        """Return the numbers of the next step's rows."""
         return self.batches[len(self.losses)]
 
     def take(self, gradient: Tensor, nll: float) -> None:
         """Move phi by a step's `gradient` [P]; `nll` (nats) is the sum over its examples."""
         self.values = self.optimiser.update(self.values, gradient, self.settings.learning_rate)
-        self.losses.append(nll / len(self.next_batch))
+        self.losses.append(nll / sum(len(self.prepared.rows[row]) for row in self.next_batch))
 
     @property
     def posterior(self) -> TaskPosterior:
@@ -151,7 +151,7 @@ class AdaptRun:
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 
 
-# A task of the step, its run, and the number of an example.
+# A task of the step, its run, and the number of a row.
 _Item: TypeAlias = tuple[int, AdaptRun, int]
 
 
@@ -172,7 +172,7 @@ class _Step:
         self.gradient, self.nll = torch.zeros_like(self.values), [0.0] * len(runs)
 
     def passes(self, max_tokens: int) -> Iterator[Sequence[_Item]]:
-        """Yield the step's examples by pass."""
+        """Yield the step's rows by pass."""
         return _passes([(t, run, i) for t, run in enumerate(self.runs) for i in run.next_batch], max_tokens)
 
     def batch(self, items: Sequence[_Item]) -> Batch:
@@ -252,7 +252,7 @@ def _leaf(tensor: Tensor) -> Tensor:
 def adapt_step(backbone: Backbone, runs: Sequence[AdaptRun], max_tokens: int = TOKENS_PER_BACKWARD) -> None:
     """Make one gradient step of every run, in passes of at most `max_tokens`.
 
-    Each run has its own examples, noise and optimiser. All have the same configuration and sites.
+    Each run has its own rows, noise and optimiser. All have the same configuration and sites.
     Where this raises, no run has moved.
     """
     step = _Step(backbone, runs)
@@ -319,9 +319,9 @@ def _long_rows_alone(passes: Iterable[Sequence[_Item]]) -> Iterator[Sequence[_It
 
 
 def _passes(work: Sequence[_Item], max_tokens: int) -> Iterator[list[_Item]]:
-    """Yield examples, in order, in passes of at most `max_tokens`.
+    """Yield rows, in order, in passes of at most `max_tokens`.
 
-    An example that is longer is a pass of its own.
+    A row that is longer is a pass of its own.
     """
     batch: list[_Item] = []
     total = 0

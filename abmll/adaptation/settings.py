@@ -14,6 +14,7 @@ FAST_STEPS = 2
 class AdaptSettings:
     """Settings of one adaptation: AdamW steps on batches of support examples.
 
+    Examples that ask about one input come as one: `batch_size` is the number of inputs.
     `beta` is the weight of KL(phi || theta); the paper has 0 at test time.
     """
 

@@ -12,7 +12,7 @@ from abmll.decoder import passes
 from abmll.decoder.backbone import Backbone
 from abmll.decoder.option_references import OptionReference, resting_references
 from abmll.decoder.passes import Pace, Resting, finish
-from abmll.decoder.rows import collate, packed_length, token_batches
+from abmll.decoder.rows import Group, collate, group, packed_length, rows_of_inputs, token_batches
 from abmll.similarity.class_examples import ClassExamples
 from abmll.similarity.features import Features
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt, by_question, options_differ
@@ -25,22 +25,32 @@ TOKENS_PER_TRUNK = 2048
 class Prepared:
     """A support, with what is computed once for all steps.
 
-    `hidden` has the trunk activations [tokens, d] and `references` the option reference of each
-    example.
+    `rows` has the numbers of the examples of each row: those that ask about one input share its
+    tokens. `hidden` has the trunk activations [tokens, d] of each row, and `references` the option
+    reference of each example.
     """
 
     examples: Sequence[LabelledPrompt]
+    rows: Sequence[Sequence[int]]
     hidden: Sequence[Tensor]
     references: Sequence[OptionReference]
+
+    def group(self, row: int) -> Group:
+        """Return the prompts of a row."""
+        return group([self.examples[i].prompt for i in self.rows[row]])
 
     def class_examples(self, features: Features) -> tuple[ClassExamples, ...]:
         """Return what the Gaussian process of each question with fixed classes learns from."""
         prompts = [example.prompt for example in self.examples]
+        states = {
+            i: own
+            for row, members in enumerate(self.rows)
+            for i, own in zip(members, self.group(row).prompt_states(self.hidden[row]), strict=True)
+        }
         found = []
         for numbers in by_question(prompts).values():
-            own = [self.examples[i] for i in numbers]
-            hidden, labels = [self.hidden[i] for i in numbers], [example.label for example in own]
-            found.append(ClassExamples.of([example.prompt for example in own], hidden, labels, features))
+            hidden, labels = [states[i] for i in numbers], [self.examples[i].label for i in numbers]
+            found.append(ClassExamples.of([prompts[i] for i in numbers], hidden, labels, features))
         return tuple(examples for examples in found if examples is not None)
 
     @property
@@ -57,26 +67,29 @@ class Prepared:
         )
 
     def tokens(self, chosen: Sequence[int]) -> int:
-        """Return the number of tokens of the chosen examples."""
-        return sum(len(self.hidden[i]) for i in chosen)
+        """Return the number of tokens of the chosen rows."""
+        return sum(len(self.hidden[row]) for row in chosen)
 
 
 class Preparation:
-    """What is computed once for a support, one chunk of examples at a time.
+    """What is computed once for a support, one chunk of rows at a time.
 
-    A chunk has at most `max_tokens`, or one longer example.
+    A chunk has at most `max_tokens`, or one longer row.
     """
 
     def __init__(self, examples: Sequence[LabelledPrompt], max_tokens: int = TOKENS_PER_TRUNK) -> None:
         self._examples = examples
-        self._lengths = [packed_length(example.prompt) for example in examples]
+        prompts = [example.prompt for example in examples]
+        self._rows = rows_of_inputs(prompts)
+        self._groups = [group([prompts[i] for i in row]) for row in self._rows]
+        self._lengths = [row.tokens for row in self._groups]
         self._chunks = token_batches(self._lengths, max_tokens)
-        self._hidden: list[Tensor] = [torch.empty(0)] * len(examples)
+        self._hidden: list[Tensor] = [torch.empty(0)] * len(self._rows)
         self._references: dict[int, OptionReference] = {}
 
     @property
     def done(self) -> bool:
-        """Return whether every example is prepared."""
+        """Return whether every row is prepared."""
         return not self._chunks
 
     @property
@@ -90,7 +103,7 @@ class Preparation:
         return self.next_tokens
 
     def shrink(self, max_tokens: int) -> None:
-        """Prepare the rest in chunks of at most `max_tokens`, or one longer example."""
+        """Prepare the rest in chunks of at most `max_tokens`, or one longer row."""
         left = [i for chunk in self._chunks for i in chunk]
         batches = token_batches([self._lengths[i] for i in left], max_tokens)
         self._chunks = [[left[k] for k in batch] for batch in batches]
@@ -102,18 +115,20 @@ class Preparation:
     def chunk(self, backbone: Backbone, pace: Pace | None) -> Resting[None]:
         """Do what `advance` does, with rests. The chunk counts once all of it is done."""
         chunk = self._chunks[0]
-        prompts = [self._examples[i].prompt for i in chunk]
-        rows = collate(prompts, backbone.device)
+        rows = collate([self._groups[row] for row in chunk], backbone.device)
         hidden = (yield from passes.trunk(backbone, rows, pace)).split(rows.lengths)
+        numbers = [i for row in chunk for i in self._rows[row]]
+        prompts = [self._examples[i].prompt for i in numbers]
         references = yield from resting_references(backbone, prompts, pace, remember=True)
-        for i, states, reference in zip(chunk, hidden, references, strict=True):
-            self._hidden[i], self._references[i] = states, reference
+        self._references.update(zip(numbers, references, strict=True))
+        for row, states in zip(chunk, hidden, strict=True):
+            self._hidden[row] = states
         self._chunks.pop(0)
 
     def result(self) -> Prepared:
         """Return the prepared support. Only once `done`."""
         references = [self._references[i] for i in range(len(self._examples))]
-        return Prepared(self._examples, self._hidden, references)
+        return Prepared(self._examples, self._rows, self._hidden, references)
 
 
 def prepare(

@@ -136,6 +136,26 @@ def share_prefixes(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
     return shared
 
 
+def rows_of_inputs(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
+    """Return lists of indices of prompts, one list a row: prompts that ask about the same input.
+
+    Prompts without an instruction are rows of their own. A row has at most `SHARED_ROW_TOKENS`, or
+    one longer prompt.
+    """
+    rows: list[list[int]] = []
+    latest: dict[tuple[int, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        own = prompt.prompt[: prompt.input_tokens]
+        row = latest.get(own) if prompt.question else None
+        if row is not None and _worth_sharing([prompts[j] for j in (*row, i)]):
+            row.append(i)
+        else:
+            rows.append([i])
+            if prompt.question:
+                latest[own] = rows[-1]
+    return rows
+
+
 def group(prompts: Sequence[EncodedPrompt]) -> Group:
     """Return the row of prompts, with the longest prefix that all of them have.
 

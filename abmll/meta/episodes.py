@@ -19,7 +19,8 @@ from abmll.text.prompting import LabelledPrompt, PromptEncoder, PromptTemplate
 from abmll.text.tasks import Example, Task, listed
 
 Likelihood = Literal["options", "tokens"]
-Questioner: TypeAlias = Callable[[Example], Example | None]
+Questioner: TypeAlias = Callable[[Example], Sequence[Example]]
+"""Returns an example with the questions that it is asked, none where it answers none."""
 
 
 def fitting_examples(
@@ -36,11 +37,11 @@ def fitting_examples(
 ) -> list[LabelledPrompt]:
     """Draw `size` examples of a task that have at most `max_row_tokens` each.
 
-    There are fewer where the task has no more of them. With `shuffle`, the options of each are in a
-    random order. With `balanced`, classes are as equal as the task allows, and otherwise as the
+    With `ask`, each is as many examples as it is asked questions; those it does not answer are left
+    out. There are fewer where the task has no more of them. With `shuffle`, the options of each are
+    in a random order. With `balanced`, classes are as equal as the task allows, and otherwise as the
     task has them. With the `likelihood` of `tokens`, every example is free text: its output is the
-    only continuation. `ask` gives examples their questions; one that answers none is left out.
-    Raises `AbmllError` where no example fits.
+    only continuation. Raises `AbmllError` where no example fits.
     """
     draw = draw_support if balanced else draw_uniformly
     drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), size * 3), seed))
@@ -51,22 +52,29 @@ def fitting_examples(
         drawn = (
             replace(example, input=encoder.template.shown(example.query), options=()) for example in drawn
         )
-    if ask is not None:
-        drawn = (asked for example in drawn if (asked := ask(example)) is not None)
     encoded: list[LabelledPrompt] = []
+    inputs = 0
     for example in drawn:
-        try:
-            prompt = encoder.encode_example(example)
-        except PromptTooLongError:
-            continue
-        if packed_length(prompt) <= max_row_tokens:
-            label = example.options.index(example.output) if example.options else 0
-            encoded.append(LabelledPrompt(prompt, label))
-        if len(encoded) == size:
+        found = [_encoded(encoder, asked, max_row_tokens) for asked in (ask(example) if ask else [example])]
+        fitting = [labelled for labelled in found if labelled is not None]
+        encoded += fitting
+        inputs += bool(fitting)
+        if inputs == size:
             break
     if not encoded:
         raise AbmllError(f"no example of {task.name} fits {max_row_tokens} tokens")
     return encoded
+
+
+def _encoded(encoder: PromptEncoder, example: Example, max_row_tokens: int) -> LabelledPrompt | None:
+    """Return an example in tokens; None where it has more than `max_row_tokens`."""
+    try:
+        prompt = encoder.encode_example(example)
+    except PromptTooLongError:
+        return None
+    if packed_length(prompt) > max_row_tokens:
+        return None
+    return LabelledPrompt(prompt, example.options.index(example.output) if example.options else 0)
 
 
 def shuffle_options(example: Example, rng: random.Random) -> Example:

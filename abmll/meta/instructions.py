@@ -73,7 +73,7 @@ class Showing:
     one, where there are some. `statements`: that a task of pairs is asked statements. `described`:
     that options have descriptions, where there are at most `most_described` of them. `declinable`:
     that a visit's questions may be declined, and `strange` that an example is then asked what it
-    does not answer. `questions` is the most questions of a visit to one task. `mixed`: that a visit
+    does not answer. `questions` is the most questions of a visit to one task, all about each input. `mixed`: that a visit
     to a task with options has examples of `mixed_tasks` such tasks, each with its own question.
     """
 
@@ -178,8 +178,8 @@ def draw_questions(
     rng: random.Random,
     *,
     most: int,
-) -> Callable[[Example], Example | None]:
-    """Draw at most `most` questions to the task `name`; return what asks an example one of them.
+) -> Callable[[Example], list[Example]]:
+    """Draw at most `most` questions to the task `name`; return what asks an example each of them.
 
     `options` are those of each task, empty where they differ between examples.
     """
@@ -195,10 +195,14 @@ def draw_questions(
         if tasks[other].statement is None
     ]
 
-    def ask(example: Example) -> Example | None:
-        if strange and rng.random() < showing.strange:
-            return rng.choice(strange).ask_stranger(example)
-        return rng.choice(own).ask(example)
+    def ask(example: Example) -> list[Example]:
+        found = [
+            rng.choice(strange).ask_stranger(example)
+            if strange and rng.random() < showing.strange
+            else question.ask(example)
+            for question in own
+        ]
+        return list(dict.fromkeys(asked for asked in found if asked is not None))
 
     return ask
 

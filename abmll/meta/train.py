@@ -255,7 +255,7 @@ def trained_prior(model: FewShotModel, folder: Path) -> GlobalPosterior:
 class _Episode:
     """Examples of one task in a visit.
 
-    `prepared` are all of them. `batches` are the indices of those in each inner step, `outer` of
+    `prepared` are all of them. `batches` are the numbers of the rows in each inner step, `outer` of
     those in the outer step.
     """
 
@@ -267,11 +267,17 @@ class _Episode:
     @classmethod
     def joined(cls, episodes: Sequence[_Episode]) -> _Episode:
         """Return one episode whose steps have the examples of all `episodes`."""
-        starts = list(accumulate((len(e.prepared.examples) for e in episodes), initial=0))
+        starts = list(accumulate((len(e.prepared.rows) for e in episodes), initial=0))
+        firsts = accumulate((len(e.prepared.examples) for e in episodes), initial=0)
         steps = zip(*(e.batches for e in episodes), strict=True)
         return cls(
             Prepared(
                 [example for e in episodes for example in e.prepared.examples],
+                [
+                    [first + i for i in row]
+                    for first, e in zip(firsts, episodes, strict=False)
+                    for row in e.prepared.rows
+                ],
                 [hidden for e in episodes for hidden in e.prepared.hidden],
                 [reference for e in episodes for reference in e.prepared.references],
             ),
@@ -352,10 +358,12 @@ class _Run:
         ]
         # A task with too few examples for both keeps at most a batch for the query, and the inner
         # steps repeat the rest.
-        held_out = min(inner.batch_size, len(pool) // 2) if settings.query else 0
-        batches = batch_order(len(pool) - held_out, inner.batch_size, inner.steps, seed)
-        outer = list(range(len(pool) - held_out, len(pool))) or batches[-1]
-        return _Episode(prepare(self.model.backbone, pool), batches, outer, seed)
+        prepared = prepare(self.model.backbone, pool)
+        rows = len(prepared.rows)
+        held_out = min(inner.batch_size, rows // 2) if settings.query else 0
+        batches = batch_order(rows - held_out, inner.batch_size, inner.steps, seed)
+        outer = list(range(rows - held_out, rows)) or batches[-1]
+        return _Episode(prepared, batches, outer, seed)
 
     def _pool(
         self, name: str, size: int, turn: int, rng: random.Random, *, instructed: bool

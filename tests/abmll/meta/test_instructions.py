@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,18 +93,23 @@ def test_what_strangers_ask_cannot_be_told() -> None:
     tasks = {"films": FILMS, "drugs": TaskInstructions(("Does it harm?",), subject="drug")}
     options = {"films": STARS, "drugs": ("related", "not related")}
     ask = draw_questions("films", tasks, options, replace(ALWAYS, strange=0.25), random.Random(3), most=1)
-    asked = [ask(FILM) for _ in range(400)]
-    strange = [example for example in asked if example and example.instruction == "Does it harm?"]
+    asked = [example for _ in range(400) for example in ask(FILM)]
+    strange = [example for example in asked if example.instruction == "Does it harm?"]
     assert {example.output for example in strange} == {CANNOT_TELL}
     assert 60 < len(strange) < 140
-    assert all(example and example.declinable for example in asked)
+    assert len(asked) == 400
+    assert all(example.declinable for example in asked)
 
 
-def test_a_visit_asks_at_most_so_many_questions() -> None:
+def test_a_visit_asks_each_input_all_of_its_questions() -> None:
     showing, rng = replace(ALWAYS, derived=0.5, declinable=0), random.Random(5)
-    ask = draw_questions("films", {"films": FILMS}, {"films": STARS}, showing, rng, most=2)
-    kinds = Counter(example.instruction for _ in range(100) if (example := ask(FILM)))
-    assert 1 <= len(kinds) <= 2
+    counts = set()
+    for _ in range(30):
+        ask = draw_questions("films", {"films": FILMS}, {"films": STARS}, showing, rng, most=3)
+        first, second = ask(FILM), ask(FILM)
+        assert first == second
+        counts.add(len(first))
+    assert counts == {1, 2, 3}
 
 
 def model() -> FewShotModel:
