@@ -12,7 +12,7 @@ from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
 from abmll.posterior.config import PosteriorConfig
-from abmll.posterior.noise.draws import check_readout
+from abmll.posterior.noise.draws import check_readout, mean_draw
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.prediction.option_runs import TOKENS_PER_CHUNK
@@ -65,6 +65,7 @@ class FewShotModel:
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
         self.readout_scale = readout_scale
+        self.backbone.global_draw = lambda rows: mean_draw(self.prior, self.prior.values, rows)
         if wrong := check_readout(self.sampled(config), has_readout=self.backbone.has_readout):
             raise PosteriorMismatchError(wrong)
         if config.sentence_encoder and sentences is None:

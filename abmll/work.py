@@ -14,7 +14,7 @@ from operator import add, mul
 from typing import TYPE_CHECKING
 
 from abmll.adaptation.run import batch_order
-from abmll.decoder.option_references import TOKENS_PER_PASS
+from abmll.decoder.option_references import TOKENS_PER_PASS, without_input
 from abmll.decoder.rows import (
     LENGTH_MULTIPLE,
     group,
@@ -316,7 +316,7 @@ class WorkCounter:
 
     def _references(self, prompts: Sequence[EncodedPrompt], known: set[EncodedPrompt]) -> Work:
         """Return the work of `option_references` for options that are not `known`; add them."""
-        new = dict.fromkeys(EncodedPrompt(p.neutral, p.continuations) for p in prompts if p.neutral)
+        new = dict.fromkeys(key for p in prompts if p.neutral for key in without_input(p))
         asked = [prompt for prompt in new if prompt not in known]
         known.update(asked)
         chunks = token_batches([packed_length(prompt) for prompt in asked], TOKENS_PER_PASS)

@@ -5,7 +5,8 @@ a common one: options compete by their surface form (Holtzman et al. 2021, "Surf
 Competition"). The domain-conditional pointwise mutual information, log p(option | input) -
 log p(option | no input), removes what is common to all inputs. The mean over an option's tokens
 removes its length. The option without input is scored by the base alone, so its score is a constant
-of the option.
+of the option. Behind an instruction, where the template has inputs that say nothing, it is scored by
+the global posterior there, which is a constant too.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def option_references(
 ) -> list[OptionReference]:
     """Return the reference of each prompt's continuations, for the score of its template.
 
-    Runs the base once over each different set of options that is to be scored without input. With
-    `remember`, results are kept in `backbone.offsets` and read from there. Prediction uses this,
+    Runs the base, or the global posterior, once over each different set of options that is to be
+    scored without input. With `remember`, results are kept in `backbone.offsets` and read from there. Prediction uses this,
     because the same options come again and again.
     """
     return finish(resting_references(backbone, prompts, None, remember=remember))
@@ -69,7 +70,7 @@ def resting_references(
 ) -> Resting[list[OptionReference]]:
     """Return what `option_references` does, with rests."""
     offsets = backbone.offsets if remember else {}
-    asked = dict.fromkeys(_without_input(prompt) for prompt in prompts if prompt.neutral)
+    asked = dict.fromkeys(key for prompt in prompts if prompt.neutral for key in without_input(prompt))
     found = {prompt: offsets[prompt] for prompt in asked if prompt in offsets}
     found |= yield from _log_probs(backbone, [prompt for prompt in asked if prompt not in found], pace)
     offsets.update(found)
@@ -79,7 +80,9 @@ def resting_references(
     for prompt in prompts:
         lengths = [len(ids) if prompt.per_token else 1 for ids in prompt.continuations]
         length = torch.tensor(lengths, dtype=torch.float32, device=backbone.device)
-        offset = found[_without_input(prompt)] if prompt.neutral else torch.zeros_like(length)
+        offset = torch.zeros_like(length)
+        if prompt.neutral:
+            offset = torch.stack([found[key] for key in without_input(prompt)]).mean(0)
         made.append(OptionReference(offset, length))
     return made
 
@@ -88,16 +91,25 @@ def resting_references(
 def _log_probs(
     backbone: Backbone, prompts: Sequence[EncodedPrompt], pace: Pace | None
 ) -> Resting[dict[EncodedPrompt, Tensor]]:
-    """Return log-probabilities [continuations] of each prompt's continuations under the base."""
+    """Return log-probabilities [continuations] of each prompt's continuations without input."""
     found: dict[EncodedPrompt, Tensor] = {}
     most = TOKENS_PER_PASS if pace is None else passes.BLOCK_TOKENS
-    for chunk in token_batches([packed_length(prompt) for prompt in prompts], most):
-        rows = collate([prompts[i] for i in chunk], backbone.device)
-        hidden = yield from passes.trunk(backbone, rows, pace)
-        values = by_prompt((yield from passes.log_probs(backbone, hidden, rows, None, pace)), rows)
-        found.update(zip((prompts[i] for i in chunk), values, strict=True))
+    for by_global in (False, True):
+        alike = [prompt for prompt in prompts if bool(prompt.question) == by_global]
+        for chunk in token_batches([packed_length(prompt) for prompt in alike], most):
+            rows = collate([alike[i] for i in chunk], backbone.device)
+            draw = backbone.global_draw(rows) if by_global and backbone.global_draw else None
+            hidden = yield from passes.trunk(backbone, rows, pace)
+            values = by_prompt((yield from passes.log_probs(backbone, hidden, rows, draw, pace)), rows)
+            found.update(zip((alike[i] for i in chunk), values, strict=True))
     return found
 
 
-def _without_input(prompt: EncodedPrompt) -> EncodedPrompt:
-    return EncodedPrompt(prompt.neutral, prompt.continuations)
+def without_input(prompt: EncodedPrompt) -> list[EncodedPrompt]:
+    """Return what a prompt's options are scored behind for their reference.
+
+    Those that the global posterior scores have a question.
+    """
+    if not prompt.content_free:
+        return [EncodedPrompt(prompt.neutral, prompt.continuations)]
+    return [EncodedPrompt(ids, prompt.continuations, question=prompt.question) for ids in prompt.content_free]

@@ -53,6 +53,7 @@ from abmll.errors import AbmllError
 from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
 from abmll.meta.instructions import Showing, TaskInstructions, draw_questions
 from abmll.model import FewShotModel
+from abmll.posterior.noise.draws import mean_draw
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.seeds import derive_seed
 from abmll.text.prompting import LabelledPrompt, PromptTemplate
@@ -313,6 +314,10 @@ class _Run:
         started, first = time.perf_counter(), state.visit * settings.tasks_per_visit
         state.visit += 1
         turns = range(first, first + settings.tasks_per_visit)
+        # Option references by theta are those of the theta that the visit starts from.
+        theta = state.theta
+        backbone.global_draw = lambda rows: mean_draw(self.model.prior, theta, rows)
+        backbone.offsets.clear()
         episodes = [self._episode(turn) for turn in turns]
         prior = GlobalPosterior(self.model.prior.config, self.model.prior.sites, state.theta)
         structured = settings.outer == "structured"

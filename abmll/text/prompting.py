@@ -31,6 +31,11 @@ class PromptTemplate:
     own options, `(A) x (B) y`, is shown without the list. An instruction comes behind the input, so
     that several questions about one input share its tokens. `described` says what is scored of an
     option that has a description.
+
+    With the score `pmi`, options of a question with an instruction are compared with what the
+    global posterior gives them behind the inputs `content_free`, which say nothing (Zhao et al.
+    2021, "Calibrate Before Use"), and without such inputs with what the base gives them behind the
+    instruction alone.
     """
 
     before_input: str = ""
@@ -41,6 +46,7 @@ class PromptTemplate:
     before_instruction: str = "\n"
     described: Described = "name"
     before_description: str = ": "
+    content_free: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest.
@@ -50,12 +56,13 @@ class PromptTemplate:
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         late = {field.name: field.default for field in fields(self) if field.name in _LATE_FIELDS}
-        return {name: value for name, value in values.items() if name not in late or value != late[name]}
+        shown = {name: value for name, value in values.items() if name not in late or value != late[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in shown.items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_json` returned."""
-        return cls(**values)
+        return cls(**{**values, "content_free": tuple(values.get("content_free", ()))})
 
     def shown(self, query: Query) -> str:
         """Return the query's input as the prompt shows it."""
@@ -76,7 +83,7 @@ class PromptTemplate:
 
 
 # Fields that templates had not from the start.
-_LATE_FIELDS = ("before_instruction", "described", "before_description")
+_LATE_FIELDS = ("before_instruction", "described", "before_description", "content_free")
 
 
 def meanings(query: Query, separator: str = ": ") -> tuple[str, ...]:
@@ -96,7 +103,8 @@ class EncodedPrompt:
     """Token ids of a prompt and of its continuations, the texts that are scored behind it.
 
     A free-text query has no continuations. `neutral` is the prompt without input, where the score
-    `pmi` compares with it, and otherwise empty. With `per_token`, a score is a mean over tokens.
+    `pmi` compares with it, and otherwise empty. `content_free` are the same with inputs that say
+    nothing, where it compares with these. With `per_token`, a score is a mean over tokens.
     `text` is the input of the prompt. `options` are the texts of the continuations, where these are
     options, and `meanings` the same with their descriptions. `question` are the tokens at the end of
     the prompt that are not the input's; they are empty without an instruction. `declinable` is that
@@ -106,6 +114,7 @@ class EncodedPrompt:
     prompt: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...] = ()
     neutral: tuple[int, ...] = ()
+    content_free: tuple[tuple[int, ...], ...] = ()
     per_token: bool = False
     text: str = ""
     options: tuple[str, ...] = ()
@@ -157,6 +166,9 @@ class PromptEncoder:
         self.end_of_text = self.tokens.end_of_text
         self._neutral = self.tokens.first(template.before_input + template.after_input)
         self._nothing = self.tokens.first(template.before_input)
+        self._content_free = [
+            self.tokens.first(template.before_input + text) for text in template.content_free
+        ]
         if template.score == "pmi" and not self._neutral:
             raise AbmllError(
                 "the score `pmi` compares with the prompt without input, which this template leaves empty"
@@ -180,9 +192,13 @@ class PromptEncoder:
         )
         if not query.options or template.score == "total":
             return encoded
-        of_question = (*self._nothing, *encoded.question) if encoded.question else self._neutral
-        neutral = of_question if template.score == "pmi" else ()
-        return replace(encoded, neutral=neutral, per_token=True)
+        encoded = replace(encoded, per_token=True)
+        if template.score == "mean":
+            return encoded
+        if not encoded.question:
+            return replace(encoded, neutral=self._neutral)
+        content_free = tuple((*ids, *encoded.question) for ids in self._content_free)
+        return replace(encoded, neutral=(*self._nothing, *encoded.question), content_free=content_free)
 
     def encode_example(self, example: Example, *, truncate: bool = False) -> EncodedPrompt:
         """Return an example's prompt and continuations in tokens; raises as `encode` does.

@@ -12,11 +12,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from abmll.decoder.backbone import Draw
 from abmll.decoder.layout import Site, SiteTensors, unflatten
+from abmll.decoder.rows import Rows
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.noise.contract import Samples
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.noise.point import Lora, LoraSamples, mean_samples
+from abmll.posterior.posteriors import Posterior
 from abmll.seeds import SampleSeed
 
 
@@ -73,6 +76,12 @@ def readout_noise(
 def sampled_sites(config: PosteriorConfig, sites: Sequence[Site]) -> Sequence[Site]:
     """Return the sites that have noise in a sample."""
     return sites if config.noise.readout_scale is None else sites[-1:]
+
+
+def mean_draw(posterior: Posterior, values: Tensor, rows: Rows) -> Draw:
+    """Return the draw of rows by the mean of a posterior with `values` [P]."""
+    found = means(posterior.config, posterior.sites, values.to(rows.input_ids.device)[None])
+    return found.for_rows([0] * len(rows.lengths), rows.lengths)
 
 
 def check_readout(config: PosteriorConfig, *, has_readout: bool) -> str | None:

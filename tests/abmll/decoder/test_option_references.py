@@ -154,3 +154,33 @@ def test_a_list_of_the_querys_own_options_is_left_out(text: str, bare: str) -> N
     template = PromptTemplate(bare=True)
     assert template.shown(Query(text, ("Paris", "Rome"))) == bare
     assert PromptTemplate().shown(Query(text, ("Paris", "Rome"))) == text
+
+
+def test_behind_an_instruction_the_global_posterior_scores_options_after_inputs_that_say_nothing(
+    make_model: Callable[..., FewShotModel],
+) -> None:
+    """The reference is the mean over such inputs of what theta's own mean gives the option."""
+    model = make_model()
+    template = PromptTemplate(score="pmi", content_free=("nothing", "N/A"))
+    total = PromptTemplate(score="mean")
+    query = Query("the film was dull", ("yes", "no"), "Is it good?")
+
+    def scores(template: PromptTemplate, *texts: str) -> list[torch.Tensor]:
+        model.encoder = PromptEncoder(model.encoder.tokenizer, template, 256)
+        found = model.predict(None, [replace(query, input=text) for text in texts], samples=0)
+        return [torch.tensor(one.predictive.probabilities, dtype=torch.float64).log() for one in found]
+
+    (found,) = scores(template, query.input)
+    own, *free = scores(total, query.input, "nothing", "N/A")
+    expected = own - torch.stack(free).mean(0)
+    assert torch.allclose(found, expected.log_softmax(-1), atol=1e-4)
+    # What an input that says nothing is asked has equal probabilities.
+    alike = model_scores_alike(model, template)
+    assert alike == pytest.approx(0.5, abs=1e-4)
+
+
+def model_scores_alike(model: FewShotModel, template: PromptTemplate) -> float:
+    """The probability of an option behind the only input that says nothing."""
+    model.encoder = PromptEncoder(model.encoder.tokenizer, replace(template, content_free=("N/A",)), 256)
+    query = Query("N/A", ("yes", "no"), "Is it good?")
+    return model.predict(None, [query], samples=0)[0].predictive.probabilities[0]
