@@ -40,6 +40,7 @@ def mean_losses(folder: Path) -> dict[str, Any]:
     visits.
     """
     visits = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    visits = [visit for visit in visits if not visit.get("mixed")] or visits
     tenth = max(1, len(visits) // 10)
     parts = {"first_tenth": visits[:tenth], "last_tenth": visits[-tenth:]}
     return {
