@@ -11,10 +11,10 @@ from abmll.prediction.semantic import normalise
 
 
 class EntailmentMatch:
-    """An `Equivalence`: with the question before both, `a` entails `b` and `b` entails `a`.
+    """An `Equivalence`: with the query before both, `a` entails `b` and `b` entails `a`.
 
     `model` is a `transformers` sequence classifier in evaluation mode with a class `entailment`.
-    Its `tokenizer` must cut from the left: a long question loses its beginning, and the answers
+    Its `tokenizer` must cut from the left: a long query loses its beginning, and the answers
     stay whole. Answers that `normalise` to the same text are the same without the model. Raises
     `UnsupportedModelError` for a model without that class, and `ValueError` for a tokenizer that
     cuts from the right.
@@ -30,11 +30,11 @@ class EntailmentMatch:
         self._max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
 
     @torch.no_grad()
-    def same(self, question: str, a: str, b: str) -> bool:
+    def same(self, query_text: str, a: str, b: str) -> bool:
         """See `Equivalence`. One pass has both directions."""
         if normalise(a) == normalise(b):
             return True
-        one, other = f"{question} {a}", f"{question} {b}"
+        one, other = f"{query_text} {a}", f"{query_text} {b}"
         inputs = self._tokenizer(
             [one, other],
             [other, one],

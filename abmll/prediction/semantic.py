@@ -44,17 +44,17 @@ class Equivalence(Protocol):
     It should be reflexive and symmetric. It need not be transitive.
     """
 
-    def same(self, question: str, a: str, b: str) -> bool:
-        """Return whether `a` and `b`, as answers to `question`, mean the same."""
+    def same(self, query_text: str, a: str, b: str) -> bool:
+        """Return whether `a` and `b`, as answers to `query_text`, mean the same."""
 
 
 class NormalisedMatch:
     """An `Equivalence`: answers are the same where `normalise` makes them the same text.
 
-    The question does not matter.
+    The query does not matter.
     """
 
-    def same(self, question: str, a: str, b: str) -> bool:
+    def same(self, query_text: str, a: str, b: str) -> bool:
         """See `Equivalence`."""
         return normalise(a) == normalise(b)
 
@@ -84,7 +84,7 @@ def _without_punctuation(mark: str) -> str:
     return "" if category.startswith("P") and mark not in _KEPT_MARKS else mark
 
 
-def cluster(question: str, texts: Sequence[str], equivalence: Equivalence) -> list[list[int]]:
+def cluster(query_text: str, texts: Sequence[str], equivalence: Equivalence) -> list[list[int]]:
     """Return the indices of `texts` by meaning.
 
     Each text joins the first cluster all of whose members mean the same, or begins one. So all
@@ -95,7 +95,7 @@ def cluster(question: str, texts: Sequence[str], equivalence: Equivalence) -> li
     clusters: list[list[int]] = []
     for i, text in enumerate(texts):
         for members in clusters:
-            if all(equivalence.same(question, texts[j], text) for j in members):
+            if all(equivalence.same(query_text, texts[j], text) for j in members):
                 members.append(i)
                 break
         else:
@@ -167,7 +167,7 @@ class Candidate:
 
 
 def read_answers(
-    question: str,
+    query_text: str,
     candidates: Sequence[Candidate],
     log_probs: Tensor,
     equivalence: Equivalence,
@@ -189,7 +189,7 @@ def read_answers(
     scores = log_probs.double()
     own = _log_mean(scores)
     order = sorted(range(len(candidates)), key=lambda i: -float(own[i]))
-    found = cluster(question, [candidates[i].text for i in order], equivalence)
+    found = cluster(query_text, [candidates[i].text for i in order], equivalence)
     groups = [[order[i] for i in members] for members in found]
     masses = _at_most_one(torch.stack([scores[:, members].logsumexp(-1) for members in groups], -1))
     mean = _log_mean(masses)
