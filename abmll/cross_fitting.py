@@ -6,12 +6,11 @@ Their answers estimate how good the adapter of the whole support is, and choose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from abmll.adaptation.run import Adaptation
 from abmll.adaptation.settings import AdaptSettings
 from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
-from abmll.assurance.held_out import SAMPLES, HeldOutSummary
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary, at_own_temperature
 from abmll.model import FewShotModel
 from abmll.prediction.option_runs import TOKENS_PER_CHUNK
 from abmll.text.tasks import Example
@@ -54,8 +53,7 @@ def adapt_at_own_temperature(
     parts = [support, *(fold.support(support) for fold in folds)]
     whole, *fitted = model.adapt_many(parts, settings, seed, truncate=truncate)
     answers = _held_out(model, support, folds, fitted, seed, samples=samples, truncate=truncate)
-    found = HeldOutSummary.of(answers, multiple_choice=whole.multiple_choice)
-    return replace(whole, posterior=whole.posterior.with_temperature_times(found.temperature_factor)), found
+    return at_own_temperature(whole, support, model.encode_support(support, truncate=truncate), answers)
 
 
 def _held_out(

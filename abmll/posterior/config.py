@@ -59,12 +59,26 @@ class TemperatureRule:
     A temperature above 1 flattens the predictive, one below 1 sharpens it. After n examples it is
     `base` x (16 / n)^`exponent`, so `base` is the temperature after 16 examples. `multiple_choice`
     takes the place of `base` where options differ from input to input; with None, `base` is for
-    both.
+    both. `by_question` has the temperatures that questions of a task posterior have of their own,
+    each with the tokens of its question (`EncodedPrompt.question`).
     """
 
     base: float = 1.0
     exponent: float = 0.0
     multiple_choice: float | None = None
+    by_question: tuple[tuple[tuple[int, ...], float], ...] = ()
+
+    def of_question(self, question: tuple[int, ...]) -> float:
+        """Return the temperature of a question, by its tokens: its own, or else `base`."""
+        return dict(self.by_question).get(question, self.base)
+
+    def times(self, factor: float, by_question: Mapping[tuple[int, ...], float] | None = None) -> Self:
+        """Return the rule with `base` times `factor`, and for some questions times another factor.
+
+        The result has no other temperatures by question than these.
+        """
+        own = tuple((tokens, self.base * value) for tokens, value in (by_question or {}).items())
+        return replace(self, base=self.base * factor, by_question=own)
 
     def after(self, examples: int, *, multiple_choice: bool = False) -> float:
         """Return the temperature after `examples` support examples.
@@ -83,7 +97,8 @@ class PosteriorConfig:
     """What is adapted, the noise, the temperature, and the Gaussian process beside the adapter.
 
     `similarity` is None where there is no Gaussian process. In the configuration of a task
-    posterior, the temperature rule is one number, its `base`.
+    posterior, the temperature rule is one number, its `base`, and what its questions have of their
+    own.
     """
 
     layout: AdapterLayout = field(default_factory=AdapterLayout)
@@ -121,6 +136,8 @@ class PosteriorConfig:
             values["temperature_exponent"] = temperature.exponent
         if temperature.multiple_choice is not None:
             values["choice_temperature"] = temperature.multiple_choice
+        if temperature.by_question:
+            values["question_temperatures"] = [[list(ids), value] for ids, value in temperature.by_question]
         if similarity is not None:
             values["head_weight"] = similarity.weight
             values["head_noise"] = similarity.noise
@@ -152,7 +169,12 @@ class PosteriorConfig:
                 known["noise_scale"],
                 known["readout_noise_scale"],
             ),
-            TemperatureRule(known["temperature"], known["temperature_exponent"], known["choice_temperature"]),
+            TemperatureRule(
+                known["temperature"],
+                known["temperature_exponent"],
+                known["choice_temperature"],
+                tuple((tuple(ids), value) for ids, value in known["question_temperatures"]),
+            ),
             similarity,
         )
 
@@ -163,5 +185,6 @@ _DEFAULTS: dict[str, Any] = {
     "noise": "weight", "spread_offset": 1e-3, "noise_rank": 4, "noise_scale": 1.0,
     "readout_noise_scale": None,
     "temperature": 1.0, "temperature_exponent": 0.0, "choice_temperature": None,
+    "question_temperatures": (),
     "head_weight": 0.0, "head_noise": 0.5, "head_spread": 0.5, "sentence_encoder": None,
 }  # fmt: skip

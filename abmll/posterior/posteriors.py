@@ -163,10 +163,12 @@ class TaskPosterior(Posterior):
         noise = replace(self.config.noise, readout_scale=scale)
         return replace(self, config=replace(self.config, noise=noise))
 
-    def with_temperature_times(self, factor: float) -> TaskPosterior:
-        """Return the same posterior with its temperature multiplied by `factor`."""
-        rule = self.config.temperature
-        return replace(self, config=replace(self.config, temperature=replace(rule, base=rule.base * factor)))
+    def with_temperature_times(
+        self, factor: float, by_question: Mapping[tuple[int, ...], float] | None = None
+    ) -> TaskPosterior:
+        """Return the same posterior with its temperature changed as by `TemperatureRule.times`."""
+        rule = self.config.temperature.times(factor, by_question)
+        return replace(self, config=replace(self.config, temperature=rule))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the tensors of `Posterior.to_tensors` and of the class examples."""

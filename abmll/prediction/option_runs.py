@@ -256,8 +256,12 @@ class OptionRun:
         self._blocks[:1] = [block.only(open_)] if open_ else []
 
     def _settled(self, number: int, rule: StopRule) -> bool:
-        temperature = self.config.temperature.base
+        temperature = self.temperature(number)
         return settled(self.probabilities(number), rule, paired=self.paired, temperature=temperature)
+
+    def temperature(self, number: int) -> float:
+        """Return the temperature of the question of one prompt."""
+        return self.config.temperature.of_question(self._questions[number])
 
     def scores_of(self, number: int) -> Tensor:
         """Return the scores [samples, continuations] of one prompt, on the CPU in fp64.
@@ -281,7 +285,7 @@ class OptionRun:
         if not self._declinable[number]:
             return None
         mean = self.scores_of(number).softmax(-1).mean(0)
-        return 1 - float(tempered(mean, self.config.temperature.base)[-1])
+        return 1 - float(tempered(mean, self.temperature(number))[-1])
 
     def drawn(self, number: int) -> int:
         """Return the number of samples that one prompt got; 0 for the mean."""

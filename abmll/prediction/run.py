@@ -201,7 +201,7 @@ class QueryRun:
                 run.probabilities(n),
                 samples=drawn,
                 paired=run.paired,
-                temperature=run.config.temperature.base,
+                temperature=run.temperature(n),
             )
             options = prompt.tokens - len(prompt.prompt)
             return Prediction(

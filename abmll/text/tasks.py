@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from abmll.errors import OptionsError, SupportError
 
 # The option of a declinable query that stands for no answer.
 CANNOT_TELL = "cannot tell"
+QuestionKey: TypeAlias = tuple[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,28 @@ _UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\
 
 def _look(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", _UNSEEN.sub("", text)).split())
+
+
+def question_key(asked: Query | Example) -> QuestionKey:
+    """Return what is equal for two queries or examples of one question: instruction and options.
+
+    Where it is not declinable, the instruction alone counts: the options of one question may then
+    differ from input to input.
+    """
+    return asked.instruction, frozenset(asked.options) if asked.declinable else frozenset()
+
+
+def examples_by_question(support: Sequence[Example]) -> dict[QuestionKey, list[int]]:
+    """Return the positions of the examples of each question, in the order of its first one."""
+    found: dict[QuestionKey, list[int]] = {}
+    for i, example in enumerate(support):
+        found.setdefault(question_key(example), []).append(i)
+    return found
+
+
+def tells(example: Example) -> bool:
+    """Return whether the input of `example` tells its answer."""
+    return not example.declinable or example.output != CANNOT_TELL
 
 
 def check_example(example: Example) -> None:

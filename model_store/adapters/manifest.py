@@ -88,7 +88,7 @@ class AdapterManifest:
             "warnings": list(self.warnings),
             "config": self.config.to_json(),
             "sites": sites_to_json(self.sites),
-            **({"held_out": asdict(self.held_out)} if self.held_out else {}),
+            **({"held_out": self.held_out.to_json()} if self.held_out else {}),
         }
 
     @classmethod
@@ -108,6 +108,6 @@ class AdapterManifest:
                 "warnings": tuple(values["warnings"]),
                 "config": PosteriorConfig.from_json(values["config"]),
                 "sites": sites_from_json(values["sites"]),
-                "held_out": HeldOutSummary(**values["held_out"]) if "held_out" in values else None,
+                "held_out": HeldOutSummary.from_json(values["held_out"]) if "held_out" in values else None,
             }
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from abmll.assurance.folds import Fold, HeldOutAnswer, held_out_answers
-from abmll.assurance.held_out import SAMPLES, HeldOutSummary
+from abmll.assurance.held_out import SAMPLES, HeldOutSummary, at_own_temperature
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt
 from service.engine.specs import AdaptationSpec
@@ -60,10 +60,10 @@ class AdaptationJobs:
             *(self.held_out(fold, SAMPLES) for fold in self.whole.folds),
         )
         answers = [row for rows in by_fold for row in rows]
-        choice = done.value.multiple_choice
-        found = await asyncio.to_thread(HeldOutSummary.of, answers, multiple_choice=choice)
-        posterior = done.value.posterior.with_temperature_times(found.temperature_factor)
-        return replace(done, value=replace(done.value, posterior=posterior)), found
+        adaptation, found = await asyncio.to_thread(
+            at_own_temperature, done.value, self.whole.support, self.whole.examples, answers
+        )
+        return replace(done, value=adaptation), found
 
     async def adapt(
         self, job: AdaptJob, on_progress: Callable[[Losses], None] | None = None

@@ -21,8 +21,10 @@ from abmll.text.tasks import (
     check_options,
     check_support,
     contradictions,
+    examples_by_question,
     shared_options,
     spelt_otherwise,
+    tells,
     unlabelled_options,
 )
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
@@ -85,12 +87,17 @@ def _calibration_folds(request: AdaptRequest, settings: Settings) -> list[Fold]:
             "free text has no temperature to choose: leave calibration_folds out", param
         )
     folds = make_folds(request.support, count)
-    if not folds:
+    if not _asks_for_an_answer(folds, request.support):
         message = (
             "the support is too small to hold anything out: without an example one class only would be left"
         )
         raise InvalidRequestError(message, param)
     return folds
+
+
+def _asks_for_an_answer(folds: Sequence[Fold], support: Sequence[Example]) -> bool:
+    """Return whether an example whose input tells its answer is held out."""
+    return any(tells(support[i]) for fold in folds for i in fold.held_out)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,12 @@ def admit_predict(
         message = "the gate has a condition on free text, and every input has options"
         raise InvalidRequestError(message, "gate")
     prompts = tuple(_prompt(i, query, request, served, rule) for i, query in enumerate(queries))
-    kinds = confidence_kinds(request.confidence, queries, own_temperature=own_temperature)
+    kinds = confidence_kinds(
+        request.confidence,
+        queries,
+        own_temperature=own_temperature,
+        questions=examples_by_question(support),
+    )
     resolved = replace(request.settings, most_samples=settings.max_samples)
     if resolved.samples == "auto":
         resolved = replace(resolved, thresholds=thresholds)
@@ -200,7 +212,7 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
             "the adapter answers in free text: there is no right or wrong to count", "adapter_id"
         )
     folds = make_folds(support, request.folds)
-    if not folds:
+    if not _asks_for_an_answer(folds, support):
         raise UndiagnosableError(
             "the support is too small: without an example one class only would be left", "adapter_id"
         )

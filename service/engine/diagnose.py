@@ -86,7 +86,7 @@ def demonstrated_prompts(whole: AdaptationSpec, folds: Sequence[Fold]) -> tuple[
     most = min(IN_CONTEXT_TOKENS, served.encoder.max_tokens)
     return tuple(
         served.encoder.encode(
-            fitting(fold.support(support), query, served.encoder, template, most), truncate=True
+            fitting(fold.demonstrations(support, query), query, served.encoder, template, most), truncate=True
         )
         for fold in folds
         for query in fold.queries(support)

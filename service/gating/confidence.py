@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from abmll.text.tasks import Query, QuestionKey, question_key
 from service.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from abmll.prediction.uncertainty import Predictive
-    from abmll.text.tasks import Query
 
 PREDICTIVE, CALIBRATED = "predictive", "calibrated"
 WantedConfidence: TypeAlias = Literal["predictive", "calibrated"] | None
@@ -37,14 +37,19 @@ class Confidence:
 
 
 def confidence_kinds(
-    wanted: WantedConfidence, queries: Sequence[Query], *, own_temperature: bool
+    wanted: WantedConfidence,
+    queries: Sequence[Query],
+    *,
+    own_temperature: bool,
+    questions: Container[QuestionKey] | None = None,
 ) -> list[str]:
     """Return the kind of confidence of each query's answer.
 
-    It is calibrated where the adapter has its own temperature and the query has options, unless a
-    predictive one is wanted. Raises `InvalidRequestError` where a calibrated one is wanted and
-    there is none.
+    It is calibrated where the adapter has its own temperature and the query has options and one of
+    its `questions` (None: any), unless a predictive one is wanted. Raises `InvalidRequestError`
+    where a calibrated one is wanted and there is none.
     """
+    known = [questions is None or question_key(query) in questions for query in queries]
     if wanted == CALIBRATED:
         if not own_temperature:
             raise InvalidRequestError(
@@ -53,8 +58,17 @@ def confidence_kinds(
             )
         if not all(query.options for query in queries):
             raise InvalidRequestError("there is no calibrated confidence: free text has none", "confidence")
+        if not all(known):
+            asked = queries[known.index(False)].instruction
+            message = (
+                f"there is no calibrated confidence: the adapter has no cases of the question {asked!r:.80}"
+            )
+            raise InvalidRequestError(message, "confidence")
     calibrated = own_temperature and wanted != PREDICTIVE
-    return [CALIBRATED if calibrated and query.options else PREDICTIVE for query in queries]
+    return [
+        CALIBRATED if calibrated and query.options and of_adapter else PREDICTIVE
+        for query, of_adapter in zip(queries, known, strict=True)
+    ]
 
 
 def confidence_of(predictive: Predictive, kind: str) -> Confidence:

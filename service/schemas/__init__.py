@@ -12,6 +12,7 @@ from service.schemas.adapters import (
     DeletedAdapter,
     Diagnostics,
     HeldOutAnswers,
+    HeldOutQuestion,
     PinnedAdapter,
     SupportSummary,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "GuessEstimate",
     "Health",
     "HeldOutAnswers",
+    "HeldOutQuestion",
     "Input",
     "InputRow",
     "LimitsReport",

@@ -34,6 +34,19 @@ class Diagnostics(WireModel):
     steps: int
 
 
+class HeldOutQuestion(WireModel):
+    """Predictions for held-out examples of one question."""
+
+    instruction: str
+    n: int = Field(description="Number of examples.")
+    correct: int
+    nll: float | None = Field(default=None, description="As for all questions; absent without examples.")
+    temperature_factor: float = Field(
+        description="The question's temperature divided by the global posterior's. Few examples leave it near "
+        "the factor of all questions."
+    )
+
+
 class HeldOutAnswers(WireModel):
     """Predictions for held-out support examples by adapters of the other examples.
 
@@ -47,6 +60,9 @@ class HeldOutAnswers(WireModel):
     )
     temperature_factor: float = Field(
         description="The adapter's temperature divided by the global posterior's for this number of examples."
+    )
+    questions: list[HeldOutQuestion] | None = Field(
+        default=None, description="The same by question, for an adapter of several."
     )
 
 

@@ -8,6 +8,7 @@ from abmll_client.models.adapters import (
     DeletedAdapter,
     Diagnostics,
     HeldOutAnswers,
+    HeldOutQuestion,
     PinnedAdapter,
     SupportSummary,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "GuessEstimate",
     "Health",
     "HeldOutAnswers",
+    "HeldOutQuestion",
     "LimitsReport",
     "ModelCard",
     "ModelList",

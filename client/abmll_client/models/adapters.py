@@ -32,6 +32,16 @@ class Diagnostics(Answer):
     steps: int
 
 
+class HeldOutQuestion(Answer):
+    """Answers to held-out examples of one question; the fields are those of `HeldOutAnswers`."""
+
+    instruction: str
+    n: int
+    correct: int
+    nll: float | None = None  # if there are examples
+    temperature_factor: float
+
+
 class HeldOutAnswers(Answer):
     """Answers to held-out folds of the support, and the temperature that they chose."""
 
@@ -39,6 +49,7 @@ class HeldOutAnswers(Answer):
     correct: int
     nll: float  # mean over the labels, in nats, before the temperature changed
     temperature_factor: float  # over the posterior's temperature after as many examples
+    questions: list[HeldOutQuestion] | None = None  # for an adapter of several
 
 
 class Adapter(Answer):

@@ -15,6 +15,7 @@ from service.gating.rules import set_note
 if TYPE_CHECKING:
     from abmll.assurance.conformal import ConformalQuantile
     from abmll.assurance.diagnostics import Diagnosis
+    from abmll.assurance.held_out import HeldOutSummary
     from abmll.prediction.semantic import TextAnswer
     from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
@@ -145,9 +146,21 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
         "created": manifest.created,
         "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
         "temperature": manifest.config.temperature.base,
-        "held_out": schemas.HeldOutAnswers(**asdict(manifest.held_out)) if manifest.held_out else None,
+        "held_out": held_out_report(manifest.held_out) if manifest.held_out else None,
         "warnings": list(manifest.warnings),
     }
+
+
+def held_out_report(found: HeldOutSummary) -> schemas.HeldOutAnswers:
+    """Render what held-out answers say."""
+    questions = [schemas.HeldOutQuestion(**asdict(question)) for question in found.by_question]
+    return schemas.HeldOutAnswers(
+        n=found.n,
+        correct=found.correct,
+        nll=found.nll,
+        temperature_factor=found.temperature_factor,
+        questions=questions or None,
+    )
 
 
 # ---- calibrated gates

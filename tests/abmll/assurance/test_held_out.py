@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmll.assurance.folds import HeldOutAnswer
-from abmll.assurance.held_out import CHOICE_SPREAD, SPREAD, HeldOutSummary, temperature_factor
+from abmll.assurance.held_out import (
+    CHOICE_SPREAD,
+    QUESTION_WEIGHT,
+    SPREAD,
+    HeldOutSummary,
+    QuestionSummary,
+    temperature_factor,
+)
 from abmll.prediction.uncertainty import tempered
 
 SURE = (0.98, 0.01, 0.01)
@@ -88,3 +95,38 @@ def test_multiple_choice_stays_closer_to_the_rule() -> None:
     fixed, choice = HeldOutSummary.of(rows), HeldOutSummary.of(rows, multiple_choice=True)
     assert 1 < choice.temperature_factor < fixed.temperature_factor
     assert choice.temperature_factor == temperature_factor(rows, CHOICE_SPREAD)
+
+
+def test_a_question_is_drawn_towards_all_questions_by_how_few_answers_it_has() -> None:
+    sure, unsure = (0.98, 0.02), (0.6, 0.4)
+    rows = [HeldOutAnswer(i, sure, i % 2) for i in range(8)]
+    rows += [HeldOutAnswer(8 + i, unsure, 0) for i in range(4)]
+    rows += [HeldOutAnswer(12, sure, 2, answerable=0.9)]  # an input that does not tell
+    names = ["a"] * 8 + ["b"] * 4 + ["c"]
+    found = HeldOutSummary.of(rows, instructions=names)
+    common = temperature_factor(rows[:12])
+    assert (found.n, found.correct, found.temperature_factor) == (12, 8, common)
+    assert found.nll == pytest.approx(math.fsum(row.nll for row in rows[:12]) / 12)
+    a, b, c = found.by_question
+    for question, own in ((a, rows[:8]), (b, rows[8:12])):
+        n = len(own)
+        mean = (n * math.log(temperature_factor(own)) + QUESTION_WEIGHT * math.log(common)) / (
+            n + QUESTION_WEIGHT
+        )
+        assert math.log(question.temperature_factor) == pytest.approx(mean)
+    assert a.temperature_factor > common > b.temperature_factor
+    assert c == QuestionSummary("c", 0, 0, None, pytest.approx(common))
+
+
+def test_one_question_has_the_adapters_temperature_alone() -> None:
+    rows = answers([0, 1, 0])
+    assert HeldOutSummary.of(rows, instructions=["a"] * 3) == HeldOutSummary.of(rows)
+    assert "by_question" not in HeldOutSummary.of(rows).to_json()
+
+
+@pytest.mark.parametrize("instructions", [(), ("a", "b", "a")])
+def test_a_summary_reads_what_it_wrote(instructions: tuple[str, ...]) -> None:
+    found = HeldOutSummary.of(answers([0, 1, 0]), instructions=instructions)
+    assert HeldOutSummary.from_json(found.to_json()) == found
+    old = {"n": 2, "correct": 1, "nll": 0.75, "temperature_factor": 1.5}
+    assert HeldOutSummary.from_json(old).to_json() == old

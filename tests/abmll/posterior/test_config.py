@@ -1,5 +1,6 @@
 """The configuration of a posterior, its temperature rule, and its flat form in files."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +77,15 @@ def test_the_temperature_falls_with_more_examples_as_far_as_it_was_fitted() -> N
     assert replace(rule, exponent=0.0).after(4) == 1.5
     assert rule.after(16, multiple_choice=True) == 4.0
     assert replace(rule, multiple_choice=None).after(16, multiple_choice=True) == 1.5
+
+
+def test_questions_have_temperatures_of_their_own_which_survive_the_flat_form() -> None:
+    rule = TemperatureRule(2.0).times(1.5, {(4, 5): 0.5, (6,): 2.0})
+    assert [rule.of_question(ids) for ids in ((4, 5), (6,), (), (7,))] == [1.0, 4.0, 3.0, 3.0]
+    config = PosteriorConfig(LAYOUT, temperature=rule)
+    assert config.to_json()["question_temperatures"] == [[[4, 5], 1.0], [[6], 4.0]]
+    assert PosteriorConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert rule.times(2.0) == TemperatureRule(6.0)
 
 
 def test_a_point_is_noise_of_which_nothing_is_left() -> None:

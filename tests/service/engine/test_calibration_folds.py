@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from abmll.assurance.folds import make_folds
 from abmll.cross_fitting import adapt_at_own_temperature
+from abmll.text.questions import Case, Question, examples_of
 from abmll.text.tasks import Example
 from service.cli.main import app
-from service.engine.requests import AdaptRequest
+from service.engine.requests import AdaptRequest, DecideRequest
+from service.errors import ServiceError
 from tests.service.conftest import Server
 from tests.service.engine.test_diagnose import RealWorker, tiny_worker
 from tests.service.fakes import FakeWorker
@@ -136,6 +138,55 @@ def test_with_the_real_model_it_is_the_librarys(tmp_path: Path, own_options: boo
     assert found["it"].config.temperature.base == pytest.approx(
         adaptation.posterior.config.temperature.base, rel=0.06
     )
+
+
+TOPIC = Question("topic", "choice", "What is it about?", ("film", "story"))
+GOOD = Question("good", "predicate", "Is it good?", ("yes", "no"))
+CASES = [
+    Case(f"the film {i}", {"topic": TOPIC.options[i % 2], "good": (None, "yes", "no")[i % 3]})
+    for i in range(6)
+]
+
+
+def test_an_adapter_of_several_questions_has_a_temperature_for_each(tmp_path: Path) -> None:
+    worker = RealWorker()
+    worker.real, model = tiny_worker()
+    server = Server(tmp_path, worker)
+    support = tuple(examples_of([TOPIC, GOOD], CASES))
+    new = Question("new", "predicate", "Is it new?", ("yes", "no"))
+    asked = DecideRequest((TOPIC, GOOD, new), ("hello",), AdaptRequest(support, seed=5, calibration_folds=3))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        decided = await server.engine.decide(asked)
+        assert [row.confidence.kind for row in decided.rows[0]] == ["calibrated", "calibrated", "predictive"]
+        shown = (await client.get(f"/v1/adapters/{decided.adapter_id}")).json()
+        _, held_out = adapt_at_own_temperature(model, support, make_folds(support, 3), seed=5)
+        assert held_out.n == 10
+        assert [row["n"] for row in shown["held_out"]["questions"]] == [6, 4]
+        for found, expected in zip(shown["held_out"]["questions"], held_out.by_question, strict=True):
+            assert found["instruction"] == expected.instruction
+            assert found["temperature_factor"] == pytest.approx(expected.temperature_factor, rel=0.06)
+        manifest = (await server.engine.adapter(decided.adapter_id or "")).manifest
+        common = manifest.config.temperature.base / shown["held_out"]["temperature_factor"]
+        temperatures = [temperature for _, temperature in manifest.config.temperature.by_question]
+        factors = [row["temperature_factor"] for row in shown["held_out"]["questions"]]
+        assert temperatures == pytest.approx([common * factor for factor in factors])
+
+    server.run(scenario)
+
+
+def test_cases_that_no_input_tells_choose_no_temperature(tmp_path: Path) -> None:
+    cases = [Case(str(i), {"topic": None, "good": None}) for i in range(6)]
+    support = tuple(examples_of([TOPIC, GOOD], cases))
+    server = Server(tmp_path)
+
+    async def scenario(_: httpx.AsyncClient) -> None:
+        with pytest.raises(ServiceError, match="too small to hold anything out") as refused:
+            await server.engine.create_adapter(AdaptRequest(support, calibration_folds=3))
+        assert refused.value.param == "adapt.calibration_folds"
+        assert server.worker.adapted == []
+
+    server.run(scenario)
 
 
 def test_the_command_takes_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from abmll.prediction.uncertainty import Predictive, Uncertainty
-from abmll.text.tasks import Query
+from abmll.text.tasks import CANNOT_TELL, Query, question_key
 from service.errors import InvalidRequestError
 from service.gating.confidence import CALIBRATED, PREDICTIVE, Confidence, confidence_kinds, confidence_of
 from tests.service.conftest import Server
@@ -83,3 +83,16 @@ def test_kinds_are_chosen_query_by_query() -> None:
         confidence_kinds("calibrated", queries, own_temperature=True)
     with pytest.raises(InvalidRequestError, match="calibration_folds"):
         confidence_kinds("calibrated", queries[:1], own_temperature=False)
+
+
+def test_a_question_without_cases_has_no_calibrated_confidence() -> None:
+    options = ("x", "y", CANNOT_TELL)
+    known, new = (Query("a", options, text, declinable=True) for text in ("Known?", "New?"))
+    questions = {question_key(known)}
+    found = confidence_kinds(None, [known, new], own_temperature=True, questions=questions)
+    assert found == [CALIBRATED, PREDICTIVE]
+    with pytest.raises(InvalidRequestError, match="no cases of the question 'New"):
+        confidence_kinds("calibrated", [known, new], own_temperature=True, questions=questions)
+    plain = [Query("a", ("x", "y")), Query("a", ("u", "v"))]
+    of_plain = {question_key(plain[0])}
+    assert confidence_kinds(None, plain, own_temperature=True, questions=of_plain) == [CALIBRATED] * 2
