@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, spearmanr
 
-from abmll.assurance.diagnostics import LEVEL, wilson
+from abmll.assurance.estimates import LEVEL, wilson
 from abmll.assurance.folds import HeldOutAnswer, make_folds
 from abmll.cross_fitting import cross_predict
 from abmll.meta.collection import Collection

@@ -1,4 +1,4 @@
-"""Diagnosis of an adapter from held-out answers: estimates, comparisons, suspects, a verdict.
+"""Diagnosis of an adapter from held-out answers: suspects, conflicts, a verdict, by question.
 
 Everything here is a pure function of labels and probabilities; no model is needed.
 docs/confidence.md explains the parts of a diagnosis.
@@ -6,124 +6,31 @@ docs/confidence.md explains the parts of a diagnosis.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
 from typing import Literal
 
-from scipy.stats import binomtest
-
+from abmll.assurance.estimates import (
+    LEVEL,
+    AnswerableEstimate,
+    Comparison,
+    Estimate,
+    Guess,
+    RankedScore,
+    answers_of,
+    best_guess,
+)
 from abmll.assurance.folds import HeldOutAnswer
 from abmll.posterior.movement import Movement
-from abmll.text.tasks import Example
+from abmll.text.questions import Question
+from abmll.text.tasks import Example, QuestionKey, examples_by_question, question_key, tells
 
-# Level of every interval here.
-LEVEL = 0.9
 # A held-out answer of at least this probability that is not the label makes the label suspect.
 SURE = 0.8
 # An interval wider than this says too little. Up to eight examples can have one.
 WIDE = 0.6
 
 Verdict = Literal["healthy", "weak", "unfit"]
-Helped = Literal["yes", "no", "unclear"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Interval from `low` to `high`."""
-
-    low: float
-    high: float
-
-
-def shared_training(folds: int) -> float:
-    """Return the factor on the variance of a mean over the answers of `folds` folds.
-
-    Any two folds share most of their training examples. The factor is 1 + folds n2 / n1, where a
-    fold's adapter is fitted to n1 examples and asked for n2 (Nadeau and Bengio 2003, the corrected
-    resampled variance). It is about 2, and 1 for a single fold, whose answers come from one
-    adapter.
-    """
-    return 1 + folds / (folds - 1) if folds > 1 else 1.0
-
-
-def wilson(successes: int, n: int, level: float = LEVEL, *, folds: int = 1) -> Interval:
-    """Return Wilson's score interval of a proportion, `successes` of `n` (at least 1).
-
-    With one fold it is the interval of n independent trials. With more it is that of as many trials
-    as have the variance that `shared_training` gives.
-    """
-    z, trials = NormalDist().inv_cdf((1 + level) / 2), n / shared_training(folds)
-    share, spread = successes / n, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    # Exactly 0 and 1 where none or all succeed: rounding must not push the ends beyond them.
-    low = 0.0 if successes == 0 else centre - half
-    return Interval(low, 1.0 if successes == n else centre + half)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Accuracy and mean NLL, in nats, on `n` examples.
-
-    `low` and `high` are the accuracy's `wilson` interval; `nll_standard_error` is 0 for one
-    example. Both take account of what the answers of several folds share.
-    """
-
-    n: int
-    correct: int
-    accuracy: float
-    low: float
-    high: float
-    nll: float
-    nll_standard_error: float
-
-    @classmethod
-    def of(cls, rows: Sequence[HeldOutAnswer], folds: int = 1) -> Estimate:
-        """Estimate from at least one answer; `folds` is the number of adapters that answered."""
-        n, correct = len(rows), sum(row.correct for row in rows)
-        interval = wilson(correct, n, folds=folds)
-        nll, error = _mean_and_error([row.nll for row in rows], folds)
-        return cls(n, correct, correct / n, interval.low, interval.high, nll, error)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The adapter compared with something else on the same examples.
-
-    `log_likelihood_gain` is the mean over examples, in nats, with its `standard_error`. `gained`
-    examples are answered right by the adapter only, `lost` by the other only. `p_value` is that of
-    McNemar's exact test, two-sided. `helped` says whether the gain's interval of level `LEVEL` lies
-    above zero ("yes"), below it ("no") or on both sides ("unclear").
-    """
-
-    helped: Helped
-    log_likelihood_gain: float
-    standard_error: float
-    gained: int
-    lost: int
-    p_value: float
-
-    @classmethod
-    def of(cls, own: Sequence[HeldOutAnswer], other: Sequence[HeldOutAnswer], folds: int = 1) -> Comparison:
-        """Compare `own` answers, by the adapters of `folds` folds, with `other` ones."""
-        pairs = list(zip(own, other, strict=True))
-        gain, error = _mean_and_error([b.nll - a.nll for a, b in pairs], folds)
-        gained = sum(a.correct and not b.correct for a, b in pairs)
-        lost = sum(b.correct and not a.correct for a, b in pairs)
-        width = NormalDist().inv_cdf((1 + LEVEL) / 2) * error if len(pairs) > 1 else math.inf
-        helped: Helped = "yes" if gain > width else "no" if gain < -width else "unclear"
-        return cls(helped, gain, error, gained, lost, sign_test(gained, lost))
-
-
-def sign_test(one: int, other: int) -> float:
-    """Return the two-sided p-value of `one` against `other` under a fair coin; 1 where both are 0.
-
-    This is McNemar's exact test.
-    """
-    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
 @dataclass(frozen=True)
@@ -151,19 +58,63 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """Best accuracy, and least NLL in nats, of answers that ignore the input."""
-
-    accuracy: float
-    nll: float
-
-
-@dataclass(frozen=True)
 class Reason:
     """Reason for a verdict: a stable code and a sentence."""
 
     code: str
     message: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the same examples by three predictors; the fields are those of `Diagnosis`."""
+
+    held_out: Sequence[HeldOutAnswer]
+    prior: Sequence[HeldOutAnswer]
+    in_context: Sequence[HeldOutAnswer]
+
+    def of(self, positions: Sequence[int]) -> Answers:
+        """Return the answers to the examples at these positions of the support."""
+        chosen = set(positions)
+        return Answers(
+            *(
+                [row for row in rows if row.index in chosen]
+                for rows in (self.held_out, self.prior, self.in_context)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on: answers to examples whose inputs tell the answer."""
+
+    held_out: Estimate
+    prior: Estimate
+    in_context: Estimate
+    over_prior: Comparison
+    over_in_context: Comparison
+    guess: Guess
+
+
+@dataclass(frozen=True)
+class QuestionDiagnosis:
+    """What the support of an adapter says about one of its questions.
+
+    `evidence` is None where no example whose input tells the answer was held out. `answerable` is
+    None unless there are also such whose input does not, and `levels` unless the question is a
+    score. The other fields are those of `Diagnosis`.
+    """
+
+    name: str
+    instruction: str
+    evidence: Evidence | None
+    answerable: AnswerableEstimate | None
+    levels: RankedScore | None
+    suspects: tuple[Suspect, ...]
+    conflicts: tuple[Conflict, ...]
+    unseen_options: tuple[str, ...]
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)
@@ -173,7 +124,8 @@ class Diagnosis:
     `held_out`, `prior` and `in_context` are on the same examples. `prior` is the mean of the global
     posterior. `in_context` is the same with the examples of the other folds as demonstrations, as
     many as fit. `asked_folds` is what the caller asked for (None: the default), `folds` what there
-    was.
+    was. Where the support has instructions, `questions` has a diagnosis of each question, and the
+    estimates are of all of them together.
     """
 
     asked_folds: int | None
@@ -192,6 +144,7 @@ class Diagnosis:
     verdict: Verdict
     reasons: tuple[Reason, ...]
     level: float = LEVEL
+    questions: tuple[QuestionDiagnosis, ...] = ()
 
 
 def diagnose(
@@ -204,40 +157,137 @@ def diagnose(
     asked_folds: int | None,
     folds: int,
     samples: int,
+    questions: Sequence[Question] = (),
 ) -> Diagnosis:
-    """Diagnose an adapter from three sets of answers to the same examples of its `support`."""
-    own = Estimate.of(held_out, folds)
-    over_prior, over_in_context = (Comparison.of(held_out, other, folds) for other in (prior, in_context))
-    guess = best_guess(support)
-    verdict, reasons = judge(own, guess, over_prior, over_in_context)
+    """Diagnose an adapter from three sets of answers to the same examples of its `support`.
+
+    At least one of the examples has an input that tells its answer. `questions` are those of the
+    adapter, for their names and kinds.
+    """
+    answers = Answers(held_out, prior, in_context)
+    known = {question_key(question.query("")): question for question in questions}
+    by_question = tuple(
+        _diagnose_question(support, positions, answers, folds, known.get(key))
+        for key, positions in _instructed(support).items()
+    )
+    found = _evidence(support, answers, folds)
+    assert found is not None  # admission sees to it
+    verdict, reasons = _of_all(judge(found), by_question)
     return Diagnosis(
         asked_folds=asked_folds,
         folds=folds,
         samples=samples,
-        held_out=own,
-        prior=Estimate.of(prior),
-        in_context=Estimate.of(in_context, folds),
-        over_prior=over_prior,
-        over_in_context=over_in_context,
+        held_out=found.held_out,
+        prior=found.prior,
+        in_context=found.in_context,
+        over_prior=found.over_prior,
+        over_in_context=found.over_in_context,
         movement=movement,
-        guess=guess,
+        guess=found.guess,
         suspects=suspects(support, held_out),
         conflicts=conflicts(support),
         unseen_options=unseen_options(support),
         verdict=verdict,
         reasons=reasons,
+        questions=by_question,
     )
 
 
-def judge(
-    own: Estimate, guess: Guess, over_prior: Comparison, over_in_context: Comparison
+def _instructed(support: Sequence[Example]) -> dict[QuestionKey, list[int]]:
+    """Return the positions of the examples of each question, where they have instructions."""
+    return examples_by_question(support) if any(example.instruction for example in support) else {}
+
+
+def _diagnose_question(
+    support: Sequence[Example],
+    positions: Sequence[int],
+    answers: Answers,
+    folds: int,
+    question: Question | None,
+) -> QuestionDiagnosis:
+    own, given = [support[i] for i in positions], answers.of(positions)
+    found = _evidence(support, given, folds)
+    tellable = [row for row in given.held_out if row.tellable]
+    verdict, reasons = judge(found) if found else ("weak", (_NOT_HELD_OUT,))
+    is_score = question is not None and question.kind == "score"
+    return QuestionDiagnosis(
+        name=question.name if question else "",
+        instruction=own[0].instruction,
+        evidence=found,
+        answerable=AnswerableEstimate.of(given.held_out),
+        levels=RankedScore.of(tellable) if is_score and tellable else None,
+        suspects=suspects(support, given.held_out),
+        conflicts=tuple(
+            Conflict(tuple(positions[i] for i in conflict.indices), conflict.labels)
+            for conflict in conflicts(own)
+        ),
+        unseen_options=unseen_options(own),
+        verdict=verdict,
+        reasons=reasons,
+    )
+
+
+_NOT_HELD_OUT = Reason(
+    "not_held_out", "no answer could be held out: without it, the cases would show fewer than two labels"
+)
+
+
+def _evidence(support: Sequence[Example], answers: Answers, folds: int) -> Evidence | None:
+    """Return what answers to one or more questions say; None where no input tells its answer."""
+    own, prior, in_context = (
+        [row for row in rows if row.tellable]
+        for rows in (answers.held_out, answers.prior, answers.in_context)
+    )
+    if not own:
+        return None
+    groups = examples_by_question(support)
+    # Answers to several questions about one input are not independent.
+    inputs = [support[row.index].input for row in own] if len(groups) > 1 else None
+    asked = {question_key(support[row.index]) for row in own}
+    guesses = []
+    for key in asked:
+        shown = [support[i] for i in groups[key] if tells(support[i])]
+        count = sum(question_key(support[row.index]) == key for row in own)
+        guesses.append((best_guess(shown), count / len(own)))
+    guess = (
+        guesses[0][0]
+        if len(guesses) == 1
+        else Guess(
+            sum(one.accuracy * share for one, share in guesses),
+            sum(one.nll * share for one, share in guesses),
+        )
+    )
+    return Evidence(
+        Estimate.of(own, folds, inputs),
+        Estimate.of(prior, inputs=inputs),
+        Estimate.of(in_context, folds, inputs),
+        Comparison.of(own, prior, folds, inputs),
+        Comparison.of(own, in_context, folds, inputs),
+        guess,
+    )
+
+
+def _of_all(
+    found: tuple[Verdict, tuple[Reason, ...]], questions: Sequence[QuestionDiagnosis]
 ) -> tuple[Verdict, tuple[Reason, ...]]:
+    """Return the verdict on all questions together: at best `weak` where one of them is unfit."""
+    verdict, reasons = found
+    unfit = [question.name or question.instruction for question in questions if question.verdict == "unfit"]
+    if not unfit or len(questions) < 2 or verdict == "unfit":
+        return found
+    named = ", ".join(map(repr, unfit))
+    reason = Reason("question_unfit", f"{len(unfit)} of {len(questions)} questions are unfit: {named}")
+    return "weak", (*(reasons if verdict == "weak" else ()), reason)
+
+
+def judge(found: Evidence) -> tuple[Verdict, tuple[Reason, ...]]:
     """Return the verdict, with every rule that led to it.
 
     `unfit`: surely no better than guessing (the interval's upper end is not above it), or no better
     in both accuracy and NLL. `weak`: not shown to beat guessing, no gain in likelihood over the
     prior or over the examples in the prompt, or an interval wider than `WIDE`. `healthy` otherwise.
     """
+    own, guess = found.held_out, found.guess
     guessing = f"guessing is right for {guess.accuracy:.0%}"
     shown = f"held-out accuracy {own.accuracy:.0%} [{own.low:.0%}, {own.high:.0%}]"
     if own.high <= guess.accuracy:
@@ -251,8 +301,8 @@ def judge(
     if own.low <= guess.accuracy:
         reasons.append(Reason("not_shown_to_beat_guessing", f"{shown} may be guessing; {guessing}"))
     for code, name, comparison in (
-        ("no_gain_over_prior", "the prior without adaptation", over_prior),
-        ("no_gain_over_in_context", "the examples in the prompt", over_in_context),
+        ("no_gain_over_prior", "the prior without adaptation", found.over_prior),
+        ("no_gain_over_in_context", "the examples in the prompt", found.over_in_context),
     ):
         if comparison.log_likelihood_gain <= 0:
             gain = f"{comparison.log_likelihood_gain:+.2f} ± {comparison.standard_error:.2f} nats an example"
@@ -262,19 +312,6 @@ def judge(
     if reasons:
         return "weak", tuple(reasons)
     return "healthy", (Reason("beats_guessing", f"{shown}; {guessing}"),)
-
-
-def best_guess(support: Sequence[Example]) -> Guess:
-    """Return what can be reached without the input on a support set with options.
-
-    Where all examples share their options it answers by label frequencies, else by equal chances.
-    """
-    chance = fmean(1 / len(example.options) for example in support)
-    nll = fmean(math.log(len(example.options)) for example in support)
-    if len({frozenset(example.options) for example in support}) > 1:
-        return Guess(chance, nll)
-    shares = [count / len(support) for count in Counter(example.output for example in support).values()]
-    return Guess(max(shares), -math.fsum(share * math.log(share) for share in shares))
 
 
 def suspects(support: Sequence[Example], held_out: Sequence[HeldOutAnswer]) -> tuple[Suspect, ...]:
@@ -290,19 +327,19 @@ def suspects(support: Sequence[Example], held_out: Sequence[HeldOutAnswer]) -> t
             max(row.probabilities),
         )
         for row in held_out
-        if not row.correct and max(row.probabilities) >= SURE
+        if row.tellable and not row.correct and max(row.probabilities) >= SURE
     ]
     return tuple(sorted(found, key=lambda suspect: -suspect.probability))
 
 
 def conflicts(support: Sequence[Example]) -> tuple[Conflict, ...]:
-    """Return the groups of examples whose inputs are equal and whose labels are not.
+    """Return the groups of examples of one question and input whose labels are not equal.
 
     White space around inputs is ignored.
     """
-    of_input: dict[str, list[int]] = {}
+    of_input: dict[tuple[QuestionKey, str], list[int]] = {}
     for i, example in enumerate(support):
-        of_input.setdefault(example.input.strip(), []).append(i)
+        of_input.setdefault((question_key(example), example.input.strip()), []).append(i)
     groups = (
         Conflict(tuple(indices), tuple(support[i].output for i in indices)) for indices in of_input.values()
     )
@@ -310,13 +347,8 @@ def conflicts(support: Sequence[Example]) -> tuple[Conflict, ...]:
 
 
 def unseen_options(support: Sequence[Example]) -> tuple[str, ...]:
-    """Return the options that all examples share and none has as its label."""
-    if len({frozenset(example.options) for example in support}) > 1:
+    """Return the options that all examples of one question share and none has as its label."""
+    if len({(example.instruction, frozenset(example.options)) for example in support}) > 1:
         return ()
     shown = {example.output for example in support}
-    return tuple(option for option in support[0].options if option not in shown)
-
-
-def _mean_and_error(values: Sequence[float], folds: int) -> tuple[float, float]:
-    error = stdev(values) * math.sqrt(shared_training(folds) / len(values)) if len(values) > 1 else 0.0
-    return fmean(values), error
+    return tuple(option for option in answers_of(support[0]) if option not in shown)

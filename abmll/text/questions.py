@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from abmll.errors import OptionsError, SupportError
-from abmll.text.tasks import CANNOT_TELL, Example, Query, check_options
+from abmll.text.tasks import CANNOT_TELL, Example, Query, check_options, examples_by_question
 
 Kind = Literal["predicate", "choice", "score"]
 """A predicate is true or not of an input, a choice is one of some options, and a score is one of
@@ -71,6 +71,22 @@ class Case:
 
     input: str
     answers: Mapping[str, str | None]
+
+
+def questions_of(support: Sequence[Example]) -> tuple[Question, ...]:
+    """Return the questions that examples with an instruction ask, in the order of their first ones.
+
+    They have no names, and kinds only as far as options tell: a score looks like a choice.
+    """
+    found = []
+    for positions in examples_by_question(support).values():
+        first = support[positions[0]]
+        if first.instruction:
+            count = len(first.options) - first.declinable
+            options, descriptions = first.options[:count], first.descriptions[:count]
+            kind: Kind = "predicate" if set(options) == {YES, NO} else "choice"
+            found.append(Question("", kind, first.instruction, options, descriptions, first.declinable))
+    return tuple(found)
 
 
 def questions_from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Question, ...]:

@@ -95,6 +95,51 @@ class VerdictReason(WireModel):
     message: str
 
 
+class AnswerableEstimate(WireModel):
+    """How well `answerable` knows the inputs that do not tell an answer."""
+
+    n: int = Field(description="Number of held-out examples.")
+    untellable: int = Field(description="Number of these whose label is null.")
+    auroc: float = Field(
+        description="Probability that an input that tells the answer has the higher `answerable`; "
+        "0.5 is chance."
+    )
+    brier: float = Field(description="Mean squared error of `answerable`.")
+    guess_brier: float = Field(description="The same for the share of inputs that tell the answer.")
+
+
+class RankedScore(WireModel):
+    """Ranked probability score of a question with levels: 0 is best, and 1 worst."""
+
+    score: float
+    guess: float = Field(description="The same for the frequencies of the labels.")
+
+
+class QuestionDiagnosis(WireModel):
+    """Estimate of one question of an adapter; the fields are those of `Diagnosis`.
+
+    Estimates are absent where no answer could be held out.
+    """
+
+    name: str | None = None
+    instruction: str
+    held_out: AccuracyEstimate | None = None
+    prior: AccuracyEstimate | None = None
+    in_context: AccuracyEstimate | None = None
+    over_prior: AdapterComparison | None = None
+    over_in_context: AdapterComparison | None = None
+    guess: GuessEstimate | None = None
+    answerable: AnswerableEstimate | None = Field(
+        default=None, description="Only where some labels of held-out examples are null and some are not."
+    )
+    levels: RankedScore | None = Field(default=None, description="Only for a score.")
+    suspects: list[SuspectExample]
+    conflicts: list[ConflictingExamples]
+    unseen_options: list[str]
+    verdict: Literal["healthy", "weak", "unfit"]
+    reasons: list[VerdictReason]
+
+
 class Diagnosis(WireModel):
     """Estimate of an adapter from its own support.
 
@@ -123,6 +168,11 @@ class Diagnosis(WireModel):
     verdict: Literal["healthy", "weak", "unfit"]
     reasons: list[VerdictReason]
     level: float = Field(description="Confidence level of every interval.")
+    questions: list[QuestionDiagnosis] | None = Field(
+        default=None,
+        description="The same by question, for an adapter of cases. The other fields are about all "
+        "questions together.",
+    )
 
 
 class DiagnoseResponse(Diagnosis):

@@ -71,6 +71,43 @@ class VerdictReason(Answer):
     message: str
 
 
+class AnswerableEstimate(Answer):
+    """How well `answerable` knows the inputs that do not tell an answer."""
+
+    n: int  # held-out examples
+    untellable: int  # of these, those whose label is null
+    auroc: float  # 0.5 is chance
+    brier: float  # mean squared error
+    guess_brier: float  # the same for the share of inputs that tell the answer
+
+
+class RankedScore(Answer):
+    """Ranked probability score of a question with levels: 0 is best, and 1 worst."""
+
+    score: float
+    guess: float  # the same for the frequencies of the labels
+
+
+class QuestionDiagnosis(Answer):
+    """How one question of an adapter is answered; the fields are those of `Diagnosis`."""
+
+    name: str | None = None
+    instruction: str
+    held_out: AccuracyEstimate | None = None  # like all estimates, if answers could be held out
+    prior: AccuracyEstimate | None = None
+    in_context: AccuracyEstimate | None = None
+    over_prior: AdapterComparison | None = None
+    over_in_context: AdapterComparison | None = None
+    guess: GuessEstimate | None = None
+    answerable: AnswerableEstimate | None = None  # if some labels are null and some are not
+    levels: RankedScore | None = None  # of a score
+    suspects: list[SuspectExample]
+    conflicts: list[ConflictingExamples]
+    unseen_options: list[str]
+    verdict: Literal["healthy", "weak", "unfit"]
+    reasons: list[VerdictReason]
+
+
 class Diagnosis(Answer):
     """How adapters that are fitted to some folds of the support answer the other folds."""
 
@@ -90,6 +127,7 @@ class Diagnosis(Answer):
     verdict: Literal["healthy", "weak", "unfit"]
     reasons: list[VerdictReason]
     level: float  # of every interval
+    questions: list[QuestionDiagnosis] | None = None  # of an adapter of cases
 
 
 class DiagnoseResponse(Diagnosis):

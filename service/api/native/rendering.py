@@ -23,20 +23,30 @@ if TYPE_CHECKING:
 
 def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
     """Render an adapter."""
-    shown = None if diagnosis is None else schemas.Diagnosis.model_validate(asdict(diagnosis), strict=False)
+    shown = None
+    if diagnosis is not None:
+        shown = schemas.Diagnosis.model_validate(_diagnosis_fields(diagnosis), strict=False)
     return schemas.Adapter(**_adapter_fields(manifest), diagnosis=shown)
 
 
 def diagnose_response(diagnosed: Diagnosed, request_id: str) -> schemas.DiagnoseResponse:
     """Render a diagnosis, and how this request came by it."""
     values = {
-        **asdict(diagnosed.diagnosis),
+        **_diagnosis_fields(diagnosed.diagnosis),
         "adapter_id": diagnosed.adapter.manifest.id,
         "cache": diagnosed.cache.value,
         "timings": asdict(diagnosed.timings),
         "request_id": request_id,
     }
     return schemas.DiagnoseResponse.model_validate(values, strict=False)
+
+
+def _diagnosis_fields(diagnosis: Diagnosis) -> dict[str, Any]:
+    questions = []
+    for values in map(asdict, diagnosis.questions):
+        evidence, name = values.pop("evidence") or {}, values.pop("name")
+        questions.append({"name": name or None, **values, **evidence})
+    return {**asdict(diagnosis), "questions": questions or None}
 
 
 def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapterResponse:

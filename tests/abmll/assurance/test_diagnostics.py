@@ -11,20 +11,25 @@ from scipy.stats import binomtest
 
 from abmll.assurance.diagnostics import (
     SURE,
-    Comparison,
     Conflict,
-    Estimate,
-    Guess,
+    Evidence,
     Movement,
     Suspect,
-    best_guess,
     conflicts,
     diagnose,
     judge,
-    shared_training,
-    sign_test,
     suspects,
     unseen_options,
+)
+from abmll.assurance.estimates import (
+    AnswerableEstimate,
+    Comparison,
+    Estimate,
+    Guess,
+    RankedScore,
+    best_guess,
+    shared_training,
+    sign_test,
     wilson,
 )
 from abmll.assurance.folds import HeldOutAnswer
@@ -33,7 +38,8 @@ from abmll.errors import PosteriorMismatchError
 from abmll.posterior.movement import movement
 from abmll.posterior.noise.weight import weight_divergences
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
-from abmll.text.tasks import Example
+from abmll.text.questions import Case, Question, examples_of
+from abmll.text.tasks import CANNOT_TELL, Example
 from tests.tiny import make_config
 
 OPTIONS = ("a", "b")
@@ -151,7 +157,7 @@ def estimate(correct: int, n: int, nll: float) -> Estimate:
     ],
 )  # fmt: skip
 def test_the_rules_of_the_verdict(own, prior, in_context, verdict, codes) -> None:
-    found, reasons = judge(own, GUESS, prior, in_context)
+    found, reasons = judge(Evidence(own, own, own, prior, in_context, GUESS))
     assert (found, [reason.code for reason in reasons]) == (verdict, codes)
     assert all(f"{own.accuracy:.0%}" in reason.message or "nats" in reason.message for reason in reasons)
 
@@ -159,7 +165,8 @@ def test_the_rules_of_the_verdict(own, prior, in_context, verdict, codes) -> Non
 def test_more_right_answers_never_make_a_worse_verdict() -> None:
     order = {"unfit": 0, "weak": 1, "healthy": 2}
     for n in (4, 16, 64):
-        found = [order[judge(estimate(k, n, 0.6), GUESS, GAIN, GAIN)[0]] for k in range(n + 1)]
+        own = [estimate(k, n, 0.6) for k in range(n + 1)]
+        found = [order[judge(Evidence(one, one, one, GAIN, GAIN, GUESS))[0]] for one in own]
         assert found == sorted(found)
 
 
@@ -173,6 +180,132 @@ def test_a_diagnosis_puts_it_together() -> None:
     assert (found.over_prior.gained, found.over_in_context.lost) == (8, 0)
     assert found.guess.accuracy == 0.5
     assert (found.suspects, found.conflicts, found.unseen_options) == ((), (), ())
+
+
+# ---- several questions
+
+
+TOPIC = Question("topic", "choice", "What is it about?", ("a", "b"))
+LEVEL = Question("level", "score", "How angry?", ("calm", "cross", "angry"))
+
+
+def of_cases(n: int, answers: tuple[float, float]) -> tuple[list[Example], list[HeldOutAnswer]]:
+    """Return n cases of both questions, every fourth of which does not tell the level."""
+    cases = [
+        Case(str(i), {"topic": "ab"[i % 2], "level": None if i % 4 == 3 else LEVEL.options[i % 3]})
+        for i in range(n)
+    ]
+    support = examples_of([TOPIC, LEVEL], cases)
+    rows = []
+    for i, example in enumerate(support):
+        label = example.options.index(example.output)
+        size, known = len(example.options) - 1, example.output != CANNOT_TELL
+        top = answers[i % 2]
+        other = (1 - top) / (size - 1)
+        rows.append(
+            HeldOutAnswer(
+                i,
+                tuple(top if option == label % size else other for option in range(size)),
+                label,
+                0.9 if known or i % 8 == 7 else 0.2,
+            )
+        )
+    return support, rows
+
+
+def test_each_question_has_a_diagnosis_and_all_have_one_verdict() -> None:
+    support, rows = of_cases(16, (0.9, 0.1))
+    even = [
+        replace(row, probabilities=(1 / len(row.probabilities),) * len(row.probabilities)) for row in rows
+    ]
+    moved = Movement(10, 1.0, 0.1, 0.9, 0.5)
+    found = diagnose(
+        support, rows, even, even, moved, asked_folds=None, folds=16, samples=8, questions=[TOPIC, LEVEL]
+    )
+    topic, level = found.questions
+    assert (topic.name, topic.instruction, topic.verdict) == ("topic", "What is it about?", "healthy")
+    assert (level.name, level.verdict) == ("level", "unfit")
+    assert (found.verdict, found.reasons[-1].code) == ("weak", "question_unfit")
+    assert "'level'" in found.reasons[-1].message
+    # Alone, a question is diagnosed as an adapter that has it alone, with its own answers.
+    own = [replace(row, index=i) for i, row in enumerate(rows[::2])]
+    base = [replace(row, index=i) for i, row in enumerate(even[::2])]
+    alone = diagnose(support[::2], own, base, base, moved, asked_folds=None, folds=16, samples=8)
+    assert topic.evidence is not None
+    for name in ("held_out", "prior", "in_context", "over_prior", "over_in_context", "guess"):
+        assert (
+            getattr(topic.evidence, name)
+            == getattr(alone, name)
+            == getattr(alone.questions[0].evidence, name)
+        ), name
+    assert level.evidence is not None
+    assert (topic.evidence.held_out.n, level.evidence.held_out.n, found.held_out.n) == (16, 12, 28)
+    assert found.guess.accuracy == pytest.approx(
+        (16 * topic.evidence.guess.accuracy + 12 * level.evidence.guess.accuracy) / 28
+    )
+    assert (topic.answerable, topic.levels) == (None, None)
+    assert level.levels is not None
+
+
+def test_answerable_and_levels_by_hand() -> None:
+    rows = [
+        HeldOutAnswer(0, (0.5, 0.3, 0.2), 0, 0.9),
+        HeldOutAnswer(1, (0.1, 0.2, 0.7), 1, 0.4),
+        HeldOutAnswer(2, (0.1, 0.2, 0.7), 3, 0.4),
+        HeldOutAnswer(3, (0.1, 0.2, 0.7), 3, 0.1),
+    ]
+    found = AnswerableEstimate.of(rows)
+    assert found is not None
+    # Pairs: .9 > .4, .9 > .1, .4 = .4, .4 > .1.
+    assert (found.n, found.untellable, found.auroc) == (4, 2, 3.5 / 4)
+    assert found.brier == pytest.approx((0.01 + 0.36 + 0.16 + 0.01) / 4)
+    assert found.guess_brier == 0.25
+    assert AnswerableEstimate.of(rows[:2]) is AnswerableEstimate.of(rows[2:]) is None
+    levels = RankedScore.of(rows[:2])
+    # Sums below each level: .5, .8 against 1, 1; and .1, .3 against 0, 1.
+    assert levels.score == pytest.approx(((0.25 + 0.04) / 2 + (0.01 + 0.49) / 2) / 2)
+    # Label frequencies .5, .5, 0: sums .5, 1 against 1, 1; and against 0, 1.
+    assert levels.guess == pytest.approx((0.25 / 2 + 0.25 / 2) / 2)
+    near, far = (HeldOutAnswer(0, p, 0) for p in ((0.4, 0.6, 0.0), (0.4, 0.0, 0.6)))
+    assert RankedScore.of([near]).score < RankedScore.of([far]).score
+
+
+def test_answers_about_one_input_count_together() -> None:
+    """Two answers to each of 8 inputs that are right or wrong together are 8 answers."""
+    rows = [answer(i < 4, index=i) for i in range(8)]
+    twice, inputs = [row for row in rows for _ in range(2)], [str(i) for i in range(8) for _ in range(2)]
+    one, two = Estimate.of(rows), Estimate.of(twice, inputs=inputs)
+    assert two.nll_standard_error == pytest.approx(one.nll_standard_error)
+    independent = Estimate.of(twice)
+    assert independent.nll_standard_error < two.nll_standard_error
+    # 15 of 16 degrees of freedom in place of 7 of 8.
+    expected = wilson(8, 16, alike=2 * (8 / 7) / (16 / 15))
+    assert (two.low, two.high) == pytest.approx((expected.low, expected.high))
+    assert Estimate.of(twice, inputs=[str(i) for i in range(16)]) == independent
+    assert Comparison.of(twice, twice[::-1], inputs=inputs).standard_error == pytest.approx(
+        Comparison.of(rows, rows[::-1]).standard_error
+    )
+
+
+def test_a_question_of_which_nothing_is_held_out_says_so() -> None:
+    support = examples_of(
+        [TOPIC, LEVEL], [Case("x", {"topic": "a", "level": "calm"}), Case("y", {"topic": "b"})]
+    )
+    rows = [HeldOutAnswer(1, (0.3, 0.4, 0.3), 0, 0.9)]
+    moved = Movement(10, 1.0, 0.1, 0.9, 0.5)
+    found = diagnose(support, rows, rows, rows, moved, asked_folds=None, folds=1, samples=8)
+    topic, level = found.questions
+    assert (topic.evidence, topic.verdict, topic.reasons[0].code) == (None, "weak", "not_held_out")
+    assert level.evidence is not None
+    assert level.name == ""
+
+
+def test_conflicts_are_within_a_question() -> None:
+    cases = [Case("x", {"topic": "a", "level": "calm"}), Case(" x", {"topic": "b", "level": "calm"})]
+    support = examples_of([TOPIC, LEVEL], cases)
+    assert conflicts(support) == (Conflict((0, 2), ("a", "b")),)
+    assert unseen_options(support) == ()
+    assert unseen_options(support[1::2]) == ("cross", "angry")
 
 
 # ---- movement -------------------------------------------------------------------------------------------------------

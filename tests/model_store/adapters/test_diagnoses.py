@@ -1,6 +1,7 @@
 """Diagnoses beside their adapters: durable, replaced, and deleted with them."""
 
 import errno
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_a_damaged_one_is_as_good_as_none(store, tmp_path, text, caplog):
     assert got(store) is None
     assert "is ignored" in caplog.text
     store.put_diagnosis(name, diagnosis())
+    assert got(store) == diagnosis()
+
+
+def test_one_that_was_written_before_there_were_questions_is_read(store, tmp_path):
+    name = adapter(1).manifest.id
+    store.put_diagnosis(name, diagnosis())
+    path = tmp_path / name / "diagnosis.json"
+    record = json.loads(path.read_text())
+    assert record["diagnosis"].pop("questions") == []
+    text = json.dumps(record["diagnosis"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    path.write_text(json.dumps({**record, "digest": hashlib.sha256(text.encode()).hexdigest()}))
     assert got(store) == diagnosis()
 
 

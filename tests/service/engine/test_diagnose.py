@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.assurance.diagnostics import Estimate
+from abmll.assurance.estimates import Estimate
 from abmll.assurance.folds import held_out_answers, make_folds
 from abmll.cross_fitting import cross_predict
 from abmll.memory_plan import measure_costs
