@@ -50,6 +50,12 @@ class ServiceError(Exception):
         other.param = param
         return other
 
+    def about(self, what: str) -> Self:
+        """Return the same error with a message that says what it is about."""
+        other = copy.copy(self)
+        other.message = f"{what}: {self.message}"
+        return other
+
     def placed(self, location: Sequence[str | int]) -> Self:
         """Return the same error at a field whose path has these parts."""
         other = self.at(field_path(location))

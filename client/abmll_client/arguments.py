@@ -42,6 +42,7 @@ class PredictFields(AdaptFields, total=False):
 class CalibrateFields(TypedDict, total=False):
     """The fields of `POST /v1/adapters/{id}/calibrate` besides the examples."""
 
+    question: str | int | None
     options: Sequence[str] | None
     samples: int | Literal["auto"]
     seed: int

@@ -106,8 +106,11 @@ class Journals:
         `UnsupportedFormatError` where they mean nothing. Damaged journals are moved aside.
         """
         with self._mutex:
-            keys = sorted(path.name for path in self._root.iterdir() if self._keys.fullmatch(path.name))
-            return verify_each(keys, lambda key: check(key, self._load(key)), self._move_aside)
+            return verify_each(self.keys(), lambda key: check(key, self._load(key)), self._move_aside)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all journals, in their order."""
+        return sorted(path.name for path in self._root.iterdir() if self._keys.fullmatch(path.name))
 
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
         """Move a journal aside whose records mean nothing, as `error` says."""

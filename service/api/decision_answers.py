@@ -11,11 +11,13 @@ from fastapi import Request
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
 from service.api.http import engine_of, settings_of, tenant_of, unless_disconnected
+from service.api.native.rendering import gate_report
 from service.api.typed_questions import TypedQuestion
 from service.engine.answers import Decided
 
 if TYPE_CHECKING:
     from service.gating.decisions import DecidedPrediction
+    from service.gating.records import CalibratedGate
 
 
 async def decide(body: DecisionBody, request: Request) -> Decided:
@@ -41,6 +43,7 @@ class TypedAnswer:
     probabilities: Sequence[float]
     decided: DecidedPrediction
     learned: bool
+    gate: CalibratedGate | None = None
 
     @property
     def top(self) -> int:
@@ -72,6 +75,9 @@ class TypedAnswer:
             standard_error=uncertainty.mc_standard_error,
             samples=prediction.predictive.samples,
             learned=self.learned,
+            prediction_id=decided.prediction_id,
+            explored=decided.label_asked,
+            gate=gate_report(self.gate) if self.gate else None,
         )
 
 
@@ -79,11 +85,12 @@ def answers_of(decided: Decided, body: DecisionBody) -> list[TypedAnswer]:
     """Return the answers about the body's input, in the order of its questions."""
     (row,) = decided.rows
     answers = []
-    for typed, answer, learned in zip(body.questions, row, decided.learned, strict=True):
+    gates = decided.calibrated_gates or [None] * len(row)
+    for typed, answer, learned, gate in zip(body.questions, row, decided.learned, gates, strict=True):
         predictive = answer.prediction.predictive
         by_option = dict(zip(predictive.options, predictive.probabilities, strict=True))
         probabilities = [by_option[option] for option in typed.question.options]
-        answers.append(TypedAnswer(typed, probabilities, answer, learned))
+        answers.append(TypedAnswer(typed, probabilities, answer, learned, gate))
     return answers
 
 

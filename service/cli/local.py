@@ -121,6 +121,9 @@ def predict(
     min_typicality: Annotated[
         float | None, typer.Option(min=0, max=1, help="Abstain below this typicality of the input.")
     ] = None,
+    min_answerable: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain below this probability of an answer.")
+    ] = None,
     max_semantic_entropy: Annotated[
         float | None, typer.Option(min=0, help="For free text: abstain above this entropy of meanings.")
     ] = None,
@@ -169,6 +172,7 @@ def predict(
         thresholds = Thresholds(
             min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token,
             min_typicality,
+            min_answerable,
         )  # fmt: skip
         if target_error is not None and target_coverage is not None:
             raise typer.BadParameter("give one of --target-error and --target-coverage")

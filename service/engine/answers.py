@@ -63,7 +63,8 @@ class Decided:
     `adapter_id` is None where no adapter answered, and `model` what answered: the base model, an
     adapter's id, or a name with its version. `learned` says of each question whether the
     adapter has cases of it; a question without is answered zero-shot. `tokens` is the number of
-    prompt tokens that were scored, each counted once.
+    prompt tokens that were scored, each counted once. `calibrated_gates` has what each question's
+    calibration gave, None where the request did not need it.
     """
 
     rows: Sequence[Sequence[DecidedPrediction]]
@@ -74,6 +75,7 @@ class Decided:
     timings: Timings
     tokens: int
     warnings: Sequence[str] = ()
+    calibrated_gates: Sequence[CalibratedGate | None] = ()
 
 
 @dataclass(frozen=True)

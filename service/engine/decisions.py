@@ -63,8 +63,18 @@ def questions_named(request: DecideRequest) -> Iterator[None]:
         if not head.startswith("inputs["):
             raise
         place, number = divmod(int(head.removeprefix("inputs[")), len(request.questions))
-        of_question = rest.startswith(".options")
+        of_question = rest.startswith((".options", ".question"))
         raise error.at(f"questions[{number}]" if of_question else f"inputs[{place}]{rest}") from error
+
+
+def placed_in_examples(error: ServiceError, places: Sequence[str]) -> ServiceError:
+    """Return an error that names an input of a prediction at the `places` of these in a request."""
+    head, _, rest = (error.param or "").partition("]")
+    if head == "inputs":
+        return error.at(places[0].partition("[")[0])
+    if not head.startswith("inputs["):
+        return error
+    return error.at(places[int(head.removeprefix("inputs["))] + rest)
 
 
 def learned(questions: Sequence[Question], support: Sequence[Example]) -> list[bool]:

@@ -23,7 +23,13 @@ from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
-from service.engine.decisions import admit_questions, by_input, learned, questions_named
+from service.engine.decisions import (
+    admit_questions,
+    by_input,
+    learned,
+    placed_in_examples,
+    questions_named,
+)
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
 from service.engine.names import Names
@@ -61,7 +67,7 @@ from service.executors.contract import (
 from service.gating.confidence import confidence_of
 from service.gating.decisions import DecidedPrediction, decide
 from service.gating.keeper import GateKeeper
-from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, ResolvedGate
+from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label, ResolvedGate
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.settings import Settings
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
     from model_store.adapters.names import NameStore
     from model_store.adapters.store import AdapterStore, StoredAdapter
     from service.engine.specs import PredictionSpec
+    from service.gating.questions import WantedQuestion
 
 log = logging.getLogger(__name__)
 
@@ -217,11 +224,10 @@ class Engine:
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
         async with self._context(tenant, feed) as context:
-            adapter, cache, rows, gate, spec = await self._carry_out(request, context)
+            adapter, cache, rows, gates, spec = await self._carry_out(request, context)
             assert adapter is not None  # only decisions come without one
-            return Answered(
-                adapter, cache, context.timings, rows, gate.calibrated, spec.warnings, context.model
-            )
+            calibrated = gates[0].calibrated if gates else None
+            return Answered(adapter, cache, context.timings, rows, calibrated, spec.warnings, context.model)
 
     async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
         """Return decided answers to every question about every input.
@@ -236,11 +242,12 @@ class Engine:
             work = await asyncio.to_thread(admit_questions, request, self._settings)
             with questions_named(request):
                 most = len(work.queries)
-                adapter, cache, rows, _, spec = await self._carry_out(work, context, most_queries=most)
+                adapter, cache, rows, gates, spec = await self._carry_out(work, context, most_queries=most)
             self._record_decisions(rows)
             return Decided(
                 rows=by_input(rows, len(request.questions)),
                 learned=learned(request.questions, adapter.manifest.support.examples if adapter else ()),
+                calibrated_gates=[gate.calibrated for gate in gates[: len(request.questions)]],
                 adapter_id=adapter.manifest.id if adapter else None,
                 model=called if adapter is None or adapter_id else adapter.manifest.id,
                 cache=cache,
@@ -251,13 +258,19 @@ class Engine:
 
     async def _carry_out(
         self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
-    ) -> tuple[StoredAdapter | None, CacheOutcome, Sequence[DecidedPrediction], ResolvedGate, PredictionSpec]:
-        """Return the adapter, how it was obtained, and the decided predictions of a request.
+    ) -> tuple[
+        StoredAdapter | None,
+        CacheOutcome,
+        Sequence[DecidedPrediction],
+        Sequence[ResolvedGate],
+        PredictionSpec,
+    ]:
+        """Return the adapter, how it was obtained, and the predictions, which the gates decided.
 
         The limit on inputs does not hold for `most_queries` of them.
         """
         feed = context.feed
-        source, gate, spec = await self._admit(request, context, most_queries)
+        source, gates, spec = await self._admit(request, context, most_queries)
         new = source if isinstance(source, AdaptationSpec) else None
         await self._check_price(context.served, new, spec)
         if feed is not None:
@@ -269,9 +282,9 @@ class Engine:
         )
         if feed is not None and adapter is not None:
             feed.set_obtained(Obtained(adapter, cache, context.timings))
-        decided = await self._answer(adapter, spec, gate, context)
-        logged = await self._gates.log_predictions(gate, spec.queries, spec.settings, decided)
-        return adapter, cache, logged, gate, spec
+        decided = await self._answer(adapter, spec, gates, context)
+        logged = await self._gates.log_predictions(gates, spec.queries, spec.settings, decided)
+        return adapter, cache, logged, gates, spec
 
     def _record_decisions(self, rows: Sequence[DecidedPrediction]) -> None:
         for row in rows:
@@ -284,40 +297,49 @@ class Engine:
         Raises `ServiceError`.
         """
         manifest = (await self._registry.get(request.adapter_id)).manifest
-        examples, warnings = await self._gates.admit(request, manifest)
-        queries = tuple(example.query for example in examples)
+        admitted = await self._gates.admit(request, manifest)
+        queries = tuple(example.query for example in admitted.examples)
         work = PredictRequest(request.adapter_id, queries, request.settings, truncate=request.truncate)
         try:
             answered = await self._predict(work, tenant)
-        except ServiceError as error:  # it names inputs, which are examples in this request
-            if error.param is None or not error.param.startswith("inputs"):
-                raise
-            raise error.at("examples" + error.param.removeprefix("inputs")) from error
+        except ServiceError as error:
+            raise placed_in_examples(error, admitted.places) from error
         async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
-            view = await self._gates.add(request, manifest, examples, answered.predictions)
-        return replace(view, warnings=tuple(warnings))
+            return await self._gates.add(request, manifest, admitted, answered.predictions)
 
-    async def calibration(self, adapter_id: str) -> CalibrationView:
-        """Return the adapter's calibration.
+    async def calibrations(
+        self, adapter_id: str, question: WantedQuestion = None
+    ) -> Sequence[CalibrationView]:
+        """Return the calibrations of the adapter's questions, or of one of them.
 
-        Raises `UnknownAdapterError` and `CalibrationMissingError`.
+        Raises `UnknownAdapterError`, `CalibrationMissingError` where there is none, and
+        `InvalidRequestError` for an unknown question.
         """
+        manifest = (await self._registry.get(adapter_id)).manifest
         async with self._registry.existing(adapter_id):  # not while it is deleted, which takes two steps
-            return await self._gates.view(adapter_id)
+            return await self._gates.views(manifest, question)
 
-    async def delete_calibration(self, adapter_id: str) -> None:
-        """Delete the adapter's calibration and its feedback. Raises as `calibration`."""
+    async def delete_calibration(self, adapter_id: str, question: WantedQuestion = None) -> None:
+        """Delete the calibration of a question and its feedback, or without `question` all of them.
+
+        Raises as `calibrations`, and `InvalidRequestError` for an unknown question.
+        """
+        manifest = (await self._registry.get(adapter_id)).manifest
         async with self._registry.existing(adapter_id):
-            if not await self._gates.forget(adapter_id):
+            if question is None:
+                deleted = await self._gates.forget(adapter_id)
+            else:
+                deleted = await self._gates.forget_question(manifest, question)
+            if not deleted:
                 raise missing_calibration(adapter_id)
 
-    async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
+    async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, Label]]) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.
 
         Raises `UnknownAdapterError`, and as `GateKeeper.feedback`.
         """
-        await self._registry.get(adapter_id)
-        return await self._gates.feedback(adapter_id, labels)
+        manifest = (await self._registry.get(adapter_id)).manifest
+        return await self._gates.feedback(manifest, labels)
 
     async def diagnose(self, request: DiagnoseRequest, *, tenant: str = DEFAULT_TENANT) -> Diagnosed:
         """Return the diagnosis of an adapter, which is stored with it by then.
@@ -456,8 +478,8 @@ class Engine:
 
     async def _admit(
         self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
-    ) -> tuple[AdaptationSpec | StoredAdapter | None, ResolvedGate, PredictionSpec]:
-        """Return the adapter, or what it is to be made of, with the gate and what is predicted."""
+    ) -> tuple[AdaptationSpec | StoredAdapter | None, Sequence[ResolvedGate], PredictionSpec]:
+        """Return the adapter, or what it is to be made of, the gate of each query, and the queries."""
         served = context.served
         source: AdaptationSpec | StoredAdapter | None
         support: Sequence[Example]
@@ -466,7 +488,7 @@ class Engine:
             if request.gate.needs_calibration:
                 message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
                 raise InvalidRequestError(message, "adapter_id")
-            gate = ResolvedGate(request.gate.thresholds)
+            gates = [ResolvedGate(request.gate.thresholds)] * len(request.queries)
             if adapter is None:
                 source, support, own = None, (), False
             else:
@@ -477,7 +499,7 @@ class Engine:
             context.adapter_id = adapter
             manifest = source.manifest
             check_adapter(manifest, served)
-            gate = await self._gates.resolve(request.gate, manifest, request.settings)
+            gates = await self._gates.resolve(request.gate, manifest, request.settings, request.queries)
             support, own = manifest.support.examples, manifest.held_out is not None
         spec = await asyncio.to_thread(
             admit_predict,
@@ -488,7 +510,7 @@ class Engine:
             own_temperature=own,
             most_queries=most_queries,
         )
-        return source, gate, spec
+        return source, gates, spec
 
     async def _source(self, request: PredictRequest, context: RequestContext) -> str | AdaptRequest | None:
         """Return the adapter of `request`, or the request to make one, which `model` may name.
@@ -527,15 +549,15 @@ class Engine:
         self,
         adapter: StoredAdapter | None,
         spec: PredictionSpec,
-        gate: ResolvedGate,
+        gates: Sequence[ResolvedGate],
         context: RequestContext,
     ) -> list[DecidedPrediction]:
-        """Return the predictions for the queries, decided by the gate."""
+        """Return the predictions for the queries, each decided by its gate."""
         held = self._registry.lease(adapter) if adapter is not None else nullcontext()
 
         def decided(index: int, prediction: Prediction) -> DecidedPrediction:
             confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
-            return decide(prediction, confidence, gate.thresholds)
+            return decide(prediction, confidence, gates[index].thresholds)
 
         async with held:
             done = await self._executor.predict(

@@ -16,9 +16,18 @@ CONFIDENCE = "confidence_below_minimum"
 MARGIN = "margin_below_minimum"
 MUTUAL_INFORMATION = "mutual_information_above_maximum"
 TYPICALITY = "typicality_below_minimum"
+ANSWERABLE = "answerable_below_minimum"
 SEMANTIC_ENTROPY = "semantic_entropy_above_maximum"
 LOGPROB_PER_TOKEN = "logprob_per_token_below_minimum"  # noqa: S105 - no password
-REASONS = (CONFIDENCE, MARGIN, MUTUAL_INFORMATION, TYPICALITY, SEMANTIC_ENTROPY, LOGPROB_PER_TOKEN)
+REASONS = (
+    CONFIDENCE,
+    MARGIN,
+    MUTUAL_INFORMATION,
+    TYPICALITY,
+    ANSWERABLE,
+    SEMANTIC_ENTROPY,
+    LOGPROB_PER_TOKEN,
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,10 @@ def abstain_reason(prediction: Prediction, confidence: Confidence, thresholds: T
         return MARGIN
     if thresholds.max_mutual_information is not None and information > thresholds.max_mutual_information:
         return MUTUAL_INFORMATION
-    if thresholds.min_typicality is not None and (
-        prediction.typicality is None or prediction.typicality < thresholds.min_typicality
-    ):
+    if _missing_or_below(prediction.typicality, thresholds.min_typicality):
         return TYPICALITY
+    if _missing_or_below(prediction.answerable, thresholds.min_answerable):
+        return ANSWERABLE
     return _text_reason(text, thresholds) if text is not None else None
 
 
@@ -82,3 +91,7 @@ def _text_reason(text: TextAnswer, thresholds: Thresholds) -> str | None:
 
 def _below(value: float, least: float | None) -> bool:
     return least is not None and value < least
+
+
+def _missing_or_below(value: float | None, least: float | None) -> bool:
+    return least is not None and (value is None or value < least)

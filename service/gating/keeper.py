@@ -1,4 +1,4 @@
-"""Calibrated gates: the state of every adapter's gate, in memory and in journals.
+"""Calibrated gates: the state of every question's gate, in memory and in journals.
 
 The engine calls `GateKeeper.resolve` before any model work; it refuses what cannot be granted and
 returns the thresholds to decide with. The engine decides, and calls `log_predictions` before it
@@ -10,28 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from abmll.assurance.certificates import Certificate
-from abmll.prediction.settings import Thresholds
-from abmll.text.tasks import Example, Query
+from abmll.text.tasks import Query
 from model_store.errors import CorruptArtifactError, StoreError, UnsupportedFormatError
 from service.errors import (
-    CalibrationMissingError,
-    CertificateRevokedError,
-    InvalidOptionsError,
-    InvalidRequestError,
     StoreFailedError,
-    UnknownPredictionError,
+)
+from service.gating.labels import judge_labels
+from service.gating.questions import (
+    AdapterQuestion,
+    WantedQuestion,
+    chosen_question,
+    question_digest,
+    questions_of_adapter,
 )
 from service.gating.records import (
+    Admitted,
     CalibratedGate,
     CalibrateRequest,
     CalibrationView,
     FeedbackOutcome,
     GateRequest,
+    Label,
     ResolvedGate,
 )
 from service.gating.rules import (
@@ -40,11 +44,13 @@ from service.gating.rules import (
     check_extendable,
     conditions_of,
     feedback_warnings,
-    granted_threshold,
     has_options,
+    labelled_examples,
     missing_calibration,
     options_in_set,
     outcome_of,
+    question_named,
+    resolved_gate,
     view_of,
 )
 from service.gating.state import (
@@ -52,10 +58,11 @@ from service.gating.state import (
     Logged,
     begin_record,
     examples_record,
-    input_key,
     is_asked,
+    journal_key,
     labels_record,
     option_digests,
+    outcome_key,
     prediction_id,
     predictions_record,
     read_state,
@@ -89,41 +96,48 @@ class GateKeeper:
         self._states: OrderedDict[str, GateState] = OrderedDict()
         self._lock = asyncio.Lock()  # held while journal and memory change together
 
-    async def admit(
-        self, request: CalibrateRequest, manifest: AdapterManifest
-    ) -> tuple[list[Example], list[str]]:
+    async def admit(self, request: CalibrateRequest, manifest: AdapterManifest) -> Admitted:
         """Return the examples of `request` that count, and warnings about the others.
 
         Raises `ServiceError` that names the wrong example.
         """
+        question = chosen_question(manifest, request.question)
+        given = labelled_examples(request, manifest, question)
         async with self._lock:
-            state = None if request.replace else await self._find(request.adapter_id)
-        return admit_examples(request, manifest, state, self._settings)
+            key = journal_key(manifest.id, given.digest)
+            state = None if request.replace else await self._find(key)
+        return admit_examples(given, request, manifest, state, self._settings)
 
     async def add(
         self,
         request: CalibrateRequest,
         manifest: AdapterManifest,
-        examples: Sequence[Example],
+        admitted: Admitted,
         decided: Sequence[DecidedPrediction],
     ) -> CalibrationView:
-        """Add the outcomes of the admitted `examples`, which were predicted as `decided`.
+        """Add the outcomes of the `admitted` examples, which were predicted as `decided`.
 
         Raises `ServiceError`.
         """
         conditions = conditions_of(manifest, request.settings, decided[0].confidence.function)
         outcomes = [
-            outcome_of(example, row.prediction, row.confidence.value)
-            for example, row in zip(examples, decided, strict=True)
+            outcome_of(example, row.prediction, row.confidence.value, admitted.digest)
+            for example, row in zip(admitted.examples, decided, strict=True)
         ]
         async with self._lock:
-            old = await self._find(request.adapter_id)
+            key = journal_key(manifest.id, admitted.digest)
+            old = await self._find(key)
             if request.replace or old is None:
                 version = old.version + 1 if old is not None else 1
                 record = begin_record(
-                    request.adapter_id, conditions, outcomes, held=request.more_follow, version=version
+                    manifest.id,
+                    conditions,
+                    outcomes,
+                    held=request.more_follow,
+                    version=version,
+                    question=admitted.digest,
                 )
-                state = await self._begin(request.adapter_id, [record])
+                state = await self._begin(key, [record])
             else:
                 state = old
                 check_extendable(state, conditions)
@@ -132,213 +146,259 @@ class GateKeeper:
                 await self._append(state, examples_record(fresh, held=request.more_follow))
             self._metrics.calibration_examples.inc(len(outcomes))
             self._count_states()
-            return view_of(state)
+            return replace(view_of(state, admitted.question), warnings=admitted.warnings)
 
-    async def view(self, adapter_id: str) -> CalibrationView:
-        """Return the adapter's calibration. Raises `CalibrationMissingError`."""
+    async def views(self, manifest: AdapterManifest, wanted: WantedQuestion = None) -> list[CalibrationView]:
+        """Return the calibrations of an adapter's questions, of those that have one, or of one.
+
+        Raises `CalibrationMissingError` where there is none, and `InvalidRequestError` where there
+        is no such question.
+        """
         async with self._lock:
-            return view_of(await self._get(adapter_id))
+            if wanted is not None:
+                question = chosen_question(manifest, wanted)
+                state = await self._get(journal_key(manifest.id, question.digest if question else ""))
+                return [view_of(state, question)]
+            return [view_of(state, question) for question, state in await self._of_adapter(manifest)]
 
     async def forget(self, adapter_id: str) -> bool:
-        """Delete the adapter's calibration and its feedback; return whether there was one."""
+        """Delete all calibrations of an adapter and their feedback; return whether there were any."""
         async with self._lock:
-            self._states.pop(adapter_id, None)
+            for key in [key for key, state in self._states.items() if state.adapter_id == adapter_id]:
+                del self._states[key]
             self._count_states()
-            return await asyncio.to_thread(self._store.delete, adapter_id)
+            return await asyncio.to_thread(self._store.delete_of, adapter_id)
+
+    async def forget_question(self, manifest: AdapterManifest, wanted: WantedQuestion) -> bool:
+        """Delete the calibration of one question; return whether there was one.
+
+        Raises `InvalidRequestError` where there is no such question.
+        """
+        question = chosen_question(manifest, wanted)
+        key = journal_key(manifest.id, question.digest if question else "")
+        async with self._lock:
+            self._states.pop(key, None)
+            self._count_states()
+            return await asyncio.to_thread(self._store.delete, key)
 
     async def resolve(
-        self, request: GateRequest, manifest: AdapterManifest, settings: PredictSettings
-    ) -> ResolvedGate:
-        """Return the gate for predictions with `settings` by the adapter of `manifest`.
+        self,
+        request: GateRequest,
+        manifest: AdapterManifest,
+        settings: PredictSettings,
+        queries: Sequence[Query],
+    ) -> list[ResolvedGate]:
+        """Return the gate of each query, for predictions with `settings` by the adapter of `manifest`.
 
         Raises `CalibrationMissingError`, `CalibrationMismatchError`, `CannotCertifyError`,
-        `CertificateRevokedError`, and `InvalidRequestError` for a prediction set without options.
+        `CertificateRevokedError`, and `InvalidRequestError` for a prediction set without options;
+        they name the first question that has no such gate.
         """
         if not request.needs_calibration:
-            return ResolvedGate(request.thresholds)
+            return [ResolvedGate(request.thresholds)] * len(queries)
+        found: dict[str, ResolvedGate] = {}
+        digests = [question_digest(query) for query in queries]
         async with self._lock:
-            state = await self._get(manifest.id)
-            if state.held:
-                message = "more calibration examples were announced: send the last without more_follow"
-                raise CalibrationMissingError(message, "adapter_id")
-            if state.revoked is not None and request.promises:  # predictions may still be logged
-                message = f"the certificate is revoked: {state.revoked}; calibrate anew with replace and new examples"
-                raise CertificateRevokedError(message, "gate" if request.alpha is None else "set")
-            check_conditions(state, conditions_of(manifest, settings, state.conditions.confidence_kind))
-            if request.alpha is not None and not has_options(manifest):
-                raise InvalidRequestError("a prediction set needs options to choose from", "set")
-            threshold = granted_threshold(state, request)
-            calibrated = CalibratedGate(
-                manifest,
-                state.lineage,
-                state.conditions,
-                state.id,
-                state.version,
-                threshold,
-                None if request.alpha is None else state.quantile(request.alpha),
-            )
-        if threshold is None:
-            return ResolvedGate(request.thresholds, calibrated)
-        return ResolvedGate(Thresholds(min_confidence=threshold.threshold), calibrated)
+            for number, (query, question) in enumerate(zip(queries, digests, strict=True)):
+                if question not in found:
+                    with question_named(query, number):
+                        state = await self._get(journal_key(manifest.id, question))
+                        found[question] = resolved_gate(state, request, manifest, settings)
+        return [found[question] for question in digests]
 
     async def log_predictions(
         self,
-        gate: ResolvedGate,
+        gates: Sequence[ResolvedGate],
         queries: Sequence[Query],
         settings: PredictSettings,
         decided: Sequence[DecidedPrediction],
     ) -> Sequence[DecidedPrediction]:
-        """Log predictions of a calibrated gate; return them with their ids and prediction sets.
+        """Log predictions of calibrated gates; return them with their ids and prediction sets.
 
         Return predictions of other gates as they are. Raises `CalibrationMismatchError` and
         `StoreFailedError`.
         """
-        calibrated = gate.calibrated
-        if calibrated is None:
-            return decided
-        manifest = calibrated.manifest
-        check_conditions(calibrated, conditions_of(manifest, settings, decided[0].confidence.function))
-        support = {example.input for example in manifest.support.examples}
-        entries = []
+        by_question: dict[str, tuple[CalibratedGate, list[int]]] = {}
+        for number, gate in enumerate(gates):
+            if (calibrated := gate.calibrated) is not None:
+                by_question.setdefault(calibrated.question, (calibrated, []))[1].append(number)
+        for calibrated, numbers in by_question.values():
+            kind = decided[numbers[0]].confidence.function
+            check_conditions(calibrated, conditions_of(calibrated.manifest, settings, kind))
+        rows = list(decided)
         async with self._lock:
-            state = await self._find(manifest.id)
-            if state is not None and state.lineage != calibrated.lineage:
-                state = None  # another calibration than the gate was resolved with
-            for query, row in zip(queries, decided, strict=True):
-                options = row.prediction.predictive.options if has_options(manifest) else ()
-                key = input_key(query.input, options)
-                id = prediction_id(calibrated.lineage, key)
-                known = state.logged.get(id) if state is not None else None
-                seen = query.input in support or (state is not None and key in state.keys)
-                entries.append(known or self._entry(calibrated, id, key, row, seen))
-            if state is not None:
-                fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
-                if fresh:
-                    state = await self._make_room(state, len(fresh))
-                    await self._append(state, predictions_record(fresh.values()))
-                    await self._revoke_on_drift(state)
-        return tuple(
+            for calibrated, numbers in by_question.values():
+                own = [(queries[number], decided[number]) for number in numbers]
+                for number, row in zip(numbers, await self._log(calibrated, own), strict=True):
+                    rows[number] = row
+        return rows
+
+    async def _log(
+        self, calibrated: CalibratedGate, own: Sequence[tuple[Query, DecidedPrediction]]
+    ) -> list[DecidedPrediction]:
+        """Log predictions of one question. Needs the lock."""
+        support = {example.input for example in calibrated.manifest.support.examples}
+        state = await self._find(journal_key(calibrated.manifest.id, calibrated.question))
+        if state is not None and state.lineage != calibrated.lineage:
+            state = None  # another calibration than the gate was resolved with
+        entries = []
+        for query, row in own:
+            asked = query if has_options(calibrated.manifest) else replace(query, options=())
+            key = outcome_key(asked, calibrated.question)
+            id = prediction_id(calibrated.lineage, key)
+            known = state.logged.get(id) if state is not None else None
+            seen = query.input in support or (state is not None and key in state.keys)
+            entries.append(known or self._entry(calibrated, id, key, row, asked, seen=seen))
+        if state is not None:
+            fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
+            if fresh:
+                state = await self._make_room(state, len(fresh))
+                await self._append(state, predictions_record(fresh.values()))
+                await self._revoke_on_drift(state)
+        return [
             replace(
                 row,
                 prediction_id=entry.id if state is not None else None,
                 label_asked=entry.asked,
                 options_in_set=options_in_set(calibrated.quantile, row.prediction),
             )
-            for entry, row in zip(entries, decided, strict=True)
-        )
+            for entry, (_, row) in zip(entries, own, strict=True)
+        ]
 
-    async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, str]]) -> FeedbackOutcome:
+    async def feedback(
+        self, manifest: AdapterManifest, labels: Sequence[tuple[str, Label]]
+    ) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.
 
-        The first label of a prediction stays: alarms have bet on it, and looks of a certificate have
-        counted it. The view warns of later ones that contradict it. Raises `CalibrationMissingError`; raises
-        `UnknownPredictionError` and `InvalidOptionsError` that name the row, with nothing stored.
+        The first label of a prediction stays: alarms have bet on it, and looks of a
+        certificate have counted it. The view warns of later ones that contradict it. Raises
+        `CalibrationMissingError`; raises `UnknownPredictionError` and `InvalidOptionsError` that
+        name the row, with nothing stored.
         """
         async with self._lock:
-            state = await self._get(adapter_id)
-            new: dict[str, bool] = {}
-            contradicted: dict[str, None] = {}  # a set in the order of the labels
-            for i, (id, label) in enumerate(labels):
-                entry = state.logged.get(id)
-                if entry is None:
-                    message = f"no prediction {id[:100]!r} is remembered under this calibration"
-                    raise UnknownPredictionError(message, f"feedback[{i}].prediction_id")
-                if entry.options and option_digests([label])[0] not in entry.options:
-                    raise InvalidOptionsError(
-                        "the label is not among the input's options", f"feedback[{i}].label"
-                    )
-                correct = text_digest(label) == entry.answer
-                if new.setdefault(id, state.labelled.get(id, correct)) != correct:
-                    contradicted[id] = None
-            new = {id: correct for id, correct in new.items() if id not in state.labelled}
-            asked = {id for id in new if state.logged[id].asked}
-            room = max(0, self._settings.max_calibration - len(state.items))
-            counting = set([id for id in new if id in asked][:room])
-            if new:
-                await self._append(state, labels_record(new, counting))
-                await self._revoke_on_drift(state)
-            self._metrics.feedback_labels.labels("yes").inc(len(asked))
-            self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
+            calibrations = await self._of_adapter(manifest)
+            judged = judge_labels([state for _, state in calibrations], labels)
+            stored = asked = 0
+            views = []
+            for number, own in judged.by_calibration.items():
+                question, state = calibrations[number]
+                done = await self._add_labels(state, own)
+                stored, asked = stored + done.stored, asked + done.asked
+                against = sum(id in own for id in judged.contradicted)
+                warnings = feedback_warnings(against, done.uncounted, self._settings)
+                views.append(replace(view_of(state, question), warnings=warnings))
             self._count_states()
-            warnings = feedback_warnings(len(contradicted), len(asked - counting), self._settings)
-            view = replace(view_of(state), warnings=warnings)
-            return FeedbackOutcome(len(new), len(asked), len(labels) - len(new), tuple(contradicted), view)
+            return FeedbackOutcome(stored, asked, len(labels) - stored, judged.contradicted, tuple(views))
+
+    async def _add_labels(self, state: GateState, labels: Mapping[str, bool]) -> _Labelled:
+        """Add labels of a state's predictions, by id, and return how many are new. Needs the lock."""
+        new = {id: correct for id, correct in labels.items() if id not in state.labelled}
+        asked = {id for id in new if state.logged[id].asked}
+        room = max(0, self._settings.max_calibration - len(state.items))
+        counting = set([id for id in new if id in asked][:room])
+        if new:
+            await self._append(state, labels_record(new, counting))
+            await self._revoke_on_drift(state)
+        self._metrics.feedback_labels.labels("yes").inc(len(asked))
+        self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
+        return _Labelled(len(new), len(asked), len(asked - counting))
 
     def _entry(
-        self, calibrated: CalibratedGate, id: str, key: str, row: DecidedPrediction, seen: bool
+        self,
+        calibrated: CalibratedGate,
+        id: str,
+        key: str,
+        row: DecidedPrediction,
+        asked: Query,
+        *,
+        seen: bool,
     ) -> Logged:
         threshold, confidence = calibrated.threshold, row.confidence.value
         gated_at = None
         if isinstance(threshold, Certificate) and confidence >= threshold.threshold:
             gated_at = threshold.target_error
-        predictive = row.prediction.predictive
         return Logged(
             id=id,
             key=key,
             confidence=confidence,
-            answer=text_digest(predictive.answer),
-            options=tuple(option_digests(predictive.options)) if has_options(calibrated.manifest) else (),
+            answer=text_digest(row.prediction.predictive.answer),
+            options=tuple(option_digests(asked.options)),
             asked=not seen and is_asked(calibrated.lineage, id, self._settings.feedback_share),
             gated_at=gated_at,
         )
 
-    async def _get(self, adapter_id: str) -> GateState:
-        state = await self._find(adapter_id)
+    async def _of_adapter(self, manifest: AdapterManifest) -> list[tuple[AdapterQuestion | None, GateState]]:
+        """Return the questions of an adapter that have a calibration, with its state. Needs the lock.
+
+        Raises `CalibrationMissingError` where none has.
+        """
+        questions: Sequence[AdapterQuestion | None] = questions_of_adapter(manifest) or [None]
+        found = []
+        for question in questions:
+            state = await self._find(journal_key(manifest.id, question.digest if question else ""))
+            if state is not None:
+                found.append((question, state))
+        if not found:
+            raise missing_calibration(manifest.id)
+        return found
+
+    async def _get(self, key: str) -> GateState:
+        state = await self._find(key)
         if state is None:
-            raise missing_calibration(adapter_id)
+            raise missing_calibration(key.partition(".")[0])
         return state
 
-    async def _find(self, adapter_id: str) -> GateState | None:
-        """Return the adapter's state, read from the journal if necessary. Needs the lock."""
-        state = self._states.get(adapter_id)
+    async def _find(self, key: str) -> GateState | None:
+        """Return the state of a journal, read from it if necessary. Needs the lock."""
+        state = self._states.get(key)
         if state is None:
-            state = await asyncio.to_thread(self._read, adapter_id)
+            state = await asyncio.to_thread(self._read, key)
             if state is None:
                 return None
             self._hold(state)
-        self._states.move_to_end(adapter_id)
+        self._states.move_to_end(key)
         return state
 
-    def _read(self, adapter_id: str) -> GateState | None:
-        records = self._store.read(adapter_id)
+    def _read(self, key: str) -> GateState | None:
+        records = self._store.read(key)
         if records is None:
             return None
         try:
-            return read_state(adapter_id, records, self._settings.alarm_delta)
+            return read_state(key, records, self._settings.alarm_delta)
         except CorruptArtifactError as error:
-            self._store.move_aside(adapter_id, error)
+            self._store.move_aside(key, error)
             return None
         except UnsupportedFormatError as error:
-            log.warning("the calibration of %s is ignored: %s", adapter_id, error)
+            log.warning("the calibration of %s is ignored: %s", key, error)
             return None
 
     def _hold(self, state: GateState) -> None:
-        self._states[state.adapter_id] = state
+        self._states[state.key] = state
         if len(self._states) > _MOST_STATES:
             self._states.popitem(last=False)
         self._count_states()
 
-    async def _begin(self, adapter_id: str, records: Sequence[Record]) -> GateState:
-        await self._write(self._store.begin, adapter_id, records)
+    async def _begin(self, key: str, records: Sequence[Record]) -> GateState:
+        await self._write(self._store.begin, key, records)
         state = GateState.of(records, self._settings.alarm_delta)
         self._hold(state)
         return state
 
     async def _append(self, state: GateState, record: Record) -> None:
-        await self._write(self._store.append, state.adapter_id, record)
+        await self._write(self._store.append, state.key, record)
         state.apply(record)
 
-    async def _write(self, write: Any, adapter_id: str, what: Any) -> None:
+    async def _write(self, write: Any, key: str, what: Any) -> None:
         # Shielded, so that journal and memory stay equal when a client leaves during the write.
-        task = asyncio.ensure_future(asyncio.to_thread(write, adapter_id, what))
+        task = asyncio.ensure_future(asyncio.to_thread(write, key, what))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             await asyncio.wait([task])
-            self._states.pop(adapter_id, None)  # the next request reads it from the journal
+            self._states.pop(key, None)  # the next request reads it from the journal
             raise
         except (OSError, StoreError) as error:
-            log.exception("the calibration of %s could not be stored", adapter_id)
+            log.exception("the calibration of %s could not be stored", key)
             raise StoreFailedError(
                 "the calibration could not be stored, so nothing is acknowledged"
             ) from error
@@ -346,7 +406,7 @@ class GateKeeper:
     async def _revoke_on_drift(self, state: GateState) -> None:
         reason = state.drift() if state.revoked is None else None
         if reason is not None:
-            log.warning("the certificates of %s are revoked: %s", state.adapter_id, reason)
+            log.warning("the certificates of %s are revoked: %s", state.key, reason)
             kind = "risk" if any(alarm.raised for alarm in state.alarms.values()) else "domain"
             self._metrics.drift_alarms.labels(kind).inc()
             await self._append(state, revoked_record(reason))
@@ -356,9 +416,18 @@ class GateKeeper:
         most = self._settings.max_logged
         if not state.logged or len(state.logged) + incoming <= most:
             return state
-        return await self._begin(state.adapter_id, state.shortened(min(most // 2, max(0, most - incoming))))
+        return await self._begin(state.key, state.shortened(min(most // 2, max(0, most - incoming))))
 
     def _count_states(self) -> None:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
         for name in ("active", "revoked"):
             self._metrics.calibrations.labels(name).set(counts[name])
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Numbers of labels that are new, that were asked for, and of these that found no room."""
+
+    stored: int
+    asked: int
+    uncounted: int

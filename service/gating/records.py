@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.tasks import Example
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
     from abmll.assurance.conformal import ConformalQuantile
     from model_store.adapters.manifest import AdapterManifest
+    from service.gating.questions import AdapterQuestion, WantedQuestion
     from service.gating.state import Conditions, Counts
 
 USUAL_DELTA = 0.1
@@ -48,28 +49,73 @@ class GateRequest:
         return self.log or self.promises
 
 
+Label: TypeAlias = str | bool | None
+"""A right answer: an option or a text; for a question also true and false, which stand for `yes` and
+`no`, and None for an input that does not tell the answer."""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """An input with its label, and the options of its own, if any."""
+
+    input: str
+    label: Label
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """An input with labels by the names of questions."""
+
+    input: str
+    labels: Mapping[str, Label]
+
+
 @dataclass(frozen=True)
 class CalibrateRequest:
-    """Labelled examples for an adapter's calibration, and how to predict them.
+    """Labelled examples for the calibration of an adapter's question, and how to predict them.
 
-    `replace` starts a new calibration instead of adding to it. `more_follow` announces another
-    request; until then nothing is certified.
+    `question` says which one, for an adapter whose examples have instructions. There may then be
+    `cases` in place of examples: what they answer to other questions is left out. `replace` starts a new calibration
+    instead of adding to it. `more_follow` announces another request; until then nothing is
+    certified.
     """
 
     adapter_id: str
-    examples: tuple[Example, ...]
+    examples: tuple[LabelledText, ...]
     settings: PredictSettings = field(default_factory=PredictSettings)
     truncate: bool = False
     replace: bool = False
     more_follow: bool = False
+    question: WantedQuestion = None
+    cases: tuple[LabelledCase, ...] = ()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Labelled examples that count, with the field of the request that each is in.
+
+    `question` is the one that they answer, if the adapter has instructions.
+    """
+
+    examples: tuple[Example, ...]
+    places: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    question: AdapterQuestion | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the question; empty without one."""
+        return self.question.digest if self.question is not None else ""
 
 
 @dataclass(frozen=True)
 class CalibratedGate:
-    """What an adapter's calibration gives to the gate of one request.
+    """What a calibration gives to the gate of one request.
 
-    It is a copy: the calibration may change before the request is answered. `threshold` and
-    `quantile` are None where the request does not ask for them.
+    `question` is the digest of the question, empty where the adapter has no instructions. It is a
+    copy: the calibration may change before the request is answered. `threshold` and `quantile` are
+    None where the request does not ask for them.
     """
 
     manifest: AdapterManifest
@@ -79,11 +125,12 @@ class CalibratedGate:
     version: int
     threshold: Certificate | CoverageThreshold | None
     quantile: ConformalQuantile | None
+    question: str = ""
 
 
 @dataclass(frozen=True)
 class ResolvedGate:
-    """Gate of one request: the thresholds to decide with.
+    """Gate of one query: the thresholds to decide with.
 
     `calibrated` is None where the request does not need the adapter's calibration.
     """
@@ -97,7 +144,8 @@ class CalibrationView:
     """A calibration as it is now.
 
     While more examples are announced (`held`), `accuracy` is None, and there are no `certificates`
-    and no `quantiles`. `certificates` are by target error.
+    and no `quantiles`. `certificates` are by target error. `question` is None where the adapter has
+    no instructions.
     """
 
     id: str
@@ -113,6 +161,7 @@ class CalibrationView:
     quantiles: Sequence[ConformalQuantile]
     counts: Counts
     warnings: tuple[str, ...] = ()
+    question: AdapterQuestion | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +170,11 @@ class FeedbackOutcome:
 
     `stored` labels are new; `asked` of them had been asked for. `known` others were for predictions
     that had a label already, which stays. `contradicted` has the ids of those that a label here says
-    the opposite of.
+    the opposite of. `views` are the calibrations that the labels belong to, by first label.
     """
 
     stored: int
     asked: int
     known: int
     contradicted: tuple[str, ...]
-    view: CalibrationView
+    views: tuple[CalibrationView, ...]

@@ -1,8 +1,9 @@
-"""State of one adapter's gate: outcomes, predictions that may be labelled, and alarms.
+"""State of the gate of one question: outcomes, predictions that may be labelled, and alarms.
 
-The state is what the records of a journal add up to. The `*_record` functions make records, and
-`GateState.apply` adds one to the state, so disk and memory cannot differ. No text of a caller is
-stored: inputs, answers and options are digests.
+An adapter has a gate for each of its questions, or one. The state is what the records of a journal
+add up to. The `*_record` functions make records, and `GateState.apply` adds one to the state, so
+disk and memory cannot differ. No text of a caller is stored: inputs, answers and options are
+digests.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from abmll.assurance.certificates import Certificate, NotYet, certify_looks
 from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
 from abmll.prediction.settings import Samples
+from abmll.text.tasks import Query
 from model_store.adapters.journals import Record
 from model_store.errors import CorruptArtifactError, UnsupportedFormatError
 from model_store.tensors import canonical_json
@@ -36,6 +38,16 @@ def digest(*parts: object, chars: int = _DIGEST_CHARS) -> str:
 def input_key(text: str, options: Sequence[str]) -> str:
     """Return the key of an input; inputs with equal keys count once."""
     return digest(text, tuple(options))
+
+
+def outcome_key(query: Query, question: str) -> str:
+    """Return the key of an outcome. The options count only where no `question` fixes them."""
+    return input_key(query.input, () if question else query.options)
+
+
+def journal_key(adapter_id: str, question: str) -> str:
+    """Return the key of a gate's journal: `question` is the digest of its question, or empty."""
+    return f"{adapter_id}.{question}" if question else adapter_id
 
 
 def text_digest(text: str) -> str:
@@ -113,6 +125,8 @@ class Counts:
 class GateState:
     """State that a journal's records add up to. Only `apply` changes it.
 
+    `question` is the digest of the question; empty where the adapter has no instructions, as in
+    journals that were written before adapters had several questions.
     `first` is the number of items when certificates were first possible; None while more examples
     are announced. `run` is 1 at first, and increases by 1 when the journal is shortened, which
     restarts the domain alarm. `past` counts the predictions that are not in `logged` any more.
@@ -129,6 +143,7 @@ class GateState:
     revoked: str | None
     alarms: dict[float, RiskAlarm]
     past: Counts
+    question: str = ""
     logged: dict[str, Logged] = field(default_factory=dict)
     labelled: dict[str, bool] = field(default_factory=dict)
 
@@ -161,6 +176,7 @@ class GateState:
             revoked=first["revoked"],
             alarms={alarm["target_error"]: RiskAlarm(**alarm) for alarm in first["alarms"]},
             past=Counts(**first["past"]),
+            question=first.get("question", ""),
         )
         for record in rest:
             state.apply(record)
@@ -171,9 +187,15 @@ class GateState:
         """Return the calibration's id: equal outcomes under equal conditions have equal ids."""
         if self._id is None:
             outcomes = [[item.key, item.confidence, item.correct] for item in self.items]
-            content = canonical_json([self.adapter_id, asdict(self.conditions), outcomes])
+            of = [self.adapter_id, self.question] if self.question else [self.adapter_id]
+            content = canonical_json([*of, asdict(self.conditions), outcomes])
             self._id = f"cal_{hashlib.sha256(content).hexdigest()[:_DIGEST_CHARS]}"
         return self._id
+
+    @property
+    def key(self) -> str:
+        """Return the key of the state's journal."""
+        return journal_key(self.adapter_id, self.question)
 
     @property
     def held(self) -> bool:
@@ -272,6 +294,7 @@ class GateState:
             "kind": "snapshot",
             "format_version": FORMAT_VERSION,
             "adapter_id": self.adapter_id,
+            **_question_field(self.question),
             "lineage": self.lineage,
             "conditions": asdict(self.conditions),
             "items": [asdict(item) for item in self.items],
@@ -316,30 +339,38 @@ class GateState:
         self._id = None
 
 
-def read_state(adapter_id: str, records: Sequence[Record], alarm_level: float) -> GateState:
-    """Return the state of the adapter's journal, which may hold anything.
+def read_state(key: str, records: Sequence[Record], alarm_level: float) -> GateState:
+    """Return the state of the journal with this key, which may hold anything.
 
-    Raises `CorruptArtifactError` for records that mean nothing or are those of another adapter,
+    Raises `CorruptArtifactError` for records that mean nothing or are those of another journal,
     `UnsupportedFormatError` for another version.
     """
     try:
         state = GateState.of(records, alarm_level)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CorruptArtifactError(f"the calibration of {adapter_id} cannot be read: {error!r}") from error
-    if state.adapter_id != adapter_id:
-        raise CorruptArtifactError(f"{adapter_id} has the calibration of another adapter, {state.adapter_id}")
+        raise CorruptArtifactError(f"the calibration of {key} cannot be read: {error!r}") from error
+    if state.key != key:
+        raise CorruptArtifactError(f"{key} has the calibration of another adapter, {state.key}")
     return state
 
 
 def begin_record(
-    adapter_id: str, conditions: Conditions, items: Sequence[Outcome], *, held: bool, version: int
+    adapter_id: str,
+    conditions: Conditions,
+    items: Sequence[Outcome],
+    *,
+    held: bool,
+    version: int,
+    question: str = "",
 ) -> dict[str, Any]:
     """Return the first record of a journal; `held` says that more examples are announced."""
+    of = (adapter_id, question) if question else (adapter_id,)
     return {
         "kind": "snapshot",
         "format_version": FORMAT_VERSION,
         "adapter_id": adapter_id,
-        "lineage": digest(adapter_id, conditions, tuple(items), version),
+        **_question_field(question),
+        "lineage": digest(*of, conditions, tuple(items), version),
         "conditions": asdict(conditions),
         "items": [asdict(item) for item in items],
         "first": None if held else len(items),
@@ -349,6 +380,10 @@ def begin_record(
         "alarms": [],
         "past": asdict(Counts(0, 0, 0, 1.0, 1.0)),
     }
+
+
+def _question_field(question: str) -> dict[str, str]:
+    return {"question": question} if question else {}
 
 
 def examples_record(items: Iterable[Outcome], *, held: bool) -> dict[str, Any]:

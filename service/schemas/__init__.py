@@ -50,6 +50,7 @@ from service.schemas.fields import (
     Unsupported,
 )
 from service.schemas.gates import (
+    CalibratedQuestion,
     CalibrateRequest,
     Calibration,
     CertificateReport,
@@ -57,7 +58,10 @@ from service.schemas.gates import (
     FeedbackRequest,
     FeedbackResponse,
     FeedbackRow,
+    LabelledCase,
+    LabelledRow,
     MonitoringReport,
+    QuestionCalibrations,
     SetReport,
 )
 from service.schemas.names import (
@@ -126,6 +130,7 @@ __all__ = [
     "BaseInfo",
     "Cache",
     "CalibrateRequest",
+    "CalibratedQuestion",
     "Calibration",
     "CaseAnswer",
     "CertificateReport",
@@ -154,6 +159,8 @@ __all__ = [
     "HeldOutQuestion",
     "Input",
     "InputRow",
+    "LabelledCase",
+    "LabelledRow",
     "LimitsReport",
     "Model",
     "ModelCard",
@@ -173,6 +180,7 @@ __all__ = [
     "Prediction",
     "PredictionSet",
     "PutNameRequest",
+    "QuestionCalibrations",
     "QuestionDiagnosis",
     "RankedScore",
     "RollbackRequest",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from service.schemas.fields import Adapt, Samples, Seed, Truncate
-from service.schemas.predictions import Cache, Timings
+from service.schemas.predictions import Cache, GateReport, Timings
 from service.schemas.requests import Gate
 from service.schemas.wire import WireModel
 
@@ -61,6 +61,17 @@ class AnswerDetails(WireModel):
     samples: int = Field(description="Posterior samples used.")
     learned: bool = Field(
         description="Whether the adapter has cases of this question; if not, it is answered zero-shot."
+    )
+    prediction_id: str | None = Field(
+        default=None,
+        description="Id to send the right answer with as feedback; only with a calibrated gate.",
+    )
+    explored: bool | None = Field(
+        default=None,
+        description="Whether the right answer is requested, by a random choice on which the decision does not depend.",
+    )
+    gate: GateReport | None = Field(
+        default=None, description="The calibrated gate of this question, if one decided."
     )
 
 

@@ -5,12 +5,12 @@ Their fields of predict requests and answers are in `requests` and `predictions`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, Tag, WithJsonSchema, model_validator
 
-from service.schemas.fields import Options, Samples, Seed, SupportRow, Truncate
-from service.schemas.wire import WireModel
+from service.schemas.fields import Options, Samples, Seed, Truncate
+from service.schemas.wire import WireModel, one_of
 
 _EXAMPLE: dict[str, Any] = {
     "examples": [
@@ -21,12 +21,76 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+def _answer(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | bool):
+        raise ValueError("an answer is a text, a boolean, or null")
+    return value
+
+
+QuestionAnswer = Annotated[
+    Any,
+    AfterValidator(_answer),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "boolean", "null")]}),
+]
+"""An option; true or false for `yes` or `no`; null for an input that does not tell the answer."""
+
+
+def _kind_of_question(value: Any) -> str | None:
+    kinds: dict[type, str] = {str: "<name>", int: "<index>", type(None): "<none>"}
+    return kinds.get(type(value))
+
+
+WantedQuestion = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[int, Tag("<index>")] | Annotated[None, Tag("<none>")],
+    one_of(_kind_of_question, "the name or the index of a question"),
+]
+
+
+class LabelledRow(WireModel):
+    """A labelled example, or a labelled input of a question."""
+
+    input: str = Field(description="The text.")
+    output: QuestionAnswer = Field(
+        description="Its label, one of the options; or, without options, the text to answer. For a question "
+        "true and false stand for `yes` and `no`, and null for an input that does not tell the answer."
+    )
+    options: list[str] | None = Field(
+        default=None, description="Options of this example, in place of the request's."
+    )
+
+
+class LabelledCase(WireModel):
+    """An input with answers to questions."""
+
+    input: str = Field(description="The text.")
+    answers: dict[str, QuestionAnswer] = Field(
+        description="By the names of questions, or their indices as texts where they have no names. A "
+        "question that is not there is left out."
+    )
+
+
 class CalibrateRequest(WireModel):
-    """Labelled examples outside the adapter's support, drawn like the inputs of later predictions."""
+    """Labelled examples outside the adapter's support, drawn like the inputs of later predictions.
+
+    An adapter of several questions has a calibration for each. Its examples are `examples` of one
+    `question`, or `cases`.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    examples: list[SupportRow] = Field(min_length=1, description="Labelled examples, at most `max_inputs`.")
+    examples: list[LabelledRow] | None = Field(
+        default=None, min_length=1, description="Labelled examples, at most `max_inputs`."
+    )
+    cases: list[LabelledCase] | None = Field(
+        default=None,
+        min_length=1,
+        description="In place of `examples`: labelled inputs of the adapter's questions, at most `max_inputs`. "
+        "Only answers to `question` count.",
+    )
+    question: WantedQuestion = Field(
+        default=None,
+        description="Question of the adapter, by its name or its index; by default the only one.",
+    )
     options: Options = None
     samples: Samples = 16
     seed: Seed = 0
@@ -41,6 +105,12 @@ class CalibrateRequest(WireModel):
         "several requests then counts as one look at the labels, which certifies more "
         "than several looks.",
     )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.examples is None) == (self.cases is None):
+            raise ValueError("exactly one of examples and cases is needed")
+        return self
 
 
 class CertificateReport(WireModel):
@@ -91,8 +161,16 @@ class MonitoringReport(WireModel):
     )
 
 
+class CalibratedQuestion(WireModel):
+    """A question of an adapter."""
+
+    index: int = Field(description="Position among the adapter's questions, from 0.")
+    name: str | None = None
+    instruction: str
+
+
 class Calibration(WireModel):
-    """The present state of an adapter's calibration."""
+    """The present state of the calibration of an adapter, or of one of its questions."""
 
     id: str
     object: Literal["calibration"] = "calibration"
@@ -111,6 +189,17 @@ class Calibration(WireModel):
     sets: list[SetReport]
     monitoring: MonitoringReport
     warnings: list[str]
+    question: CalibratedQuestion | None = Field(
+        default=None, description="What is calibrated, for an adapter of cases."
+    )
+
+
+class QuestionCalibrations(WireModel):
+    """The calibrations of an adapter of cases, of those of its questions that have one."""
+
+    adapter_id: str
+    object: Literal["calibrations"] = "calibrations"
+    questions: list[Calibration]
 
 
 class DeletedCalibration(WireModel):
@@ -125,7 +214,9 @@ class FeedbackRow(WireModel):
     """The label of a logged prediction."""
 
     prediction_id: str
-    label: str
+    label: QuestionAnswer = Field(
+        description="The right answer; for a question also true, false or null, as in `calibrate`."
+    )
 
 
 class FeedbackRequest(WireModel):
@@ -149,4 +240,9 @@ class FeedbackResponse(WireModel):
         description="Ids of predictions whose first label says right and a later one wrong, or the "
         "other way round. The first stays."
     )
-    calibration: Calibration
+    calibration: Calibration = Field(
+        description="The calibration that the labels belong to; the first label's, where there are several."
+    )
+    calibrations: list[Calibration] | None = Field(
+        default=None, description="All of them, where the labels are of several questions."
+    )

@@ -57,6 +57,13 @@ class Gate(WireModel):
         description="Least typicality. Of inputs that are like the examples, about this fraction "
         "is below. An input without a typicality abstains.",
     )
+    min_answerable: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Least probability that the input tells the answer. An answer without an `answerable`, "
+        "as without a typed question, abstains.",
+    )
     max_semantic_entropy: float | None = Field(
         default=None,
         ge=0,
@@ -103,6 +110,7 @@ class Gate(WireModel):
             self.min_margin,
             self.max_mutual_information,
             self.min_typicality,
+            self.min_answerable,
             self.max_semantic_entropy,
             self.min_logprob_per_token,
         )

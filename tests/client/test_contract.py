@@ -80,7 +80,7 @@ def test_there_are_records_only_of_what_the_client_reads() -> None:
     [
         (AdaptFields, schemas.CreateAdapterRequest, {"support"}),
         (PredictFields, schemas.PredictRequest, {"inputs", "stream"}),
-        (CalibrateFields, schemas.CalibrateRequest, {"examples", "replace", "more_follow"}),
+        (CalibrateFields, schemas.CalibrateRequest, {"examples", "cases", "replace", "more_follow"}),
     ],
 )
 def test_what_callers_may_give_is_what_requests_have(

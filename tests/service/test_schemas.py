@@ -29,6 +29,7 @@ raw = {
     "min_margin": unit,
     "max_mutual_information": unit,
     "min_typicality": unit,
+    "min_answerable": unit,
     "max_semantic_entropy": unit,
     "min_logprob_per_token": st.floats(-99, 0),
 }

@@ -28,6 +28,7 @@ from abmll_client.models.diagnosis import (
     VerdictReason,
 )
 from abmll_client.models.gates import (
+    CalibratedQuestion,
     Calibration,
     CertificateReport,
     DeletedCalibration,
@@ -70,6 +71,7 @@ __all__ = [
     "AnswerableEstimate",
     "BaseInfo",
     "Cache",
+    "CalibratedQuestion",
     "Calibration",
     "CertificateReport",
     "ConflictingExamples",

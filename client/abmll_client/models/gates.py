@@ -44,8 +44,16 @@ class MonitoringReport(Answer):
     domain_wealth: float  # that inputs look otherwise than in the calibration
 
 
+class CalibratedQuestion(Answer):
+    """A question of an adapter; `index` is its position, from 0."""
+
+    index: int
+    name: str | None = None
+    instruction: str
+
+
 class Calibration(Answer):
-    """An adapter's calibration as it stands."""
+    """The calibration of an adapter, or of one of its questions, as it stands."""
 
     id: str
     object: Literal["calibration"] = "calibration"
@@ -64,6 +72,7 @@ class Calibration(Answer):
     sets: list[SetReport]
     monitoring: MonitoringReport
     warnings: list[str]
+    question: CalibratedQuestion | None = None  # of an adapter of cases
 
 
 class DeletedCalibration(Answer):
@@ -81,4 +90,5 @@ class FeedbackResponse(Answer):
     asked: int  # of these, labels of the random sample: they move the gate and feed the alarms
     known: int  # labels of predictions that had one already; the first counts
     contradicted: list[str]  # predictions whose first label, which stays, says the opposite
-    calibration: Calibration
+    calibration: Calibration  # of the first label, where labels are of several questions
+    calibrations: list[Calibration] | None = None  # all of them then

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from service import schemas
 from service.api.error_answers import documented_errors
 from service.api.http import engine_of, tenant_of, unless_disconnected
 from service.api.json_bodies import JsonRoute
-from service.api.native.rendering import calibration_object
+from service.api.native.rendering import calibration_object, calibrations_object, feedback_response
 from service.api.native.requests import calibrate_request
 from service.errors import LimitExceededError, over_limit
 from service.settings import Settings
@@ -22,23 +24,39 @@ async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Re
     """Predict labelled examples, and store which answers were right; then gates can have a target.
 
     Examples are added to the calibration unless `replace` is set. Examples in the adapter's
-    support, and repeated ones, are left out with a warning.
+    support, and repeated ones, are left out with a warning. A question of an adapter has a
+    calibration of its own.
     """
-    _check_count(request, "examples", len(body.examples))
+    _check_count(request, "examples", len(body.examples or ()))
+    _check_count(request, "cases", len(body.cases or ()))
     work = engine_of(request).calibrate(calibrate_request(adapter_id, body), tenant=tenant_of(request))
     return calibration_object(await unless_disconnected(request, work))
 
 
+_Question = Annotated[str | None, Query(description="One question of the adapter, by its name or its index.")]
+
+
 @router.get("/calibration", responses=documented_errors(404, 422, 500), response_model_exclude_none=True)
-async def get_calibration(adapter_id: str, request: Request) -> schemas.Calibration:
-    """Show the adapter's calibration, with what it certifies for some usual targets."""
-    return calibration_object(await engine_of(request).calibration(adapter_id))
+async def get_calibration(
+    adapter_id: str, request: Request, question: _Question = None
+) -> schemas.Calibration | schemas.QuestionCalibrations:
+    """Show the adapter's calibration, with what it certifies for some usual targets.
+
+    An adapter of cases has one for each of its questions: `question` names one of them.
+    """
+    views = await engine_of(request).calibrations(adapter_id, question)
+    return calibration_object(views[0]) if question is not None else calibrations_object(adapter_id, views)
 
 
 @router.delete("/calibration", responses=documented_errors(404, 422, 500))
-async def delete_calibration(adapter_id: str, request: Request) -> schemas.DeletedCalibration:
-    """Delete the adapter's calibration, its feedback and its alarms, on disk too."""
-    await engine_of(request).delete_calibration(adapter_id)
+async def delete_calibration(
+    adapter_id: str, request: Request, question: _Question = None
+) -> schemas.DeletedCalibration:
+    """Delete the adapter's calibration, its feedback and its alarms, on disk too.
+
+    Of an adapter of cases that is those of all its questions, or of the one that `question` names.
+    """
+    await engine_of(request).delete_calibration(adapter_id, question)
     return schemas.DeletedCalibration(adapter_id=adapter_id)
 
 
@@ -56,13 +74,7 @@ async def feedback(
     _check_count(request, "feedback", len(body.feedback))
     labels = [(row.prediction_id, row.label) for row in body.feedback]
     outcome = await engine_of(request).feedback(adapter_id, labels)
-    return schemas.FeedbackResponse(
-        stored=outcome.stored,
-        asked=outcome.asked,
-        known=outcome.known,
-        contradicted=list(outcome.contradicted),
-        calibration=calibration_object(outcome.view),
-    )
+    return feedback_response(outcome)
 
 
 def _check_count(request: Request, what: str, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.text.tasks import count_labels
 from service import schemas
 from service.engine.answers import Answered, Diagnosed, Obtained
-from service.gating.records import USUAL_DELTA, CalibratedGate, CalibrationView
+from service.gating.records import USUAL_DELTA, CalibratedGate, CalibrationView, FeedbackOutcome
 from service.gating.rules import set_note
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from abmll.prediction.semantic import TextAnswer
     from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
+    from service.gating.questions import AdapterQuestion
 
 
 def adapter_object(manifest: AdapterManifest, diagnosis: Diagnosis | None = None) -> schemas.Adapter:
@@ -233,6 +235,37 @@ def calibration_object(view: CalibrationView) -> schemas.Calibration:
         ],
         monitoring=schemas.MonitoringReport(**asdict(view.counts)),
         warnings=list(view.warnings),
+        question=_calibrated_question(view.question) if view.question is not None else None,
+    )
+
+
+def calibrations_object(
+    adapter_id: str, views: Sequence[CalibrationView]
+) -> schemas.Calibration | schemas.QuestionCalibrations:
+    """Render the calibrations of an adapter: the one of an adapter without instructions by itself."""
+    shown = list(map(calibration_object, views))
+    if len(shown) == 1 and shown[0].question is None:
+        return shown[0]
+    return schemas.QuestionCalibrations(adapter_id=adapter_id, questions=shown)
+
+
+def _calibrated_question(asked: AdapterQuestion) -> schemas.CalibratedQuestion:
+    question = asked.question
+    return schemas.CalibratedQuestion(
+        index=asked.index, name=question.name or None, instruction=question.instruction
+    )
+
+
+def feedback_response(outcome: FeedbackOutcome) -> schemas.FeedbackResponse:
+    """Render what became of labels."""
+    shown = list(map(calibration_object, outcome.views))
+    return schemas.FeedbackResponse(
+        stored=outcome.stored,
+        asked=outcome.asked,
+        known=outcome.known,
+        contradicted=list(outcome.contradicted),
+        calibration=shown[0],
+        calibrations=shown if len(shown) > 1 else None,
     )
 
 

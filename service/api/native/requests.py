@@ -8,7 +8,7 @@ from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.tasks import Example, Query
 from service import schemas
 from service.engine.requests import AdaptOverrides, AdaptRequest, PredictRequest
-from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest
+from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest, LabelledCase, LabelledText
 
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
@@ -43,11 +43,16 @@ def calibrate_request(adapter_id: str, body: schemas.CalibrateRequest) -> Calibr
     """Return the calibration of the adapter that the body asks for."""
     return CalibrateRequest(
         adapter_id=adapter_id,
-        examples=examples(body.examples, body.options),
+        examples=tuple(
+            LabelledText(row.input, row.output, _options(row.options, body.options))
+            for row in body.examples or ()
+        ),
         settings=predict_settings(body),
         truncate=body.truncate,
         replace=body.replace,
         more_follow=body.more_follow,
+        question=body.question,
+        cases=tuple(LabelledCase(row.input, row.answers) for row in body.cases or ()),
     )
 
 

@@ -125,6 +125,7 @@ def answered(
 DETAILS = {
     "decision": "answer", "reason": None, "confidence_kind": "predictive", "answerable": 0.9, "typicality": 0.5,
     "mutual_information": 0.0, "standard_error": 0.0, "samples": 16, "learned": False,
+    "prediction_id": None, "explored": None, "gate": None,
 }  # fmt: skip
 
 

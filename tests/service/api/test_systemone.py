@@ -103,6 +103,7 @@ def test_answers_have_the_names_of_their_questions() -> None:
     assert details["urgent"] == {
         "decision": "answer", "reason": None, "confidence_kind": "predictive", "answerable": None, "typicality": 0.5,
         "mutual_information": 0.0, "standard_error": 0.0, "samples": 16, "learned": True,
+        "prediction_id": None, "explored": None, "gate": None,
     }  # fmt: skip
     assert (details["team"]["decision"], details["team"]["reason"]) == ("abstain", "confidence_below_minimum")
     assert (shown["model"], shown["usage"]) == (BASE, {"input_tokens": TOKENS, "output_tokens": 0})

@@ -35,6 +35,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--min-margin", "1", "margin_below_minimum"),
         ("--max-mutual-information", "0", "mutual_information_above_maximum"),
         ("--min-typicality", "1", "typicality_below_minimum"),
+        ("--min-answerable", "0", "answerable_below_minimum"),
     ],
 )
 def test_each_condition_can_make_it_abstain(tmp_path: Path, flag: str, value: str, reason: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from abmll.prediction.run import Prediction
@@ -8,6 +10,7 @@ from abmll.prediction.settings import Thresholds
 from abmll.prediction.uncertainty import Predictive, Uncertainty
 from service.gating.confidence import Confidence
 from service.gating.decisions import (
+    ANSWERABLE,
     CONFIDENCE,
     LOGPROB_PER_TOKEN,
     MARGIN,
@@ -50,6 +53,15 @@ def predicted(text: TextAnswer | None = None, typicality: float | None = None) -
 )
 def test_the_first_condition_that_fails_is_the_reason(gate: Thresholds, reason: str | None) -> None:
     assert abstain_reason(predicted(), CERTAINTY, gate) == reason
+
+
+@pytest.mark.parametrize(("answerable", "reason"), [(0.1, None), (0.09, ANSWERABLE), (None, ANSWERABLE)])
+def test_an_input_that_may_not_tell_the_answer_abstains(answerable: float | None, reason: str | None) -> None:
+    prediction, gate = replace(predicted(), answerable=answerable), Thresholds(min_answerable=0.1)
+    assert abstain_reason(prediction, CERTAINTY, gate) == reason
+    assert abstain_reason(prediction, CERTAINTY, Thresholds()) is None
+    both = replace(gate, min_typicality=0.5)
+    assert abstain_reason(prediction, CERTAINTY, both) == TYPICALITY
 
 
 @pytest.mark.parametrize(("typicality", "reason"), [(0.1, None), (0.09, TYPICALITY), (None, TYPICALITY)])

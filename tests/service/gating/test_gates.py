@@ -16,7 +16,7 @@ import pytest
 
 from abmll.assurance.certificates import Certificate, certify_looks, threshold_for_coverage
 from abmll.assurance.conformal import conformal_quantile
-from service.api.native.requests import gate_request
+from service.api.native.requests import predict_request
 from service.errors import CannotCertifyError
 from service.gating.confidence import Confidence
 from service.schemas import PredictRequest
@@ -568,12 +568,12 @@ def test_a_gate_with_a_target_always_needs_the_calibration() -> None:
         {"gate": {"target_coverage": 0.5}},
         {"set": {"alpha": 0.1}},
     ):
-        request = gate_request(PredictRequest.model_validate({"adapter_id": "a", "inputs": ["x"], **body}))
-        assert request.needs_calibration
-        assert request.promises
+        request = predict_request(PredictRequest.model_validate({"adapter_id": "a", "inputs": ["x"], **body}))
+        assert request.gate.needs_calibration
+        assert request.gate.promises
     logged = PredictRequest(adapter_id="a", inputs=["x"], log=True)
-    assert gate_request(logged).needs_calibration
-    assert not gate_request(PredictRequest(adapter_id="a", inputs=["x"])).needs_calibration
+    assert predict_request(logged).gate.needs_calibration
+    assert not predict_request(PredictRequest(adapter_id="a", inputs=["x"])).gate.needs_calibration
 
 
 @pytest.mark.parametrize(
