@@ -27,7 +27,7 @@ def _answer(value: Any) -> Any:
     return value
 
 
-QuestionAnswer = Annotated[
+LabelValue = Annotated[
     Any,
     AfterValidator(_answer),
     WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "boolean", "null")]}),
@@ -50,7 +50,7 @@ class LabelledRow(WireModel):
     """A labelled example, or a labelled input of a question."""
 
     input: str = Field(description="The text.")
-    output: QuestionAnswer = Field(
+    output: LabelValue = Field(
         description="Its label, one of the options; or, without options, the text to answer. For a question "
         "true and false stand for `yes` and `no`, and null for an input that does not tell the answer."
     )
@@ -63,7 +63,7 @@ class LabelledCase(WireModel):
     """An input with answers to questions."""
 
     input: str = Field(description="The text.")
-    answers: dict[str, QuestionAnswer] = Field(
+    answers: dict[str, LabelValue] = Field(
         description="By the names of questions, or their indices as texts where they have no names. A "
         "question that is not there is left out."
     )
@@ -214,7 +214,7 @@ class FeedbackRow(WireModel):
     """The label of a logged prediction."""
 
     prediction_id: str
-    label: QuestionAnswer = Field(
+    label: LabelValue = Field(
         description="The right answer; for a question also true, false or null, as in `calibrate`."
     )
 
