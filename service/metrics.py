@@ -63,6 +63,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.refined = Counter(
+            "abmll_refined_adapters",
+            "Adaptations in the background (refine), by how they ended: done, failed, or dropped at the end.",
+            ["outcome"],
+            registry=registry,
+        )
         self.memory_bytes = Gauge(
             "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry
         )

@@ -43,7 +43,7 @@ from abmll_client.models import (
     PredictResponse,
 )
 from abmll_client.plans import Plan, ResultT
-from abmll_client.retries import polling
+from abmll_client.retries import polling, waiting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +99,11 @@ class AsyncClient(Connection):
     async def adapter(self, adapter_id: str) -> Adapter:
         """As `Client.adapter`."""
         return await self._send(calls.adapter(adapter_id))
+
+    async def wait_for_adapter(self, adapter_id: str, seconds: float = 300.0) -> Adapter:
+        """As `Client.wait_for_adapter`."""
+        adapter: Adapter = await AsyncRetrying(**waiting(seconds))(self._once, calls.adapter(adapter_id))
+        return adapter
 
     async def delete(self, adapter_id: str) -> DeletedAdapter:
         """As `Client.delete`."""

@@ -43,7 +43,7 @@ from abmll_client.models import (
     PredictResponse,
 )
 from abmll_client.plans import Plan, ResultT
-from abmll_client.retries import polling
+from abmll_client.retries import polling, waiting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,6 +110,14 @@ class Client(Connection):
     def adapter(self, adapter_id: str) -> Adapter:
         """Get one adapter."""
         return self._send(calls.adapter(adapter_id))
+
+    def wait_for_adapter(self, adapter_id: str, seconds: float = 300.0) -> Adapter:
+        """Return an adapter once it is there: one that is being made, such as that of `refines_to`.
+
+        Raises the last error after `seconds`, and at once where the adapter is not being made.
+        """
+        adapter: Adapter = Retrying(**waiting(seconds))(self._once, calls.adapter(adapter_id))
+        return adapter
 
     def delete(self, adapter_id: str) -> DeletedAdapter:
         """Delete an adapter, on disk too.

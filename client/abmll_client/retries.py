@@ -20,7 +20,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from abmll_client.errors import ClientError, StatusError
+from abmll_client.errors import ClientError, NotFoundError, StatusError
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,29 @@ def polling(seconds: float, every_seconds: float = 0.5) -> dict[str, Any]:
         "retry": retry_if_exception(_retryable),
         "reraise": True,
     }
+
+
+def waiting(seconds: float) -> dict[str, Any]:
+    """Arguments as of `Retries.arguments`, to ask for `seconds` for what is being made.
+
+    The server says after how long to ask again (`Retry-After`).
+    """
+    retries = Retries(0)
+
+    def wait_seconds(state: RetryCallState) -> float:
+        left = seconds - (state.seconds_since_start or 0.0)
+        return max(0.0, min(left, retries.wait_seconds(state)))
+
+    return {
+        "stop": stop_after_delay(seconds),
+        "wait": wait_seconds,
+        "retry": retry_if_exception(lambda error: _retryable(error) or _being_made(error)),
+        "reraise": True,
+    }
+
+
+def _being_made(error: BaseException) -> bool:
+    return isinstance(error, NotFoundError) and error.retry_after_seconds is not None
 
 
 def _retryable(error: BaseException) -> bool:

@@ -100,6 +100,7 @@ def request_details(decided: Decided, body: DecisionBody) -> schemas.DecisionDet
         adapter_id=decided.adapter_id,
         seed=body.extras.seed,
         cache=decided.cache.value,
+        refines_to=decided.refines_to,
         warnings=list(decided.warnings),
         timings=schemas.Timings(**asdict(decided.timings)),
     )

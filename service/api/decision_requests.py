@@ -11,7 +11,7 @@ from typing import TypeAlias
 from abmll.prediction.settings import PredictSettings
 from abmll.text.questions import Case, examples_of
 from service import schemas
-from service.api.native.requests import adapt_overrides, gate_request
+from service.api.native.requests import adapt_fields, gate_request
 from service.api.typed_questions import LabelledInput, TypedQuestion, cases_of
 from service.engine.requests import AdaptRequest, DecideRequest
 from service.errors import InvalidRequestError, ServiceError
@@ -68,14 +68,12 @@ class DecisionBody:
         return cases_of(self.questions, self.labelled or ())
 
     def _adaptation(self, cases: Sequence[Case]) -> AdaptRequest:
-        overrides, folds = adapt_overrides(self.extras.adapt)
         support = examples_of([typed.question for typed in self.questions], cases)
         return AdaptRequest(
             tuple(support),
-            overrides,
-            self.extras.seed,
-            self.extras.truncate,
-            calibration_folds=folds,
+            seed=self.extras.seed,
+            truncate=self.extras.truncate,
+            **adapt_fields(self.extras.adapt),
         )
 
     def place(self, param: str) -> Location:

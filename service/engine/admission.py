@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from abmll.adaptation.settings import settings_of
 from abmll.assurance.folds import Fold, make_folds
 from abmll.errors import AbmllError
 from abmll.prediction.settings import AUTO_TEXT_SAMPLES, PredictSettings, Thresholds
@@ -50,7 +51,10 @@ def check_model(model: str | None, served: ServedModel) -> None:
 
 
 def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) -> AdaptationSpec:
-    """Return what `request` adapts to and how, with the served defaults where it sets nothing."""
+    """Return what `request` adapts to and how, with the served defaults where it sets nothing.
+
+    That of a request to refine is the spec of the instant adapter, whose `refined` is its own.
+    """
     check_model(request.model, served)
     _check_limit(len(request.support), "examples", "max_support", settings, "support")
     for i, example in enumerate(request.support):
@@ -67,7 +71,20 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
     )
     applied = request.overrides.apply(served.defaults)
     folds = tuple(_calibration_folds(request, settings))
-    return AdaptationSpec(served, request.support, examples, applied, request.seed, request.truncate, folds)
+    spec = AdaptationSpec(served, request.support, examples, applied, request.seed, request.truncate, folds)
+    return _instant(spec) if request.refine else spec
+
+
+def _instant(refined: AdaptationSpec) -> AdaptationSpec:
+    """Return the spec of the adapter that answers until `refined` is there."""
+    if not refined.settings.steps:
+        message = (
+            "there is nothing to refine: the adapter of this request takes no gradient step itself; "
+            "leave refine out, or set another effort"
+        )
+        raise InvalidRequestError(message, "adapt.refine")
+    settings = settings_of("instant", refined.served.defaults)
+    return replace(refined, settings=settings, folds=(), refined=refined)
 
 
 def _encoded(number: int, example: Example, served: ServedModel, *, truncate: bool) -> LabelledPrompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from service.engine.requests import CacheOutcome
@@ -28,11 +28,16 @@ class Timings:
 
 @dataclass(frozen=True)
 class Obtained:
-    """An adapter, and how a request came by it."""
+    """An adapter, and how a request came by it.
+
+    `refines_to` is the id of the adapter that is made from now on in the background, to take the
+    place of this one; None where there is none.
+    """
 
     adapter: StoredAdapter
     cache: CacheOutcome
     timings: Timings
+    refines_to: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Decided:
     adapter's id, or a name with its version. `learned` says of each question whether the
     adapter has cases of it; a question without is answered zero-shot. `tokens` is the number of
     prompt tokens that were scored, each counted once. `calibrated_gates` has what each question's
-    calibration gave, None where the request did not need it.
+    calibration gave, None where the request did not need it. `refines_to` is as in `Obtained`.
     """
 
     rows: Sequence[Sequence[DecidedPrediction]]
@@ -76,6 +81,7 @@ class Decided:
     tokens: int
     warnings: Sequence[str] = ()
     calibrated_gates: Sequence[CalibratedGate | None] = ()
+    refines_to: str | None = None
 
 
 @dataclass(frozen=True)

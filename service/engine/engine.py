@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
-from service.engine.adapter_records import adapter_of, check_adapter
+from service.engine.adapter_records import check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
 from service.engine.decisions import (
@@ -32,9 +32,11 @@ from service.engine.decisions import (
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
+from service.engine.making import make_adapter
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
+from service.engine.refining import Refining
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import (
     AdaptRequest,
@@ -59,7 +61,6 @@ from service.executors.contract import (
     DEFAULT_TENANT,
     GLOBAL,
     Executor,
-    Partial,
     ServedModel,
     Timed,
     WorkerStatus,
@@ -113,12 +114,11 @@ class Engine:
         memory = AdapterCache(settings.adapter_memory_bytes, metrics)
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
         self._names = Names(names, self._registry, settings.max_names)
+        self._refining = Refining(self._registry, self._names, executor, metrics)
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
-        self._traffic = Traffic(
-            settings.queue_limit, lambda: self._registry.in_flight + len(self._diagnoses), metrics
-        )
+        self._traffic = Traffic(settings.queue_limit, self._background, metrics)
 
     @property
     def state(self) -> State:
@@ -186,11 +186,13 @@ class Engine:
         while len(self._traffic):
             await asyncio.sleep(0.02)
         await self._diagnoses.settle()
+        await self._refining.settle()
         await self._registry.settle()
 
     async def close(self) -> None:
         """Drain, end the workers, and release the store."""
         self.drain()
+        await self._refining.close()
         await self._executor.close()
         await self._diagnoses.close()
         await self._registry.close()
@@ -201,10 +203,11 @@ class Engine:
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
         async with self._context(tenant) as context:
-            spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
+            spec = await self._admit_adapt(request, context.served)
             await self._check_price(context.served, spec, None)
             adapter, cache = await self._obtain(spec, context)
-            return Obtained(adapter, cache, context.timings)
+            refines_to = await self._refining.begin(spec, context.tenant)
+            return Obtained(adapter, cache, context.timings, refines_to=refines_to)
 
     async def predict(
         self, request: PredictRequest, *, tenant: str = DEFAULT_TENANT, feed: ProgressFeed | None = None
@@ -227,7 +230,10 @@ class Engine:
             adapter, cache, rows, gates, spec = await self._carry_out(request, context)
             assert adapter is not None  # only decisions come without one
             calibrated = gates[0].calibrated if gates else None
-            return Answered(adapter, cache, context.timings, rows, calibrated, spec.warnings, context.model)
+            return Answered(
+                adapter, cache, context.timings, rows, calibrated, spec.warnings, context.model,
+                refines_to=context.refines_to,
+            )  # fmt: skip
 
     async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
         """Return decided answers to every question about every input.
@@ -254,6 +260,7 @@ class Engine:
                 timings=context.timings,
                 tokens=sum(prompt.tokens for prompt in spec.prompts),
                 warnings=spec.warnings,
+                refines_to=context.refines_to,
             )
 
     async def _carry_out(
@@ -283,6 +290,8 @@ class Engine:
         if feed is not None and adapter is not None:
             feed.set_obtained(Obtained(adapter, cache, context.timings))
         decided = await self._answer(adapter, spec, gates, context)
+        if new is not None:  # after the answer, which is not to wait for it
+            context.refines_to = await self._refining.begin(new, context.tenant)
         logged = await self._gates.log_predictions(gates, spec.queries, spec.settings, decided)
         return adapter, cache, logged, gates, spec
 
@@ -378,9 +387,7 @@ class Engine:
         deadline = self._settings.deadline_seconds
         async with self._context(DEFAULT_TENANT) as context:
             if isinstance(request, AdaptRequest):
-                new: AdaptationSpec | None = await asyncio.to_thread(
-                    admit_adapt, request, context.served, self._settings
-                )
+                new: AdaptationSpec | None = await self._admit_adapt(request, context.served)
                 prediction = None
             else:
                 with _wrong_field(request):
@@ -464,10 +471,10 @@ class Engine:
         except UnknownAdapterError as error:
             message = (
                 error.message
-                if called == model == adapter_id
+                if called == model == adapter_id or error.retry_after_seconds
                 else (f"{called} was adapter {adapter_id}, which was deleted")
             )
-            raise UnknownModelError(message, "model") from error
+            raise UnknownModelError(message, "model", error.retry_after_seconds) from error
         return adapter_id, called
 
     def _context(
@@ -475,6 +482,17 @@ class Engine:
     ) -> AbstractAsyncContextManager[RequestContext]:
         """Open a request: see `Traffic.request`. Raises as `check_ready`."""
         return self._traffic.request(self.check_ready(), tenant, feed, self._settings.deadline_seconds)
+
+    def _background(self) -> int:
+        """Return how much work goes on, counting what is made in the background beside requests."""
+        flights = self._registry.in_flight + len(self._diagnoses)
+        return max(flights, len(self._traffic) + len(self._refining))
+
+    async def _admit_adapt(self, request: AdaptRequest, served: ServedModel) -> AdaptationSpec:
+        """Return what is made: of a request to refine, the refined adapter where that is there."""
+        spec = await asyncio.to_thread(admit_adapt, request, served, self._settings)
+        refined = spec.refined
+        return refined if refined and await self._registry.has(refined.job.adapter_id) else spec
 
     async def _admit(
         self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
@@ -492,7 +510,7 @@ class Engine:
             if adapter is None:
                 source, support, own = None, (), False
             else:
-                source = await asyncio.to_thread(admit_adapt, adapter, served, self._settings)
+                source = await self._admit_adapt(adapter, served)
                 support, own = source.support, bool(source.folds)
         else:
             source = await self._registry.get(adapter)
@@ -565,7 +583,7 @@ class Engine:
                 adapter.posterior if adapter is not None else None,
                 tenant=context.tenant,
                 deadline=context.seconds_left(),
-                on_progress=None if context.feed is None else _decide_partial(context.feed, decided),
+                on_progress=None if context.feed is None else context.feed.deciding(decided),
             )
         context.timings.queue_seconds += done.queue_seconds
         context.timings.predict_seconds = done.run_seconds
@@ -577,22 +595,10 @@ class Engine:
     ) -> tuple[StoredAdapter, CacheOutcome]:
         """Return the adapter of `spec`, found or made, and how it was obtained."""
         context.adapter_id = adapter_id = spec.job.adapter_id
-        steps, feed = spec.settings.steps, context.feed
-        on_progress = None if feed is None else partial(feed.set_losses, steps=steps)
-
-        async def make() -> StoredAdapter:
-            # Without a deadline, since requests that wait for the same may have more time left. The
-            # registry cancels it when no request waits.
-            jobs = AdaptationJobs(self._executor, context.tenant, spec)
-            done, held_out = await jobs.make(on_progress)
-            self._metrics.queue_seconds.labels("adapt").observe(done.queue_seconds)
-            self._metrics.adapt_seconds.observe(jobs.spent.total_seconds)
-            self._metrics.adapt_steps.inc(steps * (1 + len(spec.folds)))
-            self._metrics.tokens.labels("support").inc(done.value.support_tokens)
-            context.timings.queue_seconds += done.queue_seconds
-            context.timings.adapt_seconds = jobs.spent.total_seconds
-            return adapter_of(spec, done.value, held_out)
-
+        feed = context.feed
+        on_progress = None if feed is None else partial(feed.set_losses, steps=spec.settings.steps)
+        jobs = AdaptationJobs(self._executor, context.tenant, spec)
+        make = partial(make_adapter, jobs, self._metrics, context.timings, on_progress)
         adapter, cache = await self._registry.obtain(adapter_id, make, context.deadline.expired)
         self._metrics.cache.labels(cache).inc()
         return adapter, cache
@@ -627,15 +633,3 @@ def _named(request: DecideRequest, adapter_id: str, called: str) -> DecideReques
     if request.adapter is not None:
         raise _named_twice(called)
     return replace(request, adapter=adapter_id)
-
-
-def _decide_partial(
-    feed: ProgressFeed, decided: Callable[[int, Prediction], DecidedPrediction]
-) -> Callable[[Partial], None]:
-    """Return a function that decides partial predictions and passes them to `feed`."""
-
-    def pass_on(predictions: Partial) -> None:
-        rows = enumerate(predictions)
-        feed.set_predictions([None if row is None else decided(index, row) for index, row in rows])
-
-    return pass_on

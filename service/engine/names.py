@@ -92,6 +92,13 @@ class Names:
         adapter_id = self._version(name, number).adapter_id
         return await _to_its_end(self._put(name, adapter_id, if_version, note, number))
 
+    async def move(self, old_id: str, new_id: str, note: str) -> None:
+        """Point every name that now points to the adapter `old_id` to `new_id`, by a new version each.
+
+        Raises `UnknownAdapterError` and `StoreFailedError`.
+        """
+        await _to_its_end(self._move(old_id, new_id, note))
+
     async def delete(self, name: str) -> None:
         """Delete the name with its versions. Raises `UnknownNameError` and `StoreFailedError`."""
         await _to_its_end(self._delete(name))
@@ -164,6 +171,12 @@ class Names:
                 return await asyncio.to_thread(
                     self._store.put, name, adapter_id, note=note, rollback_of=rollback_of
                 )
+
+    async def _move(self, old_id: str, new_id: str, note: str) -> None:
+        async with self._adapters.existing(new_id), self._lock:
+            for name in self._store.named(old_id):
+                with _storing(name):
+                    await asyncio.to_thread(self._store.put, name, new_id, note=note)
 
     async def _delete(self, name: str) -> None:
         async with self._lock:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from abmll.prediction.run import Prediction
     from service.engine.answers import Obtained
-    from service.executors.contract import Losses
+    from service.executors.contract import Losses, Partial
     from service.gating.decisions import DecidedPrediction
 
 
@@ -60,6 +61,15 @@ class ProgressFeed:
     def set_predictions(self, predictions: Sequence[DecidedPrediction | None]) -> None:
         """Record the predictions so far."""
         self._set(replace(self._latest, predictions=predictions))
+
+    def deciding(self, decided: Callable[[int, Prediction], DecidedPrediction]) -> Callable[[Partial], None]:
+        """Return a function that decides partial predictions with `decided` and records them."""
+
+        def record(predictions: Partial) -> None:
+            rows = enumerate(predictions)
+            self.set_predictions([None if row is None else decided(index, row) for index, row in rows])
+
+        return record
 
     def wake(self) -> None:
         """End the reader's wait without a change."""

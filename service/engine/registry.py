@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from model_store.adapters.store import AdapterStore, StoredAdapter
 
 log = logging.getLogger(__name__)
+LONGEST_WAIT_SECONDS = 60
+"""Most seconds after which a caller that wants an adapter which is being made is asked to come again."""
 _Made: TypeAlias = "tuple[StoredAdapter, bool]"  # True where the adapter was made, not found
 
 
@@ -35,6 +38,8 @@ class AdapterRegistry:
     def __init__(self, store: AdapterStore, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
+        self._due: dict[str, float] = {}
+        """When adapters in flight are expected, in the event loop's time, where that is known."""
         # Held while disk and memory change together, so that a slow read does not put a deleted
         # adapter back.
         self._lock = asyncio.Lock()
@@ -51,13 +56,20 @@ class AdapterRegistry:
 
     async def knows(self, adapter_id: str) -> bool:
         """Return whether there is an adapter of this id, or one is being made."""
-        return adapter_id in self._flights or await self._find(adapter_id) is not None
+        return adapter_id in self._flights or await self.has(adapter_id)
+
+    async def has(self, adapter_id: str) -> bool:
+        """Return whether there is an adapter of this id."""
+        return await self._find(adapter_id) is not None
 
     async def get(self, adapter_id: str) -> StoredAdapter:
-        """Return the adapter of this id. Raises `UnknownAdapterError`."""
+        """Return the adapter of this id.
+
+        Raises `UnknownAdapterError`, which says so where the adapter is being made.
+        """
         adapter = await self._find(adapter_id)
         if adapter is None:
-            raise _unknown(adapter_id)
+            raise self._unknown(adapter_id)
         return adapter
 
     async def manifests(self, adapter_ids: Iterable[str]) -> Mapping[str, AdapterManifest]:
@@ -70,16 +82,27 @@ class AdapterRegistry:
         return await asyncio.to_thread(read)
 
     async def obtain(
-        self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]], is_late: Callable[[], bool]
+        self,
+        adapter_id: str,
+        make: Callable[[], Awaitable[StoredAdapter]],
+        is_late: Callable[[], bool],
+        expected_seconds: float | None = None,
     ) -> tuple[StoredAdapter, CacheOutcome]:
         """Return the adapter of this id, made with `make` if there is none.
 
         `is_late` is called if the caller is cancelled, and says whether its deadline has passed.
-        Raises `StoreFailedError`, and what `make` raises.
+        `expected_seconds` is how long `make` takes, about. Raises `StoreFailedError`, and what
+        `make` raises.
         """
-        (adapter, made), joined = await self._flights.join(
-            adapter_id, lambda: self._find_or_make(adapter_id, make), is_late
-        )
+        if expected_seconds is not None:
+            self._due[adapter_id] = asyncio.get_running_loop().time() + expected_seconds
+        try:
+            (adapter, made), joined = await self._flights.join(
+                adapter_id, lambda: self._find_or_make(adapter_id, make), is_late
+            )
+        finally:
+            if expected_seconds is not None:
+                self._due.pop(adapter_id, None)
         if not made:
             return adapter, CacheOutcome.HIT
         return adapter, CacheOutcome.JOINED if joined else CacheOutcome.MISS
@@ -117,14 +140,14 @@ class AdapterRegistry:
             deleted = await asyncio.to_thread(self._store.delete, adapter_id)
             self._memory.drop(adapter_id)
         if not deleted:
-            raise _unknown(adapter_id)
+            raise self._unknown(adapter_id)
 
     @asynccontextmanager
     async def existing(self, adapter_id: str) -> AsyncIterator[None]:
         """Keep the adapter from being deleted while the context lasts. Raises `UnknownAdapterError`."""
         async with self._lock:
             if not await asyncio.to_thread(self._store.has, adapter_id):
-                raise _unknown(adapter_id)
+                raise self._unknown(adapter_id)
             yield
 
     async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
@@ -142,7 +165,7 @@ class AdapterRegistry:
             if held is not None:
                 self._memory.replace(replace(held, diagnosis=diagnosis))
         if not stored:
-            raise _unknown(adapter_id)
+            raise self._unknown(adapter_id)
 
     async def page(self, after: str | None, limit: int) -> tuple[list[AdapterManifest], bool]:
         """Return the manifests of at most `limit` adapters, and whether there are more.
@@ -189,6 +212,11 @@ class AdapterRegistry:
             self._memory.put(adapter)
         return adapter, True
 
-
-def _unknown(adapter_id: str) -> UnknownAdapterError:
-    return UnknownAdapterError(f"there is no adapter {adapter_id[:100]!r}", "adapter_id")
+    def _unknown(self, adapter_id: str) -> UnknownAdapterError:
+        """Return the error for an adapter that is not there, and may be being made."""
+        if adapter_id not in self._flights:
+            return UnknownAdapterError(f"there is no adapter {adapter_id[:100]!r}", "adapter_id")
+        left = self._due.get(adapter_id, 0.0) - asyncio.get_running_loop().time()
+        seconds = min(LONGEST_WAIT_SECONDS, max(1, math.ceil(left)))
+        message = f"adapter {adapter_id} is being made and not there yet: ask again in {seconds} s"
+        return UnknownAdapterError(message, "adapter_id", seconds)

@@ -51,7 +51,8 @@ class AdaptRequest:
     """Support to adapt to, and how.
 
     `model` None stands for the served one. With `calibration_folds`, the adapter has the
-    temperature that its own held-out answers choose.
+    temperature that its own held-out answers choose. With `refine`, the adapter of effort `instant`
+    answers, while that of this request is made in the background; it answers once it is there.
     """
 
     support: tuple[Example, ...]
@@ -60,6 +61,7 @@ class AdaptRequest:
     truncate: bool = False
     model: str | None = None
     calibration_folds: int | None = None
+    refine: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class AdaptationSpec:
     """All that decides an adapter: the support, as texts and in tokens, and how it is fitted.
 
     Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
-    adapter has the temperature of the posterior's rule.
+    adapter has the temperature of the posterior's rule. `refined` decides the adapter that is made
+    in the background when this one has answered; None where this one is all that is made.
     """
 
     served: ServedModel
@@ -32,6 +33,7 @@ class AdaptationSpec:
     seed: int
     truncate: bool
     folds: tuple[Fold, ...] = ()
+    refined: AdaptationSpec | None = None
 
     @property
     def job(self) -> AdaptJob:
@@ -53,6 +55,7 @@ class AdaptationSpec:
             support=tuple(self.support[i] for i in kept),
             examples=tuple(self.examples[i] for i in kept),
             folds=(),
+            refined=None,
         )
 
     def prompts(self, indices: Sequence[int]) -> tuple[EncodedPrompt, ...]:

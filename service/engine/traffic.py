@@ -22,7 +22,8 @@ class RequestContext:
     """One request in flight: its model, times, tenant and deadline.
 
     `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
-    the version of a name, where the request names its adapter by one.
+    the version of a name, where the request names its adapter by one. `refines_to` is as in
+    `service.engine.answers.Obtained`.
     """
 
     served: ServedModel
@@ -32,6 +33,7 @@ class RequestContext:
     feed: ProgressFeed | None
     adapter_id: str | None = None
     model: str | None = None
+    refines_to: str | None = None
 
     def seconds_left(self) -> float:
         """Return the seconds until the deadline."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.schemas.diagnosis import Diagnosis
+from service.schemas.fields import RefinesTo
 from service.schemas.predictions import Cache, Timings
 from service.schemas.wire import WireModel
 
@@ -97,6 +98,7 @@ class CreateAdapterResponse(Adapter):
     """The adapter, and how this request got it."""
 
     cache: Cache
+    refines_to: RefinesTo = None
     timings: Timings
     request_id: str
 

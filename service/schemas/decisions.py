@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from service.schemas.fields import Adapt, Samples, Seed, Truncate
+from service.schemas.fields import Adapt, RefinesTo, Samples, Seed, Truncate
 from service.schemas.predictions import Cache, GateReport, Timings
 from service.schemas.requests import Gate
 from service.schemas.wire import WireModel
@@ -81,5 +81,6 @@ class DecisionDetails(WireModel):
     adapter_id: str | None = Field(description="The adapter that answered; null if none did.")
     seed: int
     cache: Cache
+    refines_to: RefinesTo = None
     warnings: list[str]
     timings: Timings

@@ -52,7 +52,26 @@ class Adapt(WireModel):
         "examples best, and its confidences are calibrated. Costs one more fit for "
         "each fold, and needs options.",
     )
+    refine: bool | None = Field(
+        default=None,
+        description="Answer at once with the adapter of effort `instant`, and make the adapter of this request in "
+        "the background: the answer's `refines_to` is its id. Once it is there, it answers. Folds are its own.",
+    )
 
+
+def _is_none(value: str | None) -> bool:
+    return value is None
+
+
+RefinesTo = Annotated[
+    str | None,
+    Field(
+        exclude_if=_is_none,
+        description="Id of the adapter that is made now in the background (`adapt.refine`). When it is there, "
+        "names that point to the adapter of this answer move to it.",
+    ),
+]
+"""An id that answers have only where an adapter is refined; everywhere else the field is absent."""
 
 Model = Annotated[str | None, Field(description="Name of the base model; by default the one of this server.")]
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from service.schemas.fields import RefinesTo
 from service.schemas.wire import WireModel
 
 Cache = Literal["hit", "miss", "joined"]
@@ -181,6 +182,7 @@ class PredictResponse(WireModel):
         description="`hit`: the adapter existed; `miss`: this request made it; `joined`: another "
         "request was making it."
     )
+    refines_to: RefinesTo = None
     timings: Timings
     request_id: str
 

@@ -74,6 +74,7 @@ class CreateAdapterResponse(Adapter):
     """An adapter, and how this request came by it."""
 
     cache: Cache
+    refines_to: str | None = None  # the adapter that is made now in the background (`adapt.refine`)
     timings: Timings
     request_id: str
 

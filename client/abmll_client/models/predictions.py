@@ -127,5 +127,6 @@ class PredictResponse(Answer):
     gate: GateReport | None = None
     calibrator: str | None = None  # `held_out`: the temperature that the adapter's own folds chose
     cache: Cache
+    refines_to: str | None = None  # the adapter that is made now in the background (`adapt.refine`)
     timings: Timings
     request_id: str

@@ -30,6 +30,7 @@ def classify_response(answer: schemas.PredictResponse, inputs: Sequence[str]) ->
             model=answer.model,
             seed=answer.seed,
             cache=answer.cache,
+            refines_to=answer.refines_to,
             usage=usage,
             timings=answer.timings,
         ),

@@ -143,6 +143,7 @@ class ClassifyDetails(WireModel):
     model: str | None = None
     seed: int
     cache: schemas.Cache
+    refines_to: schemas.RefinesTo = None
     usage: schemas.Usage
     timings: schemas.Timings
 

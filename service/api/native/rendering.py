@@ -56,6 +56,7 @@ def create_response(obtained: Obtained, request_id: str) -> schemas.CreateAdapte
     return schemas.CreateAdapterResponse(
         **_adapter_fields(obtained.adapter.manifest),
         cache=obtained.cache.value,
+        refines_to=obtained.refines_to,
         timings=_timings(obtained),
         request_id=request_id,
     )
@@ -82,6 +83,7 @@ def predict_response(answered: Answered, seed: int, request_id: str) -> schemas.
         gate=gate_report(gate) if gate else None,
         calibrator=answered.calibrator,
         cache=answered.cache.value,
+        refines_to=answered.refines_to,
         timings=_timings(answered),
         request_id=request_id,
     )

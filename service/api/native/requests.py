@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.tasks import Example, Query
@@ -13,16 +14,23 @@ from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest, L
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
     """Return the adaptation that the body asks for."""
-    overrides, folds = adapt_overrides(body.adapt)
-    support = examples(body.support or [], body.options)
-    return AdaptRequest(support, overrides, body.seed, body.truncate, body.model, folds)
+    return AdaptRequest(
+        examples(body.support or [], body.options),
+        seed=body.seed,
+        truncate=body.truncate,
+        model=body.model,
+        **adapt_fields(body.adapt),
+    )
 
 
-def adapt_overrides(adapt: schemas.Adapt | None) -> tuple[AdaptOverrides, int | None]:
-    """Return how to fit, and the number of calibration folds."""
-    given = adapt.model_dump() if adapt else {}
-    folds = given.pop("calibration_folds", None)
-    return AdaptOverrides(**given), folds
+def adapt_fields(adapt: schemas.Adapt | None) -> dict[str, Any]:
+    """Return the fields of an `AdaptRequest` that `adapt` sets."""
+    given = (adapt or schemas.Adapt()).model_dump()
+    return {
+        "calibration_folds": given.pop("calibration_folds"),
+        "refine": bool(given.pop("refine")),
+        "overrides": AdaptOverrides(**given),
+    }
 
 
 def predict_request(body: schemas.PredictRequest) -> PredictRequest:

@@ -49,6 +49,7 @@ def infer_response(
             adapter_id=answer.adapter_id,
             seed=answer.seed,
             cache=answer.cache,
+            refines_to=answer.refines_to,
             ignored=request.parameters.ignored,
         ),
         outputs=outputs,

@@ -168,6 +168,7 @@ class AnswerParameters(WireModel):
     adapter_id: str
     seed: int
     cache: schemas.Cache
+    refines_to: schemas.RefinesTo = None
     ignored: str | None = Field(
         default=None, description="Parameters of the request that this server does not know."
     )

@@ -86,6 +86,7 @@ def answers_of(
             support_tokens=used.support_tokens,
             warnings=answer.warnings,
             cache=answer.cache,
+            refines_to=answer.refines_to,
             timings=answer.timings,
         ),
     )

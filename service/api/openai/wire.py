@@ -254,6 +254,7 @@ class AnswerExtras(WireModel):
     support_tokens: int
     warnings: list[str]
     cache: schemas.Cache
+    refines_to: schemas.RefinesTo = None
     timings: schemas.Timings
 
 
