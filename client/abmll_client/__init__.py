@@ -18,15 +18,17 @@ from abmll_client.errors import (
     UnavailableError,
     UnreadableAnswerError,
 )
-from abmll_client.frames import support_from_frame
+from abmll_client.frames import cases_from_frame, support_from_frame
 from abmll_client.gate import AsyncConfidenceGate, ConfidenceGate
 from abmll_client.gate_results import GateResult, GateStatistics
 from abmll_client.predictors import ModelAnswer, from_async_client, from_client, from_estimator
+from abmll_client.questions import Choice, Predicate, Score
 
 __all__ = [
     "AsyncClient",
     "AsyncConfidenceGate",
     "BusyError",
+    "Choice",
     "Client",
     "ClientError",
     "ConfidenceGate",
@@ -36,11 +38,14 @@ __all__ = [
     "InvalidRequestError",
     "ModelAnswer",
     "NotFoundError",
+    "Predicate",
+    "Score",
     "ServerError",
     "StatusError",
     "TookTooLongError",
     "UnavailableError",
     "UnreadableAnswerError",
+    "cases_from_frame",
     "from_async_client",
     "from_client",
     "from_estimator",

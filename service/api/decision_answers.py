@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from abmll.text.questions import TypedQuestion
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
 from service.api.http import engine_of, settings_of, tenant_of, unless_disconnected
-from service.api.typed_questions import TypedQuestion
 from service.engine.answers import Decided
 
 if TYPE_CHECKING:
@@ -75,11 +75,10 @@ class TypedAnswer:
         )
 
 
-def answers_of(decided: Decided, body: DecisionBody) -> list[TypedAnswer]:
-    """Return the answers about the body's input, in the order of its questions."""
-    (row,) = decided.rows
+def answers_of(decided: Decided, body: DecisionBody, number: int = 0) -> list[TypedAnswer]:
+    """Return the answers about the body's input at `number`, in the order of its questions."""
     answers = []
-    for typed, answer, learned in zip(body.questions, row, decided.learned, strict=True):
+    for typed, answer, learned in zip(body.questions, decided.rows[number], decided.learned, strict=True):
         predictive = answer.prediction.predictive
         by_option = dict(zip(predictive.options, predictive.probabilities, strict=True))
         probabilities = [by_option[option] for option in typed.question.options]

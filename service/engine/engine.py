@@ -23,7 +23,13 @@ from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import adapter_of, check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
-from service.engine.decisions import admit_questions, by_input, learned, questions_named
+from service.engine.decisions import (
+    admit_questions,
+    by_input,
+    decided_by_question,
+    learned,
+    questions_named,
+)
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
 from service.engine.names import Names
@@ -237,6 +243,7 @@ class Engine:
             with questions_named(request):
                 most = len(work.queries)
                 adapter, cache, rows, _, spec = await self._carry_out(work, context, most_queries=most)
+            rows = decided_by_question(request, rows)
             self._record_decisions(rows)
             return Decided(
                 rows=by_input(rows, len(request.questions)),

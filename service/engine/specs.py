@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.folds import Fold
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+from abmll.text.questions import TypedQuestion
 from abmll.text.tasks import Example, Query
 from service.engine.identity import adapter_id
 from service.executors.contract import AdaptJob, PredictJob, ServedModel
@@ -22,7 +23,7 @@ class AdaptationSpec:
     """All that decides an adapter: the support, as texts and in tokens, and how it is fitted.
 
     Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
-    adapter has the temperature of the posterior's rule.
+    adapter has the temperature of the posterior's rule. `questions` are the adapter's own.
     """
 
     served: ServedModel
@@ -32,6 +33,7 @@ class AdaptationSpec:
     seed: int
     truncate: bool
     folds: tuple[Fold, ...] = ()
+    questions: tuple[TypedQuestion, ...] = ()
 
     @property
     def job(self) -> AdaptJob:
@@ -43,6 +45,7 @@ class AdaptationSpec:
             self.served,
             truncate=self.truncate,
             folds=len(self.folds),
+            questions=self.questions,
         )
         return AdaptJob(named, self.examples, self.settings, self.seed)
 

@@ -3,6 +3,7 @@
 from abmll_client.models.adapters import (
     Adapter,
     AdapterList,
+    AdapterQuestion,
     BaseInfo,
     CreateAdapterResponse,
     DeletedAdapter,
@@ -12,6 +13,12 @@ from abmll_client.models.adapters import (
     SupportSummary,
 )
 from abmll_client.models.answer import Answer
+from abmll_client.models.decisions import (
+    DecidedInput,
+    DecideResponse,
+    QuestionAnswer,
+    ValueProbability,
+)
 from abmll_client.models.diagnosis import (
     AccuracyEstimate,
     AdapterComparison,
@@ -61,6 +68,7 @@ __all__ = [
     "Adapter",
     "AdapterComparison",
     "AdapterList",
+    "AdapterQuestion",
     "Answer",
     "AnswerCluster",
     "BaseInfo",
@@ -69,6 +77,8 @@ __all__ = [
     "CertificateReport",
     "ConflictingExamples",
     "CreateAdapterResponse",
+    "DecideResponse",
+    "DecidedInput",
     "DeletedAdapter",
     "DeletedCalibration",
     "DeletedName",
@@ -97,6 +107,7 @@ __all__ = [
     "PredictResponse",
     "Prediction",
     "PredictionSet",
+    "QuestionAnswer",
     "SetReport",
     "SupportSummary",
     "SuspectExample",
@@ -104,6 +115,7 @@ __all__ = [
     "Timings",
     "UncertaintyReport",
     "Usage",
+    "ValueProbability",
     "VerdictReason",
     "WorkedPrice",
 ]

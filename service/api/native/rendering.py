@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from abmll.assurance.certificates import Certificate, CoverageThreshold, NotYet
 from abmll.text.tasks import count_labels
 from service import schemas
+from service.api.native.typed_answers import adapter_questions
 from service.engine.answers import Answered, Diagnosed, Obtained
 from service.gating.records import USUAL_DELTA, CalibratedGate, CalibrationView
 from service.gating.rules import set_note
@@ -142,6 +143,7 @@ def _adapter_fields(manifest: AdapterManifest) -> dict[str, Any]:
             n=support.n, tokens=support.tokens, per_label=count_labels(support.examples)
         ),
         "options": list(support.options),
+        "questions": adapter_questions(support),
         "created": manifest.created,
         "diagnostics": schemas.Diagnostics(losses=list(manifest.losses), steps=len(manifest.losses)),
         "temperature": manifest.config.temperature.base,

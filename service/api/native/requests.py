@@ -12,7 +12,7 @@ from service.gating.records import USUAL_DELTA, CalibrateRequest, GateRequest
 
 
 def adapt_request(body: schemas.CreateAdapterRequest | schemas.PredictRequest) -> AdaptRequest:
-    """Return the adaptation that the body asks for."""
+    """Return the adaptation to the body's support."""
     overrides, folds = adapt_overrides(body.adapt)
     support = examples(body.support or [], body.options)
     return AdaptRequest(support, overrides, body.seed, body.truncate, body.model, folds)
