@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from abmll_client.models import DecidedInput, Prediction
 from abmll_client.plans import Plan, decide_all, predict_all
-from abmll_client.questions import CasesLike, QuestionLike, plain
+from abmll_client.questions import CasesLike, QuestionLike, answer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,13 +50,7 @@ def cases_from_frame(
     A missing value says that the text does not tell the answer. Raises `KeyError` for a missing
     column.
     """
-    columns = [
-        [
-            None if missing else plain(value)
-            for value, missing in zip(column.tolist(), column.isna(), strict=True)
-        ]
-        for column in (frame[name] for name in questions)
-    ]
+    columns = [[answer_of(value) for value in frame[name].tolist()] for name in questions]
     return [
         (text, dict(zip(questions, answers, strict=True)))
         for text, *answers in zip(_texts(frame, text), *columns, strict=True)

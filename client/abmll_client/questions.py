@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,11 +18,6 @@ class Predicate:
     instructions: str
     yes: str = ""
     no: str = ""
-
-    @property
-    def values(self) -> tuple[bool, bool]:
-        """The possible answers."""
-        return (True, False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as requests have it."""
@@ -39,11 +35,6 @@ class Choice:
     instructions: str
     choices: Sequence[str | bool] | Mapping[str, str]
 
-    @property
-    def values(self) -> tuple[str | bool, ...]:
-        """The possible answers."""
-        return tuple(self.choices)
-
     def to_json(self) -> dict[str, Any]:
         """Return the question as requests have it."""
         rows = _described(self.choices, "value")
@@ -57,11 +48,6 @@ class Score:
     name: str
     instructions: str
     levels: Sequence[str] | Mapping[str, str] = field(default_factory=list)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """The possible answers. In a case, the index of a level is one too."""
-        return tuple(self.levels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the question as requests have it."""
@@ -107,10 +93,28 @@ def case_rows(cases: CasesLike) -> list[Mapping[str, Any]]:
     return rows
 
 
-def plain(value: Any) -> Any:
-    """Return an answer as JSON has it: numbers of numpy become Python's, and 2.0 becomes 2."""
+def values_of(question: Mapping[str, Any]) -> list[str | bool]:
+    """Return the possible answers to a question, which is as requests have it.
+
+    Raises `KeyError` and `TypeError` for what is no question.
+    """
+    if question["type"] == "predicate":
+        return [True, False]
+    named = ("choices", "value") if question["type"] == "choice" else ("levels", "label")
+    return [option[named[1]] for option in question[named[0]]]
+
+
+def answer_of(value: Any) -> Any:
+    """Return an answer as JSON has it.
+
+    None, NaN and pandas' NA are null, numbers of numpy become Python's, and 2.0 becomes 2.
+    """
+    if value is None or type(value).__name__ == "NAType":
+        return None
     found = value.item() if hasattr(value, "item") else value
-    return int(found) if isinstance(found, float) and found.is_integer() else found
+    if not isinstance(found, float):
+        return found
+    return None if math.isnan(found) else int(found) if found.is_integer() else found
 
 
 def _described(options: Sequence[str | bool] | Mapping[str, str], name: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from abmll_client import AsyncClient, Choice, Client, InvalidRequestError, Predicate, Score, cases_from_frame
-from abmll_client.questions import case_rows, question_rows
+from abmll_client.questions import case_rows, question_rows, values_of
 from service import schemas
 from service.embedded import Embedded
 from tests.client.conftest import Server
@@ -44,9 +44,9 @@ def test_questions_are_the_json_of_requests() -> None:
         {"name": "anger", "instructions": "How angry?", "type": "score",
          "levels": [{"label": "calm"}, {"label": "cross"}, {"label": "furious"}]},
     ]  # fmt: skip
-    assert (URGENT.values, TEAM.values, ANGER.values) == (
-        (True, False), ("billing", "it"), ("calm", "cross", "furious"),
-    )  # fmt: skip
+    assert [values_of(question.to_json()) for question in QUESTIONS] == [
+        [True, False], ["billing", "it"], ["calm", "cross", "furious"],
+    ]  # fmt: skip
     assert Choice("x", "?", [True, "true"]).to_json()["choices"] == [{"value": True}, {"value": "true"}]
     assert question_rows(["team", *rows]) == ["team", *rows]
 
