@@ -225,7 +225,7 @@ class LimitSettings(BaseModel):
     max_inputs: int = Field(default=256, ge=1, description="Most inputs of one predict request.")
     max_questions: int = Field(default=400, ge=1, description="Most questions about one input.")
     max_options: int = Field(
-        default=128,
+        default=256,
         ge=2,
         description="Most options of one example or input. Time and memory grow with them: 128 short ones "
         "need about 1 GB for an input, and 2 GB for a fit.",

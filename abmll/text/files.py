@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
-from abmll.text.tasks import Example, Query, Task
+from abmll.text.questions import TypedQuestion, Value
+from abmll.text.tasks import CANNOT_TELL, Example, Query, Task
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TABLES = {".csv": ",;\t", ".tsv": "\t"}
@@ -86,6 +87,48 @@ def queries_by_line(path: Path) -> Iterator[tuple[str, Query]]:
     """Yield the inputs of a file, each behind its place there. Raises `AbmllError`."""
     for place, row in _rows(path, ("input",)):
         yield place, Query(_text(place, row, "input"), _options(place, row))
+
+
+def cases_by_line(
+    path: Path, questions: Sequence[TypedQuestion]
+) -> Iterator[tuple[str, str, Mapping[str, Value | None]]]:
+    """Yield the cases of a file: the place, the input, and the answers by the names of questions.
+
+    JSON Lines have the answers in an object `answers`. A table has a column for each question, in
+    which an empty cell is no answer and `CANNOT_TELL` says that the input does not tell; other
+    columns are left out. Raises `AbmllError`, but not for answers that are not the question's.
+    """
+    if path.suffix.lower() not in TABLES:
+        for place, row in _rows(path, ("input", "answers")):
+            answers = row.get("answers")
+            if not isinstance(answers, dict):
+                raise AbmllError(f'{place}: `answers` is an object by question, such as {{"urgent": true}}')
+            yield place, _text(place, row, "input"), {name: _answer(given) for name, given in answers.items()}
+        return
+    for place, row in _rows(path, ("input",)):
+        cells = {
+            typed.question.name: (typed, row.get(typed.question.name, "").strip()) for typed in questions
+        }
+        given = {name: _answer_of_cell(typed, cell) for name, (typed, cell) in cells.items() if cell}
+        if not given:
+            names = ", ".join(map(_shown, list(cells)[:8]))
+            raise AbmllError(f"{place} answers no question: the columns of answers are {names}")
+        yield place, _text(place, row, "input"), given
+
+
+def _answer(given: Any) -> Any:
+    """Return an answer of JSON Lines, whose integers were read as numbers with a fraction."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _answer_of_cell(typed: TypedQuestion, cell: str) -> Value | None:
+    if cell == CANNOT_TELL and CANNOT_TELL not in typed.question.options:
+        return None
+    for value in typed.values:
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        if cell == shown or (isinstance(value, bool) and cell.lower() == shown):
+            return value
+    return cell
 
 
 def read_text(path: Path) -> str:

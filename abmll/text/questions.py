@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, TypeAlias
 
 from abmll.errors import OptionsError, SupportError
 from abmll.text.tasks import CANNOT_TELL, Example, Query, check_options, examples_by_question
@@ -13,6 +13,9 @@ Kind = Literal["predicate", "choice", "score"]
 """A predicate is true or not of an input, a choice is one of some options, and a score is one of
 some levels, which have an order."""
 YES, NO = "yes", "no"
+Value: TypeAlias = str | bool | int
+"""What a caller calls an option: a text or a boolean of a choice, a boolean of a predicate, the
+index of a level of a score."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Question:
         """Return the options that the model scores: with `CANNOT_TELL`, if it is declinable."""
         return (*self.options, CANNOT_TELL) if self.declinable else self.options
 
+    @property
+    def key(self) -> tuple[str, frozenset[str]]:
+        """Return what an adapter knows the question by: examples with equal keys are of one."""
+        return self.instruction, frozenset(self.scored)
+
     def query(self, text: str) -> Query:
         """Return the question about the input `text`."""
         descriptions = (
@@ -60,6 +68,41 @@ class Question:
             query.descriptions,
             query.declinable,
         )
+
+
+@dataclass(frozen=True)
+class TypedQuestion:
+    """A question, and what its caller calls the options; `values` are in the order of the options."""
+
+    question: Question
+    values: tuple[Value, ...]
+
+    def option_of(self, answer: Value) -> str:
+        """Return the option that the caller calls `answer`; a score's may be named by its text too.
+
+        Raises `OptionsError` where there is none.
+        """
+        options = self.question.options
+        for value, option in zip(self.values, options, strict=True):
+            if type(value) is type(answer) and value == answer:
+                return option
+        if self.question.kind == "score" and isinstance(answer, str) and answer in options:
+            return answer
+        known = ", ".join(map(repr, self.values[:10])) + (", ..." if len(self.values) > 10 else "")
+        raise OptionsError(f"{answer!r:.80} is no answer to this question: it has {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self.question), "values": self.values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned, also where tuples have become lists."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        called = fields.pop("values")
+        return cls(Question(**fields), called)
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,14 @@ def one_class_only(support: Sequence[Example]) -> bool:
 
 
 def contradictions(support: Sequence[Example]) -> list[str]:
-    """Return the inputs with different outputs to one question, in the order of their appearance."""
-    outputs: dict[tuple[str, str], set[str]] = {}
+    """Return the inputs with different outputs to one question, in the order of their appearance.
+
+    Examples with an instruction are of one question if their options are the same too.
+    """
+    outputs: dict[tuple[str, object], set[str]] = {}
     for example in support:
-        outputs.setdefault((example.input, example.instruction), set()).add(example.output)
+        asked = (example.instruction, frozenset(example.options)) if example.instruction else None
+        outputs.setdefault((example.input, asked), set()).add(example.output)
     return list(dict.fromkeys(text for (text, _), labels in outputs.items() if len(labels) > 1))
 
 

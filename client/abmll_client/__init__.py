@@ -18,15 +18,26 @@ from abmll_client.errors import (
     UnavailableError,
     UnreadableAnswerError,
 )
-from abmll_client.frames import support_from_frame
+from abmll_client.frames import cases_from_frame, support_from_frame
 from abmll_client.gate import AsyncConfidenceGate, ConfidenceGate
 from abmll_client.gate_results import GateResult, GateStatistics
-from abmll_client.predictors import ModelAnswer, from_async_client, from_client, from_estimator
+from abmll_client.predictors import (
+    ModelAnswer,
+    from_async_client,
+    from_client,
+    from_estimator,
+    questions_from_async_client,
+    questions_from_client,
+)
+from abmll_client.question_gates import AsyncQuestionGates, QuestionGates
+from abmll_client.questions import Choice, Predicate, Score
 
 __all__ = [
     "AsyncClient",
     "AsyncConfidenceGate",
+    "AsyncQuestionGates",
     "BusyError",
+    "Choice",
     "Client",
     "ClientError",
     "ConfidenceGate",
@@ -36,13 +47,19 @@ __all__ = [
     "InvalidRequestError",
     "ModelAnswer",
     "NotFoundError",
+    "Predicate",
+    "QuestionGates",
+    "Score",
     "ServerError",
     "StatusError",
     "TookTooLongError",
     "UnavailableError",
     "UnreadableAnswerError",
+    "cases_from_frame",
     "from_async_client",
     "from_client",
     "from_estimator",
+    "questions_from_async_client",
+    "questions_from_client",
     "support_from_frame",
 ]

@@ -39,6 +39,28 @@ class PredictFields(AdaptFields, total=False):
     answers_per_sample: int
 
 
+class TeachFields(TypedDict, total=False):
+    """The fields of `POST /v1/adapters` besides questions and cases."""
+
+    model: str | None
+    adapt: Mapping[str, Any] | None
+    seed: int
+    truncate: bool
+
+
+class DecideFields(TeachFields, total=False):
+    """The fields of `POST /v1/decide` besides inputs, questions and cases.
+
+    `gates` are by the name of a question, each in place of `gate`.
+    """
+
+    adapter_id: str | None
+    samples: int | Literal["auto"]
+    confidence: Literal["predictive", "calibrated"] | None
+    gate: Mapping[str, Any] | None
+    gates: Mapping[str, Mapping[str, Any]] | None
+
+
 class CalibrateFields(TypedDict, total=False):
     """The fields of `POST /v1/adapters/{id}/calibrate` besides the examples."""
 
@@ -57,9 +79,9 @@ def labelled_rows(examples: SupportLike, name: str = "examples") -> list[Mapping
     and for half a character.
     """
     rows = []
-    for i, row in enumerate(_listed(examples, name)):
+    for i, row in enumerate(listed(examples, name)):
         if isinstance(row, str | bytes) or not isinstance(row, Iterable):
-            raise TypeError(f"{name}[{i}] is a (text, label) pair or a row, not {_kind(row)}")
+            raise TypeError(f"{name}[{i}] is a (text, label) pair or a row, not {kind_of(row)}")
         if isinstance(row, Mapping):
             rows.append(row)
             continue
@@ -67,7 +89,7 @@ def labelled_rows(examples: SupportLike, name: str = "examples") -> list[Mapping
         if len(pair) != 2:
             raise ValueError(f"{name}[{i}] is a pair of text and label, not {len(pair)} values")
         if not all(isinstance(value, str) for value in pair):
-            kinds = " and ".join(map(_kind, pair))
+            kinds = " and ".join(map(kind_of, pair))
             raise TypeError(f"{name}[{i}] is a pair of two texts, not of {kinds}")
         rows.append({"input": pair[0], "output": pair[1]})
     check_characters(rows, name)
@@ -80,11 +102,21 @@ def input_rows(inputs: InputsLike) -> list[str | Mapping[str, Any]]:
     Raises `TypeError` for a single text, which would go letter by letter, and for whatever else is
     no list of texts and rows; `ValueError` for half a character.
     """
-    rows = list(_listed(inputs, "inputs"))
+    rows = list(listed(inputs, "inputs"))
     for i, row in enumerate(rows):
         if not isinstance(row, str | Mapping):
-            raise TypeError(f"inputs[{i}] is a text or a row, not {_kind(row)}")
+            raise TypeError(f"inputs[{i}] is a text or a row, not {kind_of(row)}")
     check_characters(rows, "inputs")
+    return rows
+
+
+def text_rows(inputs: Iterable[str]) -> list[str]:
+    """List the texts. Raises as `input_rows`, also for a row."""
+    rows = []
+    for i, row in enumerate(input_rows(inputs)):
+        if not isinstance(row, str):
+            raise TypeError(f"inputs[{i}] is a text, not {kind_of(row)}")
+        rows.append(row)
     return rows
 
 
@@ -107,10 +139,10 @@ def check_characters(value: Any, name: str) -> None:
             check_characters(part, f"{name}[{i}]")
 
 
-def _listed(rows: Iterable[Any], name: str) -> Iterable[Any]:
+def listed(rows: Iterable[Any], name: str, what: str = "texts") -> Iterable[Any]:
     """Return `rows`. Raises `TypeError` for what would be taken apart into letters, keys or columns."""
     if isinstance(rows, str | bytes):
-        raise TypeError(f"{name} are a list of texts, not one text")
+        raise TypeError(f"{name} are a list of {what}, not one text")
     if isinstance(rows, Mapping):
         raise TypeError(f"{name} are a list of rows, not one row")
     if hasattr(rows, "columns"):
@@ -118,5 +150,6 @@ def _listed(rows: Iterable[Any], name: str) -> Iterable[Any]:
     return rows
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a message calls a value."""
     return "a text" if isinstance(value, str) else type(value).__name__

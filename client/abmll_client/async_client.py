@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
 from tenacity import AsyncRetrying
 
 from abmll_client import calls, frames, plans
-from abmll_client.arguments import AdaptFields, CalibrateFields, InputsLike, PredictFields, SupportLike
+from abmll_client.arguments import (
+    AdaptFields,
+    CalibrateFields,
+    DecideFields,
+    InputsLike,
+    PredictFields,
+    SupportLike,
+)
 from abmll_client.calls import AnswerT, Call
 from abmll_client.concurrency import AsyncPlaces
 from abmll_client.connection import (
@@ -28,6 +35,8 @@ from abmll_client.models import (
     AdapterList,
     Calibration,
     CreateAdapterResponse,
+    DecidedInput,
+    DecideResponse,
     DeletedAdapter,
     DeletedCalibration,
     DeletedName,
@@ -43,6 +52,7 @@ from abmll_client.models import (
     PredictResponse,
 )
 from abmll_client.plans import Plan, ResultT
+from abmll_client.questions import CasesLike, QuestionLike
 from abmll_client.retries import polling, waiting
 
 if TYPE_CHECKING:
@@ -82,10 +92,15 @@ class AsyncClient(Connection):
         await self._http.aclose()
 
     async def create_adapter(
-        self, support: SupportLike, **fields: Unpack[AdaptFields]
+        self,
+        support: SupportLike | None = None,
+        *,
+        questions: Iterable[QuestionLike] | None = None,
+        cases: CasesLike | None = None,
+        **fields: Unpack[AdaptFields],
     ) -> CreateAdapterResponse:
         """As `Client.create_adapter`."""
-        return await self._send(calls.create_adapter(support, **fields))
+        return await self._send(calls.create_adapter(support, questions, cases, **fields))
 
     async def adapters(self, page_size: int = 100) -> AsyncIterator[Adapter]:
         """As `Client.adapters`."""
@@ -159,6 +174,40 @@ class AsyncClient(Connection):
     ) -> pd.DataFrame:
         """As `Client.predict_frame`."""
         return await self._run(frames.predict_frame(frame, text, **fields))
+
+    async def decide(
+        self,
+        inputs: Iterable[str],
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> DecideResponse:
+        """As `Client.decide`."""
+        return await self._send(calls.decide(inputs, questions, cases, **fields))
+
+    async def decide_all(
+        self,
+        inputs: Iterable[str],
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> list[DecidedInput]:
+        """As `Client.decide_all`."""
+        return await self._run(plans.decide_all(inputs, questions, cases, **fields))
+
+    async def decide_frame(
+        self,
+        frame: pd.DataFrame,
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        text: str = "text",
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> pd.DataFrame:
+        """As `Client.decide_frame`."""
+        return await self._run(frames.decide_frame(frame, text, questions, cases, **fields))
 
     async def diagnose(
         self, adapter_id: str, *, folds: int | None = None, samples: int | None = None

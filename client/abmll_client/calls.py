@@ -5,7 +5,7 @@ Nothing is sent from here: the clients send a `Call`, and `plans` put several to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
@@ -14,8 +14,16 @@ import httpx
 from pydantic import ValidationError
 
 from abmll_client import models
-from abmll_client.arguments import InputsLike, SupportLike, check_characters, input_rows, labelled_rows
+from abmll_client.arguments import (
+    InputsLike,
+    SupportLike,
+    check_characters,
+    input_rows,
+    labelled_rows,
+    text_rows,
+)
 from abmll_client.errors import UnreadableAnswerError, error_of
+from abmll_client.questions import CasesLike, QuestionLike, case_rows, question_rows
 
 AnswerT = TypeVar("AnswerT", bound=models.Answer)
 
@@ -55,10 +63,17 @@ class Call(Generic[AnswerT]):
 # ---- adapters ----------------------------------------------------------------------------------------------
 
 
-def create_adapter(support: SupportLike, **fields: Any) -> Call[models.CreateAdapterResponse]:
-    """Adapt to `support`, with `AdaptFields`."""
-    body = _given({"support": labelled_rows(support, "support"), **fields})
-    return Call("POST", "/v1/adapters", models.CreateAdapterResponse, body)
+def create_adapter(
+    support: SupportLike | None,
+    questions: Iterable[QuestionLike] | None = None,
+    cases: CasesLike | None = None,
+    **fields: Any,
+) -> Call[models.CreateAdapterResponse]:
+    """Adapt to `support`, or to `cases` of `questions`, with `AdaptFields`."""
+    body = {"support": None if support is None else labelled_rows(support, "support"), **fields}
+    return Call(
+        "POST", "/v1/adapters", models.CreateAdapterResponse, _given({**body, **_asked(questions, cases)})
+    )
 
 
 def adapters(page_size: int, after: str | None = None) -> Call[models.AdapterList]:
@@ -143,6 +158,27 @@ def predict(inputs: InputsLike, **fields: Any) -> Call[models.PredictResponse]:
         fields["support"] = labelled_rows(fields["support"], "support")
     body = _given({"inputs": input_rows(inputs), **fields})
     return Call("POST", "/v1/predict", models.PredictResponse, body)
+
+
+# ---- typed questions ---------------------------------------------------------------------------------------
+
+
+def decide(
+    inputs: Iterable[str],
+    questions: Iterable[QuestionLike] | None = None,
+    cases: CasesLike | None = None,
+    **fields: Any,
+) -> Call[models.DecideResponse]:
+    """Answer `questions` about each of `inputs`, with `DecideFields`."""
+    body = _given({"inputs": text_rows(inputs), **_asked(questions, cases), **fields})
+    return Call("POST", "/v1/decide", models.DecideResponse, body)
+
+
+def _asked(questions: Iterable[QuestionLike] | None, cases: CasesLike | None) -> dict[str, Any]:
+    return {
+        "questions": None if questions is None else question_rows(questions),
+        "cases": None if cases is None else case_rows(cases),
+    }
 
 
 # ---- calibrated gates --------------------------------------------------------------------------------------

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
 from tenacity import Retrying
 
 from abmll_client import calls, frames, plans
-from abmll_client.arguments import AdaptFields, CalibrateFields, InputsLike, PredictFields, SupportLike
+from abmll_client.arguments import (
+    AdaptFields,
+    CalibrateFields,
+    DecideFields,
+    InputsLike,
+    PredictFields,
+    SupportLike,
+)
 from abmll_client.calls import AnswerT, Call
 from abmll_client.concurrency import Places
 from abmll_client.connection import (
@@ -28,6 +35,8 @@ from abmll_client.models import (
     AdapterList,
     Calibration,
     CreateAdapterResponse,
+    DecidedInput,
+    DecideResponse,
     DeletedAdapter,
     DeletedCalibration,
     DeletedName,
@@ -43,6 +52,7 @@ from abmll_client.models import (
     PredictResponse,
 )
 from abmll_client.plans import Plan, ResultT
+from abmll_client.questions import CasesLike, QuestionLike
 from abmll_client.retries import polling, waiting
 
 if TYPE_CHECKING:
@@ -92,12 +102,20 @@ class Client(Connection):
         """Close the connections."""
         self._http.close()
 
-    def create_adapter(self, support: SupportLike, **fields: Unpack[AdaptFields]) -> CreateAdapterResponse:
-        """Adapt to labelled examples.
+    def create_adapter(
+        self,
+        support: SupportLike | None = None,
+        *,
+        questions: Iterable[QuestionLike] | None = None,
+        cases: CasesLike | None = None,
+        **fields: Unpack[AdaptFields],
+    ) -> CreateAdapterResponse:
+        """Adapt to labelled examples, or to `cases` that answer `questions`.
 
-        The same support and fields always give the same id, and are adapted once.
+        The same support and fields always give the same id, and are adapted once. `options` belong
+        to `support`.
         """
-        return self._send(calls.create_adapter(support, **fields))
+        return self._send(calls.create_adapter(support, questions, cases, **fields))
 
     def adapters(self, page_size: int = 100) -> Iterator[Adapter]:
         """Iterate over every adapter that the server keeps, ordered by id, asking page by page."""
@@ -181,6 +199,45 @@ class Client(Connection):
     ) -> pd.DataFrame:
         """Answer the column `text` of any number of rows; returns `frames.predictions_frame`."""
         return self._run(frames.predict_frame(frame, text, **fields))
+
+    def decide(
+        self,
+        inputs: Iterable[str],
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> DecideResponse:
+        """Answer `questions` about each of `inputs` in one request.
+
+        `model` is a name or an adapter, whose own questions are asked without `questions`, or by
+        their names; by default the base model answers (zero-shot). With `cases`, an adapter is made
+        first.
+        """
+        return self._send(calls.decide(inputs, questions, cases, **fields))
+
+    def decide_all(
+        self,
+        inputs: Iterable[str],
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> list[DecidedInput]:
+        """As `decide`, for any number of `inputs`, in as many requests as limits ask for."""
+        return self._run(plans.decide_all(inputs, questions, cases, **fields))
+
+    def decide_frame(
+        self,
+        frame: pd.DataFrame,
+        questions: Iterable[QuestionLike] | None = None,
+        *,
+        text: str = "text",
+        cases: CasesLike | None = None,
+        **fields: Unpack[DecideFields],
+    ) -> pd.DataFrame:
+        """As `decide_all` of the column `text`; returns `frames.decisions_frame`."""
+        return self._run(frames.decide_frame(frame, text, questions, cases, **fields))
 
     def diagnose(
         self, adapter_id: str, *, folds: int | None = None, samples: int | None = None

@@ -137,9 +137,10 @@ class ConfidenceGate(_GateBase):
 
     def decide(self, texts: Sequence[str]) -> list[GateResult]:
         """Decide on each text, in their order."""
-        return [self._decide(*pair) for pair in zip(texts, self._predictor(texts), strict=True)]
+        return [self.take(*pair) for pair in zip(texts, self._predictor(texts), strict=True)]
 
-    def _decide(self, text: str, found: ModelAnswer) -> GateResult:
+    def take(self, text: str, found: ModelAnswer) -> GateResult:
+        """Decide on a text whose answer by the model is there."""
         reason = self._reason(found)
         if reason is None:
             return self._accepted(text, found)
@@ -173,9 +174,10 @@ class AsyncConfidenceGate(_GateBase):
     async def decide(self, texts: Sequence[str]) -> list[GateResult]:
         """Decide on each text, in their order."""
         pairs = zip(texts, await self._predictor(texts), strict=True)
-        return list(await asyncio.gather(*(self._decide(*pair) for pair in pairs)))
+        return list(await asyncio.gather(*(self.take(*pair) for pair in pairs)))
 
-    async def _decide(self, text: str, found: ModelAnswer) -> GateResult:
+    async def take(self, text: str, found: ModelAnswer) -> GateResult:
+        """As `ConfidenceGate.take`."""
         reason = self._reason(found)
         if reason is None:
             return self._accepted(text, found)

@@ -6,12 +6,21 @@ The blocking and the asynchronous client run the same plans, each with its own w
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from abmll_client import calls, models
-from abmll_client.arguments import AdaptFields, InputsLike, SupportLike, input_rows, labelled_rows
+from abmll_client.arguments import (
+    AdaptFields,
+    InputsLike,
+    SupportLike,
+    TeachFields,
+    input_rows,
+    labelled_rows,
+    text_rows,
+)
 from abmll_client.calls import Call
+from abmll_client.questions import CasesLike, QuestionLike, question_rows
 
 RowT = TypeVar("RowT", bound=str | Mapping[str, Any])
 ResultT = TypeVar("ResultT")
@@ -43,6 +52,36 @@ def predict_all(inputs: InputsLike, **fields: Any) -> Plan[list[models.Predictio
         if answer.model is not None:  # all inputs are answered by one version of the name
             fields["model"] = answer.model
     return predictions
+
+
+def decide_all(
+    inputs: Iterable[str],
+    questions: Iterable[QuestionLike] | None = None,
+    cases: CasesLike | None = None,
+    **fields: Any,
+) -> Plan[list[models.DecidedInput]]:
+    """Answer `questions` about any number of `inputs`, in as many requests as limits ask for.
+
+    `fields` are `DecideFields`. With `cases`, the adapter is made first.
+    """
+    rows = text_rows(inputs)
+    asked = None if questions is None else question_rows(questions)
+    if not rows:
+        return []
+    if cases is not None:
+        adapting = {name: fields[name] for name in TeachFields.__annotations__ if name in fields}
+        made: models.CreateAdapterResponse = yield calls.create_adapter(None, asked, cases, **adapting)
+        fields |= {"model": None, "adapt": None, "adapter_id": made.id}
+    limits: models.LimitsReport = yield calls.limits()
+    most_bytes = limits.max_body_bytes - _json_bytes(fields) - _json_bytes(asked) - 2 * _FRAMING_BYTES
+    results: list[models.DecidedInput] = []
+    for batch in batches(rows, limits.max_inputs, most_bytes):
+        answer: models.DecideResponse = yield calls.decide(batch, asked, **fields)
+        first = len(results)
+        results += [row.model_copy(update={"index": first + row.index}) for row in answer.results]
+        if fields.get("model") is not None:  # all inputs are answered by one version of the name
+            fields["model"] = answer.model
+    return results
 
 
 def calibrate(

@@ -5,16 +5,17 @@ That is a client with an adapter, or a scikit-learn classifier.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
-from abmll_client.models import Prediction
+from abmll_client.models import DecidedInput, Prediction, QuestionAnswer
 
 if TYPE_CHECKING:
-    from abmll_client.arguments import PredictFields
+    from abmll_client.arguments import DecideFields, PredictFields
     from abmll_client.async_client import AsyncClient
     from abmll_client.client import Client
+    from abmll_client.questions import QuestionLike
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,17 @@ class ModelAnswer:
             reason if prediction.decision == "abstain" else None,
         )
 
+    @classmethod
+    def of_question(cls, found: QuestionAnswer) -> Self:
+        """Take over the server's answer to a question, with its decision."""
+        reason = (found.reason or "abstained") if found.decision == "abstain" else None
+        return cls(found.answer, found.confidence, found.margin, found.mutual_information, reason)
+
 
 Predictor: TypeAlias = Callable[[Sequence[str]], Sequence[ModelAnswer]]
 AsyncPredictor: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[ModelAnswer]]]
+ByQuestion: TypeAlias = Sequence[Mapping[str, ModelAnswer]]
+"""For each text, the answers by the name of the question."""
 
 
 def from_client(client: Client, **fields: Unpack[PredictFields]) -> Predictor:
@@ -67,6 +76,39 @@ def from_async_client(client: AsyncClient, **fields: Unpack[PredictFields]) -> A
         return [ModelAnswer.of(prediction) for prediction in await client.predict_all(texts, **fields)]
 
     return predict
+
+
+def questions_from_client(
+    client: Client, questions: Iterable[QuestionLike] | None = None, **fields: Unpack[DecideFields]
+) -> Callable[[Sequence[str]], ByQuestion]:
+    """Make a function of a server's answers to questions, for `QuestionGates`.
+
+    `fields` are those of `Client.decide`, such as `model` and the server's own `gate` and `gates`.
+    """
+    asked = None if questions is None else list(questions)
+
+    def predict(texts: Sequence[str]) -> ByQuestion:
+        return _by_question(client.decide_all(texts, asked, **fields))
+
+    return predict
+
+
+def questions_from_async_client(
+    client: AsyncClient, questions: Iterable[QuestionLike] | None = None, **fields: Unpack[DecideFields]
+) -> Callable[[Sequence[str]], Awaitable[ByQuestion]]:
+    """As `questions_from_client`, for `AsyncQuestionGates`."""
+    asked = None if questions is None else list(questions)
+
+    async def predict(texts: Sequence[str]) -> ByQuestion:
+        return _by_question(await client.decide_all(texts, asked, **fields))
+
+    return predict
+
+
+def _by_question(results: Sequence[DecidedInput]) -> ByQuestion:
+    return [
+        {name: ModelAnswer.of_question(answer) for name, answer in row.answers.items()} for row in results
+    ]
 
 
 def from_estimator(estimator: Any) -> Predictor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from abmll.assurance.held_out import HeldOutSummary
 from abmll.decoder.layout import Site
 from abmll.posterior.config import PosteriorConfig
-from abmll.text.questions import Question, questions_of
+from abmll.text.questions import Question, TypedQuestion, questions_of
 from abmll.text.tasks import Example
 from model_store.errors import UnsupportedFormatError
 from model_store.pretrained.identity import BaseIdentity
@@ -25,13 +25,15 @@ class SupportRecord:
     """The examples that an adapter was made from.
 
     `tokens` is their number of tokens. `options` are those that all examples share, else empty.
-    `digest` names the texts in their order.
+    `digest` names the texts in their order. `questions` are the adapter's own, if it was made from
+    cases: the examples answer some of them.
     """
 
     examples: tuple[Example, ...]
     tokens: int
     options: tuple[str, ...]
     digest: str
+    questions: tuple[TypedQuestion, ...] = ()
 
     @property
     def n(self) -> int:
@@ -45,13 +47,22 @@ class SupportRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest."""
-        return {"n": self.n, **asdict(self), "examples": [example.to_json() for example in self.examples]}
+        asked = {"questions": [typed.to_json() for typed in self.questions]} if self.questions else {}
+        return {
+            "n": self.n,
+            "examples": [example.to_json() for example in self.examples],
+            "tokens": self.tokens,
+            "options": list(self.options),
+            "digest": self.digest,
+            **asked,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Invert `to_json`."""
         examples = tuple(map(Example.from_json, values["examples"]))
-        return cls(examples, values["tokens"], tuple(values["options"]), values["digest"])
+        questions = tuple(map(TypedQuestion.from_json, values.get("questions", ())))
+        return cls(examples, values["tokens"], tuple(values["options"]), values["digest"], questions)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from abmll.text.questions import TypedQuestion
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
 from service.api.http import engine_of, settings_of, tenant_of, unless_disconnected
-from service.api.native.rendering import gate_report
-from service.api.typed_questions import TypedQuestion
+from service.api.native.gate_rendering import gate_report
 from service.engine.answers import Decided
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ class TypedAnswer:
         )
 
 
-def answers_of(decided: Decided, body: DecisionBody) -> list[TypedAnswer]:
-    """Return the answers about the body's input, in the order of its questions."""
-    (row,) = decided.rows
+def answers_of(decided: Decided, body: DecisionBody, number: int = 0) -> list[TypedAnswer]:
+    """Return the answers about the body's input at `number`, in the order of its questions."""
     answers = []
+    row = decided.rows[number]
     gates = decided.calibrated_gates or [None] * len(row)
     for typed, answer, learned, gate in zip(body.questions, row, decided.learned, gates, strict=True):
         predictive = answer.prediction.predictive

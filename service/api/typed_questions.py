@@ -6,35 +6,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from abmll.text.questions import NO, YES, Case, Kind, Question
+from abmll.errors import OptionsError
+from abmll.text.questions import NO, YES, Case, Kind, Question, TypedQuestion, Value
 from abmll.text.tasks import CANNOT_TELL
+from service import schemas
+from service.api.structured_text import text_of
 from service.errors import InvalidOptionsError, InvalidRequestError, InvalidSupportError
 
-Value: TypeAlias = str | bool | int
-"""What a wire calls an option: a text or a boolean of a choice, a boolean of a predicate, the index
-of a level of a score."""
+Location: TypeAlias = tuple[str | int, ...]
+"""The path of a field, part by part: `("questions", 3, "options")`."""
 
 
-@dataclass(frozen=True)
-class TypedQuestion:
-    """A question, and what the wire calls its options; `values` are in the order of the options."""
+def typed_question(
+    question: schemas.Predicate | schemas.Choice | schemas.Score,
+) -> TypedQuestion:
+    """Return the question; one without a name has an empty one."""
+    name, instruction = question.name or "", instruction_text(question.instructions)
+    if isinstance(question, schemas.Predicate):
+        criteria = question.criteria if isinstance(question, schemas.DescribedPredicate) else None
+        return predicate(name, instruction, *((criteria.yes, criteria.no) if criteria else ()))
+    if isinstance(question, schemas.Choice):
+        values = [option.value for option in question.choices]
+        return choice(name, instruction, values, _descriptions(question.choices))
+    labels = [level.label for level in question.levels]
+    return score(name, instruction, labels, _descriptions(question.levels))
 
-    question: Question
-    values: tuple[Value, ...]
 
-    def option_of(self, answer: Value) -> str:
-        """Return the option that the wire calls `answer`; a score's may be named by its text too.
+def _descriptions(options: Sequence[schemas.ChoiceOption | schemas.Level]) -> list[str]:
+    return [option.description or "" for option in options]
 
-        Raises `InvalidOptionsError` where there is none.
-        """
-        options = self.question.options
-        for value, option in zip(self.values, options, strict=True):
-            if type(value) is type(answer) and value == answer:
-                return option
-        if self.question.kind == "score" and isinstance(answer, str) and answer in options:
-            return answer
-        known = ", ".join(map(repr, self.values[:10])) + (", ..." if len(self.values) > 10 else "")
-        raise InvalidOptionsError(f"{answer!r:.80} is no answer to this question: it has {known}")
+
+def instruction_text(given: str | Sequence[schemas.InputText | schemas.InputJson]) -> str:
+    """Return a text, or the texts of parts joined by line breaks."""
+    return given if isinstance(given, str) else "\n".join(map(part_text, given))
+
+
+def part_text(part: schemas.InputText | schemas.InputJson) -> str:
+    """Return the text of a part."""
+    return text_of(part.data) if isinstance(part, schemas.InputJson) else part.text
 
 
 def predicate(name: str, instruction: str, yes: str = "", no: str = "") -> TypedQuestion:
@@ -91,34 +100,53 @@ class LabelledInput:
     answers: Mapping[str, Value | None]
 
 
-def cases_of(questions: Sequence[TypedQuestion], rows: Sequence[LabelledInput]) -> tuple[Case, ...]:
-    """Return `rows` as cases of the questions.
+def by_name(questions: Sequence[TypedQuestion]) -> dict[str, TypedQuestion]:
+    """Return the questions by their names.
 
-    Raises `InvalidRequestError` for questions without names or with equal ones, and, placed at the
-    answer, `InvalidSupportError` for an unknown question and `InvalidOptionsError` for an answer
+    Raises `InvalidRequestError`, placed at the question, for one without a name, or with the name
+    of another.
+    """
+    found: dict[str, TypedQuestion] = {}
+    for number, typed in enumerate(questions):
+        name, place = typed.question.name, ("questions", number, "name")
+        if not name:
+            message = "every question needs a name: cases and answers say by it which question they mean"
+            raise InvalidRequestError(message).placed(place)
+        if name in found:
+            message = f"two questions have the name {name!r:.80}: nothing could tell them apart"
+            raise InvalidRequestError(message).placed(place)
+        found[name] = typed
+    return found
+
+
+def cases_of(
+    questions: Sequence[TypedQuestion], rows: Sequence[LabelledInput], below: Location = ()
+) -> tuple[Case, ...]:
+    """Return `rows` as cases of the questions; the field `cases` lies `below` this place.
+
+    Raises as `by_name`, also for a question that only its name tells from another, and, placed at
+    the answer, `InvalidSupportError` for an unknown question and `InvalidOptionsError` for an answer
     that is no option.
     """
-    by_name: dict[str, TypedQuestion] = {}
-    for number, typed in enumerate(questions):
-        name = typed.question.name
-        if not name:
-            message = "with cases every question needs a name: cases say by it what they answer"
-            raise InvalidRequestError(message).placed(("questions", number, "name"))
-        if name in by_name:
-            message = f"two questions have the name {name!r:.80}: cases could not tell them apart"
-            raise InvalidRequestError(message).placed(("questions", number, "name"))
-        by_name[name] = typed
-    return tuple(_case(number, row, by_name) for number, row in enumerate(rows))
+    named = by_name(questions)
+    keys: dict[object, str] = {}
+    for number, (name, typed) in enumerate(named.items()):
+        same = keys.setdefault(typed.question.key, name)
+        if same != name:
+            message = (
+                f"it has the instructions and options of {same!r:.80}: an adapter could not tell them apart"
+            )
+            raise InvalidRequestError(message).placed(("questions", number))
+    return tuple(_case((*below, "cases", number, "answers"), row, named) for number, row in enumerate(rows))
 
 
-def _case(number: int, row: LabelledInput, by_name: Mapping[str, TypedQuestion]) -> Case:
+def _case(place: Location, row: LabelledInput, named: Mapping[str, TypedQuestion]) -> Case:
     answers: dict[str, str | None] = {}
     for name, answer in row.answers.items():
-        place = ("abmll", "cases", number, "answers", name)
-        if name not in by_name:
-            raise InvalidSupportError(f"there is no question {name!r:.80}").placed(place)
+        if name not in named:
+            raise InvalidSupportError(f"there is no question {name!r:.80}").placed((*place, name))
         try:
-            answers[name] = None if answer is None else by_name[name].option_of(answer)
-        except InvalidOptionsError as error:
-            raise error.placed(place) from error
+            answers[name] = None if answer is None else named[name].option_of(answer)
+        except OptionsError as error:
+            raise InvalidOptionsError(str(error)).placed((*place, name)) from error
     return Case(row.input, answers)

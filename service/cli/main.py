@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from service.cli import local, models, names, peft, serve, store
+from service.cli import decide, local, models, names, peft, serve, store
 from service.cli.output import escape_what_cannot_be_encoded
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -36,6 +36,7 @@ for command in (
     serve.demo,
     local.adapt,
     local.predict,
+    decide.decide,
     local.diagnose,
     models.models,
     peft.export,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from model_store.terminal import shown
@@ -37,6 +38,41 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
             f"{row['confidence']:.2f} ± {top['std']:.2f}",
             f"{row['confidence'] - row['margin']:.2f}",
             f"{information:.3f}",
+            "[green]answer[/]" if row["decision"] == "answer" else "[yellow]abstain[/]",
+        )
+    return table
+
+
+def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str]) -> Group:
+    """Make a table for each input, with a row for each question: answer, confidence and decision."""
+    timings = answer["timings"]
+    source = (
+        f"adapter {answer['adapter_id']} ({answer['cache']})" if answer["adapter_id"] else answer["model"]
+    )
+    caption = (
+        f"{shown(source)} : adapted in {timings['adapt_seconds']:.1f} s, answered in "
+        f"{timings['predict_seconds']:.1f} s\nanswerable: probability that the input tells the answer; "
+        "*: zero-shot, without cases"
+    )
+    return Group(*(_answers_table(row, inputs[row["index"]]) for row in answer["results"]), caption)
+
+
+def _answers_table(result: Mapping[str, Any], text: str) -> Table:
+    table = Table(title=shown(_short(text, 160)), title_justify="left")
+    for heading in ("question", "answer"):
+        table.add_column(heading, overflow="fold", min_width=12)
+    for heading in ("confidence", "answerable"):
+        table.add_column(heading, justify="right")
+    table.add_column("decision")
+    for name, row in result["answers"].items():
+        given = row["answer"]
+        value = given if isinstance(given, str) else "yes" if given else "no"
+        level = "" if row["expected_level"] is None else f" ({row['expected_level']:.1f})"
+        table.add_row(
+            shown(_short(name) + ("" if row["learned"] else " *")),
+            shown(_short(value) + level),
+            f"{row['confidence']:.2f} ± {row['standard_error']:.2f}",
+            "" if row["answerable"] is None else f"{row['answerable']:.2f}",
             "[green]answer[/]" if row["decision"] == "answer" else "[yellow]abstain[/]",
         )
     return table

@@ -7,7 +7,7 @@ functions in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,6 +16,7 @@ from abmll.assurance.folds import Fold, make_folds
 from abmll.errors import AbmllError
 from abmll.prediction.settings import AUTO_TEXT_SAMPLES, PredictSettings, Thresholds
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+from abmll.text.questions import TypedQuestion
 from abmll.text.tasks import (
     Example,
     Query,
@@ -28,6 +29,7 @@ from abmll.text.tasks import (
     tells,
     unlabelled_options,
 )
+from service.engine.decisions import check_questions
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
 from service.engine.specs import AdaptationSpec, PredictionSpec, encode_labelled
 from service.errors import (
@@ -56,6 +58,7 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
     That of a request to refine is the spec of the instant adapter, whose `refined` is its own.
     """
     check_model(request.model, served)
+    check_questions([typed.question for typed in request.questions], settings)
     _check_limit(len(request.support), "examples", "max_support", settings, "support")
     for i, example in enumerate(request.support):
         _check_texts(f"support[{i}]", (example.input, example.output), example.options, settings)
@@ -71,7 +74,16 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
     )
     applied = request.overrides.apply(served.defaults)
     folds = tuple(_calibration_folds(request, settings))
-    spec = AdaptationSpec(served, request.support, examples, applied, request.seed, request.truncate, folds)
+    spec = AdaptationSpec(
+        served,
+        request.support,
+        examples,
+        applied,
+        request.seed,
+        request.truncate,
+        folds,
+        request.questions,
+    )
     return _instant(spec) if request.refine else spec
 
 
@@ -236,14 +248,28 @@ def admit_diagnosis(request: DiagnoseRequest, support: Sequence[Example], settin
     return folds
 
 
-def support_warnings(support: Sequence[Example]) -> tuple[str, ...]:
-    """Return warnings about a support that is accepted: contradictory or missing labels."""
+def support_warnings(support: Sequence[Example], questions: Sequence[TypedQuestion] = ()) -> tuple[str, ...]:
+    """Return warnings about a support that is accepted: contradictory or missing labels.
+
+    Labels of `questions` are missing where a question has some.
+    """
     warnings = [
         f"the input {_short(text)!r} appears with different outputs" for text in contradictions(support)
     ]
+    if questions:
+        return tuple(warnings) + tuple(_unanswered(support, questions))
     if unseen := unlabelled_options(support):
         warnings.append(f"no support example is labelled {', '.join(map(repr, map(_short, unseen)))}")
     return tuple(warnings)
+
+
+def _unanswered(support: Sequence[Example], questions: Sequence[TypedQuestion]) -> Iterator[str]:
+    for question in (typed.question for typed in questions):
+        given = {row.output for row in support if (row.instruction, frozenset(row.options)) == question.key}
+        missing = [option for option in question.options if option not in given]
+        if given and missing:
+            shown = ", ".join(map(repr, map(_short, missing[:5]))) + (", ..." if len(missing) > 5 else "")
+            yield f"no case answers {_short(question.name)!r} with {shown}"
 
 
 def spelling_warnings(queries: Sequence[Query], known: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 from abmll.errors import AbmllError
 from abmll.text.questions import Question, check_question
 from service.engine.requests import DecideRequest, PredictRequest
-from service.errors import LimitExceededError, ServiceError, from_exception, over_limit
+from service.errors import (
+    InvalidRequestError,
+    LimitExceededError,
+    ServiceError,
+    from_exception,
+    over_limit,
+)
+from service.gating.decisions import DecidedPrediction, decide
+from service.gating.records import GateRequest
 
 if TYPE_CHECKING:
     from abmll.text.tasks import Example
@@ -21,36 +30,64 @@ T = TypeVar("T")
 def admit_questions(request: DecideRequest, settings: Settings) -> PredictRequest:
     """Return the request as one query for each input and question, input by input.
 
-    Raises `ServiceError` for questions that say nothing, have options that cannot be told apart, or
-    are too many.
+    Where questions have gates of their own, the prediction has none (see `decided_by_question`).
+    Raises `LimitExceededError` for too many inputs, and as `check_questions`.
     """
-    for what, setting, count in (
-        ("questions", "max_questions", len(request.questions)),
-        ("inputs", "max_inputs", len(request.inputs)),
-    ):
-        if count > (limit := getattr(settings, setting)):
-            raise LimitExceededError(over_limit(f"{count} {what}", limit, setting), what)
-    for i, question in enumerate(request.questions):
-        _check_lengths(question, f"questions[{i}]", settings)
-        try:
-            check_question(question)
-        except AbmllError as error:
-            raise from_exception(error, f"questions[{i}]") from error
+    check_questions(request.questions, settings)
+    _check_count(len(request.inputs), "inputs", settings)
+    if request.gates and request.gate.thresholds.of_text:
+        raise InvalidRequestError("the gate has a condition on free text, and a question has options", "gate")
     return PredictRequest(
         adapter=request.adapter,
         queries=tuple(question.query(text) for text in request.inputs for question in request.questions),
         settings=request.settings,
-        gate=request.gate,
+        gate=GateRequest() if request.gates else request.gate,
         confidence=request.confidence,
         truncate=request.truncate,
     )
 
 
+def check_questions(questions: Sequence[Question], settings: Settings) -> None:
+    """Raise `ServiceError` for questions that are too many, or one that cannot be asked.
+
+    Such a one says nothing, has options that cannot be told apart, or is too long.
+    """
+    _check_count(len(questions), "questions", settings)
+    for i, question in enumerate(questions):
+        _check_lengths(question, f"questions[{i}]", settings)
+        try:
+            check_question(question)
+        except AbmllError as error:
+            raise from_exception(error, f"questions[{i}]") from error
+
+
+def _check_count(count: int, what: str, settings: Settings) -> None:
+    if count > (limit := getattr(settings, f"max_{what}")):
+        raise LimitExceededError(over_limit(f"{count} {what}", limit, f"max_{what}"), what)
+
+
 def _check_lengths(question: Question, param: str, settings: Settings) -> None:
+    if (options := len(question.scored)) > settings.max_options:
+        found = f"{options} options" + (", with that for no answer" if question.declinable else "")
+        raise LimitExceededError(over_limit(found, settings.max_options, "max_options"), param)
     longest = max(map(len, (question.instruction, *question.options, *question.descriptions)))
     if longest > settings.max_text_chars:
         found = f"a text of {longest} characters"
         raise LimitExceededError(over_limit(found, settings.max_text_chars, "max_text_chars"), param)
+
+
+def decided_by_question(
+    request: DecideRequest, rows: Sequence[DecidedPrediction]
+) -> Sequence[DecidedPrediction]:
+    """Return the answers, input by input, decided by the gate of their question if it has its own."""
+    if not request.gates:
+        return rows
+    shared = request.gate.thresholds
+    thresholds = [request.gates.get(question.name, shared) for question in request.questions]
+    return [
+        decide(row.prediction, row.confidence, own)
+        for row, own in zip(rows, itertools.cycle(thresholds), strict=False)
+    ]
 
 
 @contextmanager
@@ -80,7 +117,7 @@ def placed_in_examples(error: ServiceError, places: Sequence[str]) -> ServiceErr
 def learned(questions: Sequence[Question], support: Sequence[Example]) -> list[bool]:
     """Return of each question whether `support` has examples of it."""
     known = {(example.instruction, frozenset(example.options)) for example in support}
-    return [(question.instruction, frozenset(question.scored)) in known for question in questions]
+    return [question.key in known for question in questions]
 
 
 def by_input(rows: Sequence[T], questions: int) -> list[tuple[T, ...]]:

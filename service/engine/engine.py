@@ -26,6 +26,7 @@ from service.engine.answers import Answered, Decided, Diagnosed, Obtained
 from service.engine.decisions import (
     admit_questions,
     by_input,
+    decided_by_question,
     learned,
     placed_in_examples,
     questions_named,
@@ -249,6 +250,7 @@ class Engine:
             with questions_named(request):
                 most = len(work.queries)
                 adapter, cache, rows, gates, spec = await self._carry_out(work, context, most_queries=most)
+            rows = decided_by_question(request, rows)
             self._record_decisions(rows)
             return Decided(
                 rows=by_input(rows, len(request.questions)),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from abmll.text.questions import TypedQuestion
 from abmll.text.tasks import Example
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ def adapter_id(
     *,
     truncate: bool,
     folds: int = 0,
+    questions: Sequence[TypedQuestion] = (),
 ) -> str:
     """Return `adp_` and the first 128 bits of the digest, in hexadecimal.
 
-    `folds` is the number of folds that choose the adapter's temperature.
+    `folds` is the number of folds that choose the adapter's temperature. `questions` are the
+    adapter's own: it is found by their names, so they are part of what it is.
     """
     determining = {
         "base": served.base.to_json(),
@@ -37,6 +40,7 @@ def adapter_id(
         "seed": seed,
         "truncate": truncate,
         **({"calibration_folds": folds} if folds else {}),
+        **({"questions": [typed.to_json() for typed in questions]} if questions else {}),
     }
     return f"adp_{_digest(determining)[:32]}"
 

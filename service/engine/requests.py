@@ -5,12 +5,13 @@ Surfaces and the command line build them. Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from abmll.adaptation.settings import AdaptSettings, Effort, settings_of
-from abmll.prediction.settings import PredictSettings
-from abmll.text.questions import Question
+from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.questions import Question, TypedQuestion
 from abmll.text.tasks import Example, Query
 from service.gating.confidence import WantedConfidence
 from service.gating.records import GateRequest
@@ -53,6 +54,7 @@ class AdaptRequest:
     `model` None stands for the served one. With `calibration_folds`, the adapter has the
     temperature that its own held-out answers choose. With `refine`, the adapter of effort `instant`
     answers, while that of this request is made in the background; it answers once it is there.
+    `questions` are those that the adapter has for its own; the support answers some of them.
     """
 
     support: tuple[Example, ...]
@@ -61,6 +63,7 @@ class AdaptRequest:
     truncate: bool = False
     model: str | None = None
     calibration_folds: int | None = None
+    questions: tuple[TypedQuestion, ...] = ()
     refine: bool = False
 
 
@@ -90,8 +93,9 @@ class DecideRequest:
 
     `adapter` is the id of an adapter, or a request to make one. None stands for what `model` names.
     Where that is the base model, or None, the global posterior answers, which has seen no example
-    (zero-shot). `gate`, `confidence` and `settings` are as in
-    `PredictRequest`, and hold for every question.
+    (zero-shot). `gate`, `confidence` and `settings` are as in `PredictRequest`, and hold for every
+    question. A question whose name is in `gates` has these thresholds in place of `gate`, which then
+    needs no calibration.
     """
 
     questions: tuple[Question, ...]
@@ -99,6 +103,7 @@ class DecideRequest:
     adapter: str | AdaptRequest | None = None
     settings: PredictSettings = field(default_factory=PredictSettings)
     gate: GateRequest = field(default_factory=GateRequest)
+    gates: Mapping[str, Thresholds] = field(default_factory=dict)
     confidence: WantedConfidence = None
     truncate: bool = False
     model: str | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.folds import Fold
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
+from abmll.text.questions import TypedQuestion
 from abmll.text.tasks import Example, Query
 from service.engine.identity import adapter_id
 from service.executors.contract import AdaptJob, PredictJob, ServedModel
@@ -24,6 +25,7 @@ class AdaptationSpec:
     Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
     adapter has the temperature of the posterior's rule. `refined` decides the adapter that is made
     in the background when this one has answered; None where this one is all that is made.
+    `questions` are the adapter's own.
     """
 
     served: ServedModel
@@ -33,6 +35,7 @@ class AdaptationSpec:
     seed: int
     truncate: bool
     folds: tuple[Fold, ...] = ()
+    questions: tuple[TypedQuestion, ...] = ()
     refined: AdaptationSpec | None = None
 
     @property
@@ -45,6 +48,7 @@ class AdaptationSpec:
             self.served,
             truncate=self.truncate,
             folds=len(self.folds),
+            questions=self.questions,
         )
         return AdaptJob(named, self.examples, self.settings, self.seed)
 

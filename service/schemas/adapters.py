@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,14 @@ class SupportSummary(WireModel):
     n: int = Field(description="Number of labelled examples.")
     tokens: int
     per_label: dict[str, int] = Field(description="Number of examples with each label; empty for free text.")
+
+
+class AdapterQuestion(WireModel):
+    """One of an adapter's own questions, and how many cases answer it."""
+
+    question: dict[str, Any] = Field(description="As requests have it; the name alone suffices.")
+    cases: int = Field(description="Number of cases that answer it; 0: it is answered zero-shot.")
+    cannot_tell: int = Field(description="Number of those that say that the input does not tell the answer.")
 
 
 class BaseInfo(WireModel):
@@ -79,6 +87,9 @@ class Adapter(WireModel):
     options: list[str] = Field(
         description="Options that all examples have in common, which apply to inputs without their "
         "own; else empty."
+    )
+    questions: list[AdapterQuestion] | None = Field(
+        default=None, description="The adapter's own questions, if it was made from cases."
     )
     created: str = Field(description="Time at which it was stored, ISO 8601 in UTC.")
     diagnostics: Diagnostics

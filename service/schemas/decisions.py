@@ -1,29 +1,17 @@
-"""What the surfaces of typed questions add to their wires, below `abmll`."""
+"""Typed questions: requests of the native surface, and what the others have below `abmll`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, Tag, model_validator
 
-from service.schemas.fields import Adapt, RefinesTo, Samples, Seed, Truncate
+from service.schemas import demo
+from service.schemas.fields import Adapt, Confidence, RefinesTo, Samples, Seed, Truncate
 from service.schemas.predictions import Cache, GateReport, Timings
+from service.schemas.questions import KINDS_OF_QUESTIONS, Case, Question, kind_of_question
 from service.schemas.requests import Gate
-from service.schemas.wire import WireModel
-
-
-def _answer(value: Any) -> Any:
-    if value is not None and not isinstance(value, str | bool | int):
-        raise ValueError("an answer is a text, a boolean, the index of a level, or null")
-    return value
-
-
-CaseAnswer = Annotated[
-    Any,
-    AfterValidator(_answer),
-    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "boolean", "integer", "null")]}),
-]
-"""What a wire calls an option, or null for an input that does not tell the answer."""
+from service.schemas.wire import WireModel, one_of
 
 
 class DecideOptions(WireModel):
@@ -38,7 +26,53 @@ class DecideOptions(WireModel):
     gate: Gate | None = Field(
         default=None, description="When to abstain, for every question; by default never."
     )
+    gates: dict[str, Gate] | None = Field(
+        default=None,
+        description="Gates by the name of the question, each in place of `gate`. `auto` samples then do "
+        "not stop where a gate is decided.",
+    )
+    confidence: Confidence = None
     truncate: Truncate = False
+
+
+def _kind_of_asked(value: Any) -> str | None:
+    return "<name>" if isinstance(value, str) else "<question>" if kind_of_question(value) else None
+
+
+AskedQuestion = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[Question, Tag("<question>")],
+    one_of(_kind_of_asked, f"{KINDS_OF_QUESTIONS}, or the name of one of the adapter's"),
+]
+
+
+class DecideRequest(DecideOptions):
+    """Typed questions about each of some inputs.
+
+    What answers is named by `adapter_id` or `model`, or made from `cases`, or else is the base model.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [demo.decide_body()]})
+
+    model: str | None = Field(
+        default=None,
+        description="Id of the base model or of an adapter, or a name of one; by default the base model.",
+    )
+    questions: list[AskedQuestion] | None = Field(
+        default=None,
+        min_length=1,
+        description="Questions with different names; of an adapter's own questions the names suffice. By "
+        "default all of the adapter's own.",
+    )
+    cases: list[Case] | None = Field(
+        default=None, min_length=1, description="Cases of these questions to learn from first."
+    )
+    inputs: list[str] = Field(min_length=1, description="Texts to ask about.")
+
+    @model_validator(mode="after")
+    def _cases_of_questions(self) -> Self:
+        if self.cases is not None and self.questions is None:
+            raise ValueError("cases need questions: what their answers answer")
+        return self
 
 
 class AnswerDetails(WireModel):
@@ -84,3 +118,42 @@ class DecisionDetails(WireModel):
     refines_to: RefinesTo = None
     warnings: list[str]
     timings: Timings
+
+
+class ValueProbability(WireModel):
+    """The probability of one value."""
+
+    value: str | bool
+    probability: float
+
+
+class QuestionAnswer(AnswerDetails):
+    """The answer to one question about one input; given also where the gate abstains."""
+
+    type: Literal["predicate", "choice", "score"]
+    answer: str | bool = Field(
+        description="The most probable value: true or false of a predicate, a value of a choice, the label "
+        "of a level."
+    )
+    confidence: float = Field(description="Probability of `answer`.")
+    margin: float = Field(description="Probability of the answer minus that of the runner-up.")
+    probabilities: list[ValueProbability] = Field(description="In the order of the question's values.")
+    expected_level: float | None = Field(
+        description="Mean of the levels' indices, each with its probability; null if it is no score."
+    )
+
+
+class DecidedInput(WireModel):
+    """The answers about one input."""
+
+    index: int = Field(description="Position of the input in the request.")
+    answers: dict[str, QuestionAnswer] = Field(description="By the name of the question.")
+
+
+class DecideResponse(DecisionDetails):
+    """The answers to each question about each input."""
+
+    model: str = Field(description="What answered: the base model, an adapter, or a version of a name.")
+    results: list[DecidedInput] = Field(description="In the order of the inputs.")
+    tokens: int = Field(description="Tokens that were read, each counted once.")
+    request_id: str

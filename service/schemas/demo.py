@@ -48,3 +48,37 @@ def predict_body() -> dict[str, Any]:
         "seed": 0,
         "gate": {"min_confidence": 0.5},
     }
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {"type": "predicate", "name": "urgent", "instructions": "Does the customer ask for help at once?"},
+    {
+        "type": "choice",
+        "name": "team",
+        "instructions": "Which team answers it?",
+        "choices": [{"value": value} for value in OPTIONS],
+    },
+    {
+        "type": "score",
+        "name": "anger",
+        "instructions": "How angry is the customer?",
+        "levels": [{"label": "calm"}, {"label": "annoyed"}, {"label": "furious"}],
+    },
+]
+
+
+def decide_body() -> dict[str, Any]:
+    """Make the body for `POST /v1/decide`: three questions, three cases, a new ticket."""
+    answers = [
+        {"urgent": False, "team": "billing", "anger": "annoyed"},
+        {"urgent": False, "team": "delivery", "anger": None},
+        {"urgent": True, "team": "technical problem", "anger": "calm"},
+    ]
+    return {
+        "questions": QUESTIONS,
+        "cases": [
+            {"input": text, "answers": given} for (text, _), given in zip(SUPPORT, answers, strict=False)
+        ],
+        "inputs": INPUTS[:1],
+        "gates": {"team": {"min_confidence": 0.5}},
+    }

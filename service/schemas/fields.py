@@ -113,6 +113,15 @@ Samples = Annotated[
     ),
 ]
 
+Confidence = Annotated[
+    Literal["predictive", "calibrated"] | None,
+    Field(
+        description="Kind of confidence; by default `calibrated` where it exists. `predictive` is "
+        "the answer's probability in the posterior predictive. `calibrated` is refused "
+        "if the adapter has no temperature of its own, or for free text.",
+    ),
+]
+
 Support = Annotated[list[SupportRow], Field(description="Labelled examples of the task.")]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, Tag, model_validator
 
 from service.schemas import demo
-from service.schemas.fields import Adapt, Model, Options, Samples, Seed, Support, Truncate
+from service.schemas.fields import Adapt, Confidence, Model, Options, Samples, Seed, Support, Truncate
+from service.schemas.questions import Case, Question
 from service.schemas.wire import WireModel, one_of
 
 
@@ -135,16 +136,37 @@ _CREATE_EXAMPLE = {key: _PREDICT_EXAMPLE[key] for key in ("support", "options", 
 
 
 class CreateAdapterRequest(WireModel):
-    """Adapt to a support set."""
+    """Adapt to a support set, or to cases of typed questions."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CREATE_EXAMPLE]})
 
     model: Model = None
-    support: Support
+    support: Support | None = None
     options: Options = None
+    questions: list[Question] | None = Field(
+        default=None,
+        min_length=1,
+        description="Questions that `cases` answer, with different names; in place of `support`.",
+    )
+    cases: list[Case] | None = Field(
+        default=None,
+        min_length=1,
+        description="Inputs with answers to some of the questions. A question without an answer in any "
+        "case is one of the adapter's too, and is answered zero-shot.",
+    )
     adapt: Adapt | None = Field(default=None, description="How to fit.")
     seed: Seed = 0
     truncate: Truncate = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.support is None) == (self.cases is None):
+            raise ValueError("exactly one of support, and cases with their questions, is needed")
+        if (self.cases is None) != (self.questions is None):
+            raise ValueError("questions and cases belong together: cases answer questions")
+        if self.cases is not None and self.options is not None:
+            raise ValueError("options belong to support: each question has its own")
+        return self
 
 
 class PredictRequest(WireModel):
@@ -186,13 +208,7 @@ class PredictRequest(WireModel):
         description="Store the predictions for feedback, also without a calibrated gate; the "
         "adapter must be calibrated.",
     )
-
-    confidence: Literal["predictive", "calibrated"] | None = Field(
-        default=None,
-        description="Kind of confidence; by default `calibrated` where it exists. `predictive` is "
-        "the answer's probability in the posterior predictive. `calibrated` is refused "
-        "if the adapter has no temperature of its own, or for free text.",
-    )
+    confidence: Confidence = None
 
     @property
     def calibrated(self) -> bool:

@@ -543,7 +543,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
         return {name: list(inspect.signature(method).parameters.values()) for name, method in found.items()}
 
     assert methods(Client) == methods(AsyncClient)
-    assert len(methods(Client)) == 24
+    assert len(methods(Client)) == 27
 
 
 def test_the_asynchronous_client_diagnoses_and_calibrates(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import pytest
 from pydantic import create_model
 
 from abmll_client import calls, gate_results, models
-from abmll_client.arguments import AdaptFields, CalibrateFields, PredictFields
+from abmll_client.arguments import (
+    AdaptFields,
+    CalibrateFields,
+    DecideFields,
+    PredictFields,
+    TeachFields,
+)
 from service import schemas
 from service.gating import decisions
 
@@ -69,7 +75,7 @@ def test_there_are_records_only_of_what_the_client_reads() -> None:
         for call in (hint, *get_args(hint))
         if get_origin(call) is calls.Call
     }
-    assert len(answers) == 17
+    assert len(answers) == 18
     read = {models.ErrorResponse, *answers}
     nested = {name for model in read for name in model.model_json_schema().get("$defs", {})}
     assert {model.__name__ for model in read} | nested == set(MODELS)
@@ -78,7 +84,9 @@ def test_there_are_records_only_of_what_the_client_reads() -> None:
 @pytest.mark.parametrize(
     ("fields", "request_model", "given_otherwise"),
     [
-        (AdaptFields, schemas.CreateAdapterRequest, {"support"}),
+        (AdaptFields, schemas.CreateAdapterRequest, {"support", "questions", "cases"}),
+        (TeachFields, schemas.CreateAdapterRequest, {"support", "questions", "cases", "options"}),
+        (DecideFields, schemas.DecideRequest, {"inputs", "questions", "cases"}),
         (PredictFields, schemas.PredictRequest, {"inputs", "stream"}),
         (CalibrateFields, schemas.CalibrateRequest, {"examples", "cases", "replace", "more_follow"}),
     ],

@@ -3,6 +3,7 @@
 from abmll_client.models.adapters import (
     Adapter,
     AdapterList,
+    AdapterQuestion,
     BaseInfo,
     CreateAdapterResponse,
     DeletedAdapter,
@@ -13,6 +14,12 @@ from abmll_client.models.adapters import (
     SupportSummary,
 )
 from abmll_client.models.answer import Answer
+from abmll_client.models.decisions import (
+    DecidedInput,
+    DecideResponse,
+    QuestionAnswer,
+    ValueProbability,
+)
 from abmll_client.models.diagnosis import (
     AccuracyEstimate,
     AdapterComparison,
@@ -66,6 +73,7 @@ __all__ = [
     "Adapter",
     "AdapterComparison",
     "AdapterList",
+    "AdapterQuestion",
     "Answer",
     "AnswerCluster",
     "AnswerableEstimate",
@@ -76,6 +84,8 @@ __all__ = [
     "CertificateReport",
     "ConflictingExamples",
     "CreateAdapterResponse",
+    "DecideResponse",
+    "DecidedInput",
     "DeletedAdapter",
     "DeletedCalibration",
     "DeletedName",
@@ -105,6 +115,7 @@ __all__ = [
     "PredictResponse",
     "Prediction",
     "PredictionSet",
+    "QuestionAnswer",
     "QuestionDiagnosis",
     "RankedScore",
     "SetReport",
@@ -114,6 +125,7 @@ __all__ = [
     "Timings",
     "UncertaintyReport",
     "Usage",
+    "ValueProbability",
     "VerdictReason",
     "WorkedPrice",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from abmll_client.models.answer import Answer
 from abmll_client.models.diagnosis import Diagnosis
@@ -15,6 +15,14 @@ class SupportSummary(Answer):
     n: int  # labelled examples
     tokens: int
     per_label: dict[str, int]  # examples by label; empty for free text
+
+
+class AdapterQuestion(Answer):
+    """One of an adapter's own questions, and how many cases answer it."""
+
+    question: dict[str, Any]  # as requests have it; the name alone suffices
+    cases: int  # 0: it is answered zero-shot
+    cannot_tell: int  # those that say that the input does not tell the answer
 
 
 class BaseInfo(Answer):
@@ -62,6 +70,7 @@ class Adapter(Answer):
     posterior: str
     support: SupportSummary
     options: list[str]  # of all examples, taken by inputs without their own; or empty
+    questions: list[AdapterQuestion] | None = None  # if it was made from cases
     created: str  # ISO 8601, UTC
     diagnostics: Diagnostics
     temperature: float  # T: the averaged distribution over options is taken to the power 1/T

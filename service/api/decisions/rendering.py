@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service import schemas
 from service.api.decision_answers import TypedAnswer, answers_of, request_details
 from service.api.decision_requests import DecisionBody
 from service.api.decisions import wire
@@ -22,20 +23,20 @@ def decision(decided: Decided, asked: DecisionBody, body: wire.DecisionRequest) 
 
 
 def _answer(
-    question: wire.Predicate | wire.Choice | wire.Score, answer: TypedAnswer, *, refuse: bool
+    question: schemas.Predicate | schemas.Choice | wire.Score, answer: TypedAnswer, *, refuse: bool
 ) -> wire.PredicateAnswer | wire.ChoiceAnswer | wire.ScoreAnswer | wire.RefusalAnswer:
     name, details = question.name, answer.details
     if refuse and details.decision == "abstain":
         return wire.RefusalAnswer(name=name, abmll=details)
-    if isinstance(question, wire.Predicate):
+    if isinstance(question, schemas.Predicate):
         return wire.PredicateAnswer(name=name, probability=answer.probabilities[0], abmll=details)
-    if isinstance(question, wire.Choice):
+    if isinstance(question, schemas.Choice):
         return wire.ChoiceAnswer(
             name=name,
             choice=question.choices[answer.top].value,
             confidence=answer.confidence,
             probabilities=[
-                wire.ValueProbability(value=option.value, probability=p)
+                schemas.ValueProbability(value=option.value, probability=p)
                 for option, p in zip(question.choices, answer.probabilities, strict=True)
             ],
             abmll=details,

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from service import schemas
 from service.api.decision_requests import DecisionBody
 from service.api.decisions import wire
-from service.api.structured_text import text_of
-from service.api.typed_questions import (
-    LabelledInput,
-    TypedQuestion,
-    choice,
-    predicate,
-    score,
-)
+from service.api.typed_questions import LabelledInput, part_text, typed_question
 
-_Part: TypeAlias = wire.InputText | wire.InputJson | wire.OutputText | wire.Refusal
+_Part: TypeAlias = schemas.InputText | schemas.InputJson | wire.OutputText | wire.Refusal
 _Item: TypeAlias = (
     wire.Message
     | wire.FunctionCall
@@ -31,29 +25,13 @@ def decision_body(body: wire.DecisionRequest) -> DecisionBody:
     cases = body.abmll.cases
     return DecisionBody(
         model=body.model,
-        input=input_text(body.input),
+        inputs=(input_text(body.input),),
         questions=list(map(typed_question, body.questions)),
         extras=body.abmll,
         labelled=None
         if cases is None
         else [LabelledInput(input_text(case.input), case.answers) for case in cases],
     )
-
-
-def typed_question(question: wire.Predicate | wire.Choice | wire.Score) -> TypedQuestion:
-    """Return the question; one without a name has an empty one."""
-    name, instruction = question.name or "", content_text(question.instructions)
-    if isinstance(question, wire.Predicate):
-        return predicate(name, instruction)
-    if isinstance(question, wire.Choice):
-        values = [option.value for option in question.choices]
-        return choice(name, instruction, values, _descriptions(question.choices))
-    labels = [level.label for level in question.levels]
-    return score(name, instruction, labels, _descriptions(question.levels))
-
-
-def _descriptions(options: Sequence[wire.ChoiceOption | wire.Level]) -> list[str]:
-    return [option.description or "" for option in options]
 
 
 def input_text(given: str | Sequence[_Item]) -> str:
@@ -88,6 +66,6 @@ def content_text(content: str | Sequence[_Part]) -> str:
 
 
 def _part_text(part: _Part) -> str:
-    if isinstance(part, wire.InputJson):
-        return text_of(part.data)
-    return part.refusal if isinstance(part, wire.Refusal) else part.text
+    if isinstance(part, wire.Refusal):
+        return part.refusal
+    return part.text if isinstance(part, wire.OutputText) else part_text(part)

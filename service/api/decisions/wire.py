@@ -5,7 +5,6 @@ OpenAI's parameters without effect here are accepted and ignored. All others are
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,28 +12,17 @@ from pydantic import (
     ConfigDict,
     Field,
     Tag,
-    field_validator,
 )
 
 from model_store.pretrained.catalogue import DEFAULT_BASE
 from service import schemas
-from service.api.structured_text import check_structure
 from service.schemas import WireModel
 
-MAX_CHOICES = 255
 MAX_LEVELS = 10
 _IGNORED = "Ignored."
 _Ignored = Annotated[Any, Field(description=_IGNORED)]
 
 # ---- the input ------------------------------------------------------------------------------------------------------
-
-
-class InputText(WireModel):
-    """A text."""
-
-    type: Literal["input_text"]
-    text: str
-    prompt_cache_breakpoint: _Ignored = None
 
 
 class OutputText(WireModel):
@@ -51,31 +39,13 @@ class Refusal(WireModel):
     refusal: str
 
 
-def _structure(value: Any) -> Any:
-    check_structure(value)
-    return value
-
-
-class InputJson(WireModel):
-    """A JSON object, or a list of objects, which is read as lines of text."""
-
-    type: Literal["input_json"]
-    data: Annotated[dict[str, Any] | list[dict[str, Any]], AfterValidator(_structure)]
-
-
-def _tag(value: Any, kinds: Collection[str], default: str | None = None) -> str | None:
-    """Return the tag of an object by its type, which has to be one of `kinds`."""
-    kind = value.get("type", default) if isinstance(value, dict) else None
-    return f"<{kind}>" if isinstance(kind, str) and kind in kinds else None
-
-
 def _kind_of_part(value: Any) -> str | None:
-    return _tag(value, ("input_text", "input_json", "output_text", "refusal"))
+    return schemas.tag_of_type(value, ("input_text", "input_json", "output_text", "refusal"))
 
 
 _Part = Annotated[
-    Annotated[InputText, Tag("<input_text>")]
-    | Annotated[InputJson, Tag("<input_json>")]
+    Annotated[schemas.InputText, Tag("<input_text>")]
+    | Annotated[schemas.InputJson, Tag("<input_json>")]
     | Annotated[OutputText, Tag("<output_text>")]
     | Annotated[Refusal, Tag("<refusal>")],
     schemas.one_of(
@@ -141,7 +111,7 @@ _CALLS = ("function_call", "function_call_output", "custom_tool_call", "custom_t
 
 
 def _kind_of_item(value: Any) -> str | None:
-    return _tag(value, ("message", *_CALLS), "message")
+    return schemas.tag_of_type(value, ("message", *_CALLS), "message")
 
 
 _Item = Annotated[
@@ -178,114 +148,17 @@ Input = Annotated[
 # ---- questions ------------------------------------------------------------------------------------------------------
 
 
-def _kind_of_instruction(value: Any) -> str | None:
-    return _tag(value, ("input_text", "input_json"))
-
-
-_Instruction = Annotated[
-    Annotated[InputText, Tag("<input_text>")] | Annotated[InputJson, Tag("<input_json>")],
-    schemas.one_of(
-        _kind_of_instruction,
-        "a part of the type input_text or input_json: this server reads text, no images and no files",
-    ),
-]
-
-
-def _says_something(instructions: Any) -> Any:
-    parts = [instructions] if isinstance(instructions, str) else instructions
-    if not any(part.strip() if isinstance(part, str) else _has_content(part) for part in parts):
-        raise ValueError("the instructions are empty: say what is asked about the input")
-    return instructions
-
-
-def _has_content(part: InputText | InputJson) -> bool:
-    return bool(part.text.strip()) if isinstance(part, InputText) else bool(part.data)
-
-
-Instructions = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[_Instruction], Field(min_length=1), Tag("<list>")],
-    schemas.text_or_list("parts"),
-    AfterValidator(_says_something),
-]
-
-
-class _Question(WireModel):
-    name: str | None = Field(
-        default=None, description="For the caller: the answer has it, the model does not see it."
-    )
-    instructions: Instructions
-
-
-class Predicate(_Question):
-    """How likely is it that a statement about the input is true?"""
-
-    type: Literal["predicate"]
-
-
-def _kind_of_value(value: Any) -> str | None:
-    return {str: "<text>", bool: "<boolean>"}.get(type(value))
-
-
-class ChoiceOption(WireModel):
-    """One of several values."""
-
-    value: Annotated[
-        Annotated[str, Tag("<text>")] | Annotated[bool, Tag("<boolean>")],
-        schemas.one_of(_kind_of_value, "a text or a boolean"),
-    ] = Field(description="A text and a boolean of the same spelling are two values.")
-    description: str | None = Field(default=None, description="When it applies.")
-
-
-class Choice(_Question):
-    """Which of several values fits the input?"""
-
-    type: Literal["choice"]
-    choices: list[ChoiceOption] = Field(min_length=2, max_length=MAX_CHOICES)
-
-    @field_validator("choices")
-    @classmethod
-    def _different(cls, choices: list[ChoiceOption]) -> list[ChoiceOption]:
-        seen = set()
-        for choice in choices:
-            key = (type(choice.value), choice.value)
-            if key in seen:
-                raise ValueError(f"two choices have the value {choice.value!r:.80}")
-            seen.add(key)
-        return choices
-
-
-class Level(WireModel):
-    """One of several levels."""
-
-    label: str
-    description: str | None = Field(default=None, description="What sets it apart from its neighbours.")
-
-
-class Score(_Question):
+class Score(schemas.Score):
     """Which of several levels, from the lowest to the highest, fits the input?"""
 
-    type: Literal["score"]
-    levels: list[Level] = Field(min_length=2, max_length=MAX_LEVELS)
-
-    @field_validator("levels")
-    @classmethod
-    def _different(cls, levels: list[Level]) -> list[Level]:
-        labels = [level.label for level in levels]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"two levels have the label {label!r:.80}")
-        return levels
-
-
-def _kind_of_question(value: Any) -> str | None:
-    return _tag(value, ("predicate", "choice", "score"))
+    levels: list[schemas.Level] = Field(min_length=2, max_length=MAX_LEVELS)
 
 
 Question = Annotated[
-    Annotated[Predicate, Tag("<predicate>")]
-    | Annotated[Choice, Tag("<choice>")]
+    Annotated[schemas.Predicate, Tag("<predicate>")]
+    | Annotated[schemas.Choice, Tag("<choice>")]
     | Annotated[Score, Tag("<score>")],
-    schemas.one_of(_kind_of_question, "a question of the type predicate, choice or score"),
+    schemas.one_of(schemas.kind_of_question, schemas.KINDS_OF_QUESTIONS),
 ]
 
 # ---- the request ----------------------------------------------------------------------------------------------------
@@ -295,11 +168,7 @@ class Case(WireModel):
     """An input with its right answers, given by a person."""
 
     input: Input
-    answers: dict[str, schemas.CaseAnswer] = Field(
-        min_length=1,
-        description="By the name of the question: true or false of a predicate, a value of a choice, the "
-        "index or the label of a level. null: the input does not tell the answer.",
-    )
+    answers: schemas.Answers
 
 
 class Extras(schemas.DecideOptions):
@@ -367,20 +236,13 @@ class PredicateAnswer(_Answer):
     probability: float
 
 
-class ValueProbability(WireModel):
-    """The probability of one value."""
-
-    value: str | bool
-    probability: float
-
-
 class ChoiceAnswer(_Answer):
     """The most probable value."""
 
     type: Literal["choice"] = "choice"
     choice: str | bool
     confidence: float = Field(description="Probability that `choice` is right.")
-    probabilities: list[ValueProbability] = Field(description="In the order of the choices.")
+    probabilities: list[schemas.ValueProbability] = Field(description="In the order of the choices.")
 
 
 class LevelProbability(WireModel):

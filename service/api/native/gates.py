@@ -10,7 +10,7 @@ from service import schemas
 from service.api.error_answers import documented_errors
 from service.api.http import engine_of, tenant_of, unless_disconnected
 from service.api.json_bodies import JsonRoute
-from service.api.native.rendering import calibration_object, calibrations_object, feedback_response
+from service.api.native.gate_rendering import calibration_object, calibrations_object, feedback_response
 from service.api.native.requests import calibrate_request
 from service.errors import LimitExceededError, over_limit
 from service.settings import Settings

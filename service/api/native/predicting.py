@@ -18,6 +18,7 @@ from service.engine.answers import Answered
 from service.errors import ServiceError, from_validation
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound=schemas.WireModel)
 
 
 async def predict(body: schemas.PredictRequest, request: Request) -> Answered:
@@ -42,8 +43,13 @@ async def predict_and_render(
 
 def native_request(fields: Mapping[str, Any]) -> schemas.PredictRequest:
     """Return the native request of these fields. Raises `InvalidRequestError`."""
+    return validated(schemas.PredictRequest, fields)
+
+
+def validated(request: type[RequestT], fields: Mapping[str, Any]) -> RequestT:
+    """Return the request of these fields. Raises `InvalidRequestError`."""
     try:
-        return schemas.PredictRequest.model_validate(fields)
+        return request.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error.errors()) from error
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Annotated, Any
+import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service import schemas
+from service.api import decision_answers
 from service.api.error_answers import documented_errors
 from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
 from service.api.json_bodies import JsonRoute
-from service.api.native import predicting, streaming
+from service.api.native import asking, predicting, streaming
 from service.api.native.rendering import adapter_object, create_response
-from service.api.native.requests import adapt_request
-from service.engine.answers import Obtained
+from service.api.native.typed_answers import decide_response
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -30,12 +30,14 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
     },
 )
 async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -> Response:
-    """Adapt to a support. Equal bodies give the same id, and are adapted to once.
+    """Adapt to a support, or to cases of questions. Equal bodies give the same id, and are adapted to once.
 
     The status is 201 when this request made the adapter, 200 when it was there or was being made.
     Either way the adapter is on disk.
     """
-    obtained = await unless_disconnected(request, _create(body, request))
+    with asking.placed(body):
+        work = engine_of(request).create_adapter(asking.adaptation(body), tenant=tenant_of(request))
+        obtained = await unless_disconnected(request, work)
     answer = create_response(obtained, request_id(request))
     return _json(answer, 201 if answer.cache == "miss" else 200)
 
@@ -95,8 +97,18 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
     return await predicting.predict_and_render(body, request, lambda answer: _json(answer, 200))
 
 
-def _create(body: schemas.CreateAdapterRequest, request: Request) -> Coroutine[Any, Any, Obtained]:
-    return engine_of(request).create_adapter(adapt_request(body), tenant=tenant_of(request))
+@router.post("/decide", response_model=schemas.DecideResponse, responses=_WORK_ERRORS)
+async def decide(body: schemas.DecideRequest, request: Request) -> Response:
+    """Answer typed questions about each input.
+
+    The base model answers without cases (zero-shot), an adapter by what it has learned. With `cases`,
+    one is made first. Abstaining is an answer, as in `POST /v1/predict`.
+    """
+    asked = await asking.decision_body(body, engine_of(request))
+    decided = await decision_answers.decide(asked, request)
+    # In a thread, since many inputs times many questions make megabytes of JSON.
+    answer = await asyncio.to_thread(decide_response, decided, asked, request_id(request))
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _json(answer: schemas.WireModel, status: int) -> Response:

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from service.api.decision_requests import DecisionBody, Location
-from service.api.structured_text import JsonValue, text_of
+from abmll.text.questions import TypedQuestion
+from service.api.decision_requests import DecisionBody
+from service.api.structured_text import text_of
 from service.api.systemone import wire
 from service.api.typed_questions import (
     LabelledInput,
-    TypedQuestion,
+    Location,
     choice,
     predicate,
     score,
 )
 from service.errors import ServiceError
+from service.schemas.structure import JsonValue
 
 Question: TypeAlias = wire.Noul | wire.Choice | wire.Score
 
@@ -30,7 +32,7 @@ def decision_body(body: wire.SystemOneRequest) -> DecisionBody:
     cases = body.abmll.cases
     return DecisionBody(
         model=body.model,
-        input=text_of(body.state),
+        inputs=(text_of(body.state),),
         questions=[typed_question(name, question) for name, question in body.questions.items()],
         extras=body.abmll,
         labelled=None

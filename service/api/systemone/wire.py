@@ -15,8 +15,8 @@ from pydantic import (
 
 from model_store.pretrained.catalogue import DEFAULT_BASE
 from service import schemas
-from service.api.structured_text import check_structure
 from service.schemas import WireModel
+from service.schemas.structure import check_structure
 
 MAX_CHOICES = 255
 MAX_LEVELS = 255

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from abmll.errors import OptionsError, PromptTooLongError, SupportError
 from abmll.text.prompting import PromptEncoder, PromptTemplate
-from abmll.text.questions import Case, Question, check_question, examples_of
+from abmll.text.questions import Case, Question, TypedQuestion, check_question, examples_of
 from abmll.text.tasks import CANNOT_TELL, Example, Query, without_listed_options
 from tests.tiny import tiny_tokenizer
 
@@ -114,3 +115,23 @@ def test_answers_are_of_known_questions_and_of_their_options() -> None:
         examples_of([TOPIC], [Case("x", {"colour": "red"})])
     with pytest.raises(OptionsError, match="'invoice' is not among"):
         examples_of([TOPIC], [Case("x", {"topic": "invoice"})])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        TypedQuestion(URGENT, (True, False)),
+        TypedQuestion(TOPIC, ("repair", True)),
+        TypedQuestion(Question("anger", "score", "How angry?", ("calm", "cross")), (0, 1)),
+    ],
+)
+def test_a_typed_question_is_read_from_its_json_as_it_was(typed: TypedQuestion) -> None:
+    found = TypedQuestion.from_json(json.loads(json.dumps(typed.to_json())))
+    assert found == typed
+    assert [type(value) for value in found.values] == [type(value) for value in typed.values]
+
+
+def test_an_adapter_knows_a_question_by_what_it_asks_and_its_options() -> None:
+    assert replace(TOPIC, name="other", options=("order", "repair"), descriptions=()).key == TOPIC.key
+    others = [replace(TOPIC, instruction="?"), replace(TOPIC, declinable=False), URGENT]
+    assert len({TOPIC.key, *(other.key for other in others)}) == 4

@@ -45,6 +45,13 @@ def test_contradictions_are_inputs_with_two_outputs() -> None:
     assert contradictions(rows) == ["one"]
 
 
+def test_outputs_to_different_questions_contradict_nothing() -> None:
+    asked = [("a", ("a", "b")), ("c", ("c", "d"))]
+    rows = [Example("one", output, options, "Which?") for output, options in asked]
+    assert contradictions(rows) == []
+    assert contradictions([*rows, Example("one", "d", ("d", "c"), "Which?")]) == ["one"]
+
+
 @pytest.mark.parametrize(
     "options", [("late", "late "), ("x", "late", "\tlate"), ("late\u00a0", "late"), ("late\n", "late")]
 )

@@ -66,6 +66,10 @@ TYPED = [
      "choices": [{"value": "x", "description": "d"}, {"value": True}]},
     {"type": "score", "name": "c", "instructions": "?", "levels": [{"label": "low"}, {"label": "high"}]},
 ]  # fmt: skip
+CASES = [
+    {"input": "x", "answers": {"a": True, "b": True, "c": 1}},
+    {"input": "y", "answers": {"a": False, "b": "x", "c": None}},
+]
 MESSAGES = [
     {"role": "user", "content": PARTS},
     {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
@@ -109,6 +113,21 @@ SURFACES = {
         {"model": BASE, "support": SUPPORT, "options": OPTIONS, "adapt": ADAPT, "seed": 0, "truncate": False},
         schemas.CreateAdapterResponse,
     ),
+    "adapters of questions": Surface(
+        "/v1/adapters",
+        {"model": BASE, "questions": [{**TYPED[0], "criteria": {"yes": "x"}}, *TYPED[1:]], "cases": CASES,
+         "adapt": {"effort": "fast", "steps": 2}},
+        schemas.CreateAdapterResponse,
+    ),
+    "decide": Surface(
+        "/v1/decide",
+        {**DECISIONS, "model": BASE, "questions": TYPED, "cases": CASES, "inputs": ["x", "y"], "gates": {"a": GATE},
+         "confidence": "predictive"},
+        schemas.DecideResponse,
+    ),
+    "decide by id": Surface(
+        "/v1/decide", {"model": "ASKED", "questions": ["a", TYPED[1]], "inputs": ["x"]}, schemas.DecideResponse,
+    ),
     "diagnose": Surface("/v1/adapters/ADAPTER/diagnose", {"folds": 2, "samples": 4}, schemas.DiagnoseResponse),
     "calibrate": Surface(
         "/v1/adapters/ADAPTER/calibrate",
@@ -130,8 +149,7 @@ SURFACES = {
     "decisions": Surface(
         "/v1/decisions",
         {"model": BASE, "input": MESSAGES, "questions": TYPED, "prompt_cache_key": None,
-         "abmll": {**DECISIONS, "cases": [{"input": "x", "answers": {"a": True, "b": True, "c": 1}},
-                                          {"input": "y", "answers": {"a": False, "b": "x", "c": None}}]}},
+         "abmll": {**DECISIONS, "cases": CASES}},
         decisions.Decision, openai_errors.ErrorResponse, (400, 404),
     ),
     "decisions by id": Surface(
@@ -185,7 +203,8 @@ values = st.recursive(
 names = sorted(
     {name for model in (schemas.PredictRequest, openai.ChatCompletionRequest, openai.CompletionRequest,
                         openai.Extras, classify.ClassifyRequest, oip.InferParameters,
-                        decisions.DecisionRequest, systemone.SystemOneRequest, schemas.DecideOptions)
+                        decisions.DecisionRequest, systemone.SystemOneRequest, schemas.DecideRequest,
+                        schemas.CreateAdapterRequest)
      for name in model.model_fields}
 )  # fmt: skip
 
@@ -251,12 +270,16 @@ def post(server: Server) -> Iterator[Post]:
     """POSTs to one server that runs for the whole module.
 
     ADAPTER in paths and bodies is one that is calibrated, PREDICTION is one of its that was logged.
+    ASKED is an adapter with questions of its own.
     """
     with asyncio.Runner() as runner:
         running = server.running()
         client = runner.run(running.__aenter__())
         made = runner.run(client.post("/v1/adapters", json={"support": SUPPORT, "options": OPTIONS}))
         adapter = made.json()["id"]
+        asked = runner.run(client.post("/v1/adapters", json={"questions": TYPED, "cases": CASES})).json()[
+            "id"
+        ]
         outcomes = [{"input": f"text {i}", "output": OPTIONS[i % 2]} for i in range(60)]
         calibrated = runner.run(
             client.post(f"/v1/adapters/{adapter}/calibrate", json={"examples": outcomes, "samples": 4})
@@ -269,6 +292,7 @@ def post(server: Server) -> Iterator[Post]:
             headers = {"content-type": "application/json"}
             path, content = path.replace("ADAPTER", adapter), content.replace(b"ADAPTER", adapter.encode())
             content = content.replace(b"PREDICTION", logged["prediction_id"].encode())
+            content = content.replace(b"ASKED", asked.encode())
             return runner.run(client.post(path, content=content, headers=headers))
 
         yield send

@@ -83,7 +83,7 @@ def call(name: str, call_id: str, **fields: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_messages_are_one_text(given: Any, text: str) -> None:
     assert input_text(parsed(input=given).input) == text
-    assert decision_body(parsed(input=given)).input == text
+    assert decision_body(parsed(input=given)).inputs == (text,)
 
 
 def test_parts_of_instructions_are_one_text() -> None:

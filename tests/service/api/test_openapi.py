@@ -49,6 +49,7 @@ OPERATIONS = [
     "DELETE /v1/names/{name}",
     "POST /v1/names/{name}/rollback",
     "POST /v1/predict",
+    "POST /v1/decide",
     "POST /v1/classify",
     "POST /v1/decisions",
     "POST /v1/systemone",
@@ -109,6 +110,7 @@ def test_worked_examples_are_answered_as_documented(document: BaseSchema) -> Non
     for label, model in (
         ("POST /v1/adapters", schemas.CreateAdapterRequest),
         ("POST /v1/predict", schemas.PredictRequest),
+        ("POST /v1/decide", schemas.DecideRequest),
         ("POST /v1/classify", ClassifyRequest),
         ("POST /v1/decisions", DecisionRequest),
         ("POST /v1/systemone", SystemOneRequest),

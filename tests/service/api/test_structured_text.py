@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.structured_text import MAX_DEPTH, check_structure, text_of
+from service.api.structured_text import text_of
+from service.schemas.structure import MAX_DEPTH, check_structure
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def asked(question: Any) -> Question:
 
 
 def test_the_state_is_one_text() -> None:
-    assert decision_body(parsed()).input == "subject: Bill\npages: 2"
-    assert decision_body(parsed(state="as it is")).input == "as it is"
-    assert decision_body(parsed(state=[1, "b"])).input == "- 1\n- b"
+    assert decision_body(parsed()).inputs == ("subject: Bill\npages: 2",)
+    assert decision_body(parsed(state="as it is")).inputs == ("as it is",)
+    assert decision_body(parsed(state=[1, "b"])).inputs == ("- 1\n- b",)
 
 
 @pytest.mark.parametrize(

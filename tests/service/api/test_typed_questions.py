@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from abmll.text.questions import Question, examples_of
+from abmll.errors import OptionsError
+from abmll.prediction.settings import Thresholds
+from abmll.text.questions import Question, TypedQuestion, examples_of
 from abmll.text.tasks import CANNOT_TELL
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
 from service.api.typed_questions import (
     LabelledInput,
-    TypedQuestion,
     cases_of,
     choice,
     option_texts,
@@ -100,9 +101,9 @@ def test_answers_are_options(typed: TypedQuestion, answer: Any, option: str) -> 
 def test_other_answers_are_refused_with_those_that_there_are(
     typed: TypedQuestion, answer: Any, known: str
 ) -> None:
-    with pytest.raises(InvalidOptionsError, match="is no answer to this question") as refused:
+    with pytest.raises(OptionsError, match="is no answer to this question") as refused:
         typed.option_of(answer)
-    assert refused.value.message.endswith(known)
+    assert str(refused.value).endswith(known)
 
 
 # ---- cases --------------------------------------------------------------------------------------------------
@@ -117,10 +118,11 @@ def test_cases_have_options_as_answers() -> None:
 @pytest.mark.parametrize(
     ("questions", "answers", "location", "message"),
     [
-        ([URGENT], {"nobody": True}, ("abmll", "cases", 1, "answers", "nobody"), "there is no question 'nobody'"),
-        ([URGENT], {"urgent": "x"}, ("abmll", "cases", 1, "answers", "urgent"), "'x' is no answer"),
+        ([URGENT], {"nobody": True}, ("cases", 1, "answers", "nobody"), "there is no question 'nobody'"),
+        ([URGENT], {"urgent": "x"}, ("cases", 1, "answers", "urgent"), "'x' is no answer"),
         ([URGENT, predicate("", "?")], {}, ("questions", 1, "name"), "every question needs a name"),
         ([URGENT, TEAM, URGENT], {}, ("questions", 2, "name"), "two questions have the name 'urgent'"),
+        ([URGENT, predicate("now", "Is it urgent?")], {}, ("questions", 1), "instructions and options of 'urgent'"),
     ],
 )  # fmt: skip
 def test_cases_that_fit_no_question_are_refused(
@@ -137,7 +139,7 @@ def test_cases_that_fit_no_question_are_refused(
 def body(
     model: str = BASE, labelled: Any = None, questions: Any = (URGENT, ANGER), **extras: Any
 ) -> DecisionBody:
-    return DecisionBody(model, "mail", questions, schemas.DecideOptions(**extras), labelled)
+    return DecisionBody(model, ("mail",), questions, schemas.DecideOptions(**extras), labelled)
 
 
 ROWS = (LabelledInput("a", {"anger": 2, "urgent": True}), LabelledInput("b", {"anger": None}))
@@ -167,7 +169,23 @@ def test_cases_are_the_support_of_an_adapter() -> None:
         ("a", "furious"),
         ("b", CANNOT_TELL),
     ]
-    assert request.adapter == AdaptRequest(support, AdaptOverrides("fast"), 5, calibration_folds=2)
+    known = (URGENT, ANGER)
+    assert request.adapter == AdaptRequest(
+        support, AdaptOverrides("fast"), 5, calibration_folds=2, questions=known
+    )
+
+
+def test_questions_that_no_case_answers_make_no_other_adapter() -> None:
+    request = body(labelled=ROWS, questions=(URGENT, TEAM, ANGER)).request(BASE)
+    assert len(request.questions) == 3
+    assert request.adapter == body(labelled=ROWS).request(BASE).adapter
+
+
+def test_gates_of_questions_are_thresholds_by_name() -> None:
+    gates = {"urgent": schemas.Gate(min_confidence=0.9)}
+    request = body(gates=gates, gate=schemas.Gate(min_margin=0.1), confidence="predictive").request(BASE)
+    assert dict(request.gates) == {"urgent": Thresholds(min_confidence=0.9)}
+    assert (request.gate.thresholds.min_margin, request.confidence) == (0.1, "predictive")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +196,14 @@ def test_cases_are_the_support_of_an_adapter() -> None:
         (body(labelled=ROWS, adapter_id="adp_1"), ("abmll", "cases"), "and no adapter"),
         (body(adapt=schemas.Adapt(steps=2)), ("abmll", "adapt"), "adapt applies to cases"),
         (body(gate=schemas.Gate(target_error=0.1)), ("abmll", "gate"), "need an adapter"),
+        (
+            body("adp_1", gate=schemas.Gate(target_error=0.1), gates={"urgent": schemas.Gate()}),
+            ("abmll", "gates"),
+            "leave gates out",
+        ),
+        (body(gates={"nobody": schemas.Gate()}), ("abmll", "gates", "nobody"), "no question 'nobody'"),
+        (body(gates={"urgent": schemas.Gate(target_error=0.1)}), ("abmll", "gates", "urgent"), "give them as gate"),
+        (body(gates={"urgent": schemas.Gate(max_semantic_entropy=1)}), ("abmll", "gates", "urgent"), "on free text"),
     ],
 )  # fmt: skip
 def test_what_excludes_itself_is_refused_at_its_place(

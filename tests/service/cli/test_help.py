@@ -10,7 +10,9 @@ import pytest
 HEAVY = ("torch", "transformers", "numpy", "fastapi", "uvicorn")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["serve", "--print-config"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["predict", "--help"], ["decide", "--help"], ["serve", "--print-config"]]
+)
 def test_help_and_configuration_are_shown_without_importing_model_code(arguments: list[str]) -> None:
     program = (
         "import sys; from service.cli.main import app; app(standalone_mode=False);"
@@ -29,6 +31,6 @@ def test_help_lists_the_commands_in_groups() -> None:
 
     from service.cli.main import app
 
-    groups = ["serve", "demo", "adapt", "predict", "diagnose", "models", "export", "import-peft"]
+    groups = ["serve", "demo", "adapt", "predict", "decide", "diagnose", "models", "export", "import-peft"]
     shown = list(get_command(app).commands)  # type: ignore[attr-defined]
     assert [name for name in shown if name in groups] == groups

@@ -57,6 +57,10 @@ def test_every_text_of_a_table_is_shown_as_it_is() -> None:
         "warnings": [WILD],
     }
     catalogue = {"posteriors": [WILD], "bases": [{"name": WILD, "quantisation": "int8", "default": True}]}
+    given = {"learned": False, "answer": WILD, "expected_level": 1.0, "confidence": 0.5, "standard_error": 0.0,
+             "answerable": None, "decision": "abstain"}  # fmt: skip
+    decided = {**answer, "results": [{"index": 0, "answers": {WILD: given}}]}
+    assert rendered(tables.decision_tables(decided, [WILD])).count(SAFE) == 4
     found = rendered(tables.prediction_table(answer, [WILD]))
     assert found.count(SAFE) == 3
     assert rendered(tables.adapter_table(adapter)).count(SAFE) == 5
@@ -65,6 +69,7 @@ def test_every_text_of_a_table_is_shown_as_it_is() -> None:
         tables.prediction_table(answer, [WILD]),
         tables.adapter_table(adapter),
         tables.models_table(catalogue),
+        tables.decision_tables(decided, [WILD]),
     ):
         assert all(char.isprintable() or char == "\n" for char in rendered(table))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from abmll.prediction.settings import PredictSettings, Thresholds
-from abmll.text.questions import Case, Question, examples_of
+from abmll.text.questions import Case, Question, TypedQuestion, examples_of
 from abmll.text.tasks import CANNOT_TELL
 from service.engine.answers import Decided
 from service.engine.requests import AdaptRequest, CacheOutcome, DecideRequest
@@ -38,6 +38,14 @@ def decide(root: Path, *requests: DecideRequest, **settings: object) -> list[Dec
 
 def by_cases(questions: tuple[Question, ...] = (TOPIC, URGENT)) -> AdaptRequest:
     return AdaptRequest(tuple(examples_of(questions, CASES)))
+
+
+# Questions that no case answers are checked too.
+TYPED = TypedQuestion(URGENT, (True, False))
+WIDE = TypedQuestion(Question("wide", "choice", "?", tuple("abcde")), tuple("abcde"))
+UNASKABLE = replace(
+    by_cases(), questions=(TYPED, TypedQuestion(replace(URGENT, instruction=" "), (True, False)))
+)
 
 
 def probabilities(decided: Decided) -> list[list[tuple[float, ...]]]:
@@ -101,6 +109,23 @@ def test_the_gate_decides_each_answer(tmp_path: Path) -> None:
     assert {row.decision for rows in found.rows for row in rows} == {"abstain"}
 
 
+def test_a_question_may_have_a_gate_of_its_own(tmp_path: Path) -> None:
+    never, always = Thresholds(min_confidence=1.0), Thresholds()
+    shared = GateRequest(never)
+    requests = (
+        replace(ZERO_SHOT, gates={"topic": never}),
+        replace(ZERO_SHOT, gate=shared, gates={"topic": always}),
+        replace(ZERO_SHOT, gate=shared, gates={"nobody": always}),
+    )
+    found = decide(tmp_path, *requests)
+    assert [[[row.decision for row in rows] for rows in decided.rows] for decided in found] == [
+        [["abstain", "answer"]] * 2,
+        [["answer", "abstain"]] * 2,
+        [["abstain", "abstain"]] * 2,
+    ]
+    assert probabilities(found[0]) == probabilities(found[1]) == probabilities(found[2])
+
+
 @pytest.mark.parametrize(
     ("request_", "param", "says"),
     [
@@ -115,13 +140,20 @@ def test_the_gate_decides_each_answer(tmp_path: Path) -> None:
         (replace(ZERO_SHOT, questions=(replace(URGENT, instruction="y" * 1001),)), "questions[0]", "1001"),
         (replace(ZERO_SHOT, settings=PredictSettings(65)), "samples", "65 samples"),
         (replace(ZERO_SHOT, gate=GateRequest(target_error=0.1)), "adapter_id", "calibrat"),
+        (
+            replace(ZERO_SHOT, gate=GateRequest(Thresholds(max_semantic_entropy=1)), gates={"topic": Thresholds()}),
+            "gate",
+            "free text",
+        ),
+        (replace(ZERO_SHOT, adapter=UNASKABLE), "questions[1]", "instruction is empty"),
+        (replace(ZERO_SHOT, adapter=replace(UNASKABLE, questions=(TYPED, WIDE))), "questions[1]", "6 options"),
     ],
 )  # fmt: skip
 def test_bad_questions_are_refused_by_their_place(
     tmp_path: Path, request_: DecideRequest, param: str, says: str | None
 ) -> None:
     with pytest.raises(ServiceError, match=says) as refused:
-        decide(tmp_path, request_, max_questions=2, max_inputs=3, max_text_chars=1000)
+        decide(tmp_path, request_, max_questions=2, max_inputs=3, max_text_chars=1000, max_options=5)
     assert refused.value.param == param
 
 
