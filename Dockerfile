@@ -41,10 +41,11 @@ LABEL org.opencontainers.image.title="abmll-serve" \
       org.opencontainers.image.description="Few-shot adaptation of language models with uncertainty you can act on"
 
 # The numeric user and group are fixed, so that Kubernetes can check runAsNonRoot, and volumes can
-# have their owner before the first start.
+# have their owner before the first start. Any other user may run it too, if its group is 0 as on
+# OpenShift, or if its volume lets it write: it needs no entry in /etc/passwd, only LOGNAME below.
 RUN groupadd --gid 10001 abmll \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/abmll --shell /usr/sbin/nologin abmll \
-    && install -d -o 10001 -g 10001 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
+    && install -d -m 2775 -o 10001 -g 0 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
 COPY --from=builder /opt/abmll /opt/abmll
 
 # The server writes base weights (cache) and acknowledged adapters (data) only: one volume has both.
@@ -53,6 +54,7 @@ COPY --from=builder /opt/abmll /opt/abmll
 # to 16 examples took 70 s with spinning threads and 8 s with sleeping ones.
 ENV PATH=/opt/abmll/bin:$PATH \
     HOME=/var/lib/abmll \
+    LOGNAME=abmll \
     ABMLL_CACHE_DIR=/var/lib/abmll/cache \
     ABMLL_DATA_DIR=/var/lib/abmll/data \
     HF_HOME=/var/lib/abmll/cache/huggingface \

@@ -1,4 +1,4 @@
-"""The files around the code agree with the code: image, manifests, scripts, licence."""
+"""The files around the code agree with the code: image, scripts, licence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-MANIFESTS = {m["kind"]: m for m in yaml.safe_load_all((ROOT / "docker/kubernetes.yaml").read_text())}
-POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
-DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
 
 
 def dockerfile_stages() -> list[list[tuple[str, str]]]:
@@ -34,6 +30,9 @@ def dockerfile_stages() -> list[list[tuple[str, str]]]:
 
 
 RUNTIME = dockerfile_stages()[-1]
+
+
+RUNTIME_COMMANDS = "\n".join(argument for name, argument in RUNTIME if name == "RUN")
 
 
 def runtime(name: str) -> str:
@@ -81,6 +80,20 @@ def test_image_health_is_liveness_and_needs_nothing_but_python() -> None:
     compile(command[2], "HEALTHCHECK", "exec")
 
 
+def test_any_user_of_group_0_may_write_where_the_server_writes() -> None:
+    (made,) = re.findall(r"install -d -m (\d+) -o (\d+) -g (\d+) (.*)", RUNTIME_COMMANDS)
+    mode, owner, group, folders = made
+    assert (mode, group) == ("2775", "0")
+    assert owner == runtime("USER").split(":")[0]
+    environment = runtime_environment()
+    assert folders.split() == [
+        runtime("VOLUME"),
+        environment["ABMLL_CACHE_DIR"],
+        environment["ABMLL_DATA_DIR"],
+    ]
+    assert environment["LOGNAME"]  # getpass.getuser() fails for a user without a name
+
+
 def test_what_the_server_writes_lies_under_the_volume() -> None:
     environment = runtime_environment()
     for name in ("ABMLL_CACHE_DIR", "ABMLL_DATA_DIR", "HF_HOME"):
@@ -103,80 +116,10 @@ def test_build_context_holds_what_the_package_needs() -> None:
     assert allowed == packages | files
 
 
-# ---- the manifests -----------------------------------------------------------------------------------------
-
-
-def test_every_abmll_variable_is_a_setting() -> None:
-    """The server refuses to start on an `ABMLL_` variable that it does not know."""
-    used = set(runtime_environment())
-    for service in COMPOSE["services"].values():
-        used |= set(service.get("environment", {}))
-    used |= {entry["name"] for entry in POD["containers"][0].get("env", [])}
-    ours = {name.removeprefix("ABMLL_").lower() for name in used if name.startswith("ABMLL_")}
-    assert ours >= {"cache_dir", "data_dir", "device"}
-    assert ours <= set(Settings.model_fields)
-    assert POD["enableServiceLinks"] is False
-
-
-def test_compose_has_a_service_for_cpu_and_one_for_gpu() -> None:
-    assert {name: service["profiles"] for name, service in COMPOSE["services"].items()} == {
-        "cpu": ["cpu"],
-        "gpu": ["gpu"],
-    }
-    for service in COMPOSE["services"].values():
-        assert (ROOT / "docker" / service["build"]["context"] / "Dockerfile").is_file()
-        assert service["volumes"] == [f"data:{runtime('VOLUME')}"]
-        assert int(service["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
-        assert service["read_only"] is True
-    devices = COMPOSE["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert devices[0]["capabilities"] == ["gpu"]
-
-
-def test_pod_is_given_longer_than_deregistration_and_drain_together() -> None:
-    command, seconds = POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert command == "sleep"
-    assert POD["terminationGracePeriodSeconds"] > int(seconds) + DRAIN_SECONDS
-
-
-@pytest.mark.parametrize(
-    ("probe", "path"),
-    [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")],
-)
-def test_pod_probes_ask_the_right_question_on_the_right_port(probe: str, path: str) -> None:
-    (container,) = POD["containers"]
-    (port,) = container["ports"]
-    assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
-    assert port["containerPort"] == int(runtime("EXPOSE"))
-
-
-def test_pod_is_confined() -> None:
-    (container,) = POD["containers"]
-    user, group = (int(part) for part in runtime("USER").split(":"))
-    context = POD["securityContext"]
-    assert context["runAsNonRoot"] is True
-    assert (context["runAsUser"], context["runAsGroup"], context["fsGroup"]) == (user, group, group)
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {runtime("VOLUME"), "/tmp"}
-    assert container["image"].endswith(f":{PYPROJECT['project']['version']}")
-
-
-def test_service_reaches_the_pod_and_the_claim_is_mounted() -> None:
-    labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
-    assert MANIFESTS["Service"]["spec"]["selector"] == labels
-    assert MANIFESTS["Service"]["spec"]["ports"][0]["targetPort"] == POD["containers"][0]["ports"][0]["name"]
-    claims = [v["persistentVolumeClaim"]["claimName"] for v in POD["volumes"] if "persistentVolumeClaim" in v]
-    assert claims == [MANIFESTS["PersistentVolumeClaim"]["metadata"]["name"]]
-
-
 # ---- scripts and hooks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [".ci/run", "docker/build_and_run.sh"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/tools", "docker/build_and_run.sh"])
 def test_scripts_are_executable_and_stop_at_the_first_error(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111

@@ -1,0 +1,1 @@
+"""The files of `docker/`, each checked by the tool that it is for."""
