@@ -2,7 +2,8 @@
 
 Five differences are on purpose: the message that says why there is no calibrated confidence, the
 field `calibrator` of models, which was always null, the setting's name in the message of a limit,
-the field `contradicted` of feedback, and what `/v1/limits` and `/v1/models` say for decisions.
+the field `contradicted` of feedback, and what `/v1/limits` and
+`/v1/models` say for decisions, with 256 options.
 """
 
 import json
