@@ -12,16 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING
 
-from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import check_adapter
-from service.engine.admission import admit_adapt, admit_diagnosis, admit_predict
+from service.engine.admission import admit_adapt, admit_diagnosis
+from service.engine.answering import Answering, named_twice
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
 from service.engine.decisions import (
     admit_questions,
@@ -33,7 +32,6 @@ from service.engine.decisions import (
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
-from service.engine.making import make_adapter
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
@@ -50,7 +48,6 @@ from service.engine.specs import AdaptationSpec
 from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
     DrainingError,
-    InvalidRequestError,
     LoadFailedError,
     ServiceError,
     StartingError,
@@ -60,28 +57,21 @@ from service.errors import (
 )
 from service.executors.contract import (
     DEFAULT_TENANT,
-    GLOBAL,
     Executor,
     ServedModel,
-    Timed,
     WorkerStatus,
 )
-from service.gating.confidence import confidence_of
-from service.gating.decisions import DecidedPrediction, decide
 from service.gating.keeper import GateKeeper
-from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label, ResolvedGate
+from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
-    from abmll.prediction.run import Prediction
-    from abmll.text.tasks import Example
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.names import NameStore
     from model_store.adapters.store import AdapterStore, StoredAdapter
-    from service.engine.specs import PredictionSpec
     from service.gating.questions import WantedQuestion
 
 log = logging.getLogger(__name__)
@@ -120,6 +110,9 @@ class Engine:
         self._served: ServedModel | None = None
         self._state = State.STARTING
         self._traffic = Traffic(settings.queue_limit, self._background, metrics)
+        self._answering = Answering(
+            lambda: self._settings, executor, self._registry, self._names, gates, self._refining, metrics
+        )
 
     @property
     def state(self) -> State:
@@ -204,9 +197,9 @@ class Engine:
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
         async with self._context(tenant) as context:
-            spec = await self._admit_adapt(request, context.served)
-            await self._check_price(context.served, spec, None)
-            adapter, cache = await self._obtain(spec, context)
+            spec = await self._answering.admit_adapt(request, context.served)
+            await self._answering.check_price(context.served, spec, None)
+            adapter, cache = await self._answering.obtain(spec, context)
             refines_to = await self._refining.begin(spec, context.tenant)
             return Obtained(adapter, cache, context.timings, refines_to=refines_to)
 
@@ -221,20 +214,25 @@ class Engine:
         """
         with _wrong_field(request):
             answered = await self._predict(request, tenant, feed)
-        self._record_decisions(answered.predictions)
+        self._answering.record(answered.predictions)
         return answered
 
     async def _predict(
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
         async with self._context(tenant, feed) as context:
-            adapter, cache, rows, gates, spec = await self._carry_out(request, context)
-            assert adapter is not None  # only decisions come without one
-            calibrated = gates[0].calibrated if gates else None
+            done = await self._answering.carry_out(request, context)
+            assert done.adapter is not None  # only decisions come without one
             return Answered(
-                adapter, cache, context.timings, rows, calibrated, spec.warnings, context.model,
+                done.adapter,
+                done.cache,
+                context.timings,
+                done.rows,
+                done.gates[0].calibrated if done.gates else None,
+                done.spec.warnings,
+                context.model,
                 refines_to=context.refines_to,
-            )  # fmt: skip
+            )
 
     async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
         """Return decided answers to every question about every input.
@@ -248,58 +246,21 @@ class Engine:
                 request = _named(request, adapter_id, called)
             work = await asyncio.to_thread(admit_questions, request, self._settings)
             with questions_named(request):
-                most = len(work.queries)
-                adapter, cache, rows, gates, spec = await self._carry_out(work, context, most_queries=most)
-            rows = decided_by_question(request, rows)
-            self._record_decisions(rows)
+                done = await self._answering.carry_out(work, context, most_queries=len(work.queries))
+            adapter, rows = done.adapter, decided_by_question(request, done.rows)
+            self._answering.record(rows)
             return Decided(
                 rows=by_input(rows, len(request.questions)),
                 learned=learned(request.questions, adapter.manifest.support.examples if adapter else ()),
-                calibrated_gates=[gate.calibrated for gate in gates[: len(request.questions)]],
+                calibrated_gates=[gate.calibrated for gate in done.gates[: len(request.questions)]],
                 adapter_id=adapter.manifest.id if adapter else None,
                 model=called if adapter is None or adapter_id else adapter.manifest.id,
-                cache=cache,
+                cache=done.cache,
                 timings=context.timings,
-                tokens=sum(prompt.tokens for prompt in spec.prompts),
-                warnings=spec.warnings,
+                tokens=sum(prompt.tokens for prompt in done.spec.prompts),
+                warnings=done.spec.warnings,
                 refines_to=context.refines_to,
             )
-
-    async def _carry_out(
-        self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
-    ) -> tuple[
-        StoredAdapter | None,
-        CacheOutcome,
-        Sequence[DecidedPrediction],
-        Sequence[ResolvedGate],
-        PredictionSpec,
-    ]:
-        """Return the adapter, how it was obtained, and the predictions, which the gates decided.
-
-        The limit on inputs does not hold for `most_queries` of them.
-        """
-        feed = context.feed
-        source, gates, spec = await self._admit(request, context, most_queries)
-        new = source if isinstance(source, AdaptationSpec) else None
-        await self._check_price(context.served, new, spec)
-        if feed is not None:
-            feed.set_admitted()
-        adapter, cache = (
-            await self._obtain(source, context)
-            if isinstance(source, AdaptationSpec)
-            else (source, CacheOutcome.HIT)
-        )
-        if feed is not None and adapter is not None:
-            feed.set_obtained(Obtained(adapter, cache, context.timings))
-        decided = await self._answer(adapter, spec, gates, context)
-        if new is not None:  # after the answer, which is not to wait for it
-            context.refines_to = await self._refining.begin(new, context.tenant)
-        logged = await self._gates.log_predictions(gates, spec.queries, spec.settings, decided)
-        return adapter, cache, logged, gates, spec
-
-    def _record_decisions(self, rows: Sequence[DecidedPrediction]) -> None:
-        for row in rows:
-            self._metrics.record_decision(row.confidence.value, row.decision, row.abstain_reason)
 
     async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
         """Predict labelled examples, and add their outcomes to the adapter's calibration.
@@ -389,11 +350,11 @@ class Engine:
         deadline = self._settings.deadline_seconds
         async with self._context(DEFAULT_TENANT) as context:
             if isinstance(request, AdaptRequest):
-                new: AdaptationSpec | None = await self._admit_adapt(request, context.served)
+                new: AdaptationSpec | None = await self._answering.admit_adapt(request, context.served)
                 prediction = None
             else:
                 with _wrong_field(request):
-                    source, _, prediction = await self._admit(request, context)
+                    source, _, prediction = await self._answering.admit(request, context)
                 new = source if isinstance(source, AdaptationSpec) else None
             price = await asyncio.to_thread(price_of, context.served, new, prediction)
             known = new is not None and await self._registry.knows(new.job.adapter_id)
@@ -490,129 +451,6 @@ class Engine:
         flights = self._registry.in_flight + len(self._diagnoses)
         return max(flights, len(self._traffic) + len(self._refining))
 
-    async def _admit_adapt(self, request: AdaptRequest, served: ServedModel) -> AdaptationSpec:
-        """Return what is made: of a request to refine, the refined adapter where that is there."""
-        spec = await asyncio.to_thread(admit_adapt, request, served, self._settings)
-        refined = spec.refined
-        return refined if refined and await self._registry.has(refined.job.adapter_id) else spec
-
-    async def _admit(
-        self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
-    ) -> tuple[AdaptationSpec | StoredAdapter | None, Sequence[ResolvedGate], PredictionSpec]:
-        """Return the adapter, or what it is to be made of, the gate of each query, and the queries."""
-        served = context.served
-        source: AdaptationSpec | StoredAdapter | None
-        support: Sequence[Example]
-        adapter = await self._source(request, context)
-        if not isinstance(adapter, str):
-            if request.gate.needs_calibration:
-                message = "a calibrated gate needs adapter_id: only a stored adapter has a calibration"
-                raise InvalidRequestError(message, "adapter_id")
-            gates = [ResolvedGate(request.gate.thresholds)] * len(request.queries)
-            if adapter is None:
-                source, support, own = None, (), False
-            else:
-                source = await self._admit_adapt(adapter, served)
-                support, own = source.support, bool(source.folds)
-        else:
-            source = await self._registry.get(adapter)
-            context.adapter_id = adapter
-            manifest = source.manifest
-            check_adapter(manifest, served)
-            gates = await self._gates.resolve(request.gate, manifest, request.settings, request.queries)
-            support, own = manifest.support.examples, manifest.held_out is not None
-        spec = await asyncio.to_thread(
-            admit_predict,
-            request,
-            served,
-            self._settings,
-            support,
-            own_temperature=own,
-            most_queries=most_queries,
-        )
-        return source, gates, spec
-
-    async def _source(self, request: PredictRequest, context: RequestContext) -> str | AdaptRequest | None:
-        """Return the adapter of `request`, or the request to make one, which `model` may name.
-
-        None stands for the global posterior.
-        """
-        if request.model is None:
-            return request.adapter
-        adapter_id, called = await self.resolve_model(request.model)
-        if request.adapter is not None:
-            if adapter_id is not None:
-                raise _named_twice(called)
-            return request.adapter
-        if adapter_id is None:
-            message = f"{called!r} is the base model: name an adapter, or send examples as support"
-            raise InvalidRequestError(message, "model")
-        context.model = None if called == adapter_id else called
-        return adapter_id
-
-    async def _check_price(
-        self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
-    ) -> None:
-        """Raise `PriceExceedsDeadlineError` where an idle worker would take too long.
-
-        An adapter that is known, or is being made, costs nothing.
-        """
-        price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        deadline = self._settings.deadline_seconds
-        if price is None or price.seconds <= deadline:
-            return
-        if adaptation is not None and await self._registry.knows(adaptation.job.adapter_id):
-            price = replace(price, adapt_seconds=0.0)
-        price.check(deadline)
-
-    async def _answer(
-        self,
-        adapter: StoredAdapter | None,
-        spec: PredictionSpec,
-        gates: Sequence[ResolvedGate],
-        context: RequestContext,
-    ) -> list[DecidedPrediction]:
-        """Return the predictions for the queries, each decided by its gate."""
-        held = self._registry.lease(adapter) if adapter is not None else nullcontext()
-
-        def decided(index: int, prediction: Prediction) -> DecidedPrediction:
-            confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
-            return decide(prediction, confidence, gates[index].thresholds)
-
-        async with held:
-            done = await self._executor.predict(
-                spec.job(adapter.manifest.id if adapter is not None else GLOBAL),
-                adapter.posterior if adapter is not None else None,
-                tenant=context.tenant,
-                deadline=context.seconds_left(),
-                on_progress=None if context.feed is None else context.feed.deciding(decided),
-            )
-        context.timings.queue_seconds += done.queue_seconds
-        context.timings.predict_seconds = done.run_seconds
-        self._record_predict(done)
-        return [decided(index, prediction) for index, prediction in enumerate(done.value)]
-
-    async def _obtain(
-        self, spec: AdaptationSpec, context: RequestContext
-    ) -> tuple[StoredAdapter, CacheOutcome]:
-        """Return the adapter of `spec`, found or made, and how it was obtained."""
-        context.adapter_id = adapter_id = spec.job.adapter_id
-        feed = context.feed
-        on_progress = None if feed is None else partial(feed.set_losses, steps=spec.settings.steps)
-        jobs = AdaptationJobs(self._executor, context.tenant, spec)
-        make = partial(make_adapter, jobs, self._metrics, context.timings, on_progress)
-        adapter, cache = await self._registry.obtain(adapter_id, make, context.deadline.expired)
-        self._metrics.cache.labels(cache).inc()
-        return adapter, cache
-
-    def _record_predict(self, done: Timed[Sequence[Prediction]]) -> None:
-        self._metrics.queue_seconds.labels("predict").observe(done.queue_seconds)
-        self._metrics.predict_seconds.observe(done.run_seconds)
-        for prediction in done.value:
-            self._metrics.samples.inc(prediction.predictive.samples)
-            self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
-            self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
-
 
 @contextmanager
 def _wrong_field(request: PredictRequest) -> Iterator[None]:
@@ -625,13 +463,8 @@ def _wrong_field(request: PredictRequest) -> Iterator[None]:
         raise error.at("model") from error
 
 
-def _named_twice(called: str) -> InvalidRequestError:
-    message = f"{called!r} names an adapter: leave adapter_id and support out, or name the base model"
-    return InvalidRequestError(message, "model")
-
-
 def _named(request: DecideRequest, adapter_id: str, called: str) -> DecideRequest:
     """Return the request with the adapter that its model names. Raises where it has another."""
     if request.adapter is not None:
-        raise _named_twice(called)
+        raise named_twice(called)
     return replace(request, adapter=adapter_id)

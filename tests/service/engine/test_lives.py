@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from abmll.text.tasks import Example, Query
+from service.engine.answering import Answering
 from service.engine.requests import AdaptRequest, PredictRequest
 from service.errors import InvalidRequestError
 from service.gating.records import GateRequest
@@ -63,17 +64,17 @@ def test_an_adapter_deleted_between_admission_and_work_stays_deleted(
 
     async def scenario(client: httpx.AsyncClient) -> None:
         adapter = await create(client)
-        admit, deleted = server.engine._admit, []
+        admit, deleted = Answering.admit, []
 
         async def admit_and_delete(*args: Any, **more: Any) -> Any:
             found = await admit(*args, **more)
             deleted.append((await client.delete(f"/v1/adapters/{adapter}")).status_code)
             return found
 
-        monkeypatch.setattr(server.engine, "_admit", admit_and_delete)
+        monkeypatch.setattr(Answering, "admit", admit_and_delete)
         answer = await client.post("/v1/predict", json={"adapter_id": adapter, "inputs": ["x"]})
         assert (answer.status_code, deleted) == (200, [200])
-        monkeypatch.setattr(server.engine, "_admit", admit)
+        monkeypatch.setattr(Answering, "admit", admit)
         assert await gone(client, adapter)
 
     server.run(scenario)
