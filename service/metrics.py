@@ -65,7 +65,7 @@ class Metrics:
         )
         self.refined = Counter(
             "abmll_refined_adapters",
-            "Adaptations in the background (refine), by how they ended: done, failed, or dropped at the end.",
+            "Adaptations in the background (refine), by how they ended: done, failed, or dropped.",
             ["outcome"],
             registry=registry,
         )

@@ -15,6 +15,7 @@ from tests.service.engine.test_refining import SteppingWorker, refined
 
 BASE = "fake-1b"
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
+PREDICATE = {"type": "predicate", "name": "a", "instructions": "?"}
 CASES = [{"answers": {"a": True}, "input": "old mail"}, {"answers": {"a": False}, "input": "mail"}]
 STATES = [{"answers": case["answers"], "state": case["input"]} for case in CASES]
 Details = Callable[[Any], Any]
@@ -44,10 +45,24 @@ SURFACES: dict[str, tuple[str, Callable[[Any], dict[str, Any]], Details, str]] =
         itself,
         "adapt.refine",
     ),
+    "decide": (
+        "/v1/decide",
+        lambda adapt: {
+            "inputs": ["x"], "questions": [PREDICATE], "cases": CASES, "adapt": adapt,
+        },
+        itself,
+        "adapt.refine",
+    ),
+    "adapters": (
+        "/v1/adapters",
+        lambda adapt: {"questions": [PREDICATE], "cases": CASES, "adapt": adapt},
+        lambda answer: {**answer, "adapter_id": answer["id"]},
+        "adapt.refine",
+    ),
     "decisions": (
         "/v1/decisions",
         lambda adapt: {
-            "model": BASE, "input": "x", "questions": [{"type": "predicate", "name": "a", "instructions": "?"}],
+            "model": BASE, "input": "x", "questions": [PREDICATE],
             "abmll": {"cases": CASES, "adapt": adapt},
         },
         below,
