@@ -51,11 +51,13 @@ def test_the_worked_example_goes_from_cases_to_the_second_version(
     assert len(names["cases"]) == 12
     assert [len(row["answers"]) for row in names["cases"]] == [8] * 12
     assert names["first"].support.n == 96
-    told = {
+    labels = {
         question["name"]: [case["answers"][question["name"]] for case in names["cases"]]
         for question in names["questions"]
     }
-    assert [row.cannot_tell for row in names["first"].questions] == [row.count(None) for row in told.values()]
+    assert [row.cannot_tell for row in names["first"].questions] == [
+        row.count(None) for row in labels.values()
+    ]
     assert 0 < len(names["for_people"]) < 48
     expected = sum(name == "next_step" for _, name in names["for_people"])
     assert len(names["gates"]["next_step"].queue) == expected > 0
