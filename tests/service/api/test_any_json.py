@@ -69,6 +69,8 @@ TYPED = [
 CASES = [
     {"input": "x", "answers": {"a": True, "b": True, "c": 1}},
     {"input": "y", "answers": {"a": False, "b": "x", "c": None}},
+    {"input": "z", "answers": {"a": True, "b": "x", "c": 0}},
+    {"input": "w", "answers": {"a": False, "b": True, "c": 1}},
 ]
 MESSAGES = [
     {"role": "user", "content": PARTS},
@@ -116,7 +118,7 @@ SURFACES = {
     "adapters of questions": Surface(
         "/v1/adapters",
         {"model": BASE, "questions": [{**TYPED[0], "criteria": {"yes": "x"}}, *TYPED[1:]], "cases": CASES,
-         "adapt": {"effort": "fast", "steps": 2}},
+         "adapt": ADAPT},
         schemas.CreateAdapterResponse,
     ),
     "decide": Surface(
