@@ -36,6 +36,11 @@ class Query:
     descriptions: tuple[str, ...] = ()
     declinable: bool = False
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return the options that are answers: all but `CANNOT_TELL` of a declinable query."""
+        return self.options[:-1] if self.declinable else self.options
+
 
 @dataclass(frozen=True)
 class Example:
@@ -91,7 +96,7 @@ def without_listed_options(query: Query) -> str:
     The white space before the list goes too. An input without such a list, or with nothing in front
     of it, stays as it is.
     """
-    options = query.options[:-1] if query.declinable else query.options
+    options = query.answers
     before, found, after = query.input.partition(listed(options)) if options else (query.input, "", "")
     return before.rstrip() + after if found and before.strip() else query.input
 

@@ -131,19 +131,29 @@ def _asks_for_an_answer(folds: Sequence[Fold], support: Sequence[Example]) -> bo
 
 @dataclass(frozen=True)
 class OptionRule:
-    """Options of queries that come without their own.
+    """What queries are asked that come without options.
 
-    `shared` are the options that all support examples have; empty where they differ. `needed` says
-    whether the support has options at all, so that a query must have some too.
+    `query` is what all support examples are asked, with its options; None where they differ.
+    `needed` says whether the support has options at all, so that a query must have some too.
     """
 
-    shared: tuple[str, ...]
+    query: Query | None
     needed: bool
 
     @classmethod
     def of(cls, support: Sequence[Example]) -> Self:
         """Return the rule of a support, of which all examples or none have options."""
-        return cls(shared_options(support), any(example.options for example in support))
+        one = bool(shared_options(support))
+        return cls(support[0].query if one else None, any(example.options for example in support))
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Return the options that answers to such queries have; none where they differ."""
+        return self.query.answers if self.query else ()
+
+    def asked(self, query: Query) -> Query:
+        """Return the query, with what all examples are asked where it has no options of its own."""
+        return query if query.options or self.query is None else replace(self.query, input=query.input)
 
 
 def admit_predict(
@@ -166,9 +176,7 @@ def admit_predict(
     _check_amounts(request.settings, settings)
     for i, query in enumerate(request.queries):
         _check_texts(f"inputs[{i}]", (query.input,), query.options, settings)
-    queries = tuple(
-        query if query.options else replace(query, options=rule.shared) for query in request.queries
-    )
+    queries = tuple(map(rule.asked, request.queries))
     # With "auto", thresholds decide how many samples are drawn. The confidences of the calibration
     # were computed without thresholds, so those that are compared with it have to be as well.
     thresholds = Thresholds() if request.gate.needs_calibration else request.gate.thresholds

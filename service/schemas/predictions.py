@@ -34,6 +34,11 @@ class UncertaintyReport(WireModel):
         description="How like the adapter's examples the input is: a p-value, with n examples at "
         "least 1 / (n + 1). Only for adapters with fixed classes.",
     )
+    answerable: float | None = Field(
+        default=None,
+        description="Probability that the input tells the answer; the others are given that it does. Only "
+        "for adapters of one question with cases.",
+    )
 
 
 class AnswerCluster(WireModel):

@@ -26,6 +26,7 @@ class UncertaintyReport(Answer):
     mutual_information: float  # the first less the second, corrected for the number of samples
     mc_standard_error: float  # of the confidence, from sampling
     typicality: float | None = None  # p-value: how like the support the input is; fixed classes
+    answerable: float | None = None  # probability that the input tells the answer; one question
 
 
 class AnswerCluster(Answer):

@@ -104,7 +104,9 @@ def prediction_object(
         abstain_reason=decided.abstain_reason,
         distribution=[schemas.OptionProbability(option=o, probability=p, std=s) for o, p, s in rows],
         uncertainty=schemas.UncertaintyReport(
-            **asdict(predictive.uncertainty), typicality=prediction.typicality
+            **asdict(predictive.uncertainty),
+            typicality=prediction.typicality,
+            answerable=prediction.answerable,
         ),
         samples=predictive.samples,
         text=text_report(prediction.text) if prediction.text else None,

@@ -374,3 +374,20 @@ def test_an_adapter_without_questions_or_without_this_one_is_named(server: Serve
         assert "no question 'colour': it has 'urgent', 'team', 'anger'" in refused["message"]
 
     server.run(scenario)
+
+
+def test_predicting_with_an_adapter_of_one_question_asks_that_question(server: Server) -> None:
+    """`/v1/predict` without options asks what the cases were asked, and "cannot tell" is no answer."""
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        cases = [{"input": c["input"], "answers": {"urgent": c["answers"]["urgent"]}} for c in CASES]
+        one = await create(client, questions=[URGENT], cases=cases)
+        asked = {"adapter_id": one["id"], "inputs": ["a mail", "another"]}
+        predicted = (await client.post("/v1/predict", json=asked)).raise_for_status().json()["predictions"]
+        decided = answers(await decide(client, adapter_id=one["id"]))
+        for row, same in zip(predicted, decided, strict=True):
+            assert {option["option"] for option in row["distribution"]} == {"yes", "no"}
+            assert row["confidence"] == same["urgent"]["confidence"]
+            assert row["uncertainty"]["answerable"] == same["urgent"]["answerable"]
+
+    server.run(scenario)
