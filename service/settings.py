@@ -42,6 +42,9 @@ class NetworkSettings(BaseModel):
         description="Origins of the web pages that may call the server from a browser, separated by "
         "commas, such as `https://app.example.org`; `*` means all pages. By default none may.",
     )
+    playground: bool = Field(
+        default=True, description="Show the page `/playground`, on which anyone who reaches it can try cases."
+    )
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,

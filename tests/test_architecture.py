@@ -42,7 +42,7 @@ METHOD = (
 )
 SERVICE = (
     ("service.errors", "service.settings", "service.metrics"),
-    ("service.schemas", "service.executors"),
+    ("service.schemas", "service.executors", "service.playground"),
     ("service.gating",),
     ("service.engine",),
     ("service.api",),
@@ -220,6 +220,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
         "service.metrics",
         "service.schemas",
         "service.executors",
+        "service.playground",
         "service.gating",
         "service.engine",
         "service.api",

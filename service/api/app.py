@@ -32,6 +32,7 @@ from service.api.root_path import RootPath
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
+from service.playground import router as playground
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     app.state.started = datetime.now(UTC)
     for surface in (*NATIVE, *COMPATIBLE):
         app.include_router(surface.router)
+    if settings.playground:
+        app.include_router(playground)
     app.state.error_forms, app.state.paths = ERROR_FORMS, _paths()
     for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
