@@ -116,7 +116,7 @@ class Case:
     answers: Mapping[str, str | None]
 
 
-def questions_of(support: Sequence[Example]) -> tuple[Question, ...]:
+def questions_of(support: Sequence[Example]) -> tuple[TypedQuestion, ...]:
     """Return the questions that examples with an instruction ask, in the order of their first ones.
 
     They have no names, and kinds only as far as options tell: a score looks like a choice.
@@ -128,7 +128,9 @@ def questions_of(support: Sequence[Example]) -> tuple[Question, ...]:
             count = len(first.options) - first.declinable
             options, descriptions = first.options[:count], first.descriptions[:count]
             kind: Kind = "predicate" if set(options) == {YES, NO} else "choice"
-            found.append(Question("", kind, first.instruction, options, descriptions, first.declinable))
+            question = Question("", kind, first.instruction, options, descriptions, first.declinable)
+            values = tuple(option == YES if kind == "predicate" else option for option in options)
+            found.append(TypedQuestion(question, values))
     return tuple(found)
 
 

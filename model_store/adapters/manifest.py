@@ -10,7 +10,7 @@ from typing import Any, Self
 from abmll.assurance.held_out import HeldOutSummary
 from abmll.decoder.layout import Site
 from abmll.posterior.config import PosteriorConfig
-from abmll.text.questions import Question, TypedQuestion, questions_of
+from abmll.text.questions import TypedQuestion, questions_of
 from abmll.text.tasks import Example
 from model_store.errors import UnsupportedFormatError
 from model_store.pretrained.identity import BaseIdentity
@@ -41,9 +41,9 @@ class SupportRecord:
         return len(self.examples)
 
     @property
-    def asked(self) -> tuple[Question, ...]:
-        """Return the adapter's questions; none where its examples have no instruction."""
-        return questions_of(self.examples)
+    def asked(self) -> tuple[TypedQuestion, ...]:
+        """Return the adapter's own questions, or else those of its examples with instructions."""
+        return self.questions or questions_of(self.examples)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest."""

@@ -112,5 +112,5 @@ def _conclude(
         asked_folds=request.folds,
         folds=len(by_fold),
         samples=request.samples,
-        questions=adapter.manifest.support.asked,
+        questions=[typed.question for typed in adapter.manifest.support.asked],
     )

@@ -277,7 +277,7 @@ class GateKeeper:
         """
         async with self._lock:
             calibrations = await self._of_adapter(manifest)
-            judged = judge_labels([state for _, state in calibrations], labels)
+            judged = judge_labels(calibrations, labels)
             stored = asked = 0
             views = []
             for number, own in judged.by_calibration.items():

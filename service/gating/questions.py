@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from abmll.text.questions import Question
+from abmll.text.questions import Question, TypedQuestion
 from abmll.text.tasks import Query
 from service.errors import InvalidRequestError
 from service.gating.state import digest
@@ -36,7 +36,12 @@ class AdapterQuestion:
     """A question of an adapter, and its position among them."""
 
     index: int
-    question: Question
+    typed: TypedQuestion
+
+    @property
+    def question(self) -> Question:
+        """Return the question, without what its caller calls the options."""
+        return self.typed.question
 
     @property
     def digest(self) -> str:
@@ -51,7 +56,7 @@ class AdapterQuestion:
 
 def questions_of_adapter(manifest: AdapterManifest) -> tuple[AdapterQuestion, ...]:
     """Return the questions of an adapter; none where its examples have no instruction."""
-    return tuple(AdapterQuestion(i, question) for i, question in enumerate(manifest.support.asked))
+    return tuple(AdapterQuestion(i, typed) for i, typed in enumerate(manifest.support.asked))
 
 
 def chosen_question(manifest: AdapterManifest, wanted: WantedQuestion) -> AdapterQuestion | None:

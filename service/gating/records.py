@@ -49,9 +49,9 @@ class GateRequest:
         return self.log or self.promises
 
 
-Label: TypeAlias = str | bool | None
-"""A right answer: an option or a text; for a question also true and false, which stand for `yes` and
-`no`, and None for an input that does not tell the answer."""
+Label: TypeAlias = str | bool | int | None
+"""A right answer: an option or a text; for a question also what its caller calls an option, and None
+for an input that does not tell the answer."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from abmll.assurance.certificates import Certificate, CoverageThreshold, threshold_for_coverage
 from abmll.assurance.conformal import ConformalQuantile, conformal_set, fewest_scores
-from abmll.errors import OptionsError
 from abmll.prediction.settings import Thresholds
 from abmll.text.tasks import CANNOT_TELL, Example, Query, shared_options, tells, unlabelled_options
 from service.errors import (
@@ -60,7 +59,7 @@ def labelled_examples(
         rows = [
             Example(
                 row.input,
-                label_text(row.label, f"examples[{i}].output", of_question=False),
+                label_text(row.label, None, f"examples[{i}].output"),
                 row.options or shared,
             )
             for i, row in enumerate(request.examples)
@@ -79,11 +78,8 @@ def labelled_examples(
         raise InvalidRequestError(f"no case answers the question {name!r:.80}", "cases")
     examples = []
     for _, param, text, label in labelled:
-        answer = label_text(label, param, of_question=True)
-        try:
-            examples.append(asked.example(text, None if answer == CANNOT_TELL else answer))
-        except OptionsError as error:
-            raise InvalidOptionsError(str(error), param) from error
+        answer = label_text(label, question, param)
+        examples.append(asked.example(text, None if answer == CANNOT_TELL else answer))
     return Admitted(tuple(examples), tuple(row[0] for row in labelled), question=question)
 
 

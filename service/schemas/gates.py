@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, Tag, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from service.schemas.fields import Options, Samples, Seed, Truncate
+from service.schemas.questions import Case, CaseAnswer
 from service.schemas.wire import WireModel, one_of
 
 _EXAMPLE: dict[str, Any] = {
@@ -19,20 +20,6 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "options": ["billing", "delivery"],
 }
-
-
-def _answer(value: Any) -> Any:
-    if value is not None and not isinstance(value, str | bool):
-        raise ValueError("an answer is a text, a boolean, or null")
-    return value
-
-
-LabelValue = Annotated[
-    Any,
-    AfterValidator(_answer),
-    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "boolean", "null")]}),
-]
-"""An option; true or false for `yes` or `no`; null for an input that does not tell the answer."""
 
 
 def _kind_of_question(value: Any) -> str | None:
@@ -50,22 +37,12 @@ class LabelledRow(WireModel):
     """A labelled example, or a labelled input of a question."""
 
     input: str = Field(description="The text.")
-    output: LabelValue = Field(
+    output: CaseAnswer = Field(
         description="Its label, one of the options; or, without options, the text to answer. For a question "
-        "true and false stand for `yes` and `no`, and null for an input that does not tell the answer."
+        "the answer as in cases, and null for an input that does not tell it."
     )
     options: list[str] | None = Field(
         default=None, description="Options of this example, in place of the request's."
-    )
-
-
-class LabelledCase(WireModel):
-    """An input with answers to questions."""
-
-    input: str = Field(description="The text.")
-    answers: dict[str, LabelValue] = Field(
-        description="By the names of questions, or their indices as texts where they have no names. A "
-        "question that is not there is left out."
     )
 
 
@@ -81,7 +58,7 @@ class CalibrateRequest(WireModel):
     examples: list[LabelledRow] | None = Field(
         default=None, min_length=1, description="Labelled examples, at most `max_inputs`."
     )
-    cases: list[LabelledCase] | None = Field(
+    cases: list[Case] | None = Field(
         default=None,
         min_length=1,
         description="In place of `examples`: labelled inputs of the adapter's questions, at most `max_inputs`. "
@@ -214,9 +191,7 @@ class FeedbackRow(WireModel):
     """The label of a logged prediction."""
 
     prediction_id: str
-    label: LabelValue = Field(
-        description="The right answer; for a question also true, false or null, as in `calibrate`."
-    )
+    label: CaseAnswer = Field(description="The right answer; for a question as in cases.")
 
 
 class FeedbackRequest(WireModel):

@@ -306,7 +306,7 @@ def test_another_kind_of_confidence_is_refused(server: Server, monkeypatch: pyte
         calibration = await caller.calibrate(texts("a", 20))
         assert calibration["confidence_kind"] == "predictive"
         other = Confidence(0.5, "calibrated")
-        monkeypatch.setattr("service.engine.engine.confidence_of", lambda *_: other)
+        monkeypatch.setattr("service.engine.answering.confidence_of", lambda *_: other)
         refusal = error(await caller.ask(["x"], gate=TARGET))
         assert (refusal["code"], refusal["param"]) == ("calibration_mismatch", "confidence_kind")
 

@@ -221,7 +221,7 @@ def test_cases_are_the_examples_of_one_question_at_a_time(tmp_path: Path) -> Non
             for text, (answer, _) in zip(TEXTS, answers, strict=True)
         ]
         by_cases = await inbox.post(
-            "calibrate", {"cases": [*cases, {"input": "z", "answers": {}}], "question": "1"}
+            "calibrate", {"cases": [*cases, {"input": "z", "answers": {"0": None}}], "question": "1"}
         )
         by_examples = await inbox.calibrate(1, replace=True)
         assert by_cases["id"] == by_examples["id"]
@@ -300,7 +300,8 @@ REFUSED = {
     "an unknown name": ({"examples": [ROW], "question": "topic"}, "question", "no question 'topic'"),
     "a boolean": ({"examples": [ROW], "question": True}, "question", "name or the index"),
     "no option": ({"examples": [ROW, {"input": "y", "output": "maybe"}], "question": 1}, "examples[1].output", "maybe"),
-    "a number": ({"examples": [{"input": "y", "output": 1}], "question": 1}, "examples[0].output", "text"),
+    "a number": ({"examples": [{"input": "y", "output": 1}], "question": 1}, "examples[0].output", "no answer"),
+    "half a number": ({"examples": [{"input": "y", "output": 1.5}], "question": 1}, "examples[0].output", "a text"),
     "no option of a case": (
         {"cases": [{"input": "y", "answers": {"1": "maybe"}}], "question": 1}, "cases[0].answers.1", "maybe",
     ),
@@ -308,7 +309,7 @@ REFUSED = {
     "cases and examples": ({"cases": [], "examples": [ROW], "question": 1}, "cases", None),
     "nothing": ({"question": 1}, None, "exactly one"),
     "a text beyond the context": (
-        {"cases": [{"input": "q", "answers": {}}, {"input": "y" * 300, "answers": {"1": True}}], "question": 1},
+        {"cases": [{"input": "q", "answers": {"0": None}}, {"input": "y" * 300, "answers": {"1": True}}], "question": 1},
         "cases[1]", None,
     ),
     "the support alone": ({"examples": [{"input": "two of them please", "output": "no"}], "question": 1}, "examples", "left"),
