@@ -25,7 +25,7 @@ from service.gating.questions import (
     AdapterQuestion,
     WantedQuestion,
     chosen_question,
-    question_digest,
+    digest_of_query,
     questions_of_adapter,
 )
 from service.gating.records import (
@@ -197,7 +197,7 @@ class GateKeeper:
         if not request.needs_calibration:
             return [ResolvedGate(request.thresholds)] * len(queries)
         found: dict[str, ResolvedGate] = {}
-        digests = [question_digest(query) for query in queries]
+        digests = [digest_of_query(query, manifest) for query in queries]
         async with self._lock:
             for number, (query, question) in enumerate(zip(queries, digests, strict=True)):
                 if question not in found:

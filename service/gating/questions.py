@@ -31,6 +31,15 @@ def question_digest(asked: Query) -> str:
     return digest(asked.instruction, tuple(sorted(described)), chars=_DIGEST_CHARS)
 
 
+def digest_of_query(query: Query, manifest: AdapterManifest) -> str:
+    """Return the digest of what a query of a request is asked.
+
+    Without options of its own, that is what all examples of the adapter are asked.
+    """
+    of_adapter = not query.options and bool(manifest.support.options)
+    return question_digest(manifest.support.examples[0].query if of_adapter else query)
+
+
 @dataclass(frozen=True)
 class AdapterQuestion:
     """A question of an adapter, and its position among them."""

@@ -64,6 +64,29 @@ def test_every_kind_of_question_is_calibrated_and_labelled_in_the_words_of_its_c
     server.run(scenario)
 
 
+def test_predicting_with_an_adapter_of_one_question_is_gated_by_its_calibration(server: Server) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        cases = [
+            {"input": text, "answers": {"team": value}} for text, value in (("a", "it"), ("b", "billing"))
+        ]
+        made = (await create(client, questions=QUESTIONS[1:2], cases=cases))["id"]
+        body = {"adapter_id": made, "inputs": ["new"], "gate": {"target_coverage": 0.5}}
+        refused = await client.post("/v1/predict", json=body)
+        assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == (
+            "calibration_missing",
+            "adapter_id",
+        )
+        rows = [{"input": text, "output": "it"} for text in TEXTS]
+        view = await post(client, f"/v1/adapters/{made}/calibrate", {"examples": rows})
+        one = await post(client, "/v1/predict", body)
+        two = await post(client, "/v1/decide", body)
+        assert one["gate"]["calibration_id"] == view["id"]
+        (predicted,), decided = one["predictions"], two["results"][0]["answers"]["team"]
+        assert predicted["prediction_id"] == decided["prediction_id"]
+
+    server.run(scenario)
+
+
 def test_the_diagnosis_names_questions_and_scores_levels_by_their_order(server: Server) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         more = [
