@@ -24,8 +24,16 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_the_readmes_request_is_a_request() -> None:
     (body,) = re.findall(r"/v1/predict .*? -d '(\{.*?\})'\n", README, re.DOTALL)
     request = schemas.PredictRequest.model_validate_json(body)
-    assert len(request.support or []) == 4
-    assert request.gate.min_confidence == 0.7
+    assert len(request.support or []) == 16
+    assert request.gate.min_confidence == 0.5
+
+
+def test_the_readme_is_short_and_its_sentences_too() -> None:
+    assert len(README.splitlines()) <= 120
+    prose = re.sub(r"```.*?```|^\|.*?$|^#.*?$|<!--.*?-->", "\n\n", README, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    sentences = re.split(r"(?<=[.:?])\s|\n+", prose)
+    assert [sentence for sentence in sentences if len(sentence.split()) > 35] == []
 
 
 def test_the_request_of_the_page_on_streaming_is_one_for_a_stream() -> None:
@@ -74,14 +82,15 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_every_command_that_is_shown_exists() -> None:
     from typer.main import get_command
 
     from service.cli.main import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    shown = re.findall(r"(?:^|bin/)abmll ([a-z][a-z-]+)\b", README, re.MULTILINE)
-    assert len(shown) >= 6
+    pages = README + (ROOT / "docs/command-line.md").read_text("utf-8")
+    shown = re.findall(r"(?:^|bin/)abmll ([a-z][a-z-]+)\b", pages, re.MULTILINE)
+    assert len(shown) >= 11
     assert set(shown) <= known
 
 

@@ -135,10 +135,10 @@ def test_readme_commands_are_one_line_that_installs_what_it_needs(name: str) -> 
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
 
 
-def test_readme_runs_the_image_on_its_port_and_volume() -> None:
+def test_readme_runs_the_image_on_its_port_and_volume_for_this_machine_alone() -> None:
     (command,) = re.findall(r"^docker build .*$", README, re.MULTILINE)
     port = runtime("EXPOSE")
-    assert f"-p {port}:{port} " in command
+    assert f"-p 127.0.0.1:{port}:{port} " in command
     assert f":{runtime('VOLUME')} " in command
 
 
