@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from tests.e2e.conftest import Server
 from tests.e2e.test_server import BF16_TOLERANCE
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 # Shown numbers have two decimals.
 TOLERANCE = BF16_TOLERANCE + 0.005
 
@@ -44,6 +47,20 @@ def test_the_python_of_the_readme_runs_and_finds_the_parcel(server: Server) -> N
     assert len(python) == 2
     for block in python:
         printed = io.StringIO()
+        names: dict[str, Any] = {}
         with contextlib.redirect_stdout(printed):
-            exec(block.replace("http://localhost:8000", url), {})
+            exec(block.replace("http://localhost:8000", url), names)
+        names["client"].close()
         assert "delivery" in printed.getvalue()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on the path")
+def test_the_javascript_of_the_readme_runs_and_finds_the_parcel(server: Server, tmp_path: Path) -> None:
+    (block,) = blocks("js")
+    url = str(server.client.base_url).rstrip("/")
+    shutil.copy(ROOT / "service/playground/static/client.js", tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "taste.js").write_text(block.replace("http://localhost:8000", url))
+    command = [str(shutil.which("node")), str(tmp_path / "taste.js")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert "answer: 'delivery'" in printed
