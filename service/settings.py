@@ -152,7 +152,7 @@ class WorkerSettings(BaseModel):
         description="Fraction of a worker's time for adaptations while predictions wait too.",
     )
     unit_seconds: float = Field(
-        default=0.2,
+        default=0.12,
         gt=0,
         le=LONGEST_SECONDS,
         description="Target time of one unit, in seconds. A unit is a gradient step or a chunk of samples, "
