@@ -20,7 +20,7 @@ from service.api.http import engine_of, request_id, tenant_of, unless_disconnect
 from service.api.native.predicting import answer_of
 from service.api.native.rendering import prediction_object
 from service.api.native.requests import predict_request
-from service.api.server_sent_events import data_event
+from service.api.server_sent_events import EVENT_SCHEMA, data_event
 from service.engine.answers import Answered, Obtained
 from service.engine.progress import Progress
 from service.engine.requests import CacheOutcome
@@ -44,8 +44,8 @@ DOCUMENTED: dict[str, Any] = {
     "description": "The predictions; with `stream: true`, server-sent events that refine them.",
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
-            "example": 'event: adapter\ndata: {"adapter_id":"adp_0","cache":"hit","warnings":[]}\n\n',
+            "schema": EVENT_SCHEMA,
+            "example": {"event": "adapter", "data": '{"adapter_id":"adp_0","cache":"hit","warnings":[]}'},
         }
     },
 }

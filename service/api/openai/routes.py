@@ -17,9 +17,10 @@ from service.api.json_bodies import JsonRoute
 from service.api.native import predicting
 from service.api.openai import models, rendering, requests, wire
 from service.api.openai_errors import DOCUMENTED
+from service.api.server_sent_events import EVENT_SCHEMA
 from service.engine.adapter_records import check_adapter, is_served
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM = {"text/event-stream": {"schema": EVENT_SCHEMA}}
 
 B = TypeVar("B", wire.ChatCompletionRequest, wire.CompletionRequest)
 

@@ -134,3 +134,23 @@ def test_an_inference_is_answered_as_documented(document: BaseSchema, binary: bo
     response = case.call_and_validate(checks=CHECKS)
     assert response.status_code == 200
     assert ("inference-header-content-length" in response.headers) is binary
+
+
+@pytest.mark.parametrize(
+    "operation", ["POST /v1/predict", "POST /v1/chat/completions", "POST /v1/completions"]
+)
+def test_a_stream_has_the_events_that_are_documented(document: BaseSchema, operation: str) -> None:
+    """Found by a long run: the document called each event a text."""
+    support = [{"input": "a", "output": "x"}, {"input": "b", "output": "y"}]
+    extras = {"support": support, "options": ["x", "y"]}
+    bodies: dict[str, dict[str, Any]] = {
+        "POST /v1/predict": {**extras, "inputs": ["c"]},
+        "POST /v1/chat/completions": {"model": "fake-1b", "messages": [{"role": "user", "content": "c"}], "abmll": extras},
+        "POST /v1/completions": {"model": "fake-1b", "prompt": "c", "abmll": extras},
+    }  # fmt: skip
+    case = operations(document)[operation].Case(
+        body={**bodies[operation], "stream": True}, media_type="application/json"
+    )
+    response = case.call(timeout=60)
+    assert response.status_code == 200, response.text
+    case.validate_response(response, checks=[response_schema_conformance, content_type_conformance])
