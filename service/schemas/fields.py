@@ -59,14 +59,15 @@ class Adapt(WireModel):
     )
 
 
-def _is_none(value: str | None) -> bool:
+def is_none(value: object) -> bool:
+    """Return whether `value` is None: then a field that has this as `exclude_if` is absent."""
     return value is None
 
 
 RefinesTo = Annotated[
     str | None,
     Field(
-        exclude_if=_is_none,
+        exclude_if=is_none,
         description="Id of the adapter that is made now in the background (`adapt.refine`). When it is there, "
         "names that point to the adapter of this answer move to it.",
     ),

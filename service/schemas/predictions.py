@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas.fields import RefinesTo
+from service.schemas.fields import RefinesTo, is_none
 from service.schemas.wire import WireModel
 
 Cache = Literal["hit", "miss", "joined"]
@@ -36,6 +36,7 @@ class UncertaintyReport(WireModel):
     )
     answerable: float | None = Field(
         default=None,
+        exclude_if=is_none,
         description="Probability that the input tells the answer; the others are given that it does. Only "
         "for adapters of one question with cases.",
     )
