@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from abmll.errors import AbmllError
 from abmll.text.questions import NO, YES, Kind
@@ -190,7 +190,7 @@ def draw_questions(
     ]
     others = [other for other in strangers(name, tasks) if options[other]] if declinable else []
     strange = [
-        replace(draw_question(tasks[other], options[other], showing, rng, declinable=True), statement=None)
+        draw_question(tasks[other], options[other], showing, rng, declinable=True)
         for other in rng.sample(others, min(count, len(others)))
         if tasks[other].statement is None
     ]

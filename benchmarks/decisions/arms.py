@@ -13,7 +13,7 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.demonstrations import fitting
 from abmll.text.questions import Case, Question, examples_of
-from abmll.text.tasks import Example, Query
+from abmll.text.tasks import Query
 from lab.evaluation.methods.embeddings import fit_and_predict
 
 # Tokens of a prompt with demonstrations.
@@ -113,7 +113,7 @@ def adapter_each(settings: AdaptSettings | None = None) -> Arm:
         columns, learn, ask = [], 0.0, 0.0
         for question in questions:
             started = time.perf_counter()
-            own = [Case(case.input, {question.name: case.answers[question.name]}) for case in cases]
+            own = _of_question(question, cases)
             posterior: TaskPosterior | None = None
             if len({case.answers[question.name] for case in own}) > 1:
                 posterior = model.adapt(examples_of([question], own), settings, seed, truncate=True).posterior
@@ -137,9 +137,7 @@ def embeddings(
     encode = model.sentences
     started, columns = time.perf_counter(), []
     for question in questions:
-        support = examples_of(
-            [question], [Case(c.input, {question.name: c.answers[question.name]}) for c in cases]
-        )
+        support = examples_of([question], _of_question(question, cases))
         classes, found = fit_and_predict(support, inputs, lambda texts: encode(texts).numpy(), 1.0)
         unseen = 1 / (len(support) + len(question.scored))
         rows = np.full((len(inputs), len(question.scored)), unseen)
@@ -147,6 +145,11 @@ def embeddings(
         rows[:, [question.scored.index(name) for name in classes]] = share * found
         columns.append([_of_scored(row) for row in rows])
     return Answers([list(row) for row in zip(*columns, strict=True)], 0.0, time.perf_counter() - started)
+
+
+def _of_question(question: Question, cases: Sequence[Case]) -> list[Case]:
+    """Return the cases with their answers to one question alone."""
+    return [Case(case.input, {question.name: case.answers[question.name]}) for case in cases]
 
 
 def _of_scored(row: np.ndarray) -> Answer:
@@ -165,9 +168,7 @@ def in_context(
     started, columns = time.perf_counter(), []
     template = model.encoder.template
     for question in questions:
-        support: list[Example] = examples_of(
-            [question], [Case(c.input, {question.name: c.answers[question.name]}) for c in cases]
-        )
+        support = examples_of([question], _of_question(question, cases))
         queries: list[Query] = [
             fitting(support, question.query(text), model.encoder, template, DEMONSTRATED_TOKENS)
             for text in inputs

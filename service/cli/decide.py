@@ -82,6 +82,9 @@ def decide(
     min_typicality: Annotated[
         float | None, typer.Option(min=0, max=1, help="Abstain below this typicality of the input.")
     ] = None,
+    min_answerable: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain below this probability of an answer.")
+    ] = None,
     truncate: Truncate = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +106,7 @@ def decide(
         }  # fmt: skip
         bounds = {
             "min_confidence": min_confidence, "min_margin": min_margin, "min_typicality": min_typicality,
-            "max_mutual_information": max_mutual_information,
+            "max_mutual_information": max_mutual_information, "min_answerable": min_answerable,
         }  # fmt: skip
         fields = {
             "model": adapter, "samples": parse_samples(samples), "seed": seed, "truncate": truncate,

@@ -51,8 +51,6 @@ from service.errors import (
     LoadFailedError,
     ServiceError,
     StartingError,
-    UnknownAdapterError,
-    UnknownModelError,
     WorkerLostError,
 )
 from service.executors.contract import (
@@ -425,20 +423,7 @@ class Engine:
         name, or a version of one (`tickets@3`); what was named is called by its version. Raises
         `UnknownModelError`, also where the adapter was deleted.
         """
-        base_id = self.served.base.id
-        if model == base_id or model in self._settings.aliases:
-            return None, base_id
-        adapter_id, called = self._names.resolve(model, base_id)
-        try:
-            await self._registry.get(adapter_id)
-        except UnknownAdapterError as error:
-            message = (
-                error.message
-                if called == model == adapter_id or error.retry_after_seconds
-                else (f"{called} was adapter {adapter_id}, which was deleted")
-            )
-            raise UnknownModelError(message, "model", error.retry_after_seconds) from error
-        return adapter_id, called
+        return await self._answering.resolve_model(model, self.served.base.id)
 
     def _context(
         self, tenant: str, feed: ProgressFeed | None = None

@@ -104,6 +104,13 @@ def test_the_table_has_each_answer_with_its_decision(folder: Path) -> None:
     assert "urgent *" in run(folder, "inputs.csv", "--questions", "questions.json")[1]
 
 
+def test_the_command_has_every_threshold_that_a_question_can_fail(folder: Path) -> None:
+    for bound, reason in (("--min-confidence", "confidence"), ("--min-answerable", "answerable")):
+        found = answered(folder, "inputs.csv", "--questions", "questions.json", bound, "1")
+        reasons = {row["reason"] for result in found["results"] for row in result["answers"].values()}
+        assert reasons == {f"{reason}_below_minimum"}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_the_file_of_answers_comes_back_as_cases(folder: Path, suffix: str) -> None:
     arguments = ["inputs.csv", "--questions", "questions.json", "--samples", "2"]
