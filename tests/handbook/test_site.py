@@ -78,6 +78,14 @@ def test_each_page_has_its_markdown_beside_it_and_says_so(site: Path) -> None:
     assert (site / "llms.txt").read_text("utf-8").startswith("# ABMLL Serve")
 
 
+def test_tables_and_emphasis_come_out_as_such(site: Path) -> None:
+    """GitHub and MkDocs indent blocks in lists by different widths; four columns suit both."""
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        assert "|---|" not in text, path.name
+        assert re.findall(r"\*\*\w[^*<]{2,40}\*\*|\]\([\w#./-]+\)", text) == [], path.name
+
+
 def test_files_of_the_repository_come_along(site: Path) -> None:
     """Links of the pages that lead out of docs/ lead to copies, on the page and in its Markdown."""
     links = [link for link in read(site / "evaluation.html").linked if link.startswith(COPIED[1:])]
