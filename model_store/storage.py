@@ -119,10 +119,10 @@ def staged(target: Path, what: str) -> Iterator[Path]:
             for path in [*staging.rglob("*"), staging]:
                 if path.is_file() and not path.is_symlink():
                     path.chmod(rights)
-                _flush(path)
+                flush(path)
             remove(target)
             staging.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -137,9 +137,9 @@ def write_durably(path: Path, text: str) -> None:
     partial = path.with_name(f"{_STAGING}{path.name}")
     try:
         partial.write_text(text, encoding="utf-8")
-        _flush(partial)
+        flush(partial)
         partial.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -152,7 +152,7 @@ def remove(target: Path) -> bool:
         target.rename(doomed)
     except FileNotFoundError:
         return False
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(doomed, ignore_errors=True)
     return True
 
@@ -248,7 +248,8 @@ def _is_intact(folder: Path) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until the file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
