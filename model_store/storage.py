@@ -32,7 +32,7 @@ from model_store.errors import (
 )
 from model_store.progress import Report
 
-_SEAL = "seal.json"
+SEAL_FILE = "seal.json"
 _STAGING = ".staging-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE = {
@@ -192,7 +192,7 @@ def seal(folder: Path) -> None:
     """Record the digests of all files in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-    (folder / _SEAL).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    (folder / SEAL_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
 def check_seal(folder: Path, *names: str) -> None:
@@ -201,7 +201,7 @@ def check_seal(folder: Path, *names: str) -> None:
     With `names`, only these files are checked.
     """
     try:
-        digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        digests = json.loads((folder / SEAL_FILE).read_text(encoding="utf-8"))
         damaged = [name for name in names or digests if file_sha256(folder / name) != digests[name]]
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise CorruptArtifactError(f"{folder.name} is incomplete: {error}") from error

@@ -73,7 +73,7 @@ from service.gating.state import (
 if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
     from model_store.adapters.gate_journals import GateJournals
-    from model_store.adapters.journals import Record
+    from model_store.adapters.contract import Record
     from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
     from service.metrics import Metrics
