@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from abmll.errors import AbmllError, FitDivergedError, OptionsError, PromptTooLongError, SupportError
+from model_store import errors as stored
 
 
 class ServiceError(Exception):
@@ -285,6 +286,12 @@ class WorkerLostError(ServiceError):
     code, status, retryable, usual_retry_seconds = "worker_lost", 503, True, 5
 
 
+class StoreUnavailableError(ServiceError):
+    """The store that servers share does not answer now. A write may have happened, or not."""
+
+    code, status, retryable, usual_retry_seconds = "store_unavailable", 503, True, 5
+
+
 class ClientGoneError(ServiceError):
     """The client closed the connection. Nobody reads this answer; the log and the metrics have it."""
 
@@ -329,10 +336,19 @@ def from_exception(error: BaseException, param: str | None = None) -> ServiceErr
     """
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, stored.StoreUnavailableError):
+        return StoreUnavailableError(str(error))
     for theirs, ours in _BY_METHOD_ERROR:
         if isinstance(error, theirs):
             return ours(str(error), param)
     return InternalError("the server failed to answer; its log has the details under this request id")
+
+
+def store_failure(error: Exception, message: str) -> ServiceError:
+    """Map the error of a write: to a 503 where a shared store does not answer, else to `message`."""
+    if isinstance(error, stored.StoreUnavailableError):
+        return StoreUnavailableError(f"{message}: {error}")
+    return StoreFailedError(message)
 
 
 def from_status(status: int) -> ServiceError:

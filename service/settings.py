@@ -15,6 +15,7 @@ import platformdirs
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.objects.opening import check_url
 from model_store.pretrained.catalogue import DEFAULT_BASE
 
 ENV_PREFIX = "ABMLL_"
@@ -205,6 +206,40 @@ class StoreSettings(BaseModel):
     )
 
 
+class SharedStoreSettings(BaseModel):
+    """Where several servers store together; without an address, each stores in its `data_dir`."""
+
+    store_url: str | None = Field(
+        default=None,
+        description="Address of a store that several servers share: `s3://bucket/prefix` (needs the extra s3), or "
+        "`file:///folder`; by default each server stores in its `data_dir`. Keys come from the environment.",
+    )
+    store_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Longest time of one call of the shared store, its retries included, in seconds; then a request "
+        "gets 503.",
+    )
+    store_fresh_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which what was read of the shared store counts as what it is: how long another "
+        "server's new version of a name, or deletion, may not be seen here.",
+    )
+    store_cache_bytes: int = Field(
+        default=1 << 34,
+        ge=0,
+        description="Disk below `data_dir` for adapters of the shared store, in bytes.",
+    )
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        return url if url is None else check_url(url)
+
+
 class LimitSettings(BaseModel):
     """How large a request may be."""
 
@@ -313,6 +348,7 @@ class Settings(
     DeadlineSettings,
     GateSettings,
     LimitSettings,
+    SharedStoreSettings,
     StoreSettings,
     WorkerSettings,
     ModelSettings,

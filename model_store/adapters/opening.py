@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +23,16 @@ CACHE = "adapters-of-store"
 
 @dataclass(frozen=True)
 class Stores:
-    """The three stores of one place. `objects` is where they lie, if others share it."""
+    """The three stores of one place.
+
+    `fresh_seconds` is how long what was read counts as what it is; without end where no other
+    process writes. `objects` is where they lie, if others share it.
+    """
 
     adapters: Adapters
     names: NameStore
     calibrations: CalibrationJournals
+    fresh_seconds: float = math.inf
     objects: Objects | None = None
 
 
@@ -57,16 +61,4 @@ def open_stores(
         cache.close()
         raise
     names = NameStore(SharedJournals(objects, NAMES, NAME, "name"), fresh_seconds)
-    return Stores(shared, names, SharedGateJournals(objects), objects)
-
-
-@contextmanager
-def opened_stores(
-    data_dir: Path, url: str | None = None, *, timeout_seconds: float = 10.0
-) -> Iterator[Stores]:
-    """Yield the stores as they are now, for one command; close them at the end. Raises as `open_stores`."""
-    stores = open_stores(data_dir, url, fresh_seconds=0, timeout_seconds=timeout_seconds)
-    try:
-        yield stores
-    finally:
-        stores.adapters.close()
+    return Stores(shared, names, SharedGateJournals(objects), fresh_seconds, objects)

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from abmll.errors import AbmllError
-from model_store.errors import StoreError
+from model_store.errors import StoreError, StoreUnavailableError
 from service.api import classify, decisions, oip, openai, operations, systemone
 from service.api.absolute_targets import AbsoluteTargets
 from service.api.body_limit import BodyLimit
@@ -82,7 +82,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     if settings.playground:
         app.include_router(playground)
     app.state.error_forms, app.state.paths = ERROR_FORMS, _paths()
-    for kind in (ServiceError, AbmllError, RequestValidationError, HTTPException):
+    for kind in (ServiceError, AbmllError, StoreUnavailableError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.body_seconds)

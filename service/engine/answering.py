@@ -95,7 +95,7 @@ class Answering:
         """See `Engine.resolve_model`."""
         if model == base_id or model in self._settings().aliases:
             return None, base_id
-        adapter_id, called = self._names.resolve(model, base_id)
+        adapter_id, called = await self._names.resolve(model, base_id)
         try:
             await self._registry.get(adapter_id)
         except UnknownAdapterError as error:

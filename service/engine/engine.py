@@ -67,9 +67,10 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
+    from model_store.adapters.contract import Adapters
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.names import NameStore
-    from model_store.adapters.store import AdapterStore, StoredAdapter
+    from model_store.adapters.store import StoredAdapter
     from service.gating.questions import WantedQuestion
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Engine:
         self,
         settings: Settings,
         executor: Executor,
-        store: AdapterStore,
+        store: Adapters,
         names: NameStore,
         gates: GateKeeper,
         metrics: Metrics,
@@ -411,7 +412,7 @@ class Engine:
         """
 
         async def first(adapter_id: str) -> None:
-            self._names.check_unnamed(adapter_id)
+            await self._names.check_unnamed(adapter_id)
             await self._gates.forget(adapter_id)
 
         await self._registry.delete(adapter_id, first)

@@ -14,12 +14,13 @@ from model_store.errors import StoreError
 from service.engine.adapter_cache import AdapterCache
 from service.engine.flights import Flights
 from service.engine.requests import CacheOutcome
-from service.errors import StoreFailedError, UnknownAdapterError
+from service.errors import UnknownAdapterError, store_failure
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
+    from model_store.adapters.contract import Adapters
     from model_store.adapters.manifest import AdapterManifest
-    from model_store.adapters.store import AdapterStore, StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_SECONDS = 60
@@ -35,7 +36,7 @@ class AdapterRegistry:
     time, and equal requests wait for it together; `Flights` says when that is cancelled.
     """
 
-    def __init__(self, store: AdapterStore, memory: AdapterCache, grace_seconds: float) -> None:
+    def __init__(self, store: Adapters, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
         self._due: dict[str, float] = {}
@@ -160,7 +161,7 @@ class AdapterRegistry:
                 stored = await asyncio.to_thread(self._store.put_diagnosis, adapter_id, diagnosis)
             except (OSError, StoreError) as error:
                 log.exception("the diagnosis of adapter %s could not be stored", adapter_id)
-                raise StoreFailedError("the diagnosis could not be stored") from error
+                raise store_failure(error, "the diagnosis could not be stored") from error
             held = self._memory.get(adapter_id)
             if held is not None:
                 self._memory.replace(replace(held, diagnosis=diagnosis))
@@ -186,7 +187,7 @@ class AdapterRegistry:
 
     async def _find(self, adapter_id: str) -> StoredAdapter | None:
         adapter = self._memory.get(adapter_id)
-        if adapter is not None:
+        if adapter is not None and await self._is_there(adapter_id):
             return adapter
         async with self._lock:
             adapter = self._memory.get(adapter_id)  # another reader may have put it there meanwhile
@@ -195,6 +196,13 @@ class AdapterRegistry:
                 if adapter is not None:
                     self._memory.put(adapter)
         return adapter
+
+    async def _is_there(self, adapter_id: str) -> bool:
+        """Return whether the store still has an adapter in memory; drop it from there if not."""
+        if self._store.is_current(adapter_id) or await asyncio.to_thread(self._store.has, adapter_id):
+            return True
+        self._memory.drop(adapter_id)  # another server has deleted it
+        return False
 
     async def _find_or_make(self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]]) -> _Made:
         adapter = await self._find(adapter_id)
@@ -206,8 +214,8 @@ class AdapterRegistry:
                 await asyncio.to_thread(self._store.put, adapter)
             except (OSError, StoreError) as error:
                 log.exception("adapter %s could not be stored", adapter_id)
-                raise StoreFailedError(
-                    "the adapter could not be stored, so it is not acknowledged"
+                raise store_failure(
+                    error, "the adapter could not be stored, so it is not acknowledged"
                 ) from error
             self._memory.put(adapter)
         return adapter, True

@@ -1,0 +1,33 @@
+"""Opens the stores that settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from model_store.adapters.opening import Stores, open_stores
+from service.settings import Settings
+
+
+def stores_of(settings: Settings, fresh_seconds: float | None = None) -> Stores:
+    """Open the stores of the data folder, or those at `store_url` with the data folder as a cache.
+
+    Close `adapters` at the end. Raises as `open_stores`.
+    """
+    return open_stores(
+        settings.data_dir,
+        settings.store_url,
+        cache_bytes=settings.store_cache_bytes,
+        fresh_seconds=settings.store_fresh_seconds if fresh_seconds is None else fresh_seconds,
+        timeout_seconds=settings.store_timeout_seconds,
+    )
+
+
+@contextmanager
+def opened_stores(settings: Settings) -> Iterator[Stores]:
+    """Yield the stores as they are now, for one command. Raises as `open_stores`."""
+    stores = stores_of(settings, fresh_seconds=0)
+    try:
+        yield stores
+    finally:
+        stores.adapters.close()
