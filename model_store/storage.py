@@ -33,6 +33,8 @@ from model_store.errors import (
 from model_store.progress import Report
 
 SEAL_FILE = "seal.json"
+DAMAGED = ".damaged"
+"""The folder of a store to which entries that are not intact are moved."""
 _STAGING = ".staging-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE = {

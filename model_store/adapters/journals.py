@@ -22,10 +22,9 @@ from model_store.adapters.contract import ABSENT, Loaded, Mark, Record
 from model_store.adapters.findings import Finding, verify_each
 from model_store.adapters.journal_lines import decoded, encoded
 from model_store.errors import CorruptArtifactError, JournalChangedError
-from model_store.storage import refusal_is_an_error, remove, staged, sweep
+from model_store.storage import DAMAGED, refusal_is_an_error, remove, staged, sweep
 
-_JOURNAL = "journal.jsonl"
-_DAMAGED = ".damaged"
+JOURNAL_FILE = "journal.jsonl"
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +65,7 @@ class Journals:
         with self._mutex:
             self._check(key, expected)
             with staged(folder, f"the {self._what} of {key}") as staging:
-                (staging / _JOURNAL).write_bytes(content)
+                (staging / JOURNAL_FILE).write_bytes(content)
             self._lengths[key] = len(content)
             self._marks[key] = Mark(uuid.uuid4().hex, len(records))
             return self._marks[key]
@@ -84,7 +83,7 @@ class Journals:
             length = self._lengths[key]
             with (
                 refusal_is_an_error(f"the {self._what} of {key}"),
-                (self._root / key / _JOURNAL).open("r+b") as file,
+                (self._root / key / JOURNAL_FILE).open("r+b") as file,
             ):
                 file.truncate(length)
                 file.seek(length)
@@ -132,7 +131,7 @@ class Journals:
 
     def tags(self) -> Mapping[str, str]:
         """Return for each key a text that changes whenever its journal does."""
-        return {key: str((self._root / key / _JOURNAL).stat().st_mtime_ns) for key in self.keys()}
+        return {key: str((self._root / key / JOURNAL_FILE).stat().st_mtime_ns) for key in self.keys()}
 
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
         """Move a journal aside whose records mean nothing, as `error` says."""
@@ -176,9 +175,9 @@ class Journals:
     def _load(self, key: str) -> list[Record]:
         """Return the records of a journal that is there. Raises `CorruptArtifactError`."""
         try:
-            content = (self._root / key / _JOURNAL).read_bytes()
+            content = (self._root / key / JOURNAL_FILE).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise CorruptArtifactError(f"the {self._what} of {key} has no {_JOURNAL}") from error
+            raise CorruptArtifactError(f"the {self._what} of {key} has no {JOURNAL_FILE}") from error
         lines = content.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             _log.warning("the %s of %s ended in half a record, which is cut off", self._what, key)
@@ -199,6 +198,6 @@ class Journals:
     def _move_aside(self, key: str, error: CorruptArtifactError) -> None:
         _log.error("%s is moved aside: %s", key, error)
         self._forget(key)
-        damaged = self._root / _DAMAGED
+        damaged = self._root / DAMAGED
         damaged.mkdir(exist_ok=True)
         (self._root / key).rename(damaged / f"{key}-{uuid.uuid4().hex[:8]}")

@@ -121,11 +121,11 @@ class NameStore:
         self._foreign: dict[str, str] = {}  # names in the format of another version, with the reason
         self._fresh_seconds, self._all_read_at = fresh_seconds, -math.inf
         self._own = isinstance(journals, Path)
-        self._journals: RecordJournals = (
-            Journals(journals, NAME, "name") if isinstance(journals, Path) else journals
-        )
+        self.journals = Journals(journals, NAME, "name") if isinstance(journals, Path) else journals
         self.intact, self.findings = self.verify() if self._own else (0, ())
 
+    journals: RecordJournals
+    """Where the names are, one journal each."""
     intact: int
     """Number of names that could be read at the start, deleted ones included; 0 if none was."""
     findings: Sequence[Finding]
@@ -133,7 +133,7 @@ class NameStore:
 
     def verify(self) -> tuple[int, Sequence[Finding]]:
         """Read every name whole; return how many are intact, and what is wrong with the others."""
-        intact, findings = self._journals.verify(self._keep if self._own else NameHistory.of)
+        intact, findings = self.journals.verify(self._keep if self._own else NameHistory.of)
         self._foreign = {finding.id: finding.reason for finding in findings if not finding.moved}
         self._all_read_at = time.monotonic() if self._own else self._all_read_at
         return intact, findings
@@ -160,7 +160,7 @@ class NameStore:
         """See what others have made of all names, unless it was done a moment ago."""
         if time.monotonic() - self._all_read_at < self._fresh_seconds:
             return
-        begun, tags = time.monotonic(), self._journals.tags()
+        begun, tags = time.monotonic(), self.journals.tags()
         changed = [
             name for name, tag in tags.items() if name not in self._known or self._known[name].tag != tag
         ]
@@ -247,9 +247,9 @@ class NameStore:
                     history, record = change(known.history)
                     if known.mark == ABSENT:
                         first = {"format_version": FORMAT_VERSION, "name": name}
-                        mark = self._journals.begin(name, [first, record], ABSENT)
+                        mark = self.journals.begin(name, [first, record], ABSENT)
                     else:
-                        mark = self._journals.append(name, record, known.mark)
+                        mark = self.journals.append(name, record, known.mark)
                 except (JournalChangedError, LookupError):
                     self._look(name)
                     now = self._known.get(name)
@@ -267,10 +267,10 @@ class NameStore:
         """Read what the name is now. `tag` is its journal's, as it was listed just before."""
         begun = time.monotonic()
         try:
-            loaded = self._journals.load(name)
+            loaded = self.journals.load(name)
             history = NameHistory.of(name, loaded.records) if loaded else None
         except CorruptArtifactError as error:
-            self._journals.move_aside(name, error)
+            self.journals.move_aside(name, error)
             loaded = history = None
         except UnsupportedFormatError as error:
             self._foreign[name] = str(error)

@@ -38,6 +38,8 @@ FORMAT_VERSION = 1
 LONGEST_HEAD_BYTES = 1 << 18  # what each append writes at most, with its own record
 DAMAGED = "damaged"
 _MOST_TRIES = 100
+_WRITES_IN_A_ROW = 8
+_PAUSE = 4.0  # in times of a write
 _MOST_HEADS = 256
 _SUFFIX = ".jsonl"
 _log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class SharedJournals:
         self._objects, self._folder, self._keys, self._what = objects, folder, keys, what
         self._mutex = threading.Lock()
         self._heads: OrderedDict[str, _Head] = OrderedDict()  # as they were last seen
+        self._in_a_row: dict[str, int] = {}  # writes of this process on top of its own, by key
 
     def begin(self, key: str, records: Sequence[Record], expected: Mark | None = None) -> Mark:
         """Write a journal of `records`, in place of the one that is there.
@@ -122,9 +125,12 @@ class SharedJournals:
                 self._objects.put(self._part(key, part), b"".join(lines))
                 parts, lines = (*parts, (part, len(lines))), ()
             new = _Head("", old.begun, parts, (*lines, line), [*old.records, record])
+            begun = time.monotonic()
             tag = self._objects.replace(self._path(key), new.content(), old.tag)
             if tag is not None:
-                return self._seen(key, _Head(tag, new.begun, new.parts, new.lines, new.records))
+                mark = self._seen(key, _Head(tag, new.begun, new.parts, new.lines, new.records))
+                self._let_others(key, time.monotonic() - begun)
+                return mark
             if parts != old.parts:
                 with suppress(StoreError):
                     self._objects.delete(self._part(key, parts[-1][0]))
@@ -173,14 +179,14 @@ class SharedJournals:
                 found[key] = listed.tag
         return found
 
-    def parts_named(self) -> set[str]:
-        """Return the keys of the parts that heads name, of all journals that can be read."""
-        named = set()
-        for key in self.keys():
-            with suppress(CorruptArtifactError, UnsupportedFormatError):
-                head = self._fetch(key, None)
-                named |= {self._part(key, part) for part, _ in (head.parts if head else ())}
-        return named
+    def names_part(self, path: str) -> bool:
+        """Return whether the head of its journal names the part with this key, or cannot be read."""
+        key = path.split("/")[1]
+        try:
+            head = self._fetch(key, self._last_seen(key))
+        except (CorruptArtifactError, UnsupportedFormatError):
+            return True
+        return head is not None and path in {self._part(key, part) for part, _ in head.parts}
 
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
         """Move a journal aside whose records mean nothing, as `error` says. Its parts stay."""
@@ -215,8 +221,9 @@ class SharedJournals:
         known = self._last_seen(key)
         if known is not None and expected in {None, known.mark}:
             yield known
+            self._in_a_row.pop(key, None)
         for number in range(_MOST_TRIES):
-            head = self._head(key)
+            head = self._head(key, look_first=number == 0 and known is None)
             if expected is not None and expected != (head.mark if head else ABSENT):
                 raise JournalChangedError(f"the {self._what} of {key} has changed")
             yield head
@@ -231,20 +238,35 @@ class SharedJournals:
             self._heads[key] = head
             self._heads.move_to_end(key)
             if len(self._heads) > _MOST_HEADS:
-                self._heads.popitem(last=False)
+                self._in_a_row.pop(self._heads.popitem(last=False)[0], None)
         return head.mark
 
     def _forget(self, key: str) -> None:
         with self._mutex:
             self._heads.pop(key, None)
+            self._in_a_row.pop(key, None)
 
-    def _head(self, key: str) -> _Head | None:
-        """Return the journal as it is now; None where there is no intact one."""
+    def _let_others(self, key: str, write_seconds: float) -> None:
+        """Pause after some writes in a row, in which another process can read and write.
+
+        A process that only writes needs one request for it, and one that has lost needs two: without
+        a pause the second would lose for ever.
+        """
+        writes = self._in_a_row.get(key, 0) + 1
+        self._in_a_row[key] = 0 if writes >= _WRITES_IN_A_ROW else writes
+        if writes >= _WRITES_IN_A_ROW:
+            time.sleep(_PAUSE * write_seconds)
+
+    def _head(self, key: str, *, look_first: bool = True) -> _Head | None:
+        """Return the journal as it is now; None where there is no intact one.
+
+        `look_first` asks for its tag before its content, which saves that where nothing has changed.
+        """
         if not self._keys.fullmatch(key):
             return None
         known = self._last_seen(key)
         try:
-            if known is not None and self._objects.tag(self._path(key)) == known.tag:
+            if look_first and known is not None and self._objects.tag(self._path(key)) == known.tag:
                 return known
             head = self._fetch(key, known)
         except CorruptArtifactError as error:

@@ -34,6 +34,7 @@ from model_store.errors import (
     UnsupportedFormatError,
 )
 from model_store.storage import (
+    DAMAGED,
     check_seal,
     finite_json,
     finite_text,
@@ -45,10 +46,9 @@ from model_store.storage import (
     staged,
     sweep,
 )
-from model_store.tensors import check_finite, read_tensors, write_tensors
+from model_store.tensors import TENSORS_FILE, check_finite, read_tensors, write_tensors
 
 MANIFEST_FILE = "manifest.json"
-_DAMAGED = ".damaged"
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
@@ -214,7 +214,7 @@ class AdapterStore:
     def _move_aside(self, id: str, error: CorruptArtifactError) -> None:
         _log.error("%s is moved aside: %s", id, error)
         self._account(id, 0)
-        damaged = self._root / _DAMAGED
+        damaged = self._root / DAMAGED
         damaged.mkdir(exist_ok=True)
         (self._root / id).rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")
 
@@ -282,7 +282,7 @@ def parse_manifest(text: str, id: str) -> AdapterManifest:
 
 def read_folder(folder: Path) -> StoredAdapter:
     """Read the adapter in the folder of its id. Raises as `read_adapter`."""
-    check_seal(folder)
+    check_seal(folder, MANIFEST_FILE, TENSORS_FILE)
     manifest = _manifest_in(folder)
     posterior = read_tensors(folder, TaskPosterior, manifest.config, manifest.sites)
     return StoredAdapter(manifest, posterior, read_diagnosis(folder))

@@ -188,5 +188,33 @@ def findings_table(answer: Mapping[str, Any]) -> Table:
     return table
 
 
+def garbage_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of what was removed from a store, or would be."""
+    size = sum(row["bytes"] for row in answer["garbage"]) / 1e6
+    verb = "removed" if answer["removed"] else "would be removed"
+    table = Table(title=f"{verb}: {len(answer['garbage'])}, {size:.1f} MB")
+    for heading in ("what", "place", "changed"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["garbage"]:
+        table.add_row(row["what"], shown(row["place"]), row["modified"])
+    return table
+
+
+def counts_table(verb: str, counts: Mapping[str, int]) -> str:
+    """Return one line that says how many entries of each kind there were."""
+    return f"{verb}: " + ", ".join(f"{count} {kind}s" for kind, count in counts.items())
+
+
+def moved_table(moved: Sequence[Mapping[str, str]]) -> Table:
+    """Make a table of what became of the entries of an import, those that are not new first."""
+    added = sum(row["outcome"] == "added" for row in moved)
+    table = Table(title=f"added: {added} of {len(moved)}")
+    for heading in ("kind", "id", "outcome"):
+        table.add_column(heading, overflow="fold")
+    for row in sorted(moved, key=lambda row: row["outcome"] == "added"):
+        table.add_row(row["kind"], shown(row["id"]), row["outcome"])
+    return table
+
+
 def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from model_store.adapters.opening import Stores, open_stores
 from service.settings import Settings
@@ -25,9 +27,14 @@ def stores_of(settings: Settings, fresh_seconds: float | None = None) -> Stores:
 
 @contextmanager
 def opened_stores(settings: Settings) -> Iterator[Stores]:
-    """Yield the stores as they are now, for one command. Raises as `open_stores`."""
-    stores = stores_of(settings, fresh_seconds=0)
-    try:
+    """Yield the stores as they are now, for one command. Raises as `open_stores`.
+
+    A shared store needs no data folder then, which may be that of a server.
+    """
+    with ExitStack() as stack:
+        if settings.store_url is not None:
+            cache = stack.enter_context(TemporaryDirectory())
+            settings = settings.model_copy(update={"data_dir": Path(cache)})
+        stores = stores_of(settings, fresh_seconds=0)
+        stack.callback(stores.adapters.close)
         yield stores
-    finally:
-        stores.adapters.close()
