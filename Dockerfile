@@ -24,7 +24,8 @@ WORKDIR /src
 # is installed first and alone: its index has old copies of other packages. Later pip calls keep it.
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" \
         > /tmp/requirements.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch[<>=]' /tmp/requirements.txt)" \
     && pip install -r /tmp/requirements.txt

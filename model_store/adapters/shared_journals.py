@@ -1,12 +1,12 @@
 """Durable journals among objects, which several processes append to; `Journals` is the other kind.
 
-    <folder>/<key>.jsonl              the head: a line about the journal, then its newest records
+    <folder>/<key>.jsonl              the tip: a line about the journal, then its newest records
     <folder>-parts/<key>/<id>.jsonl   older records, which never change
-    damaged/<folder>/<key>-<id>.jsonl heads that could not be read
+    damaged/<folder>/<key>-<id>.jsonl tips that could not be read
 
-Every change replaces the head, where nobody else has replaced it since it was read: so the head
-orders all changes, and none is lost. A head that has grown long begins anew, with its records in a
-part. A part counts where the head names it.
+Every change replaces the tip, where nobody else has replaced it since it was read: so the tip
+orders all changes, and none is lost. A tip that has grown long begins anew, with its records in a
+part. A part counts where the tip names it.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from model_store.errors import (
 from model_store.objects.contract import Objects
 
 FORMAT_VERSION = 1
-LONGEST_HEAD_BYTES = 1 << 18  # what each append writes at most, with its own record
+LONGEST_TIP_BYTES = 1 << 18  # what each append writes at most, with its own record
 DAMAGED = "damaged"
 _MOST_TRIES = 100
 _WRITES_IN_A_ROW = 8
 _PAUSE = 4.0  # in times of a write
-_MOST_HEADS = 256
+_MOST_TIPS = 256
 _SUFFIX = ".jsonl"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Head:
-    """A journal as its head told: `parts` are ids with their numbers of records.
+class _Tip:
+    """A journal as its tip told: `parts` are ids with their numbers of records.
 
-    `lines` are those of the head behind its first; `records` are all of the journal.
+    `lines` are those of the tip behind its first; `records` are all of the journal.
     """
 
     tag: str
@@ -63,7 +63,7 @@ class _Head:
         return Mark(self.begun, len(self.records))
 
     def content(self) -> bytes:
-        """Return the bytes of a head; no two calls give the same."""
+        """Return the bytes of a tip; no two calls give the same."""
         first = {
             "format_version": FORMAT_VERSION,
             "begun": self.begun,
@@ -74,7 +74,7 @@ class _Head:
 
 
 class _PartGoneError(Exception):
-    """A part is not there, so the head that named it is no longer that of the journal."""
+    """A part is not there, so the tip that named it is no longer that of the journal."""
 
 
 class SharedJournals:
@@ -87,7 +87,7 @@ class SharedJournals:
         """Use the folder of `objects`; nothing is read yet."""
         self._objects, self._folder, self._keys, self._what = objects, folder, keys, what
         self._mutex = threading.Lock()
-        self._heads: OrderedDict[str, _Head] = OrderedDict()  # as they were last seen
+        self._tips: OrderedDict[str, _Tip] = OrderedDict()  # as they were last seen
         self._in_a_row: dict[str, int] = {}  # writes of this process on top of its own, by key
 
     def begin(self, key: str, records: Sequence[Record], expected: Mark | None = None) -> Mark:
@@ -98,7 +98,7 @@ class SharedJournals:
         """
         if not self._keys.fullmatch(key):
             raise ValueError(f"not a key of a {self._what}: {key!r}")
-        new = _Head("", uuid.uuid4().hex, (), tuple(map(encoded, records)), list(records))
+        new = _Tip("", uuid.uuid4().hex, (), tuple(map(encoded, records)), list(records))
         for old in self._tries(key, expected):
             content = new.content()
             path = self._path(key)
@@ -110,7 +110,7 @@ class SharedJournals:
             if tag is not None:
                 if old is not None:
                     self._delete_parts(key, old)
-                return self._seen(key, _Head(tag, new.begun, (), new.lines, new.records))
+                return self._seen(key, _Tip(tag, new.begun, (), new.lines, new.records))
         raise self._busy(key)
 
     def append(self, key: str, record: Record, expected: Mark | None = None) -> Mark:
@@ -120,15 +120,15 @@ class SharedJournals:
             if old is None:
                 raise LookupError(f"{key!r} has no {self._what}")
             parts, lines = old.parts, old.lines
-            if lines and sum(map(len, lines)) + len(line) > LONGEST_HEAD_BYTES:
+            if lines and sum(map(len, lines)) + len(line) > LONGEST_TIP_BYTES:
                 part = uuid.uuid4().hex
                 self._objects.put(self._part(key, part), b"".join(lines))
                 parts, lines = (*parts, (part, len(lines))), ()
-            new = _Head("", old.begun, parts, (*lines, line), [*old.records, record])
+            new = _Tip("", old.begun, parts, (*lines, line), [*old.records, record])
             begun = time.monotonic()
             tag = self._objects.replace(self._path(key), new.content(), old.tag)
             if tag is not None:
-                mark = self._seen(key, _Head(tag, new.begun, new.parts, new.lines, new.records))
+                mark = self._seen(key, _Tip(tag, new.begun, new.parts, new.lines, new.records))
                 self._let_others(key, time.monotonic() - begun)
                 return mark
             if parts != old.parts:
@@ -147,11 +147,11 @@ class SharedJournals:
         Return None where there is no intact journal. `key` may be any text. Raises
         `UnsupportedFormatError`.
         """
-        head = self._head(key)
-        if head is None:
+        tip = self._tip(key)
+        if tip is None:
             return None
-        anew = since.begun != head.begun
-        return Loaded(head.records if anew else head.records[since.records :], head.mark, anew)
+        anew = since.begun != tip.begun
+        return Loaded(tip.records if anew else tip.records[since.records :], tip.mark, anew)
 
     def verify(self, check: Callable[[str, Sequence[Record]], object]) -> tuple[int, Sequence[Finding]]:
         """Read every journal whole; return how many are intact, and what is wrong with the others.
@@ -160,9 +160,9 @@ class SharedJournals:
         """
 
         def read(key: str) -> None:
-            head = self._fetch(key, None)
-            if head is not None:  # else it was deleted meanwhile
-                check(key, head.records)
+            tip = self._fetch(key, None)
+            if tip is not None:  # else it was deleted meanwhile
+                check(key, tip.records)
 
         return verify_each(self.keys(), read, self.move_aside)
 
@@ -180,13 +180,13 @@ class SharedJournals:
         return found
 
     def names_part(self, path: str) -> bool:
-        """Return whether the head of its journal names the part with this key, or cannot be read."""
+        """Return whether the tip of its journal names the part with this key, or cannot be read."""
         key = path.split("/")[1]
         try:
-            head = self._fetch(key, self._last_seen(key))
+            tip = self._fetch(key, self._last_seen(key))
         except (CorruptArtifactError, UnsupportedFormatError):
             return True
-        return head is not None and path in {self._part(key, part) for part, _ in head.parts}
+        return tip is not None and path in {self._part(key, part) for part, _ in tip.parts}
 
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
         """Move a journal aside whose records mean nothing, as `error` says. Its parts stay."""
@@ -202,18 +202,18 @@ class SharedJournals:
         """Remove the journal durably, and return whether there was one."""
         if not self._keys.fullmatch(key):
             return False
-        head = None
+        tip = None
         with suppress(CorruptArtifactError, UnsupportedFormatError):
-            head = self._fetch(key, None)
+            tip = self._fetch(key, None)
         deleted = self._objects.delete(self._path(key))
         self._forget(key)
-        if head is not None:
-            self._delete_parts(key, head)
+        if tip is not None:
+            self._delete_parts(key, tip)
         return deleted
 
-    # ---- the head ----
+    # ---- the tip ----
 
-    def _tries(self, key: str, expected: Mark | None) -> Iterator[_Head | None]:
+    def _tries(self, key: str, expected: Mark | None) -> Iterator[_Tip | None]:
         """Yield the journal to change, as last seen and then as it is, while others are faster.
 
         Raises `JournalChangedError` where it is not at the mark `expected`.
@@ -223,27 +223,27 @@ class SharedJournals:
             yield known
             self._in_a_row.pop(key, None)
         for number in range(_MOST_TRIES):
-            head = self._head(key, look_first=number == 0 and known is None)
-            if expected is not None and expected != (head.mark if head else ABSENT):
+            tip = self._tip(key, look_first=number == 0 and known is None)
+            if expected is not None and expected != (tip.mark if tip else ABSENT):
                 raise JournalChangedError(f"the {self._what} of {key} has changed")
-            yield head
+            yield tip
             time.sleep(random.uniform(0, 0.01 * min(number + 1, 10)))  # noqa: S311 - no secret
 
-    def _last_seen(self, key: str) -> _Head | None:
+    def _last_seen(self, key: str) -> _Tip | None:
         with self._mutex:
-            return self._heads.get(key)
+            return self._tips.get(key)
 
-    def _seen(self, key: str, head: _Head) -> Mark:
+    def _seen(self, key: str, tip: _Tip) -> Mark:
         with self._mutex:
-            self._heads[key] = head
-            self._heads.move_to_end(key)
-            if len(self._heads) > _MOST_HEADS:
-                self._in_a_row.pop(self._heads.popitem(last=False)[0], None)
-        return head.mark
+            self._tips[key] = tip
+            self._tips.move_to_end(key)
+            if len(self._tips) > _MOST_TIPS:
+                self._in_a_row.pop(self._tips.popitem(last=False)[0], None)
+        return tip.mark
 
     def _forget(self, key: str) -> None:
         with self._mutex:
-            self._heads.pop(key, None)
+            self._tips.pop(key, None)
             self._in_a_row.pop(key, None)
 
     def _let_others(self, key: str, write_seconds: float) -> None:
@@ -257,7 +257,7 @@ class SharedJournals:
         if writes >= _WRITES_IN_A_ROW:
             time.sleep(_PAUSE * write_seconds)
 
-    def _head(self, key: str, *, look_first: bool = True) -> _Head | None:
+    def _tip(self, key: str, *, look_first: bool = True) -> _Tip | None:
         """Return the journal as it is now; None where there is no intact one.
 
         `look_first` asks for its tag before its content, which saves that where nothing has changed.
@@ -268,17 +268,17 @@ class SharedJournals:
         try:
             if look_first and known is not None and self._objects.tag(self._path(key)) == known.tag:
                 return known
-            head = self._fetch(key, known)
+            tip = self._fetch(key, known)
         except CorruptArtifactError as error:
             self.move_aside(key, error)
             return None
-        if head is None:
+        if tip is None:
             self._forget(key)
         else:
-            self._seen(key, head)
-        return head
+            self._seen(key, tip)
+        return tip
 
-    def _fetch(self, key: str, known: _Head | None) -> _Head | None:
+    def _fetch(self, key: str, known: _Tip | None) -> _Tip | None:
         """Read the journal, but for what is known. Raises `CorruptArtifactError`."""
         tag = None
         while True:
@@ -292,7 +292,7 @@ class SharedJournals:
                     raise CorruptArtifactError(f"the {self._what} of {key} lacks a part") from error
                 tag = found.tag  # once more: it was begun anew between the two reads
 
-    def _parsed(self, key: str, data: bytes, tag: str, known: _Head | None) -> _Head:
+    def _parsed(self, key: str, data: bytes, tag: str, known: _Tip | None) -> _Tip:
         first, *lines = data.splitlines(keepends=True) or [b""]
         about = decoded(first)
         if about is None:
@@ -309,7 +309,7 @@ class SharedJournals:
             end = len(records) + count
             records += old[len(records) : end] if end <= len(old) else self._read_part(key, part, count)
         records += self._records(key, lines)
-        return _Head(tag, about["begun"], parts, tuple(lines), records)
+        return _Tip(tag, about["begun"], parts, tuple(lines), records)
 
     def _read_part(self, key: str, part: str, count: int) -> list[Record]:
         found = self._objects.get(self._part(key, part))
@@ -329,10 +329,10 @@ class SharedJournals:
             records.append(record)
         return records
 
-    def _delete_parts(self, key: str, head: _Head) -> None:
-        """Delete parts that no head names any more; `abmll store gc` finds those that are left."""
+    def _delete_parts(self, key: str, tip: _Tip) -> None:
+        """Delete parts that no tip names any more; `abmll store gc` finds those that are left."""
         with suppress(StoreError):
-            for part, _ in head.parts:
+            for part, _ in tip.parts:
                 self._objects.delete(self._part(key, part))
 
     def _path(self, key: str) -> str:

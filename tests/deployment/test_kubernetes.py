@@ -41,6 +41,15 @@ ALL: dict[str, Any] = {
 }
 
 
+SHARED = {
+    "replicas": 3,
+    "settings": {"store_url": "s3://bucket/prefix"},
+    "env": [
+        {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "store", "key": "secret"}}}
+    ],
+}
+
+
 def pod_of(made: dict[str, Any]) -> dict[str, Any]:
     return made["StatefulSet"]["spec"]["template"]["spec"]
 
@@ -58,7 +67,7 @@ def test_helm_finds_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("values", [{}, ALL], ids=["defaults", "all"])
+@pytest.mark.parametrize("values", [{}, ALL, SHARED], ids=["defaults", "all", "shared"])
 def test_what_is_rendered_is_valid(values: dict[str, Any], version: str) -> None:
     made = render(values)
     assert set(made) >= {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy"}

@@ -172,7 +172,7 @@ def test_of_records_that_are_added_at_once_none_is_lost(
     pair: tuple[Stores, Stores], longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where every few records go to a part (`longest` 100)."""
-    monkeypatch.setattr(shared_journals, "LONGEST_HEAD_BYTES", longest)
+    monkeypatch.setattr(shared_journals, "LONGEST_TIP_BYTES", longest)
     pair[0].calibrations.begin(ID, [{"value": -1}])
 
     def add(number: int) -> Callable[[], None]:

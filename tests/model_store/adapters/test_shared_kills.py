@@ -79,10 +79,10 @@ def test_what_was_acknowledged_survives_the_kill_of_one_of_two_that_append(
     stores.adapters.close()
 
 
-def test_parts_that_no_head_names_are_garbage_and_named_ones_are_not(
+def test_parts_that_no_tip_names_are_garbage_and_named_ones_are_not(
     store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_journals, "LONGEST_HEAD_BYTES", 60)
+    monkeypatch.setattr(shared_journals, "LONGEST_TIP_BYTES", 60)
     stores = open_stores(tmp_path / "own", store_url, fresh_seconds=0)
     objects = stores.objects
     assert objects is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,6 +126,11 @@ def test_addresses_that_are_not(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         check_url(url)
     assert "secret@" not in str(caught.value)
+
+
+def test_a_server_without_a_bucket_needs_no_library_for_one() -> None:
+    code = "import sys, model_store.objects.opening, service.settings; sys.exit('obstore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_folder_leaves_nothing_but_its_objects(tmp_path: Path) -> None:
