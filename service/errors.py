@@ -1,8 +1,9 @@
 """Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 408 body too slow, 409 refused because of how things stand
-now, 413 body too large, 415 not declared as JSON, 422 JSON that cannot be accepted, 429 busy, 500
-error of the server, 503 this server accepts no requests now, 504 took too long.
+Status codes: 400 not JSON, 401 no valid key, 403 the key lacks a scope, 404 unknown, 408 body too
+slow, 409 refused because of how things stand now, 413 body too large, 415 not declared as JSON, 422
+JSON that cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests
+now, 504 took too long.
 """
 
 from __future__ import annotations
@@ -82,6 +83,18 @@ class MalformedJsonError(ServiceError):
     """The body is not JSON in UTF-8. NaN and Infinity are not JSON."""
 
     code, status = "malformed_json", 400
+
+
+class UnauthenticatedError(ServiceError):
+    """The request has no key, or none that is valid now."""
+
+    code, status = "invalid_api_key", 401
+
+
+class ForbiddenError(ServiceError):
+    """The key is valid, but lacks the scope that the request needs."""
+
+    code, status = "insufficient_scope", 403
 
 
 class NotFoundError(ServiceError):

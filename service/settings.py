@@ -346,6 +346,10 @@ class Settings(
             raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
         return self
 
+    def of_tenant(self, tenant: str) -> Settings:
+        """Return the settings with the data folder of a tenant, whose name is that of a folder."""
+        return self.model_copy(update={"data_dir": self.data_dir / "tenants" / tenant})
+
     @property
     def calibrations_dir(self) -> Path:
         """Root folder of the calibrations' journals."""

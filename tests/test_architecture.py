@@ -43,7 +43,7 @@ METHOD = (
 SERVICE = (
     ("service.errors", "service.settings", "service.metrics"),
     ("service.schemas", "service.executors", "service.playground"),
-    ("service.gating",),
+    ("service.gating", "service.principals"),
     ("service.engine",),
     ("service.api",),
     ("service.server", "service.embedded"),

@@ -20,6 +20,7 @@ from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from service.api import classify, decisions, oip, openai, operations, systemone
 from service.api.absolute_targets import AbsoluteTargets
+from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit
 from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
@@ -86,6 +87,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.body_seconds)
+    app.add_middleware(Authentication, settings=settings, engine=engine)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(HeadAsGet)
     if origins := settings.allowed_origins:

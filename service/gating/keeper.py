@@ -94,6 +94,7 @@ class GateKeeper:
     def __init__(self, settings: Settings, store: GateJournals, metrics: Metrics) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
         self._states: OrderedDict[str, GateState] = OrderedDict()
+        self._counted: Counter[str] = Counter()
         self._lock = asyncio.Lock()  # held while journal and memory change together
 
     async def admit(self, request: CalibrateRequest, manifest: AdapterManifest) -> Admitted:
@@ -420,8 +421,9 @@ class GateKeeper:
 
     def _count_states(self) -> None:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
-        for name in ("active", "revoked"):
-            self._metrics.calibrations.labels(name).set(counts[name])
+        for name in ("active", "revoked"):  # other tenants have keepers of their own, and add to it
+            self._metrics.calibrations.labels(name).inc(counts[name] - self._counted[name])
+        self._counted = counts
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.names import NameStore
 from model_store.adapters.store import AdapterStore
 from service.api.app import create_app
+from service.engine.build import open_tenant
 from service.engine.engine import Engine, State
 from service.executors.inline import inline_executor
 from service.gating.keeper import GateKeeper
@@ -57,7 +59,8 @@ class Server:
         executor = inline_executor(self.worker.load, self.metrics)
         gates = GateKeeper(self.settings, GateJournals(self.settings.calibrations_dir), self.metrics)
         names = NameStore(self.settings.names_dir)
-        self.engine = Engine(self.settings, executor, self.store, names, gates, self.metrics)
+        others = partial(open_tenant, self.settings, self.metrics)
+        self.engine = Engine(self.settings, executor, self.store, names, gates, self.metrics, others)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager
