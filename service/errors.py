@@ -274,6 +274,18 @@ class QueueFullError(ServiceError):
     code, status, retryable = "queue_full", 429, True
 
 
+class RateLimitedError(ServiceError):
+    """The tenant has sent more requests, or more work, than its limits allow in a minute."""
+
+    code, status, retryable = "rate_limited", 429, True
+
+
+class QuotaExceededError(ServiceError):
+    """The tenant has as many adapters, or bytes of them, as its limits allow. Waiting does not help."""
+
+    code, status = "quota_exceeded", 429
+
+
 class StartingError(ServiceError):
     """The model is still loading."""
 

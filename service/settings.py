@@ -81,6 +81,43 @@ def _split(texts: str | None) -> list[str]:
     return [text.strip() for text in (texts or "").split(",") if text.strip()]
 
 
+class AccessSettings(BaseModel):
+    """Who may use the server."""
+
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of the keys that requests need, made by `abmll keys add`. Changes are seen "
+        "within a second. Without it, anyone who reaches the server may do everything.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Listen on other addresses than this machine's own without keys: for a network in "
+        "which everyone may use the server, or a gateway in front of it that checks who asks.",
+    )
+    open_metrics: bool = Field(
+        default=False,
+        description="Show `/metrics` without a key. Otherwise it needs one with the scope `admin`, if "
+        "there are keys.",
+    )
+    audit_log: Path | None = Field(
+        default=None,
+        description="File to which a line of JSON is appended for each adapter, name and gate that is made, "
+        "changed or deleted, with the tenant and the key. It has no text of a user.",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None, description="Certificate, in PEM, with which the server itself speaks HTTPS."
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="Private key of the certificate, in PEM, if it is in a file of its own."
+    )
+
+    @model_validator(mode="after")
+    def _key_of_a_certificate(self) -> Self:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile needs ssl_certfile, the certificate that the key is of")
+        return self
+
+
 class ModelSettings(BaseModel):
     """Which model answers, and on which device."""
 
@@ -316,6 +353,7 @@ class Settings(
     StoreSettings,
     WorkerSettings,
     ModelSettings,
+    AccessSettings,
     NetworkSettings,
     BaseSettings,
 ):
@@ -337,6 +375,12 @@ class Settings(
                 f"there is no device {device!r}: name `cpu`, `cuda`, or one GPU such as `cuda:0`"
             )
         return name
+
+    @model_validator(mode="after")
+    def _one_source_of_tenants(self) -> Self:
+        if self.keys_file is not None and self.tenant_header is not None:
+            raise ValueError("keys name the tenant: use keys_file without tenant_header")
+        return self
 
     @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
@@ -382,7 +426,7 @@ def load_settings(**given: Any) -> Settings:
     variable `ABMLL_*` that is no setting.
     """
     _refuse_links(os.environ)
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | _OF_CLIENTS
     unknown = sorted(
         name
         for name, value in os.environ.items()
@@ -398,6 +442,8 @@ def load_settings(**given: Any) -> Settings:
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
 
 
+_OF_CLIENTS = {"ABMLL_API_KEY"}
+"""Variables that clients read, which the environment of a server may have too."""
 _LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
 
 

@@ -112,6 +112,11 @@ class AdapterStore:
         """Return the bytes of all adapters on disk."""
         return self._total_bytes
 
+    @property
+    def count(self) -> int:
+        """Return the number of adapters on disk."""
+        return len(self._bytes)
+
     def put(self, adapter: StoredAdapter) -> None:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 

@@ -30,10 +30,12 @@ from service.api.native import routes as native
 from service.api.oip.binary import JSON_LENGTH
 from service.api.request_log import RequestLog
 from service.api.root_path import RootPath
+from service.api.scopes import scope_dependencies
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.playground import router as playground
+from service.principals.quotas import LIMIT_HEADERS
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        dependencies=scope_dependencies(settings),
     )
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.started = datetime.now(UTC)
@@ -96,7 +99,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["*"],  # OpenAI's client sends many of its own
-            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", JSON_LENGTH],
+            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", JSON_LENGTH, *LIMIT_HEADERS],
         )
     app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS)
     if settings.root_path:

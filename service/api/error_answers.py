@@ -20,9 +20,12 @@ from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DrainingError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
+    QuotaExceededError,
     ServiceError,
+    UnauthenticatedError,
     from_exception,
     from_status,
     from_validation,
@@ -65,6 +68,11 @@ def message_with_field(error: ServiceError) -> str:
     return error.message if error.param is None else f"{error.param}: {error.message}"
 
 
+# How a client has to prove who it is: RFC 9110, section 11.6.1, and RFC 6750, section 3.
+_CHALLENGES = {
+    UnauthenticatedError: 'Bearer realm="abmll"',
+    ForbiddenError: 'Bearer realm="abmll", error="insufficient_scope"',
+}
 _NATIVE = ErrorForm(native_error, InvalidRequestError.status)
 
 
@@ -82,6 +90,10 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, UnauthenticatedError | ForbiddenError):
+        sent["www-authenticate"] = _CHALLENGES[type(error)]
+    if isinstance(error, QuotaExceededError):
+        sent["x-should-retry"] = "false"  # clients of OpenAI and of Cohere try 429 again otherwise
     if isinstance(error, BodyTimeoutError):  # the rest of the body may still come, for ever
         sent["connection"] = "close"
     form = form_of(request)

@@ -42,6 +42,14 @@ def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def check_key(request: Request) -> None:
+    """Raise `UnauthenticatedError` where the key of the request has been revoked, or has expired.
+
+    For answers that take long, before each of their parts.
+    """
+    request.state.check_key()
+
+
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of `work`, but cancel it when the client closes the connection.
 

@@ -25,7 +25,9 @@ from service.gating.confidence import confidence_of
 from service.gating.decisions import DecidedPrediction, decide
 from service.gating.records import ResolvedGate
 from service.metrics import Metrics
-from service.principals.records import Principal, Scope
+from service.principals.audit import AuditLog
+from service.principals.quotas import check_room
+from service.principals.records import UNLIMITED, Principal, Scope
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Answering:
     _executor: Executor
     _own: Belongings
     _principal: Principal
+    _audit: AuditLog
     _metrics: Metrics
 
     async def carry_out(
@@ -83,7 +86,7 @@ class Answering:
             feed.set_obtained(Obtained(adapter, cache, context.timings))
         decided = await self._answer(adapter, spec, gates, context)
         if new is not None:  # after the answer, which is not to wait for it
-            context.refines_to = await self._own.refining.begin(new, context.tenant)
+            context.refines_to = await self.refine(new, context)
         logged = await self._own.gates.log_predictions(gates, spec.queries, spec.settings, decided)
         return CarriedOut(adapter, cache, logged, gates, spec)
 
@@ -173,15 +176,20 @@ class Answering:
     ) -> None:
         """Raise `PriceExceedsDeadlineError` where an idle worker would take too long.
 
-        An adapter that is known, or is being made, costs nothing.
+        An adapter that is known, or is being made, costs nothing. What the rest costs counts for the
+        limits of the tenant: raises `RateLimitedError` and `QuotaExceededError` where they are reached.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        deadline = self._settings().deadline_seconds
-        if price is None or price.seconds <= deadline:
+        deadline, limits = self._settings().deadline_seconds, self._principal.limits
+        if limits == UNLIMITED and (price is None or price.seconds <= deadline):
             return
         if adaptation is not None and await self._own.registry.knows(adaptation.job.adapter_id):
-            price = replace(price, adapt_seconds=0.0)
-        price.check(deadline)
+            price = None if price is None else replace(price, adapt_seconds=0.0)
+        elif adaptation is not None:
+            check_room(limits, *self._own.registry.stored())
+        if price is not None:
+            price.check(deadline)
+            self._own.meter.take_work(limits, price.seconds)
 
     async def _answer(
         self,
@@ -221,7 +229,16 @@ class Answering:
         make = partial(make_adapter, jobs, self._metrics, context.timings, on_progress)
         adapter, cache = await self._own.registry.obtain(adapter_id, make, context.deadline.expired)
         self._metrics.cache.labels(cache).inc()
+        if cache is CacheOutcome.MISS:
+            self._audit.write(self._principal, "adapt", adapter_id)
         return adapter, cache
+
+    async def refine(self, spec: AdaptationSpec, context: RequestContext) -> str | None:
+        """Begin to make what `spec` is refined to in the background, and return its id, if anything."""
+        refined_id = await self._own.refining.begin(spec, context.tenant)
+        if refined_id is not None:
+            self._audit.write(self._principal, "adapt", refined_id, "refine")
+        return refined_id
 
     def record(self, rows: Sequence[DecidedPrediction]) -> None:
         """Count the decisions of a request in the metrics."""

@@ -60,6 +60,8 @@ from service.gating.keeper import GateKeeper
 from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
+from service.principals.audit import Action, AuditLog
+from service.principals.quotas import Meter
 from service.principals.records import LOCAL, Principal
 from service.settings import Settings
 
@@ -109,7 +111,7 @@ class Engine:
     ) -> None:
         """Serve the default tenant from these stores, and others from those of `open_stores`."""
         self._settings, self._executor, self._metrics = settings, executor, metrics
-        self._life = _Life()
+        self._life, self._audit = _Life(), AuditLog(settings.audit_log)
         self._tenants = Tenants(TenantStores(store, names, gates), open_stores, settings, executor, metrics)
         self._traffic = Traffic(settings.queue_limit, self._background, metrics)
         self._bind(LOCAL, self._tenants.default)
@@ -127,7 +129,9 @@ class Engine:
         self._principal, self._own = principal, own
         self._registry, self._names, self._gates = own.registry, own.names, own.gates
         self._refining, self._diagnoses = own.refining, own.diagnoses
-        self._answering = Answering(lambda: self._settings, self._executor, own, principal, self._metrics)
+        self._answering = Answering(
+            lambda: self._settings, self._executor, own, principal, self._audit, self._metrics
+        )
 
     @property
     def state(self) -> State:
@@ -150,6 +154,15 @@ class Engine:
     def names(self) -> Names:
         """Return the owner of the names of the tenant's adapters."""
         return self._names
+
+    @property
+    def meter(self) -> Meter:
+        """Return the owner of what the tenant has used of its limits."""
+        return self._own.meter
+
+    def audit(self, action: Action, id: str, detail: str = "") -> None:
+        """Write into the audit log that the principal did `action` to what has this id."""
+        self._audit.write(self._principal, action, id, detail)
 
     @property
     def in_flight(self) -> int:
@@ -208,6 +221,7 @@ class Engine:
         for own in self._tenants.all():
             await own.diagnoses.close()
             await own.registry.close()
+        self._audit.close()
 
     async def create_adapter(self, request: AdaptRequest) -> Obtained:
         """Return the adapter of `request`, which is on disk by then.
@@ -218,7 +232,7 @@ class Engine:
             spec = await self._answering.admit_adapt(request, context.served)
             await self._answering.check_price(context.served, spec, None)
             adapter, cache = await self._answering.obtain(spec, context)
-            refines_to = await self._refining.begin(spec, context.tenant)
+            refines_to = await self._answering.refine(spec, context)
             return Obtained(adapter, cache, context.timings, refines_to=refines_to)
 
     async def predict(self, request: PredictRequest, *, feed: ProgressFeed | None = None) -> Answered:
@@ -291,7 +305,9 @@ class Engine:
         except ServiceError as error:
             raise placed_in_examples(error, admitted.places) from error
         async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
-            return await self._gates.add(request, manifest, admitted, answered.predictions)
+            view = await self._gates.add(request, manifest, admitted, answered.predictions)
+        self.audit("gate", request.adapter_id, "calibrate")
+        return view
 
     async def calibrations(
         self, adapter_id: str, question: WantedQuestion = None
@@ -318,6 +334,7 @@ class Engine:
                 deleted = await self._gates.forget_question(manifest, question)
             if not deleted:
                 raise missing_calibration(adapter_id)
+        self.audit("gate", adapter_id, "delete")
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, Label]]) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.
@@ -431,6 +448,7 @@ class Engine:
             await self._gates.forget(adapter_id)
 
         await self._registry.delete(adapter_id, first)
+        self.audit("delete", adapter_id)
 
     async def resolve_model(self, model: str) -> tuple[str | None, str]:
         """Return the adapter that `model` stands for, and what the answer calls it.

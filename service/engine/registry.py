@@ -150,6 +150,10 @@ class AdapterRegistry:
                 raise self._unknown(adapter_id)
             yield
 
+    def stored(self) -> tuple[int, int]:
+        """Return how many adapters are on disk, and their bytes."""
+        return self._store.count, self._store.total_bytes
+
     async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
         """Store the adapter's diagnosis with it, on disk too.
 

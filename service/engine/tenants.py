@@ -19,6 +19,7 @@ from service.engine.registry import AdapterRegistry
 from service.executors.contract import DEFAULT_TENANT, Executor
 from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
+from service.principals.quotas import Meter
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class TenantStores:
 
 @dataclass(frozen=True)
 class Belongings:
-    """Adapters, names, gates and work in the background of one tenant."""
+    """Adapters, names, gates and work in the background of one tenant, and what it has used."""
 
     registry: AdapterRegistry
     names: Names
@@ -47,6 +48,7 @@ class Belongings:
     refining: Refining
     diagnoses: Flights[Diagnosis]
     id_key: bytes
+    meter: Meter
 
     @property
     def in_flight(self) -> int:
@@ -103,4 +105,5 @@ class Tenants:
             Refining(registry, names, self._executor, self._metrics),
             Flights("diagnosis", grace),
             stores.id_key,
+            Meter(),
         )

@@ -124,7 +124,7 @@ def test_ids_are_the_same_after_a_restart_and_gone_from_disk_when_deleted(tmp_pa
 def test_a_key_without_the_scope_makes_no_adapter(server: Server) -> None:
     async def scenario(_: object) -> None:
         reader = await server.engine.of(Principal("one", "key", frozenset({Scope.PREDICT})))
-        with pytest.raises(ForbiddenError, match=r"'adapt'.*predict"):
+        with pytest.raises(ForbiddenError, match=r"`adapt`.*`predict`"):
             await reader.predict(PredictRequest(EQUAL, (SUPPORT[0].query,)))
 
     server.run(scenario)
