@@ -120,9 +120,10 @@ def limit(
 ) -> None:
     """Set all limits of a tenant. Those that are not given are lifted."""
     with expected_errors_in_one_line():
-        from service.principals.keys_file import change_keys  # noqa: PLC0415
+        from service.principals.keys_file import change_keys, check_tenant  # noqa: PLC0415
         from service.principals.records import Limits  # noqa: PLC0415
 
+        check_tenant(tenant)
         own = Limits(
             requests_per_minute=requests_per_minute,
             work_seconds_per_minute=work_seconds_per_minute,
@@ -132,7 +133,7 @@ def limit(
 
         def change(old: Keys) -> tuple[Keys, None]:
             others: dict[str, Limits] = {**old.tenants, tenant: own}
-            return type(old).model_validate({**dict(old), "tenants": others}), None
+            return old.model_copy(update={"tenants": others}), None
 
         change_keys(_path(settings), change)
 

@@ -34,7 +34,7 @@ def serve(
         out.print_json(settings.model_dump_json())
         return
     with expected_errors_in_one_line():
-        _check_exposure(settings)
+        _check_access(settings)
         _check_address(settings.host, settings.port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -50,8 +50,15 @@ def serve(
         raise typer.Exit(run(settings, executor, metrics, on_ready=_demo_here if demo else None))
 
 
-def _check_exposure(settings: Settings) -> None:
-    """Raise `SettingsError` where others could reach a server that lets everyone do everything."""
+def _check_access(settings: Settings) -> None:
+    """Raise `SettingsError` where others could reach a server that lets everyone do everything.
+
+    It raises it too where the keys cannot be read, before a model is loaded.
+    """
+    if settings.keys_file is not None:
+        from service.principals.keys_file import read_keys  # noqa: PLC0415
+
+        read_keys(settings.keys_file)
     if settings.keys_file is not None or settings.insecure or _is_this_machine(settings.host):
         return
     raise SettingsError(

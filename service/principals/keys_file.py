@@ -86,15 +86,20 @@ def id_of(text: str) -> str | None:
     return found[1] if found else None
 
 
-def make_key(
-    tenant: str, scopes: frozenset[Scope], expires: datetime | None = None, note: str | None = None
-) -> NewKey:
-    """Return a new random key. Raises `SettingsError` for what no key can have."""
+def check_tenant(tenant: str) -> None:
+    """Raise `SettingsError` for a text that cannot be the name of a tenant."""
     if not TENANT.fullmatch(tenant):
         raise SettingsError(
             f"{tenant!r} cannot be a tenant: it has 1 to 64 of a-z, 0-9, '_' and '-', and does not begin with "
             "'_' or '-'"
         )
+
+
+def make_key(
+    tenant: str, scopes: frozenset[Scope], expires: datetime | None = None, note: str | None = None
+) -> NewKey:
+    """Return a new random key. Raises `SettingsError` for what no key can have."""
+    check_tenant(tenant)
     id = secrets.token_hex(4)
     text = f"abmll-{id}-{secrets.token_urlsafe(32)}"
     now = datetime.now(UTC).replace(microsecond=0)
