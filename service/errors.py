@@ -121,6 +121,30 @@ class UnknownNameError(NotFoundError):
     code = "unknown_name"
 
 
+class UnknownFileError(NotFoundError):
+    """No file has this id, or its time is over."""
+
+    code = "unknown_file"
+
+
+class UnknownBatchError(NotFoundError):
+    """No batch has this id."""
+
+    code = "unknown_batch"
+
+
+class FileInUseError(ServiceError):
+    """The file is not deleted, because a batch that has not ended uses it."""
+
+    code, status = "file_in_use", 409
+
+
+class BatchEndedError(ServiceError):
+    """The batch has ended, so it cannot be cancelled."""
+
+    code, status = "batch_ended", 409
+
+
 class NameChangedError(ServiceError):
     """The name is at another version than the request expects (`if_version`)."""
 
@@ -146,7 +170,7 @@ class BodyTimeoutError(ServiceError):
 
 
 class BodyTooLargeError(ServiceError):
-    """The body has more than `max_body_bytes` bytes."""
+    """The body has more than `max_body_bytes` bytes, or the file more than `max_file_bytes`."""
 
     code, status = "body_too_large", 413
 

@@ -345,8 +345,42 @@ class DeadlineSettings(BaseModel):
     )
 
 
+class BulkSettings(BaseModel):
+    """Files and batches: how large, how many, and how long they are stored."""
+
+    max_file_bytes: int = Field(
+        default=1 << 30,
+        ge=1024,
+        description="Largest file of rows for a batch, in bytes; a larger one gets 413.",
+    )
+    max_stored_file_bytes: int = Field(
+        default=10 << 30,
+        ge=1024,
+        description="Most bytes of all files together; beyond it no file is accepted. Answers of batches count, "
+        "and are written all the same.",
+    )
+    max_files: int = Field(default=10_000, ge=1, description="Most files, with those of answers.")
+    max_batch_rows: int = Field(default=1_000_000, ge=1, description="Most rows of one batch.")
+    max_batches: int = Field(
+        default=1000,
+        ge=1,
+        description="Most batches; the oldest one that has ended is deleted for a new one.",
+    )
+    batches_at_once: int = Field(
+        default=4, ge=1, le=256, description="Most batches that are worked on at a time; the others wait."
+    )
+    file_ttl_seconds: float = Field(
+        default=30 * 24 * 3600.0,
+        gt=0,
+        le=LONGEST_SECONDS * 12,
+        description="Seconds that a file is stored, where its upload says nothing else, and that a batch is "
+        "remembered.",
+    )
+
+
 # pydantic puts the fields of the last base first.
 class Settings(
+    BulkSettings,
     DeadlineSettings,
     GateSettings,
     LimitSettings,
@@ -403,6 +437,16 @@ class Settings(
     def names_dir(self) -> Path:
         """Root folder of the names' journals."""
         return self.data_dir / "names"
+
+    @property
+    def files_dir(self) -> Path:
+        """Root folder of the files of batches."""
+        return self.data_dir / "bulk" / "files"
+
+    @property
+    def batches_dir(self) -> Path:
+        """Root folder of the batches."""
+        return self.data_dir / "bulk" / "batches"
 
     @property
     def adapters_dir(self) -> Path:

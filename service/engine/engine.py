@@ -55,6 +55,7 @@ from service.executors.contract import (
     Executor,
     ServedModel,
     WorkerStatus,
+    in_background,
 )
 from service.gating.keeper import GateKeeper
 from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label
@@ -235,20 +236,25 @@ class Engine:
             refines_to = await self._answering.refine(spec, context)
             return Obtained(adapter, cache, context.timings, refines_to=refines_to)
 
-    async def predict(self, request: PredictRequest, *, feed: ProgressFeed | None = None) -> Answered:
+    async def predict(
+        self, request: PredictRequest, *, feed: ProgressFeed | None = None, background: bool = False
+    ) -> Answered:
         """Return decided predictions for `request`, after making its adapter where that is needed.
 
-        `feed`, which comes from `progress_feed`, gets the progress meanwhile. Raises as
+        `feed`, which comes from `progress_feed`, gets the progress meanwhile. In the `background`,
+        it has no deadline, counts as no request, and takes what capacity others leave. Raises as
         `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
         and `log_predictions`.
         """
         with _wrong_field(request):
-            answered = await self._predict(request, feed)
+            answered = await self._predict(request, feed, background=background)
         self._answering.record(answered.predictions)
         return answered
 
-    async def _predict(self, request: PredictRequest, feed: ProgressFeed | None = None) -> Answered:
-        async with self._context(feed) as context:
+    async def _predict(
+        self, request: PredictRequest, feed: ProgressFeed | None = None, *, background: bool = False
+    ) -> Answered:
+        async with self._context(feed, background=background) as context:
             done = await self._answering.carry_out(request, context)
             assert done.adapter is not None  # only decisions come without one
             return Answered(
@@ -262,13 +268,13 @@ class Engine:
                 refines_to=context.refines_to,
             )
 
-    async def decide(self, request: DecideRequest) -> Decided:
+    async def decide(self, request: DecideRequest, *, background: bool = False) -> Decided:
         """Return decided answers to every question about every input.
 
-        The adapter is made first, where the request brings one to make. Raises as `predict`; errors
-        name the input or the question of the request.
+        The adapter is made first, where the request brings one to make. `background` is as in
+        `predict`. Raises as `predict`; errors name the input or the question of the request.
         """
-        async with self._context() as context:
+        async with self._context(background=background) as context:
             adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
             if adapter_id is not None:
                 request = _named(request, adapter_id, called)
@@ -285,7 +291,9 @@ class Engine:
                 model=called if adapter is None or adapter_id else adapter.manifest.id,
                 cache=done.cache,
                 timings=context.timings,
-                tokens=sum(prompt.tokens for prompt in done.spec.prompts),
+                tokens_by_input=list(
+                    map(sum, by_input([p.tokens for p in done.spec.prompts], len(request.questions)))
+                ),
                 warnings=done.spec.warnings,
                 refines_to=context.refines_to,
             )
@@ -459,9 +467,13 @@ class Engine:
         """
         return await self._answering.resolve_model(model, self.served.base.id)
 
-    def _context(self, feed: ProgressFeed | None = None) -> AbstractAsyncContextManager[RequestContext]:
+    def _context(
+        self, feed: ProgressFeed | None = None, *, background: bool = False
+    ) -> AbstractAsyncContextManager[RequestContext]:
         """Open a request: see `Traffic.request`. Raises as `check_ready`."""
         share, deadline = self._principal.shares_time_as, self._settings.deadline_seconds
+        if background:
+            return self._traffic.request(self.check_ready(), in_background(share), feed, None)
         return self._traffic.request(self.check_ready(), share, feed, deadline)
 
     def _background(self) -> int:
