@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from service.cli import decide, keys, local, models, names, peft, serve, store
+from service.cli import decide, keys, label, local, models, names, peft, serve, store
 from service.cli.output import escape_what_cannot_be_encoded
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -37,6 +37,7 @@ for command in (
     local.adapt,
     local.predict,
     decide.decide,
+    label.label,
     local.diagnose,
     models.models,
     peft.export,

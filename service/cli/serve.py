@@ -109,7 +109,7 @@ def _show_demo(url: str, api_key: str | None = None, *, here: bool = False) -> b
     out.print(f"16 labelled support tickets and 6 new ones to POST {shown(url)}/v1/predict ...")
     try:
         with httpx.Client(
-            transport=httpx.HTTPTransport() if here or _is_here(url) else None, timeout=600
+            transport=httpx.HTTPTransport() if here or is_here(url) else None, timeout=600
         ) as client:
             headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
             response = client.post(f"{url}/v1/predict", json=demo_task.predict_body(), headers=headers)
@@ -125,7 +125,7 @@ def _show_demo(url: str, api_key: str | None = None, *, here: bool = False) -> b
     return True
 
 
-def _is_here(url: str) -> bool:
+def is_here(url: str) -> bool:
     """Return whether the address is one of this machine, which proxies cannot reach."""
     host = httpx.URL(url).host
     return host in ("0.0.0.0", "::") or _is_this_machine(host)  # noqa: S104 - asked, not bound to
