@@ -52,7 +52,14 @@ _OTHER_SUFFIXES = {
 }
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[,;\t]*(?=[\r\n])')
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
-_JSON_KINDS = {type(None): "null", bool: "a boolean", float: "a number", list: "a list", dict: "an object"}
+_JSON_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 _LINE_END = re.compile(r"\r\n?|\n")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 

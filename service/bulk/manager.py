@@ -167,7 +167,7 @@ class BulkWork:
     def view(self, record: BatchRecord) -> BatchView:
         """Return the batch of a record as it is now."""
         running = self._running.get(record.id)
-        if running is None:
+        if running is None or record.status.ended:
             return BatchView(record, record.progress)
         rate = None
         if running.began_at is not None:

@@ -15,7 +15,6 @@ from service.errors import InvalidRequestError, UnsupportedMediaTypeError
 
 _MEDIA_TYPE = b"multipart/form-data"
 _BLOCK_BYTES = 1 << 18
-_MAX_HEADER_BYTES = 4096
 _MAX_FIELD_BYTES = 1024
 _MAX_FIELDS = 16
 _MAX_NAME_CHARS = 255
@@ -102,13 +101,13 @@ class _Form:
     def _on_part(self) -> None:
         self._headers, self._header, self._value = {}, b"", b""
 
+    # The parser itself bounds the headers of a part.
+
     def _on_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
-        self._check(len(self._header), _MAX_HEADER_BYTES, "a header of the form")
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._check(len(self._value), _MAX_HEADER_BYTES, "a header of the form")
 
     def _on_header_end(self) -> None:
         self._headers[self._header.lower()] = self._value
@@ -134,12 +133,9 @@ class _Form:
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         self._take(data[start:end])
         for name, text in self._fields.items():
-            self._check(len(text), _MAX_FIELD_BYTES, f"the field {name!r:.80}")
+            if len(text) > _MAX_FIELD_BYTES:
+                found = f"the field {name!r:.80} is too long"
+                raise InvalidRequestError(f"{found}: the limit is {_MAX_FIELD_BYTES} bytes")
 
     def _on_end(self) -> None:
         self._ended = True
-
-    @staticmethod
-    def _check(count: int, limit: int, what: str) -> None:
-        if count > limit:
-            raise InvalidRequestError(f"{what} is too long: the limit is {limit} bytes")
