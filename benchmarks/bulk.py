@@ -1,6 +1,6 @@
 """Compare a batch of rows with the same rows sent directly, and kill the server in the middle of it.
 
-    python -m benchmarks.bulk --rows 200000 --kills 3 --out benchmarks/results/bulk.md
+    python -m benchmarks.bulk --rows 200000 --kills 3 --out bulk.md
     python -m benchmarks.bulk --rows 2000 --kills 1 --model ./base --posterior untrained
 
 Both ways have the same server, adapter and rows, one after the other: first the direct way, a client

@@ -15,6 +15,7 @@ from service.errors import (
     DrainingError,
     LoadFailedError,
     QueueFullError,
+    RateLimitedError,
     ServiceError,
     StartingError,
     from_exception,
@@ -80,7 +81,7 @@ async def _answer(
             if not isinstance(raised, ServiceError):
                 log.exception("rows from request %s on failed", ids[0])
             failure = from_exception(raised)
-            tries += not isinstance(failure, QueueFullError | StartingError)
+            tries += not isinstance(failure, QueueFullError | RateLimitedError | StartingError)
             if not failure.retryable or tries >= TRIES:
                 raise failure from raised
             wait = 0.5 if isinstance(failure, StartingError) else failure.retry_after_seconds or tries

@@ -144,6 +144,7 @@ class BulkWork:
             metadata=metadata,
             output_seconds=output_seconds,
             scopes=tuple(sorted(owner.scopes)),
+            limits=owner.limits.model_dump(exclude_none=True),
         )
         self._hold(record)
         try:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from service.principals.records import Principal, Scope
+from service.principals.records import Limits, Principal, Scope
 
 INPUT, OUTPUT = "batch", "batch_output"
 """Purposes of files: rows to answer, and answers to rows."""
@@ -78,7 +78,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch, which belongs to `tenant`, and whose rows may do what `scopes` say.
+    """A batch, which belongs to `tenant`, and whose rows may do what `scopes` and `limits` say.
 
     `output_file_id` and `error_file_id` are chosen when it is made; the files are there while it
     runs, and afterwards if they have a line. `times` has the time of each status. `progress` is that
@@ -102,11 +102,12 @@ class BatchRecord:
     progress: Progress = Progress()
     output_seconds: float | None = None
     scopes: Sequence[Scope] = tuple(Scope)
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def owner(self) -> Principal:
         """Return who asks the rows."""
-        return Principal(self.tenant, scopes=frozenset(self.scopes))
+        return Principal(self.tenant, scopes=frozenset(self.scopes), limits=Limits(**self.limits))
 
     def became(self, status: Status) -> Self:
         """Return the batch with another status from now on."""
