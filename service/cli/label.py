@@ -78,6 +78,12 @@ def label(
     url: Annotated[
         str | None, typer.Option(help="Address of a server that answers, instead of this process.")
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ABMLL_API_KEY", show_envvar=True, help="Key of the server, with the scope `predict`."
+        ),
+    ] = None,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -101,7 +107,7 @@ def label(
             fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}
             if url is not None:
                 gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
-                asyncio.run(_by_server(run, url, {"model": adapter, **fields, **gate}))
+                asyncio.run(_by_server(run, url, api_key, {"model": adapter, **fields, **gate}))
             else:
                 with_engine(settings, lambda engine: _here(run, engine, adapter, fields, min_confidence))
         except KeyboardInterrupt as error:
@@ -221,9 +227,10 @@ async def _here(
     await run.run(answer)
 
 
-async def _by_server(run: _Labelling, url: str, fields: Mapping[str, Any]) -> None:
+async def _by_server(run: _Labelling, url: str, api_key: str | None, fields: Mapping[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     direct = httpx.AsyncHTTPTransport() if is_here(url) else None  # without a proxy
-    async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct, headers=headers) as client:
 
         async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
             inputs = [
