@@ -71,5 +71,7 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=4 \
     CMD ["python3", "-c", "import os; from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', int(os.environ.get('ABMLL_PORT', 8000)), timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 
+# In a container it listens on all addresses, so it starts with keys (ABMLL_KEYS_FILE) or with
+# ABMLL_INSECURE=true, for a port that only trusted callers reach. See docs/security.md.
 ENTRYPOINT ["abmll"]
 CMD ["serve", "--host", "0.0.0.0"]

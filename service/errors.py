@@ -1,8 +1,9 @@
 """Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 408 body too slow, 409 refused because of how things stand
-now, 413 body too large, 415 not declared as JSON, 422 JSON that cannot be accepted, 429 busy, 500
-error of the server, 503 this server accepts no requests now, 504 took too long.
+Status codes: 400 not JSON, 401 no valid key, 403 the key lacks a scope, 404 unknown, 408 body too
+slow, 409 refused because of how things stand now, 413 body too large, 415 not declared as JSON, 422
+JSON that cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests
+now, 504 took too long.
 """
 
 from __future__ import annotations
@@ -85,6 +86,18 @@ class MalformedJsonError(ServiceError):
     code, status = "malformed_json", 400
 
 
+class UnauthenticatedError(ServiceError):
+    """The request has no key, or none that is valid now."""
+
+    code, status = "invalid_api_key", 401
+
+
+class ForbiddenError(ServiceError):
+    """The key is valid, but lacks the scope that the request needs."""
+
+    code, status = "insufficient_scope", 403
+
+
 class NotFoundError(ServiceError):
     """There is no such route."""
 
@@ -107,6 +120,30 @@ class UnknownNameError(NotFoundError):
     """No adapter has this name, or the name has no such version."""
 
     code = "unknown_name"
+
+
+class UnknownFileError(NotFoundError):
+    """No file has this id, or its time is over."""
+
+    code = "unknown_file"
+
+
+class UnknownBatchError(NotFoundError):
+    """No batch has this id."""
+
+    code = "unknown_batch"
+
+
+class FileInUseError(ServiceError):
+    """The file is not deleted, because a batch that has not ended uses it."""
+
+    code, status = "file_in_use", 409
+
+
+class BatchEndedError(ServiceError):
+    """The batch has ended, so it cannot be cancelled."""
+
+    code, status = "batch_ended", 409
 
 
 class NameChangedError(ServiceError):
@@ -134,7 +171,7 @@ class BodyTimeoutError(ServiceError):
 
 
 class BodyTooLargeError(ServiceError):
-    """The body has more than `max_body_bytes` bytes."""
+    """The body has more than `max_body_bytes` bytes, or the file more than `max_file_bytes`."""
 
     code, status = "body_too_large", 413
 
@@ -260,6 +297,18 @@ class QueueFullError(ServiceError):
     """As many requests wait or run as this server accepts."""
 
     code, status, retryable = "queue_full", 429, True
+
+
+class RateLimitedError(ServiceError):
+    """The tenant has sent more requests, or more work, than its limits allow in a minute."""
+
+    code, status, retryable = "rate_limited", 429, True
+
+
+class QuotaExceededError(ServiceError):
+    """The tenant has as many adapters, or bytes of them, as its limits allow. Waiting does not help."""
+
+    code, status = "quota_exceeded", 429
 
 
 class StartingError(ServiceError):

@@ -69,6 +69,15 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.batch_rows = Counter(
+            "abmll_batch_rows",
+            "Rows of batches, by outcome: completed or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.batches = Counter(
+            "abmll_batches", "Batches that ended, by their last status.", ["status"], registry=registry
+        )
         self.memory_bytes = Gauge(
             "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry
         )

@@ -82,6 +82,43 @@ def _split(texts: str | None) -> list[str]:
     return [text.strip() for text in (texts or "").split(",") if text.strip()]
 
 
+class AccessSettings(BaseModel):
+    """Who may use the server."""
+
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of the keys that requests need, made by `abmll keys add`. Changes are seen "
+        "within a second. Without it, anyone who reaches the server may do everything.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Listen on other addresses than this machine's own without keys: for a network in "
+        "which everyone may use the server, or a gateway in front of it that checks who asks.",
+    )
+    open_metrics: bool = Field(
+        default=False,
+        description="Show `/metrics` without a key. Otherwise it needs one with the scope `admin`, if "
+        "there are keys.",
+    )
+    audit_log: Path | None = Field(
+        default=None,
+        description="File to which a line of JSON is appended for each adapter, name and gate that is made, "
+        "changed or deleted, with the tenant and the key. It has no text of a user.",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None, description="Certificate, in PEM, with which the server itself speaks HTTPS."
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="Private key of the certificate, in PEM, if it is in a file of its own."
+    )
+
+    @model_validator(mode="after")
+    def _key_of_a_certificate(self) -> Self:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile needs ssl_certfile, the certificate that the key is of")
+        return self
+
+
 class ModelSettings(BaseModel):
     """Which model answers, and on which device."""
 
@@ -343,8 +380,42 @@ class DeadlineSettings(BaseModel):
     )
 
 
+class BulkSettings(BaseModel):
+    """Files and batches: how large, how many, and how long they are stored."""
+
+    max_file_bytes: int = Field(
+        default=1 << 30,
+        ge=1024,
+        description="Largest file of rows for a batch, in bytes; a larger one gets 413.",
+    )
+    max_stored_file_bytes: int = Field(
+        default=10 << 30,
+        ge=1024,
+        description="Most bytes of all files together; beyond it no file is accepted. Answers of batches count, "
+        "and are written all the same.",
+    )
+    max_files: int = Field(default=10_000, ge=1, description="Most files, with those of answers.")
+    max_batch_rows: int = Field(default=1_000_000, ge=1, description="Most rows of one batch.")
+    max_batches: int = Field(
+        default=1000,
+        ge=1,
+        description="Most batches; the oldest one that has ended is deleted for a new one.",
+    )
+    batches_at_once: int = Field(
+        default=4, ge=1, le=256, description="Most batches that are worked on at a time; the others wait."
+    )
+    file_ttl_seconds: float = Field(
+        default=30 * 24 * 3600.0,
+        gt=0,
+        le=LONGEST_SECONDS * 12,
+        description="Seconds that a file is stored, where its upload says nothing else, and that a batch is "
+        "remembered.",
+    )
+
+
 # pydantic puts the fields of the last base first.
 class Settings(
+    BulkSettings,
     DeadlineSettings,
     GateSettings,
     LimitSettings,
@@ -352,6 +423,7 @@ class Settings(
     StoreSettings,
     WorkerSettings,
     ModelSettings,
+    AccessSettings,
     NetworkSettings,
     BaseSettings,
 ):
@@ -375,12 +447,25 @@ class Settings(
         return name
 
     @model_validator(mode="after")
+    def _one_source_of_tenants(self) -> Self:
+        if self.keys_file is not None and self.tenant_header is not None:
+            raise ValueError("keys name the tenant: use keys_file without tenant_header")
+        return self
+
+    @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
         if self.workers > 1 and self.executor == "inline":
             raise ValueError("several workers need the executor `process`")
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
         return self
+
+    def of_tenant(self, tenant: str) -> Settings:
+        """Return the settings with the stores of a tenant, whose name is that of a folder."""
+        own: dict[str, Any] = {"data_dir": self.data_dir / "tenants" / tenant}
+        if self.store_url is not None:
+            own["store_url"] = f"{self.store_url.rstrip('/')}/tenants/{tenant}"
+        return self.model_copy(update=own)
 
     @property
     def calibrations_dir(self) -> Path:
@@ -391,6 +476,16 @@ class Settings(
     def names_dir(self) -> Path:
         """Root folder of the names' journals."""
         return self.data_dir / "names"
+
+    @property
+    def files_dir(self) -> Path:
+        """Root folder of the files of batches."""
+        return self.data_dir / "bulk" / "files"
+
+    @property
+    def batches_dir(self) -> Path:
+        """Root folder of the batches."""
+        return self.data_dir / "bulk" / "batches"
 
     @property
     def adapters_dir(self) -> Path:
@@ -414,7 +509,7 @@ def load_settings(**given: Any) -> Settings:
     variable `ABMLL_*` that is no setting.
     """
     _refuse_links(os.environ)
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | _OF_CLIENTS
     unknown = sorted(
         name
         for name, value in os.environ.items()
@@ -430,6 +525,8 @@ def load_settings(**given: Any) -> Settings:
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
 
 
+_OF_CLIENTS = {"ABMLL_API_KEY"}
+"""Variables that clients read, which the environment of a server may have too."""
 _LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
 
 

@@ -43,8 +43,8 @@ METHOD = (
 SERVICE = (
     ("service.errors", "service.settings", "service.metrics"),
     ("service.schemas", "service.executors", "service.playground"),
-    ("service.gating",),
-    ("service.engine",),
+    ("service.gating", "service.principals"),
+    ("service.engine", "service.bulk"),
     ("service.api",),
     ("service.server", "service.embedded"),
     ("service.cli",),
@@ -60,7 +60,7 @@ MAY_IMPORT = {
 }
 EMBEDDED = "service.embedded"
 # The engine decides. Surfaces put its decisions into the fields of the wire.
-NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine")
+NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine", "service.bulk")
 NATIVE = "service.api.native"
 
 
@@ -223,6 +223,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
         "service.playground",
         "service.gating",
         "service.engine",
+        "service.bulk",
         "service.api",
         "service.server",
         "service.embedded",

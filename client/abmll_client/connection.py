@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Self
@@ -25,6 +26,10 @@ BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 """Errors of httpx for which there is no answer, and for which a request is sent again."""
 
 
+API_KEY = "ABMLL_API_KEY"
+"""Environment variable of the key that clients send, where they are given none."""
+
+
 class Connection:
     """The server's address and when requests are sent again; base of both clients."""
 
@@ -42,6 +47,18 @@ class Connection:
     def __deepcopy__(self, memo: object) -> Self:
         """Return this client: connections are shared. `sklearn.clone` copies parameters."""
         return self
+
+
+def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> Mapping[str, str]:
+    """Return the headers of every request, with the key: the given one, or that of the environment.
+
+    A header `authorization` or `x-api-key` that is given stays, and takes the place of a key.
+    """
+    given = httpx.Headers(headers)
+    key = (os.environ.get(API_KEY) or "").strip() if api_key is None else api_key
+    if key and not {"authorization", "x-api-key"} & set(given):
+        given["x-api-key"] = key
+    return given
 
 
 def request_arguments(call: Call[Any]) -> dict[str, Any]:

@@ -119,6 +119,10 @@ class Adapters(Protocol):
         """Return the bytes of adapters on this machine's disk."""
         ...
 
+    def usage(self) -> tuple[int, int]:
+        """Return how many adapters there are, and their bytes."""
+        ...
+
     def is_current(self, id: str) -> bool:
         """Return whether this process may use the adapter in its memory without a look at the store.
 

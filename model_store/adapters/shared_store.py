@@ -94,6 +94,10 @@ class SharedAdapterStore:
         """Return the bytes of the adapters in the cache."""
         return self._cache.total_bytes
 
+    def usage(self) -> tuple[int, int]:
+        """Return how many adapters all servers have stored, and the bytes of their tensors."""
+        return len(self.ids()), sum(listed.size_bytes for listed in self._objects.list(f"{TENSORS}/"))
+
     def is_current(self, id: str) -> bool:
         """Return whether the adapter was there a moment ago, at most `fresh_seconds`."""
         return time.monotonic() - self._looked_at.get(id, -self._fresh_seconds) < self._fresh_seconds

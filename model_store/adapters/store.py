@@ -108,6 +108,10 @@ class AdapterStore:
         """Return the bytes of all adapters on disk."""
         return self._total_bytes
 
+    def usage(self) -> tuple[int, int]:
+        """Return how many adapters are on disk, and their bytes."""
+        return len(self._bytes), self._total_bytes
+
     def put(self, adapter: StoredAdapter) -> None:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 

@@ -29,7 +29,7 @@ async def readyz(request: Request) -> schemas.Health:
 
     Answer 503 while the model loads, and while the server drains.
     """
-    engine_of(request).check_serving()
+    request.app.state.engine.check_serving()
     return schemas.Health(status="ready")
 
 

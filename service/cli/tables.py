@@ -43,6 +43,21 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
     return table
 
 
+def keys_table(answer: Mapping[str, Any]) -> Group:
+    """Make a table with a row for each key, and one for the limits of each tenant."""
+    keys, limits = Table(), Table()
+    for heading in ("key", "tenant", "scopes", "created", "expires", "revoked", "note"):
+        keys.add_column(heading, overflow="fold")
+    for row in answer["keys"]:
+        times = (row[name] or "" for name in ("created", "expires", "revoked"))
+        keys.add_row(row["id"], row["tenant"], ", ".join(row["scopes"]), *times, shown(row["note"] or ""))
+    for heading in ("tenant", "limits"):
+        limits.add_column(heading, overflow="fold")
+    for tenant, own in answer["limits"].items():
+        limits.add_row(tenant, ", ".join(f"{name} {most:g}" for name, most in own.items()) or "none")
+    return Group(keys, limits) if answer["limits"] else Group(keys)
+
+
 def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str]) -> Group:
     """Make a table for each input, with a row for each question: answer, confidence and decision."""
     timings = answer["timings"]

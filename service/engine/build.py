@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from service.engine.engine import Engine
-from service.engine.stores import stores_of
+from service.engine.stores import id_key_of, stores_of
+from service.engine.tenants import TenantStores
 from service.executors.contract import Executor
 from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
@@ -17,4 +20,16 @@ def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> En
     """
     stores = stores_of(settings)
     gates = GateKeeper(settings, stores.calibrations, metrics, stores.fresh_seconds)
-    return Engine(settings, executor, stores.adapters, stores.names, gates, metrics)
+    others = partial(open_tenant, settings, metrics)
+    return Engine(settings, executor, stores.adapters, stores.names, gates, metrics, others)
+
+
+def open_tenant(settings: Settings, metrics: Metrics, tenant: str) -> TenantStores:
+    """Open the stores of a tenant, in a place of its own below the data folder or the shared store.
+
+    Raises as `open_stores` and `id_key_of`.
+    """
+    own = settings.of_tenant(tenant)
+    stores = stores_of(own)
+    gates = GateKeeper(own, stores.calibrations, metrics, stores.fresh_seconds)
+    return TenantStores(stores.adapters, stores.names, gates, id_key_of(stores, own))

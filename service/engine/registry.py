@@ -151,6 +151,10 @@ class AdapterRegistry:
                 raise self._unknown(adapter_id)
             yield
 
+    async def stored(self) -> tuple[int, int]:
+        """Return how many adapters are stored, and their bytes."""
+        return await asyncio.to_thread(self._store.usage)
+
     async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
         """Store the adapter's diagnosis with it, on disk too.
 

@@ -25,7 +25,7 @@ class AdaptationSpec:
     Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
     adapter has the temperature of the posterior's rule. `refined` decides the adapter that is made
     in the background when this one has answered; None where this one is all that is made.
-    `questions` are the adapter's own.
+    `questions` are the adapter's own. `id_key` is the tenant's (see `service.engine.identity`).
     """
 
     served: ServedModel
@@ -37,6 +37,7 @@ class AdaptationSpec:
     folds: tuple[Fold, ...] = ()
     questions: tuple[TypedQuestion, ...] = ()
     refined: AdaptationSpec | None = None
+    id_key: bytes = b""
 
     @property
     def job(self) -> AdaptJob:
@@ -49,8 +50,15 @@ class AdaptationSpec:
             truncate=self.truncate,
             folds=len(self.folds),
             questions=self.questions,
+            key=self.id_key,
         )
         return AdaptJob(named, self.examples, self.settings, self.seed)
+
+    def keyed(self, id_key: bytes) -> AdaptationSpec:
+        """Return the same for the tenant that has this key, the refined adapter too."""
+        return replace(
+            self, id_key=id_key, refined=None if self.refined is None else self.refined.keyed(id_key)
+        )
 
     def part(self, kept: Sequence[int]) -> AdaptationSpec:
         """Return the same for the examples at these positions alone, without folds."""

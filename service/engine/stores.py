@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from model_store.adapters.id_keys import id_key_among, read_or_make_id_key
 from model_store.adapters.opening import Stores, open_stores
 from service.settings import Settings
 
@@ -38,3 +39,13 @@ def opened_stores(settings: Settings) -> Iterator[Stores]:
         stores = stores_of(settings, fresh_seconds=0)
         stack.callback(stores.adapters.close)
         yield stores
+
+
+def id_key_of(stores: Stores, settings: Settings) -> bytes:
+    """Return the key of a tenant's ids, which is made where there is none.
+
+    Servers that share a store share it too. Raises as `read_or_make_id_key` and `id_key_among`.
+    """
+    if stores.objects is None:
+        return read_or_make_id_key(settings.data_dir)
+    return id_key_among(stores.objects)

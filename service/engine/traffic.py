@@ -35,9 +35,10 @@ class RequestContext:
     model: str | None = None
     refines_to: str | None = None
 
-    def seconds_left(self) -> float:
-        """Return the seconds until the deadline."""
-        return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the deadline; None without one."""
+        when = self.deadline.when()
+        return None if when is None else when - asyncio.get_running_loop().time()
 
 
 class Traffic:
@@ -71,13 +72,15 @@ class Traffic:
 
     @asynccontextmanager
     async def request(
-        self, served: ServedModel, tenant: str, feed: ProgressFeed | None, deadline_seconds: float
+        self, served: ServedModel, tenant: str, feed: ProgressFeed | None, deadline_seconds: float | None
     ) -> AsyncIterator[RequestContext]:
         """Count a request and enforce its deadline, until the context ends.
 
-        One with a `feed` is counted already. Raises `DeadlineExceededError` and `QueueFullError`.
+        One with a `feed` is counted already, and one without a deadline, for which nobody waits, is
+        not counted. Raises `DeadlineExceededError` and `QueueFullError`.
         """
-        if feed is None:
+        counted = feed is None and deadline_seconds is not None
+        if counted:
             self.enter()
         started = time.monotonic()
         deadline = asyncio.timeout(deadline_seconds)
@@ -87,7 +90,7 @@ class Traffic:
                 yield context
         except (TimeoutError, DeadlineExceededError) as error:
             # The executor has the deadline too, and may raise first.
-            if isinstance(error, TimeoutError) and not deadline.expired():
+            if deadline_seconds is None or (isinstance(error, TimeoutError) and not deadline.expired()):
                 raise
             limit = f"{deadline_seconds:g} s (setting deadline_seconds)"
             message = f"not done in {limit}; an adaptation goes on for a while, so try again"
@@ -96,9 +99,10 @@ class Traffic:
             ) from error
         finally:  # the result holds these timings, so they are set before it is returned
             context.timings.total_seconds = time.monotonic() - started
-            share = context.timings.total_seconds / max(1, self._count)
-            self._request_seconds += 0.1 * (share - self._request_seconds)
-            if feed is None:
+            if deadline_seconds is not None:
+                share = context.timings.total_seconds / max(1, self._count)
+                self._request_seconds += 0.1 * (share - self._request_seconds)
+            if counted:
                 self.leave()
 
     def _retry_after_seconds(self) -> int:

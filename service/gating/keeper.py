@@ -111,6 +111,7 @@ class GateKeeper:
         self._fresh_seconds = fresh_seconds
         self._states: OrderedDict[str, GateState] = OrderedDict()
         self._read_to: dict[str, tuple[Mark, float]] = {}  # how far, and when in the event loop's time
+        self._counted: Counter[str] = Counter()
         self._lock = asyncio.Lock()  # held while journal and memory change together
 
     async def admit(self, request: CalibrateRequest, manifest: AdapterManifest) -> Admitted:
@@ -496,8 +497,9 @@ class GateKeeper:
 
     def _count_states(self) -> None:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
-        for name in ("active", "revoked"):
-            self._metrics.calibrations.labels(name).set(counts[name])
+        for name in ("active", "revoked"):  # other tenants have keepers of their own, and add to it
+            self._metrics.calibrations.labels(name).inc(counts[name] - self._counted[name])
+        self._counted = counts
 
 
 @dataclass(frozen=True)

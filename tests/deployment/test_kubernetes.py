@@ -245,6 +245,23 @@ def test_keys_are_mounted_read_only_where_there_are_any() -> None:
     assert {"name": "keys", "secret": {"secretName": "abmll-keys"}} in pod["volumes"]
 
 
+def test_the_server_starts_with_keys_or_is_said_to_be_insecure() -> None:
+    """It listens on all addresses, and refuses to do so with neither."""
+
+    def access(values: dict[str, Any]) -> dict[str, str]:
+        env = pod_of(render(values))["containers"][0]["env"]
+        names = ("ABMLL_KEYS_FILE", "ABMLL_INSECURE", "ABMLL_OPEN_METRICS")
+        return {row["name"]: row["value"] for row in env if row["name"] in names}
+
+    assert access({}) == {"ABMLL_INSECURE": "true"}
+    assert access({"insecure": False}) == {}
+    secret = {"keys": {"existingSecret": "abmll-keys"}}
+    with_keys = access(secret)
+    assert with_keys == {"ABMLL_KEYS_FILE": "/etc/abmll/keys/keys.json", "ABMLL_OPEN_METRICS": "true"}
+    (mount,) = [m for m in pod_of(render(secret))["containers"][0]["volumeMounts"] if m["name"] == "keys"]
+    assert with_keys["ABMLL_KEYS_FILE"].startswith(f"{mount['mountPath']}/")
+
+
 def test_network_is_closed_but_for_what_is_named() -> None:
     spec = render()["NetworkPolicy"]["spec"]
     assert set(spec["policyTypes"]) == {"Ingress", "Egress"}

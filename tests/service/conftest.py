@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.api.app import create_app
+from service.engine.build import open_tenant
 from service.engine.engine import Engine, State
 from service.engine.stores import stores_of
 from service.executors.inline import inline_executor
@@ -55,7 +57,8 @@ class Server:
         self.store = stores.adapters
         executor = inline_executor(self.worker.load, self.metrics)
         gates = GateKeeper(self.settings, stores.calibrations, self.metrics, stores.fresh_seconds)
-        self.engine = Engine(self.settings, executor, self.store, stores.names, gates, self.metrics)
+        others = partial(open_tenant, self.settings, self.metrics)
+        self.engine = Engine(self.settings, executor, self.store, stores.names, gates, self.metrics, others)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager

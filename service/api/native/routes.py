@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service import schemas
 from service.api import decision_answers
 from service.api.error_answers import documented_errors
-from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.http import engine_of, request_id, unless_disconnected
 from service.api.json_bodies import JsonRoute
 from service.api.native import asking, predicting, streaming
 from service.api.native.rendering import adapter_object, create_response
@@ -36,7 +36,7 @@ async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -
     Either way the adapter is on disk.
     """
     with asking.placed(body):
-        work = engine_of(request).create_adapter(asking.adaptation(body), tenant=tenant_of(request))
+        work = engine_of(request).create_adapter(asking.adaptation(body))
         obtained = await unless_disconnected(request, work)
     answer = create_response(obtained, request_id(request))
     return _json(answer, 201 if answer.cache == "miss" else 200)

@@ -1,0 +1,143 @@
+"""Two tenants of one server: each has its own adapters, names and gates, and sees nothing of the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from abmll.text.tasks import Example
+from model_store.errors import CorruptArtifactError
+from service.engine.engine import Engine
+from service.engine.requests import AdaptRequest, CacheOutcome, DiagnoseRequest, PredictRequest
+from service.errors import ForbiddenError, UnknownAdapterError, UnknownModelError, UnknownNameError
+from service.gating.records import CalibrateRequest, LabelledText
+from service.principals.records import Principal, Scope
+from tests.service.conftest import Server, until
+
+OPTIONS = ("yes", "no")
+SUPPORT = tuple(Example(f"input {i}", OPTIONS[i % 2], OPTIONS) for i in range(6))
+EQUAL = AdaptRequest(SUPPORT)
+
+
+def as_two(server: Server, work: Callable[[Engine, Engine], Awaitable[None]]) -> None:
+    """Run `work` with the engines of the tenants `one` and `two`."""
+
+    async def scenario(_: object) -> None:
+        await work(await server.engine.of(Principal("one")), await server.engine.of(Principal("two")))
+
+    server.run(scenario)
+
+
+def test_equal_supports_give_two_ids_and_two_fits(server: Server) -> None:
+    async def work(one: Engine, two: Engine) -> None:
+        first, other = await one.create_adapter(EQUAL), await two.create_adapter(EQUAL)
+        plain = await server.engine.create_adapter(EQUAL)
+        ids = {made.adapter.manifest.id for made in (first, other, plain)}
+        assert len(ids) == 3
+        assert {made.cache for made in (first, other, plain)} == {CacheOutcome.MISS}
+        assert (await one.create_adapter(EQUAL)).adapter.manifest.id == first.adapter.manifest.id
+
+    as_two(server, work)
+    assert len(server.worker.adapted) == 3
+
+
+def test_nothing_joins_the_adaptation_of_another(server: Server) -> None:
+    async def work(one: Engine, two: Engine) -> None:
+        server.worker.adapt_gate.clear()
+        both = [asyncio.ensure_future(engine.create_adapter(EQUAL)) for engine in (one, two)]
+        await until(lambda: one._registry.in_flight == two._registry.in_flight == 1)
+        server.worker.adapt_gate.set()
+        assert [made.cache for made in await asyncio.gather(*both)] == [CacheOutcome.MISS] * 2
+
+    as_two(server, work)
+
+
+def test_the_ids_of_another_are_unknown_everywhere(server: Server) -> None:
+    async def work(one: Engine, two: Engine) -> None:
+        id = (await one.create_adapter(EQUAL)).adapter.manifest.id
+        await one.names.put("tickets", id, "fake-1b")
+        await one.calibrate(CalibrateRequest(id, (LabelledText("other", "yes"),), more_follow=True))
+        query = SUPPORT[0].query
+        for refused in (
+            two.adapter(id),
+            two.pin(id),
+            two.unpin(id),
+            two.delete_adapter(id),
+            two.calibrations(id),
+            two.delete_calibration(id),
+            two.feedback(id, []),
+            two.diagnose(DiagnoseRequest(id)),
+            two.calibrate(CalibrateRequest(id, (LabelledText("other", "yes"),))),
+            two.predict(PredictRequest(id, (query,))),
+            two.names.put("mine", id, "fake-1b"),
+        ):
+            with pytest.raises(UnknownAdapterError) as caught:
+                await refused
+            # word for word what an id says that nobody has
+            assert str(caught.value) == f"there is no adapter {id!r}"
+        for model in (id, "tickets", "tickets@1"):
+            with pytest.raises(UnknownModelError):
+                await two.resolve_model(model)
+        with pytest.raises(UnknownNameError):
+            await two.names.delete("tickets")
+        assert (await two.adapters(None, 10)) == ([], False)
+        assert (await two.names.page(None, 10)).histories == []
+        assert [m.id for m in (await one.adapters(None, 10))[0]] == [id]
+        await one.names.delete("tickets")
+        await one.delete_adapter(id)
+
+    as_two(server, work)
+
+
+def test_both_may_have_the_same_name(server: Server) -> None:
+    async def work(one: Engine, two: Engine) -> None:
+        for engine in (one, two):
+            id = (await engine.create_adapter(EQUAL)).adapter.manifest.id
+            await engine.names.put("tickets", id, "fake-1b")
+            assert await engine.resolve_model("tickets") == (id, "tickets@1")
+
+    as_two(server, work)
+
+
+def test_ids_are_the_same_after_a_restart_and_gone_from_disk_when_deleted(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    async def make(one: Engine, two: Engine) -> None:
+        made.extend([(await e.create_adapter(EQUAL)).adapter.manifest.id for e in (one, two)])
+
+    async def again(one: Engine, two: Engine) -> None:
+        found = [await engine.create_adapter(EQUAL) for engine in (one, two)]
+        assert [f.adapter.manifest.id for f in found] == made
+        assert {f.cache for f in found} == {CacheOutcome.HIT}
+        await one.delete_adapter(made[0])
+
+    as_two(Server(tmp_path), make)
+    as_two(Server(tmp_path), again)
+    assert list(tmp_path.rglob(f"{made[0]}*")) == []
+    assert [path.parent.parent.name for path in tmp_path.rglob(f"{made[1]}*")] == ["two"]
+    assert not any(tmp_path.glob("adapters/adp_*"))
+
+
+def test_a_key_without_the_scope_makes_no_adapter(server: Server) -> None:
+    async def scenario(_: object) -> None:
+        reader = await server.engine.of(Principal("one", "key", frozenset({Scope.PREDICT})))
+        with pytest.raises(ForbiddenError, match=r"`adapt`.*`predict`"):
+            await reader.predict(PredictRequest(EQUAL, (SUPPORT[0].query,)))
+
+    server.run(scenario)
+    assert server.worker.adapted == []
+
+
+def test_a_damaged_key_of_ids_is_an_error_and_no_new_key(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "tenants/one").mkdir(parents=True)
+    (tmp_path / "tenants/one/id_key").write_bytes(b"short")
+
+    async def scenario(_: object) -> None:
+        with pytest.raises(CorruptArtifactError, match="id_key has 5 bytes"):
+            await server.engine.of(Principal("one"))
+
+    server.run(scenario)
+    assert (tmp_path / "tenants/one/id_key").read_bytes() == b"short"
