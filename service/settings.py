@@ -220,8 +220,8 @@ class WorkerSettings(BaseModel):
         default=None,
         min_length=1,
         description="Header in which a trusted gateway names the tenant. Tenants share the "
-        "workers' time equally. This is for fairness only: tenants see each other's "
-        "adapters.",
+        "workers' time equally. This is for fairness only: they see each other's adapters, unlike "
+        "tenants of `keys_file`.",
     )
 
 
@@ -235,6 +235,12 @@ class StoreSettings(BaseModel):
     cache_dir: Path | None = Field(
         default=None,
         description="Folder for downloaded and quantised bases; by default the user's cache folder.",
+    )
+    ttl_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which an adapter that nobody has used is deleted, with its texts and "
+        "calibrations, unless a name points to it. By default adapters stay until they are deleted.",
     )
     adapter_memory_bytes: int = Field(
         default=1 << 30,
@@ -466,6 +472,11 @@ class Settings(
         if self.store_url is not None:
             own["store_url"] = f"{self.store_url.rstrip('/')}/tenants/{tenant}"
         return self.model_copy(update=own)
+
+    def tenants(self) -> list[str]:
+        """Return the names of the tenants that have a data folder, without the default one."""
+        root = self.data_dir / "tenants"
+        return sorted(path.name for path in root.iterdir()) if root.is_dir() else []
 
     @property
     def calibrations_dir(self) -> Path:

@@ -119,6 +119,14 @@ class Adapters(Protocol):
         """Return the bytes of adapters on this machine's disk."""
         ...
 
+    def touch(self, id: str) -> None:
+        """Write down that the adapter, if it is there, is used now."""
+        ...
+
+    def last_used_before(self, moment: float) -> Sequence[str]:
+        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        ...
+
     def usage(self) -> tuple[int, int]:
         """Return how many adapters there are, and their bytes."""
         ...

@@ -14,7 +14,7 @@ from model_store.adapters.names import FOLDER as NAMES
 from model_store.adapters.opening import Stores
 from model_store.adapters.shared_journals import DAMAGED as SHARED_DAMAGED
 from model_store.adapters.shared_journals import SharedJournals
-from model_store.adapters.shared_store import DIAGNOSES, RECORDS, TENSORS, SharedAdapterStore
+from model_store.adapters.shared_store import DIAGNOSES, RECORDS, TENSORS, USES, SharedAdapterStore
 from model_store.errors import CorruptArtifactError, UnsupportedFormatError
 from model_store.objects.contract import Listed, Objects
 from model_store.storage import DAMAGED, folder_bytes
@@ -86,10 +86,11 @@ def _of_objects(stores: Stores, objects: Objects) -> Iterator[Garbage]:
     for listed in objects.list(f"{TENSORS}/"):
         if not _is_needed(adapters, listed.key):
             yield garbage("tensors without adapter", listed)
-    for listed in objects.list(f"{DIAGNOSES}/"):
-        id = listed.key.removeprefix(f"{DIAGNOSES}/").removesuffix(".json")
-        if not adapters.has(id):
-            yield garbage("diagnosis without adapter", listed)
+    for folder, what in ((DIAGNOSES, "diagnosis without adapter"), (USES, "use without adapter")):
+        for listed in objects.list(f"{folder}/"):
+            id = listed.key.removeprefix(f"{folder}/").removesuffix(".json")
+            if not adapters.has(id):
+                yield garbage(what, listed)
     for folder, journals in ((NAMES, stores.names.journals), (CALIBRATIONS, stores.calibrations)):
         assert isinstance(journals, SharedJournals)
         for listed in objects.list(f"{folder}-parts/"):

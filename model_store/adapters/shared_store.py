@@ -48,7 +48,7 @@ from model_store.tensors import TENSORS_FILE
 
 FORMAT_VERSION = 1
 STORE = "store.json"
-RECORDS, TENSORS, DIAGNOSES = "adapters", "tensors", "diagnoses"
+RECORDS, TENSORS, DIAGNOSES, USES = "adapters", "tensors", "diagnoses", "uses"
 _READERS = 8  # reads at a time
 _MOST_LOOKS = 10_000
 _log = logging.getLogger(__name__)
@@ -93,6 +93,21 @@ class SharedAdapterStore:
     def total_bytes(self) -> int:
         """Return the bytes of the adapters in the cache."""
         return self._cache.total_bytes
+
+    def touch(self, id: str) -> None:
+        """Write down that the adapter, if it is there, is used now, by the clock of the objects' place."""
+        if self.has(id):
+            self._objects.put(_use_key(id), b"{}")
+
+    def last_used_before(self, moment: float) -> Sequence[str]:
+        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        used = {listed.key: listed.modified.timestamp() for listed in self._objects.list(f"{USES}/")}
+        return [
+            id
+            for listed in self._objects.list(f"{RECORDS}/")
+            if ADAPTER_ID.fullmatch(id := listed.key.removeprefix(f"{RECORDS}/").removesuffix(".json"))
+            and max(listed.modified.timestamp(), used.get(_use_key(id), 0.0)) < moment
+        ]
 
     def usage(self) -> tuple[int, int]:
         """Return how many adapters all servers have stored, and the bytes of their tensors."""
@@ -208,6 +223,7 @@ class SharedAdapterStore:
         deleted = self._objects.delete(_key(id))
         with suppress(StoreError):  # `abmll store gc` finds what is left
             self._objects.delete(_diagnosis_key(id))
+            self._objects.delete(_use_key(id))
             if record is not None:
                 self._objects.delete(record.tensors)
         return deleted
@@ -293,6 +309,10 @@ def check_format(objects: Objects) -> None:
 
 def _key(id: str) -> str:
     return f"{RECORDS}/{id}.json"
+
+
+def _use_key(id: str) -> str:
+    return f"{USES}/{id}.json"
 
 
 def _diagnosis_key(id: str) -> str:

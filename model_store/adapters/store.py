@@ -13,9 +13,11 @@ Damaged entries are kept for whoever investigates.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -35,6 +37,7 @@ from model_store.errors import (
 )
 from model_store.storage import (
     DAMAGED,
+    SEAL_FILE,
     check_seal,
     finite_json,
     finite_text,
@@ -177,6 +180,21 @@ class AdapterStore:
                     manifest = self._read(id, _read_manifest)
                     page += [] if manifest is None else [manifest]
         return page
+
+    def touch(self, id: str) -> None:
+        """Write down that the adapter, if it is there, is used now."""
+        if ADAPTER_ID.fullmatch(id):
+            with suppress(FileNotFoundError):
+                os.utime(self._root / id / SEAL_FILE)
+
+    def last_used_before(self, moment: float) -> Sequence[str]:
+        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        found = []
+        for id in self._ids():
+            with suppress(FileNotFoundError):
+                if (self._root / id / SEAL_FILE).stat().st_mtime < moment:
+                    found.append(id)
+        return found
 
     def verify(self) -> tuple[int, Sequence[Finding]]:
         """Read every adapter whole; return how many are intact, and what is wrong with the others.

@@ -40,6 +40,7 @@ from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.playground import router as playground
+from service.principals.keyring import KeyRing
 from service.principals.quotas import LIMIT_HEADERS
 from service.settings import Settings
 
@@ -63,8 +64,9 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """Make the HTTP application around `engine`.
 
     The application starts at once and loads the model beside the event loop. Until that is done,
-    `/readyz` gives 503.
+    `/readyz` gives 503. Raises `SettingsError` where the keys cannot be read.
     """
+    keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
 
     bulk = BulkWork(settings, _row_endpoints(settings, engine), metrics)
 
@@ -106,7 +108,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         files=batches.FILES,
         max_file_bytes=settings.max_file_bytes,
     )
-    app.add_middleware(Authentication, settings=settings, engine=engine)
+    app.add_middleware(Authentication, settings=settings, engine=engine, keys=keys)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(HeadAsGet)
     if origins := settings.allowed_origins:

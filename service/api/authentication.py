@@ -24,10 +24,9 @@ class Authentication:
     so that no byte of a body is read before. Paths that are open to all have neither of the two.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, engine: Engine) -> None:
-        """Check keys where there is a keys file. Raises `SettingsError` where it cannot be read."""
-        self._app, self._settings, self._engine = app, settings, engine
-        self._keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
+    def __init__(self, app: ASGIApp, settings: Settings, engine: Engine, keys: KeyRing | None) -> None:
+        """Check the key of each request, where there are any."""
+        self._app, self._settings, self._engine, self._keys = app, settings, engine, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -189,7 +189,13 @@ class Answering:
             check_room(limits, *await self._own.registry.stored())
         if price is not None:
             price.check(deadline)
-            self._own.meter.take_work(limits, price.seconds)
+            refined = adaptation.refined if adaptation is not None else None
+            later = await asyncio.to_thread(price_of, served, refined, None) if refined is not None else None
+            self.charge(price.seconds + (later.seconds if later is not None else 0.0))
+
+    def charge(self, work_seconds: float) -> None:
+        """Count work for the limits of the tenant. Raises `RateLimitedError`."""
+        self._own.meter.take_work(self._principal.limits, work_seconds)
 
     async def _answer(
         self,

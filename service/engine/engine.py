@@ -31,6 +31,7 @@ from service.engine.decisions import (
     questions_named,
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
+from service.engine.expiry import Expiry
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
@@ -115,6 +116,9 @@ class Engine:
         self._settings, self._executor, self._metrics = settings, executor, metrics
         self._life, self._audit = _Life(), AuditLog(settings.audit_log)
         self._tenants = Tenants(TenantStores(store, names, gates), open_stores, settings, executor, metrics)
+        self._expiry = (
+            Expiry(self._tenants, settings.ttl_seconds, self._audit) if settings.ttl_seconds else None
+        )
         self._traffic = Traffic(settings.queue_limit, self._background, metrics)
         self._bind(LOCAL, self._tenants.default)
 
@@ -181,6 +185,8 @@ class Engine:
         if self._life.state is State.STARTING:
             self._life.state = State.READY
             self._metrics.ready.set(1)
+            if self._expiry is not None:
+                self._expiry.start()
 
     def check_ready(self) -> ServedModel:
         """Return the loaded model. Raises `StartingError`, `LoadFailedError` or `DrainingError`."""
@@ -217,6 +223,8 @@ class Engine:
     async def close(self) -> None:
         """Drain, end the workers, and release the stores."""
         self.drain()
+        if self._expiry is not None:
+            await self._expiry.close()
         for own in self._tenants.all():
             await own.refining.close()
         await self._executor.close()
@@ -373,7 +381,7 @@ class Engine:
             async def make() -> Diagnosis:
                 found, spent = await diagnose(
                     adapter, request, folds, context.served, self._executor, context.tenant,
-                    self._settings.deadline_seconds,
+                    self._settings.deadline_seconds, self._answering.charge,
                 )  # fmt: skip
                 context.timings.adapt_seconds = spent.adapt_seconds
                 context.timings.predict_seconds = spent.predict_seconds
@@ -447,16 +455,8 @@ class Engine:
         await self._registry.unpin(adapter_id)
 
     async def delete_adapter(self, adapter_id: str) -> None:
-        """Delete the adapter, and its calibration first, since that must not outlive it.
-
-        Raises `UnknownAdapterError`, and `AdapterNamedError` where a name points to it.
-        """
-
-        async def first(adapter_id: str) -> None:
-            await self._names.check_unnamed(adapter_id)
-            await self._gates.forget(adapter_id)
-
-        await self._registry.delete(adapter_id, first)
+        """Delete the adapter, as `Belongings.delete_adapter`."""
+        await self._own.delete_adapter(adapter_id)
         self.audit("delete", adapter_id)
 
     async def resolve_model(self, model: str) -> tuple[str | None, str]:

@@ -39,6 +39,8 @@ class AdapterRegistry:
     def __init__(self, store: Adapters, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
+        self._used: set[str] = set()
+        """Adapters that were found since their use was last written down."""
         self._due: dict[str, float] = {}
         """When adapters in flight are expected, in the event loop's time, where that is known."""
         # Held while disk and memory change together, so that a slow read does not put a deleted
@@ -151,6 +153,21 @@ class AdapterRegistry:
                 raise self._unknown(adapter_id)
             yield
 
+    async def note_uses(self) -> None:
+        """Write down on disk which adapters have been used since the last call."""
+        used, self._used = self._used, set()
+
+        def touch() -> None:
+            for id in used:
+                self._store.touch(id)
+
+        await asyncio.to_thread(touch)
+
+    async def unused_since(self, moment: float) -> list[str]:
+        """Return the ids of adapters that were last used before this time, in seconds of the epoch."""
+        found = await asyncio.to_thread(self._store.last_used_before, moment)
+        return [id for id in found if id not in self._used and id not in self._flights]
+
     async def stored(self) -> tuple[int, int]:
         """Return how many adapters are stored, and their bytes."""
         return await asyncio.to_thread(self._store.usage)
@@ -192,6 +209,7 @@ class AdapterRegistry:
     async def _find(self, adapter_id: str) -> StoredAdapter | None:
         adapter = self._memory.get(adapter_id)
         if adapter is not None and await self._is_there(adapter_id):
+            self._used.add(adapter_id)
             return adapter
         async with self._lock:
             adapter = self._memory.get(adapter_id)  # another reader may have put it there meanwhile
@@ -199,6 +217,8 @@ class AdapterRegistry:
                 adapter = await asyncio.to_thread(self._store.get, adapter_id)
                 if adapter is not None:
                     self._memory.put(adapter)
+        if adapter is not None:
+            self._used.add(adapter_id)
         return adapter
 
     async def _is_there(self, adapter_id: str) -> bool:

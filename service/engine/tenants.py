@@ -20,6 +20,7 @@ from service.executors.contract import DEFAULT_TENANT, Executor
 from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
 from service.principals.quotas import Meter
+from service.principals.records import TENANT
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,18 @@ class Belongings:
     diagnoses: Flights[Diagnosis]
     id_key: bytes
     meter: Meter
+
+    async def delete_adapter(self, adapter_id: str) -> None:
+        """Delete the adapter, and its calibration first, since that must not outlive it.
+
+        Raises `UnknownAdapterError`, and `AdapterNamedError` where a name points to it.
+        """
+
+        async def first(adapter_id: str) -> None:
+            await self.names.check_unnamed(adapter_id)
+            await self.gates.forget(adapter_id)
+
+        await self.registry.delete(adapter_id, first)
 
     @property
     def in_flight(self) -> int:
@@ -93,6 +106,10 @@ class Tenants:
     def all(self) -> Collection[Belongings]:
         """Return the belongings of every tenant that has asked."""
         return list(self._opened.values())
+
+    def on_disk(self) -> Collection[str]:
+        """Return the tenants that have something on disk."""
+        return [DEFAULT_TENANT, *(name for name in self._settings.tenants() if TENANT.fullmatch(name))]
 
     def _belongings(self, tenant: str, stores: TenantStores) -> Belongings:
         grace = self._settings.cancel_grace_seconds

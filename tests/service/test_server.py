@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -92,3 +94,21 @@ def test_a_model_that_does_not_exist_ends_the_server_with_status_1_and_its_reaso
     assert ended.returncode == 1
     assert "no base model 'no/such model'" in ended.stderr
     assert Settings().model not in ended.stdout
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_the_server_speaks_https_with_a_certificate(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    server = Server(tmp_path / "data", ssl_certfile=cert, ssl_keyfile=key)
+    with server.listening() as running:
+        url = running.url.replace("http://", "https://")
+        trusted = ssl.create_default_context(cafile=cert)
+        assert httpx.get(f"{url}/readyz", verify=trusted).status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{running.url}/readyz")

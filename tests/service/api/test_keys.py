@@ -23,6 +23,8 @@ from service.principals import keyring
 from service.principals.keys_file import Keys, NewKey, change_keys, make_key
 from service.principals.records import Limits, Scope
 from tests.service.conftest import Server, until
+from tests.service.engine.test_pricing import priced
+from tests.service.fakes import FakeWorker
 
 BASE = "fake-1b"
 OPTIONS = ["yes", "no"]
@@ -34,7 +36,9 @@ Work = Callable[[httpx.AsyncClient], Awaitable[None]]
 class Guarded(Server):
     """A server with the keys of two tenants, and one key for each scope of the first."""
 
-    def __init__(self, root: Path, limits: Limits | None = None, **settings: Any) -> None:
+    def __init__(
+        self, root: Path, limits: Limits | None = None, worker: FakeWorker | None = None, **settings: Any
+    ) -> None:
         self.path = root / "keys.json"
         both = frozenset({Scope.PREDICT, Scope.ADAPT})
         self.one, self.two = make_key("one", both), make_key("two", both)
@@ -42,7 +46,7 @@ class Guarded(Server):
         self.made = [self.one, self.two, *self.scoped.values()]
         self.limits = {"one": limits} if limits else {}
         self.write()
-        super().__init__(root, keys_file=self.path, **settings)
+        super().__init__(root, worker, keys_file=self.path, **settings)
 
     def write(self, revoked: NewKey | None = None) -> None:
         keys = [
@@ -336,6 +340,35 @@ def test_limits_are_told_and_kept(tmp_path: Path) -> None:
         assert not any(name.startswith("x-ratelimit") for name in others.headers)
 
     guarded.play(work)
+
+
+def test_work_is_limited_by_its_price(tmp_path: Path) -> None:
+    guarded = Guarded(
+        tmp_path, Limits(work_seconds_per_minute=1e-6), FakeWorker(priced()), deadline_seconds=1e6
+    )
+    head = by(guarded.one)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        made = await client.post("/v1/predict", json=PREDICT, headers=head)
+        assert made.status_code == 200
+        assert made.headers["x-ratelimit-limit-units"] == "1e-06"
+        assert made.headers["x-ratelimit-remaining-units"] == "0"
+        id = made.json()["adapter_id"]
+        for url, body in (
+            ("/v1/predict", PREDICT),
+            ("/v1/adapters", {"support": SUPPORT[:3]}),
+            (f"/v1/adapters/{id}/diagnose", {}),
+            (f"/v1/adapters/{id}/calibrate", {"examples": [{"input": "new", "output": "yes"}]}),
+        ):
+            answer = await client.post(url, json=body, headers=head)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited"), url
+            assert int(answer.headers["retry-after"]) >= 1
+        assert (await client.post("/v1/adapters", json={"support": SUPPORT}, headers=head)).status_code == 200
+        other = await client.post("/v1/predict", json=PREDICT, headers=by(guarded.two))
+        assert other.status_code == 200
+
+    guarded.play(work)
+    assert len(guarded.worker.adapted) == 2
 
 
 def test_changes_are_audited_without_a_text_of_a_user(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ def keys(path: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_key_is_printed_once_alone_and_works(path: Path) -> None:
-    status, printed, told = keys(path, "add", "acme", "--scope", "predict", "--note", "the shop")
+    status, printed, said = keys(path, "add", "acme", "--scope", "predict", "--note", "the shop")
     assert (status, printed.count("\n")) == (0, 1)
     text = printed.strip()
     assert KeyRing(path).authenticate(text).scopes == {Scope.PREDICT}
-    assert text not in told
+    assert text not in said
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     status, listed, _ = keys(path, "list", "--json")
     (row,) = json.loads(listed)["keys"]
@@ -48,8 +48,8 @@ def test_a_key_that_is_revoked_is_listed_and_refused(path: Path, tmp_path: Path)
     with pytest.raises(UnauthenticatedError):
         KeyRing(path).authenticate(text)
     assert json.loads(keys(path, "list", "--json")[1])["keys"][0]["revoked"]
-    status, _, told = keys(path, "revoke", text[6:14])
-    assert (status, "could be revoked" in told) == (1, True)
+    status, _, said = keys(path, "revoke", text[6:14])
+    assert (status, "could be revoked" in said) == (1, True)
     rows = list(map(json.loads, audit.read_text().splitlines()))
     assert [(row["action"], row["detail"], row["id"]) for row in rows] == [
         ("key", "add", text[6:14]), ("key", "revoke", text[6:14]),
@@ -66,7 +66,7 @@ def test_limits_of_a_tenant_are_set_and_lifted(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["add", "Acme"], "'Acme' cannot be a tenant"),
         (["add", "acme", "--scope", "all"], "'all' is no scope: choose from predict, adapt, admin"),
@@ -76,10 +76,10 @@ def test_limits_of_a_tenant_are_set_and_lifted(path: Path) -> None:
         (["list"], "there is no keys file"),
     ],
 )
-def test_what_cannot_be_is_told(path: Path, arguments: list[str], told: str) -> None:
+def test_what_cannot_be_is_told(path: Path, arguments: list[str], message: str) -> None:
     status, printed, errors = keys(path, *arguments)
     assert (status != 0, printed) == (True, "")
-    assert told in re.sub(r"[\s│]+", " ", errors)
+    assert message in re.sub(r"[\s│]+", " ", errors)
     assert not path.exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -141,3 +143,51 @@ def test_a_damaged_key_of_ids_is_an_error_and_no_new_key(server: Server, tmp_pat
 
     server.run(scenario)
     assert (tmp_path / "tenants/one/id_key").read_bytes() == b"short"
+
+
+def test_adapters_that_nobody_uses_expire_with_their_calibrations(tmp_path: Path) -> None:
+    server = Server(tmp_path, ttl_seconds=1000.0, audit_log=tmp_path / "audit.jsonl")
+    supports = [SUPPORT[:count] for count in (2, 4, 6)]
+
+    def make_old(*ids: str) -> None:
+        for id in ids:
+            for seal in tmp_path.rglob(f"{id}/seal.json"):
+                os.utime(seal, (1, 1))
+
+    async def work(one: Engine, two: Engine) -> None:
+        made = [await one.create_adapter(AdaptRequest(support)) for support in supports]
+        unused, named, used = (m.adapter.manifest.id for m in made)
+        other = (await two.create_adapter(EQUAL)).adapter.manifest.id
+        plain = (await server.engine.create_adapter(EQUAL)).adapter.manifest.id
+        await one.calibrate(CalibrateRequest(unused, (LabelledText("other", "yes"),), more_follow=True))
+        await one.names.put("tickets", named, "fake-1b")
+        expiry = server.engine._expiry
+        assert expiry is not None
+        await expiry.look()  # what was used is written down, and everything is new
+        make_old(unused, named, used, other, plain)
+        await one.predict(PredictRequest(used, (SUPPORT[0].query,)))
+        await expiry.look()
+        assert sorted(m.id for m in (await one.adapters(None, 10))[0]) == sorted([named, used])
+        assert (await two.adapters(None, 10))[0] == (await server.engine.adapters(None, 10))[0] == []
+        for gone in (unused, other, plain):
+            assert list(tmp_path.rglob(f"{gone}*")) == []
+
+    as_two(server, work)
+    rows = [json.loads(row) for row in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    expired = [(row["tenant"], row["key"]) for row in rows if row["action"] == "expire"]
+    assert expired == [("default", None), ("one", None), ("two", None)]
+
+
+def test_a_tenant_that_has_not_asked_since_the_start_expires_too(tmp_path: Path) -> None:
+    async def make(one: Engine, two: Engine) -> None:
+        await one.create_adapter(EQUAL)
+
+    as_two(Server(tmp_path), make)
+    for seal in tmp_path.rglob("seal.json"):
+        os.utime(seal, (1, 1))
+    server = Server(tmp_path, ttl_seconds=1000.0)
+
+    async def wait(_: object) -> None:
+        await until(lambda: not list(tmp_path.rglob("adp_*")))
+
+    server.run(wait)
