@@ -236,6 +236,11 @@ class StoreSettings(BaseModel):
         default=None,
         description="Folder for downloaded and quantised bases; by default the user's cache folder.",
     )
+    store_support: Literal["text", "digest"] = Field(
+        default="text",
+        description="What is stored of an adapter's examples: `text`, or `digest`, the SHA-256 of each text "
+        "beside options and questions. Adapters without texts cannot be diagnosed.",
+    )
     ttl_seconds: float | None = Field(
         default=None,
         gt=0,

@@ -113,7 +113,8 @@ class Answering:
         """
         self._principal.require(Scope.ADAPT)
         spec = await asyncio.to_thread(admission.admit_adapt, request, served, self._settings())
-        spec = spec.keyed(self._own.id_key)
+        keep_texts = self._settings().store_support == "text"
+        spec = spec.owned(self._own.id_key, keep_texts=keep_texts)
         refined = spec.refined
         return refined if refined and await self._own.registry.has(refined.job.adapter_id) else spec
 

@@ -50,6 +50,7 @@ from service.errors import (
     LoadFailedError,
     ServiceError,
     StartingError,
+    UndiagnosableError,
     WorkerLostError,
 )
 from service.executors.contract import (
@@ -373,6 +374,12 @@ class Engine:
             context.adapter_id = request.adapter_id
             check_adapter(adapter.manifest, context.served)
             support = adapter.manifest.support.examples
+            if not adapter.manifest.support.texts:
+                raise UndiagnosableError(
+                    "a diagnosis learns from the examples again, and this adapter was stored without them "
+                    "(setting store_support): make it again where that is `text`",
+                    "adapter_id",
+                )
             folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
             stored = adapter.diagnosis
             if stored and (stored.asked_folds, stored.samples) == (request.folds, request.samples):

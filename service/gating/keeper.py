@@ -261,7 +261,6 @@ class GateKeeper:
         self, calibrated: CalibratedGate, own: Sequence[tuple[Query, DecidedPrediction]]
     ) -> list[DecidedPrediction]:
         """Log predictions of one question. Needs the lock."""
-        support = {example.input for example in calibrated.manifest.support.examples}
         state = await self._find(journal_key(calibrated.manifest.id, calibrated.question))
         if state is not None and state.lineage != calibrated.lineage:
             state = None  # another calibration than the gate was resolved with
@@ -271,7 +270,9 @@ class GateKeeper:
             key = outcome_key(asked, calibrated.question)
             id = prediction_id(calibrated.lineage, key)
             known = state.logged.get(id) if state is not None else None
-            seen = query.input in support or (state is not None and key in state.keys)
+            seen = calibrated.manifest.support.has_input(query.input) or (
+                state is not None and key in state.keys
+            )
             entries.append(known or self._entry(calibrated, id, key, row, asked, seen=seen))
         if state is not None:
             fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
