@@ -1,6 +1,6 @@
 """The process of a Ray actor: a worker, its loop on a thread, and its events for the front end.
 
-Nothing here imports Ray. `ray.py` makes an actor of `WorkerActor` and calls its methods.
+Nothing here imports Ray. `ray.py` makes an actor of it and calls its methods.
 """
 
 from __future__ import annotations

@@ -34,7 +34,24 @@ _PLACEMENT_SECONDS = 30.0  # after which the log says that a worker waits for ro
 # What crosses the object store is one adapter at a time, of about 10 MB, and is freed at once.
 _OBJECT_STORE_BYTES = 100 << 20
 # Two threads in the actor: a command is taken while the call for events waits.
-_GROUPS = {"commands": 1, "events": 1}
+_THREADS = {"commands": 1, "events": 1}
+
+
+class RayWorker(WorkerActor):
+    """The class that Ray makes actors of."""
+
+    def take(self, command: bytes) -> None:
+        """See `WorkerActor.take`."""
+        super().take(command)
+
+    def events(self) -> bytes:
+        """See `WorkerActor.events`."""
+        return super().events()
+
+
+# Marks the methods. Where a method is called, Ray's client takes no name of a thread.
+ray.method(concurrency_group="commands")(RayWorker.take)
+ray.method(concurrency_group="events")(RayWorker.events)
 
 
 @dataclass(frozen=True)
@@ -79,8 +96,11 @@ class RayCluster:
                 )
             else:
                 ray.init(self.address, logging_level=logging.ERROR)
-        except BaseException as error:
-            connected.set_exception(error)
+        except Exception as error:  # of many kinds, which rarely name the address
+            where = "on this machine" if self.address is None else f"at {self.address}"
+            failed = ConnectionError(f"cannot connect to Ray {where} (ray_address): {error}")
+            failed.__cause__ = error
+            connected.set_exception(failed)
             return
         connected.set_result(None)
         threading.Event().wait()
@@ -178,8 +198,8 @@ class _RayPort:
             self._cluster.connect()
             # Ray does not start a lost actor again: the pool asks for another one, with its waits.
             kind = ray.remote(
-                num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=0, concurrency_groups=_GROUPS
-            )(WorkerActor)
+                num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=0, concurrency_groups=_THREADS
+            )(RayWorker)
             self._actor.set_result(kind.remote(*self._arguments))
         except BaseException as error:
             self._actor.set_exception(error)
@@ -190,7 +210,7 @@ class _RayPort:
             actor = self._actor.result()
             wait: float | None = _PLACEMENT_SECONDS
             while not self._over:
-                answer = actor.events.options(concurrency_group="events").remote()
+                answer = actor.events.remote()
                 try:
                     events = pickle.loads(ray.get(answer, timeout=wait))  # noqa: S301 - from our actor
                 except GetTimeoutError:
@@ -228,7 +248,7 @@ class _RayPort:
                     self._emit(Failed(command.job_id, error))
                 continue
             try:
-                actor.take.options(concurrency_group="commands").remote(message)
+                actor.take.remote(message)
             except Exception as error:  # `_read` sees that the actor or the cluster is lost
                 log.warning("worker %s could not be sent a command: %r", self._name, error)
 

@@ -87,7 +87,7 @@ def worker_processes() -> list[psutil.Process]:
 
 def actor_processes() -> list[psutil.Process]:
     """Return the living processes of Ray's actors, which are not our children but those of Ray's."""
-    return [p for p in psutil.Process().children(recursive=True) if _is_worker(p, "ray::WorkerActor")]
+    return [p for p in psutil.Process().children(recursive=True) if _is_worker(p, "ray::RayWorker")]
 
 
 def _is_worker(process: psutil.Process, name: str = "spawn_main") -> bool:
