@@ -73,14 +73,20 @@ class RayCluster:
     room: RayRoom
     workers: int
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _connections: int = 0
 
-    def connect(self) -> None:
-        """Connect, if this process is not. Raises `ConnectionError` where no cluster answers."""
+    def connect(self) -> int:
+        """Connect, if this process is not, and return the number of the connection.
+
+        Raises `ConnectionError` where no cluster answers.
+        """
         with self._lock:
             if not ray.is_initialized():
                 connected: Future[None] = Future()
                 threading.Thread(target=self._hold, args=(connected,), name="ray", daemon=True).start()
                 connected.result()
+                self._connections += 1
+            return self._connections
 
     def _hold(self, connected: Future[None]) -> None:
         """Connect, and stay: processes of Ray on this machine end with the thread that started them."""
@@ -105,10 +111,14 @@ class RayCluster:
         connected.set_result(None)
         threading.Event().wait()
 
-    def disconnect(self) -> None:
-        """Leave a cluster that does not answer, so that the next `connect` tries again."""
+    def disconnect(self, connection: int) -> None:
+        """Leave a cluster that does not answer, so that the next `connect` tries again.
+
+        Every worker of a lost connection calls this. The connection that follows it stays.
+        """
         with self._lock:
-            ray.shutdown()
+            if connection == self._connections:
+                ray.shutdown()
 
 
 def ray_executor(
@@ -157,7 +167,7 @@ class _RayPort:
         adapt_share: float,
         heartbeat_seconds: float,
     ) -> None:
-        self._name, self._cluster = name, cluster
+        self._name, self._cluster, self._connection = name, cluster, 0
         self._arguments = (name, load, adapt_share, heartbeat_seconds)
         self._over, self._lock = False, threading.Lock()
         self._actor: Future[Any] = Future()
@@ -195,7 +205,7 @@ class _RayPort:
     def _make(self) -> None:
         room = self._cluster.room
         try:
-            self._cluster.connect()
+            self._connection = self._cluster.connect()
             # Ray does not start a lost actor again: the pool asks for another one, with its waits.
             kind = ray.remote(
                 num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=0, concurrency_groups=_THREADS
@@ -227,7 +237,8 @@ class _RayPort:
                         return
                     self._emit(event)
         except ConnectionError as failed:  # the cluster, not the actor
-            self._cluster.disconnect()
+            if self._connection:
+                self._cluster.disconnect(self._connection)
             error = failed
         except RayError as failed:  # its text has several lines, and its `repr` nothing
             error = RuntimeError(" ".join(str(failed).split()))
