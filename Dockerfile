@@ -14,6 +14,8 @@ ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS builder
 ARG TORCH_INDEX_URL=""
+# Extras of the package, separated by spaces: "s3 ray" for the workers of a Ray cluster.
+ARG EXTRAS="s3"
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/abmll/bin:$PATH
@@ -25,7 +27,7 @@ WORKDIR /src
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" \
+        print(*p['dependencies'], *(r for e in '${EXTRAS}'.split() for r in p['optional-dependencies'][e]), sep='\n')" \
         > /tmp/requirements.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch[<>=]' /tmp/requirements.txt)" \
     && pip install -r /tmp/requirements.txt
@@ -48,6 +50,8 @@ RUN groupadd --gid 10001 abmll \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/abmll --shell /usr/sbin/nologin abmll \
     && install -d -m 2775 -o 10001 -g 0 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
 COPY --from=builder /opt/abmll /opt/abmll
+# KubeRay starts Ray from a login shell, which knows no folder of ours.
+RUN [ ! -e /opt/abmll/bin/ray ] || ln -s /opt/abmll/bin/ray /usr/local/bin/ray
 
 # The server writes base weights (cache) and acknowledged adapters (data) only: one volume has both.
 # It fetches the default base with the pip of its virtual environment, whose cache would be a second

@@ -170,18 +170,24 @@ class ModelSettings(BaseModel):
 class WorkerSettings(BaseModel):
     """How work is divided among worker processes."""
 
-    executor: Literal["inline", "process"] | None = Field(
+    executor: Literal["inline", "process", "ray"] | None = Field(
         default=None,
         description="Where the model runs: `inline` in this process, `process` in worker "
-        "processes; by default `process` for `abmll serve` and `inline` for the other "
-        "commands.",
+        "processes, `ray` in actors of Ray, on one machine or many (extra `ray`); by default "
+        "`process` for `abmll serve` and `inline` for the other commands.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address of the Ray cluster whose nodes run the workers: `auto`, `host:port` or "
+        "`ray://host:port`; by default Ray is started on this machine.",
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=256,
-        description="Number of worker processes, each with the whole model. With the device "
-        "`cuda`, each has a GPU of its own.",
+        description="Number of workers, each with the whole model. With the device `cuda`, each has a "
+        "GPU of its own. In a Ray cluster with room for fewer, the others join when nodes do.",
     )
     adapt_share: float = Field(
         default=0.35,
@@ -466,7 +472,11 @@ class Settings(
     @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
         if self.workers > 1 and self.executor == "inline":
-            raise ValueError("several workers need the executor `process`")
+            raise ValueError("several workers need the executor `process` or `ray`")
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError("`ray_address` needs the executor `ray`")
+        if self.executor == "ray" and ":" in self.device:
+            raise ValueError("Ray chooses the GPU of a worker: name the device `cuda` or `cpu`")
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
         return self

@@ -41,6 +41,7 @@ METHOD = (
     ("abmll.cross_fitting", "abmll.meta", "abmll.speed"),
 )
 SERVICE = (
+    ("service.gateway_metrics",),
     ("service.errors", "service.settings", "service.metrics"),
     ("service.schemas", "service.executors", "service.playground"),
     ("service.gating", "service.principals"),
@@ -215,6 +216,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
 @pytest.mark.parametrize(
     "folder",
     [
+        "service.gateway_metrics",
         "service.errors",
         "service.settings",
         "service.metrics",

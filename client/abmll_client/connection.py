@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 
+from abmll_client.affinity import AFFINITY_HEADER, affinity_of
 from abmll_client.calls import Call
 from abmll_client.errors import ClientError, ConnectionFailedError
 from abmll_client.retries import Retries
@@ -64,6 +65,9 @@ def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> Mapping[
 def request_arguments(call: Call[Any]) -> dict[str, Any]:
     """Arguments of `call` for `request` of httpx's clients."""
     given: dict[str, Any] = {"method": call.method, "url": call.path, "json": call.body, "params": call.query}
+    affinity = affinity_of(call.path, call.body)
+    if affinity is not None:
+        given["headers"] = {AFFINITY_HEADER: affinity}
     return given if call.timeout_seconds is None else {**given, "timeout": call.timeout_seconds}
 
 

@@ -43,7 +43,8 @@ def serve(
 
     # The worker processes start before the server's own imports: they need the same ones, and more.
     metrics = Metrics()
-    executor = build_executor(settings, metrics, "process", early=True)
+    with expected_errors_in_one_line():
+        executor = build_executor(settings, metrics, "process", early=True)
     from service.server import serve as run  # noqa: PLC0415
 
     with expected_errors_in_one_line():

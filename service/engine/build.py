@@ -18,6 +18,7 @@ def build_engine(settings: Settings, executor: Executor, metrics: Metrics) -> En
 
     Raises `StoreInUseError` where another process uses the data folder, and as `open_stores`.
     """
+    metrics.gateway.queue_limit = settings.queue_limit
     stores = stores_of(settings)
     gates = GateKeeper(settings, stores.calibrations, metrics, stores.fresh_seconds)
     others = partial(open_tenant, settings, metrics)

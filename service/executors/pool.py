@@ -47,6 +47,7 @@ from service.executors.messages import (
 )
 from service.executors.placement import place
 from service.executors.supervision import Supervision
+from service.gateway_metrics import Occupancy
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class WorkerPool:
         self._load_error: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        metrics.gateway.occupancy = self._occupancy
 
     async def start(self) -> ServedModel:
         """Wait until a first worker is up. Raises what loading raised if none can be loaded."""
@@ -170,6 +172,14 @@ class WorkerPool:
     def workers(self) -> Sequence[WorkerStatus]:
         """See `Executor.workers`."""
         return [WorkerStatus(m.name, m.state, m.restarts, len(m.pending)) for m in self._members]
+
+    def _occupancy(self) -> Occupancy:
+        jobs = list(self._pending.values())
+        return Occupancy(
+            running=[pending.job.adapter_id for pending in jobs if pending.began],
+            waiting=[pending.job.adapter_id for pending in jobs if not pending.began],
+            held=[adapter for member in self._members for adapter in member.held],
+        )
 
     async def close(self) -> None:
         """Drop all jobs and end the workers."""
