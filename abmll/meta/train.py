@@ -20,9 +20,8 @@ Three more are baselines without noise or KL (`POINT_RULES`), where theta is a p
 - `fomaml`: one AdamW step on theta along the gradient of the query's NLL at phi (first-order MAML,
   Finn et al. 2017).
 
-A mixed visit (`Showing.mixed`) fits no phi. It has examples of many tasks, each with its own
-question, and makes one AdamW step on theta, whose moments go from one such visit to the next: theta
-itself learns to answer, without any case.
+A mixed visit (`Showing.mixed`) fits phi to examples of many tasks, each with its own question. So
+theta moves towards what answers them all, without any case of a task.
 
 A visit has one task or several (`tasks_per_visit`). Several start from the same theta and are
 fitted in one batch, and theta moves by the mean of their moves or gradients.
@@ -37,7 +36,7 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -89,8 +88,7 @@ class MetaSettings:
     `options`, the NLL is that of the label among the options. With `tokens`, it is that of the
     label's tokens, as for free text. `shuffle_options` shows options in a new order in every
     example. `templates` are prompt templates that visits use at random, beside the model's own.
-    `showing` says how often visits show instructions, and which. `mixed_rate` is the learning rate of
-    a mixed visit's step; it falls as `outer_rate` does.
+    `showing` says how often visits show instructions, and which.
     """
 
     visits: int = 400
@@ -112,7 +110,6 @@ class MetaSettings:
     templates: tuple[PromptTemplate, ...] = ()
     ema: float | None = None
     showing: Showing = field(default_factory=Showing)
-    mixed_rate: float = 5e-4
 
 
 def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
@@ -124,8 +121,6 @@ def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
         raise AbmllError(
             f"the outer rule {settings.outer} takes no gradient on a query batch: leave `query` out"
         )
-    if settings.showing.mixed and (settings.outer in GRADIENT_RULES or settings.tasks_per_visit > 1):
-        raise AbmllError("mixed visits need an outer rule without a gradient, and one task a visit")
     if settings.tasks_per_visit > 1 and settings.carry_moments:
         raise AbmllError("`carry_moments` takes the tasks one after another: one task a visit")
     if settings.outer in POINT_RULES:
@@ -330,10 +325,6 @@ class _Run:
         done = (state.visit - 1) / max(1, settings.visits - 1)
         rate = settings.outer_rate + done * (settings.final_outer_rate - settings.outer_rate)
         episodes = [self._episode(turn) for turn in turns]
-        if episodes[0].mixed:
-            measured = self._step_of_theta(episodes[0], settings.mixed_rate * rate / settings.outer_rate)
-            _average(settings, state)
-            return self._metrics(turns, measured, rate, started)
         prior = GlobalPosterior(self.model.prior.config, self.model.prior.sites, state.theta)
         structured = settings.outer == "structured"
         moments = state.inner if settings.carry_moments or structured else None
@@ -346,6 +337,8 @@ class _Run:
         by_step = zip(*(run.losses for run in runs), strict=True)
         losses = [round(sum(losses) / len(runs), 4) for losses in by_step]
         measured = {"losses": losses, **self._move(episodes, [run.values for run in runs], rate)}
+        if any(episode.mixed for episode in episodes):
+            measured["mixed"] = sum(episode.mixed for episode in episodes)
         _average(settings, state)
         return self._metrics(turns, measured, rate, started)
 
@@ -412,19 +405,6 @@ class _Run:
     def options(self) -> dict[str, tuple[str, ...]]:
         """Return the options of each task, in one order; empty where they differ."""
         return {name: shared_options(task.train) for name, task in self.tasks.items()}
-
-    def _step_of_theta(self, episode: _Episode, rate: float) -> dict[str, Any]:
-        """Make an AdamW step on theta by all examples of a visit, and return its metrics."""
-        state, inner = self.state, self.settings.inner
-        prior = GlobalPosterior(self.model.prior.config, self.model.prior.sites, state.theta)
-        settings = replace(inner, steps=1, learning_rate=rate, beta=0.0)
-        rows = range(len(episode.prepared.rows))
-        run = AdaptRun.start(
-            self.model.backbone, prior, episode.prepared, settings, [rows], episode.seed, state.outer
-        )
-        adapt_step(self.model.backbone, [run], self.tokens_per_pass)
-        state.theta, state.outer = run.values, run.optimiser
-        return {"losses": [round(run.losses[0], 4)], "mixed": True}
 
     def _move(self, episodes: Sequence[_Episode], phis: Sequence[Tensor], rate: float) -> dict[str, float]:
         """Move theta by the outer rule, and return the rule's metrics."""
