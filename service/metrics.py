@@ -6,11 +6,20 @@ few values.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
 _CONFIDENCE = tuple(i / 20 for i in range(1, 21))
+_REASONS = (  # those of `service.gating.decisions`, which imports from here
+    "confidence_below_minimum",
+    "margin_below_minimum",
+    "mutual_information_above_maximum",
+    "typicality_below_minimum",
+    "answerable_below_minimum",
+    "semantic_entropy_above_maximum",
+    "logprob_per_token_below_minimum",
+)
 
 
 class Metrics:
@@ -133,6 +142,26 @@ class Metrics:
             "Labelled examples that were added to calibrations.",
             registry=registry,
         )
+
+        for metric, values in self._known_values().items():
+            for value in values:
+                metric.labels(*value)
+
+    def _known_values(self) -> dict[Counter, list[tuple[str, ...]]]:
+        """Return the labels that are known before they come: these series are there from the start, at 0."""
+        return {
+            self.tokens: [("support",), ("prompt",), ("completion",)],
+            self.cache: [("hit",), ("miss",), ("joined",)],
+            self.refined: [("done",), ("failed",), ("dropped",)],
+            self.decisions: [("answer", ""), *(("abstain", reason) for reason in _REASONS)],
+            self.diagnoses: [("healthy",), ("weak",), ("unfit",)],
+            self.drift_alarms: [("risk",), ("domain",)],
+            self.feedback_labels: [("yes",), ("no",)],
+        }
+
+    def show_process(self) -> None:
+        """Show the memory, the processor time and the open files of this process too (`process_*`)."""
+        ProcessCollector(registry=self._registry)
 
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
         """Record a unit that has run."""

@@ -91,6 +91,7 @@ def serve(
     The status is 1 if the model could not be loaded.
     `on_ready` is called in a thread with the server's address when the server accepts requests.
     """
+    metrics.show_process()
     return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)

@@ -1,12 +1,14 @@
 """Every setting of the service, in one frozen model.
 
-The command line wins over the environment (`ABMLL_*`), which wins over the default.
+The command line wins over the environment (`ABMLL_*`), which wins over a configuration file, which
+wins over the default.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -79,6 +81,19 @@ class NetworkSettings(BaseModel):
 
 def _split(texts: str | None) -> list[str]:
     return [text.strip() for text in (texts or "").split(",") if text.strip()]
+
+
+class LogSettings(BaseModel):
+    """What the log has, and how it is written."""
+
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Lines of the log: `text`, or `json`, an object a line with the request's id, tenant and "
+        "adapter. Neither has a text of a request.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of a line that is logged."
+    )
 
 
 class ModelSettings(BaseModel):
@@ -316,6 +331,7 @@ class Settings(
     StoreSettings,
     WorkerSettings,
     ModelSettings,
+    LogSettings,
     NetworkSettings,
     BaseSettings,
 ):
@@ -370,15 +386,19 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def load_settings(**given: Any) -> Settings:
-    """Make the settings from `given`, the environment and the defaults.
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+"""The variable that names a configuration file, as the option `--config` does."""
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """Make the settings from `given`, the environment, the file `config` and the defaults.
 
     `given` has the values of the command line. What is empty is not given (see `is_empty`), there
     and in the environment. Raises `SettingsError`, which names the wrong setting, also for a
-    variable `ABMLL_*` that is no setting.
+    variable `ABMLL_*` or a line of the file that is no setting.
     """
     _refuse_links(os.environ)
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
     unknown = sorted(
         name
         for name, value in os.environ.items()
@@ -386,12 +406,32 @@ def load_settings(**given: Any) -> Settings:
     )
     if unknown:
         raise SettingsError(f"unknown setting in the environment: {unknown[0]}")
+    from_file = _read_config(config)
     try:
-        return Settings(**{name: value for name, value in given.items() if not is_empty(value)})
+        return Settings(**from_file | {name: value for name, value in given.items() if not is_empty(value)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    """Return the settings of a file in TOML that the environment does not set.
+
+    Without `path`, the environment may name the file. Raises `SettingsError`.
+    """
+    named = path or os.environ.get(CONFIG_VARIABLE, "").strip()
+    if not named:
+        return {}
+    try:
+        values = tomllib.loads(Path(named).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"the configuration file {named} cannot be read: {reason}") from error
+    if unknown := sorted(values.keys() - Settings.model_fields.keys()):
+        raise SettingsError(f"unknown setting in the configuration file {named}: {unknown[0]}")
+    set_there = {name.upper() for name, value in os.environ.items() if not is_empty(value)}
+    return {name: value for name, value in values.items() if f"{ENV_PREFIX}{name}".upper() not in set_there}
 
 
 _LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")

@@ -41,7 +41,8 @@ METHOD = (
     ("abmll.cross_fitting", "abmll.meta", "abmll.speed"),
 )
 SERVICE = (
-    ("service.errors", "service.settings", "service.metrics"),
+    ("service.errors", "service.settings", "service.metrics", "service.request_notes"),
+    ("service.logs",),
     ("service.schemas", "service.executors", "service.playground"),
     ("service.gating",),
     ("service.engine",),

@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
+from service.request_notes import RequestNotes, noting
 
 access_log = logging.getLogger("service.access")
 
@@ -24,7 +25,8 @@ class RequestLog:
 
     The id is the client's `x-request-id` where that is well-formed, else a new one. It is in
     `request.state.request_id` and in the answer's header `x-request-id`. `id_headers` has one more
-    header for it by the beginning of the path, for clients that look there.
+    header for it by the beginning of the path, for clients that look there. An answer whose times are
+    known when it begins has them in `server-timing`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str]) -> None:
@@ -40,6 +42,7 @@ class RequestLog:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.state.request_id = request_id
         names = [b"x-request-id", *self._headers_for(request)]
+        notes = RequestNotes(request_id)
         started = time.monotonic()
         status = 0
 
@@ -48,18 +51,23 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *((name, request_id.encode()) for name in names)]
+                if notes.seconds:
+                    message["headers"].append((b"server-timing", notes.server_timing().encode()))
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            # The route's template and not the path: ids in paths would make a new series for each.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            seconds = time.monotonic() - started
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
-            access_log.log(level, "%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)
+        with noting(notes):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                # The route's template and not the path: ids in paths would make a new series for each.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                seconds = time.monotonic() - started
+                self._metrics.requests.labels(route, status).inc()
+                self._metrics.request_seconds.labels(route).observe(seconds)
+                level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+                known = (request_id, request.method, route, status, seconds)
+                fields = dict(zip(("method", "route", "status", "seconds"), known[1:], strict=True))
+                access_log.log(level, "%s %s %s %d %.3fs", *known, extra={"fields": fields})
 
     def _headers_for(self, request: Request) -> list[bytes]:
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))

@@ -15,6 +15,7 @@ from service.engine.progress import ProgressFeed
 from service.errors import DeadlineExceededError, QueueFullError, over_limit
 from service.executors.contract import ServedModel
 from service.metrics import Metrics
+from service.request_notes import current_notes
 
 
 @dataclass
@@ -82,6 +83,9 @@ class Traffic:
         started = time.monotonic()
         deadline = asyncio.timeout(deadline_seconds)
         context = RequestContext(served, Timings(), tenant, deadline, feed)
+        notes = current_notes()
+        if notes is not None:
+            notes.tenant = tenant
         try:
             async with deadline:
                 yield context
@@ -98,6 +102,8 @@ class Traffic:
             context.timings.total_seconds = time.monotonic() - started
             share = context.timings.total_seconds / max(1, self._count)
             self._request_seconds += 0.1 * (share - self._request_seconds)
+            if notes is not None:
+                notes.adapter_id, notes.seconds = context.adapter_id, context.timings.by_part()
             if feed is None:
                 self.leave()
 

@@ -10,6 +10,7 @@ from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
 from service.executors.process import process_executor
 from service.executors.supervision import Supervision
+from service.logs import set_up_logs
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -26,7 +27,12 @@ def build_executor(
         return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
     supervision = Supervision(settings.heartbeat_seconds, settings.hang_seconds)
     return process_executor(
-        loads, metrics, adapt_share=settings.adapt_share, supervision=supervision, early=early
+        loads,
+        metrics,
+        adapt_share=settings.adapt_share,
+        supervision=supervision,
+        early=early,
+        set_up_logs=partial(set_up_logs, settings.log_format, settings.log_level),
     )
 
 
