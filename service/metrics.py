@@ -78,6 +78,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.long_adaptations = Counter(
+            "abmll_long_adaptations",
+            "Adaptations that no client waits for (wait_ms), by how they ended.",
+            ["status"],
+            registry=registry,
+        )
         self.memory_bytes = Gauge(
             "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry
         )
@@ -153,6 +159,7 @@ class Metrics:
             self.tokens: [("support",), ("prompt",), ("completion",)],
             self.cache: [("hit",), ("miss",), ("joined",)],
             self.refined: [("done",), ("failed",), ("dropped",)],
+            self.long_adaptations: [("succeeded",), ("failed",), ("cancelled",), ("expired",)],
             self.decisions: [("answer", ""), *(("abstain", reason) for reason in _REASONS)],
             self.diagnoses: [("healthy",), ("weak",), ("unfit",)],
             self.drift_alarms: [("risk",), ("domain",)],

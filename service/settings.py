@@ -308,6 +308,19 @@ class DeadlineSettings(BaseModel):
         description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
         "joins its adaptation. One that an idle worker would take longer for gets 422 at once.",
     )
+    long_deadline_seconds: float = Field(
+        default=6 * 3600.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Longest time of an adaptation that no client waits for (`wait_ms`), in seconds. One that "
+        "an idle worker would take longer for gets 422 at once.",
+    )
+    status_seconds: float = Field(
+        default=24 * 3600.0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="Seconds for which the server can say how such an adaptation ended without an adapter.",
+    )
     cancel_grace_seconds: float = Field(
         default=60.0,
         ge=0,
@@ -371,6 +384,11 @@ class Settings(
     def names_dir(self) -> Path:
         """Root folder of the names' journals."""
         return self.data_dir / "names"
+
+    @property
+    def statuses_dir(self) -> Path:
+        """Root folder of the statuses of long adaptations."""
+        return self.data_dir / "statuses"
 
     @property
     def adapters_dir(self) -> Path:

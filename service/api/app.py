@@ -24,7 +24,7 @@ from service.api.body_limit import BodyLimit
 from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
-from service.api.native import gates, names
+from service.api.native import gates, names, progress
 from service.api.native import routes as native
 from service.api.oip.binary import JSON_LENGTH
 from service.api.request_log import RequestLog
@@ -37,7 +37,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NATIVE = (native, diagnose, gates, names, operations)
+NATIVE = (native, progress, diagnose, gates, names, operations)
 COMPATIBLE = (openai, decisions, systemone, classify, oip)
 ERROR_FORMS = {
     **{prefix: ErrorForm(surface.error_shape) for surface in COMPATIBLE for prefix in surface.PREFIXES},
@@ -94,7 +94,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["*"],  # OpenAI's client sends many of its own
-            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", JSON_LENGTH],
+            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", "location", JSON_LENGTH],
         )
     app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS)
     if settings.root_path:

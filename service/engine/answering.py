@@ -15,7 +15,7 @@ from service.engine.adapter_records import check_adapter
 from service.engine.answers import Obtained
 from service.engine.making import make_adapter
 from service.engine.names import Names
-from service.engine.pricing import price_of
+from service.engine.pricing import Price, price_of
 from service.engine.refining import Refining
 from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, PredictRequest
@@ -168,19 +168,26 @@ class Answering:
         return adapter_id
 
     async def check_price(
-        self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
-    ) -> None:
-        """Raise `PriceExceedsDeadlineError` where an idle worker would take too long.
+        self,
+        served: ServedModel,
+        adaptation: AdaptationSpec | None,
+        prediction: PredictionSpec | None,
+        deadline_seconds: float | None = None,
+    ) -> Price | None:
+        """Return the price, if it is known.
 
-        An adapter that is known, or is being made, costs nothing.
+        Raises `PriceExceedsDeadlineError` where an idle worker would take longer than
+        `deadline_seconds`, by default a request's. An adapter that is known, or is being made, costs
+        nothing.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        deadline = self._settings().deadline_seconds
+        deadline = deadline_seconds or self._settings().deadline_seconds
         if price is None or price.seconds <= deadline:
-            return
+            return price
         if adaptation is not None and await self._registry.knows(adaptation.job.adapter_id):
             price = replace(price, adapt_seconds=0.0)
         price.check(deadline)
+        return price
 
     async def _answer(
         self,

@@ -17,6 +17,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from model_store.adapters.statuses import StatusStore
 from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis
@@ -32,6 +33,7 @@ from service.engine.decisions import (
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.flights import Flights
+from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
@@ -104,6 +106,15 @@ class Engine:
         self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
         self._names = Names(names, self._registry, settings.max_names)
         self._refining = Refining(self._registry, self._names, executor, metrics)
+        self._long = LongAdaptations(
+            StatusStore(settings.statuses_dir),
+            self._registry,
+            self._refining,
+            executor,
+            metrics,
+            settings.long_deadline_seconds,
+            settings.status_seconds,
+        )
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
@@ -178,12 +189,14 @@ class Engine:
         while len(self._traffic):
             await asyncio.sleep(0.02)
         await self._diagnoses.settle()
+        await self._long.settle()
         await self._refining.settle()
         await self._registry.settle()
 
     async def close(self) -> None:
         """Drain, end the workers, and release the store."""
         self.drain()
+        await self._long.close()
         await self._refining.close()
         await self._executor.close()
         await self._diagnoses.close()
@@ -197,9 +210,35 @@ class Engine:
         async with self._context(tenant) as context:
             spec = await self._answering.admit_adapt(request, context.served)
             await self._answering.check_price(context.served, spec, None)
-            adapter, cache = await self._answering.obtain(spec, context)
-            refines_to = await self._refining.begin(spec, context.tenant)
-            return Obtained(adapter, cache, context.timings, refines_to=refines_to)
+            return await self._obtain(spec, context)
+
+    async def _obtain(self, spec: AdaptationSpec, context: RequestContext) -> Obtained:
+        adapter, cache = await self._answering.obtain(spec, context)
+        refines_to = await self._refining.begin(spec, context.tenant)
+        return Obtained(adapter, cache, context.timings, refines_to=refines_to)
+
+    async def begin_adapter(
+        self, request: AdaptRequest, wait_seconds: float = 0.0, *, tenant: str = DEFAULT_TENANT
+    ) -> Obtained | LongAdaptation:
+        """Begin to make the adapter of `request`, which goes on without the caller.
+
+        Return the adapter if it is there within `wait_seconds`, else how far it is. Raises as
+        `create_adapter`; the deadline is `long_deadline_seconds`.
+        """
+        async with self._context(tenant) as context:
+            spec = await self._answering.admit_adapt(request, context.served)
+            deadline = self._settings.long_deadline_seconds
+            price = await self._answering.check_price(context.served, spec, None, deadline)
+            context.adapter_id = adapter_id = spec.job.adapter_id
+            if await self._registry.has(adapter_id):
+                return await self._obtain(spec, context)
+            await self._long.begin(spec, tenant, price.adapt_seconds if price else None)
+        return await self._long.result(adapter_id, wait_seconds)
+
+    @property
+    def long_adaptations(self) -> LongAdaptations:
+        """Return the owner of the adaptations that no client waits for."""
+        return self._long
 
     async def predict(
         self, request: PredictRequest, *, tenant: str = DEFAULT_TENANT, feed: ProgressFeed | None = None
@@ -434,7 +473,7 @@ class Engine:
     def _background(self) -> int:
         """Return how much work goes on, counting what is made in the background beside requests."""
         flights = self._registry.in_flight + len(self._diagnoses)
-        return max(flights, len(self._traffic) + len(self._refining))
+        return max(flights, len(self._traffic) + len(self._refining) + len(self._long))
 
 
 @contextmanager

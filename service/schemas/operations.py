@@ -80,6 +80,9 @@ class LimitsReport(WireModel):
     deadline_seconds: float = Field(
         description="A request that an idle worker would take longer for gets 422, `price_exceeds_deadline`."
     )
+    long_deadline_seconds: float = Field(
+        description="The same for a request for an adapter with `wait_ms`, which goes on without its client."
+    )
     prices: list[WorkedPrice] = Field(
         default_factory=list, description="Prices of some requests. Time grows with each number."
     )

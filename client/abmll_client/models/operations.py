@@ -71,6 +71,7 @@ class LimitsReport(Answer):
     max_logged: int
     queue_limit: int
     deadline_seconds: float
+    long_deadline_seconds: float  # of an adapter with `wait`
     prices: list[WorkedPrice] = Field(default_factory=list)
 
 
