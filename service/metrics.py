@@ -84,6 +84,13 @@ class Metrics:
             ["status"],
             registry=registry,
         )
+        self.waiting_work_seconds = Gauge(
+            "abmll_waiting_work_seconds",
+            "Work that waits or runs now, in seconds of an idle worker by price: of requests, and of long "
+            "adaptations.",
+            ["pool"],
+            registry=registry,
+        )
         self.memory_bytes = Gauge(
             "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry
         )

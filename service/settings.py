@@ -301,6 +301,13 @@ class DeadlineSettings(BaseModel):
         ge=1,
         description="Most requests that wait or run at a time; one more gets 429 with Retry-After.",
     )
+    queue_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Most seconds of work of all requests that wait or run, by their prices, for each worker; "
+        "more gets 429 with Retry-After. While several tenants have work, each has an equal part.",
+    )
     deadline_seconds: float = Field(
         default=300.0,
         gt=0,

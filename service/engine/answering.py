@@ -13,6 +13,7 @@ from service.engine import admission
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_records import check_adapter
 from service.engine.answers import Obtained
+from service.engine.estimates import Estimates, Size
 from service.engine.making import make_adapter
 from service.engine.names import Names
 from service.engine.pricing import Price, price_of
@@ -63,6 +64,7 @@ class Answering:
     _names: Names
     _gates: GateKeeper
     _refining: Refining
+    _estimates: Estimates
     _metrics: Metrics
 
     async def carry_out(
@@ -75,7 +77,7 @@ class Answering:
         feed = context.feed
         source, gates, spec = await self.admit(request, context, most_queries)
         new = source if isinstance(source, AdaptationSpec) else None
-        await self.check_price(context.served, new, spec)
+        await self.price(request, context, new, spec)
         if feed is not None:
             feed.set_admitted()
         adapter, cache = (
@@ -166,6 +168,26 @@ class Answering:
             raise InvalidRequestError(message, "model")
         context.model = None if called == adapter_id else called
         return adapter_id
+
+    async def price(
+        self,
+        request: AdaptRequest | PredictRequest,
+        context: RequestContext,
+        adaptation: AdaptationSpec | None,
+        prediction: PredictionSpec | None,
+    ) -> None:
+        """Put the price of a request in place of its estimate.
+
+        Raises as `check_price`, and `QueueFullError` where the estimate was too low and there is no
+        room.
+        """
+        price = await self.check_price(context.served, adaptation, prediction)
+        if price is None or context.reservation is None:
+            return
+        self._estimates.learn(Size.of(request, context.served), price)
+        adapter_id = adaptation.job.adapter_id if adaptation else None
+        there = adapter_id is None or self._registry.is_near(adapter_id)
+        context.reservation.correct(price.predict_seconds + (0.0 if there else price.adapt_seconds))
 
     async def check_price(
         self,

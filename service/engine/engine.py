@@ -23,6 +23,7 @@ from service.engine.adapter_records import check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis
 from service.engine.answering import Answering, named_twice
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
+from service.engine.backlog import Backlog
 from service.engine.decisions import (
     admit_questions,
     by_input,
@@ -32,6 +33,7 @@ from service.engine.decisions import (
     questions_named,
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
+from service.engine.estimates import Estimates, Size
 from service.engine.flights import Flights
 from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
@@ -114,13 +116,33 @@ class Engine:
             metrics,
             settings.long_deadline_seconds,
             settings.status_seconds,
+            Backlog(
+                settings.long_deadline_seconds * settings.workers,
+                settings.workers,
+                "long_deadline_seconds",
+                metrics.waiting_work_seconds.labels("long").set,
+            ),
         )
         self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
         self._served: ServedModel | None = None
         self._state = State.STARTING
-        self._traffic = Traffic(settings.queue_limit, self._background, metrics)
+        backlog = Backlog(
+            settings.queue_seconds * settings.workers,
+            settings.workers,
+            "queue_seconds",
+            metrics.waiting_work_seconds.labels("request").set,
+        )
+        self._estimates = Estimates()
+        self._traffic = Traffic(settings.queue_limit, backlog, self._background, metrics)
         self._answering = Answering(
-            lambda: self._settings, executor, self._registry, self._names, gates, self._refining, metrics
+            lambda: self._settings,
+            executor,
+            self._registry,
+            self._names,
+            gates,
+            self._refining,
+            self._estimates,
+            metrics,
         )
 
     @property
@@ -207,9 +229,9 @@ class Engine:
 
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
-        async with self._context(tenant) as context:
+        async with self._context(tenant, asked=request) as context:
             spec = await self._answering.admit_adapt(request, context.served)
-            await self._answering.check_price(context.served, spec, None)
+            await self._answering.price(request, context, spec, None)
             return await self._obtain(spec, context)
 
     async def _obtain(self, spec: AdaptationSpec, context: RequestContext) -> Obtained:
@@ -226,6 +248,7 @@ class Engine:
         `create_adapter`; the deadline is `long_deadline_seconds`.
         """
         async with self._context(tenant) as context:
+            self._long.check_room(tenant, self._estimated(request, context.served))
             spec = await self._answering.admit_adapt(request, context.served)
             deadline = self._settings.long_deadline_seconds
             price = await self._answering.check_price(context.served, spec, None, deadline)
@@ -257,7 +280,7 @@ class Engine:
     async def _predict(
         self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
     ) -> Answered:
-        async with self._context(tenant, feed) as context:
+        async with self._context(tenant, feed, request) as context:
             done = await self._answering.carry_out(request, context)
             assert done.adapter is not None  # only decisions come without one
             return Answered(
@@ -277,7 +300,7 @@ class Engine:
         The adapter is made first, where the request brings one to make. Raises as `predict`; errors
         name the input or the question of the request.
         """
-        async with self._context(tenant) as context:
+        async with self._context(tenant, asked=request) as context:
             adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
             if adapter_id is not None:
                 request = _named(request, adapter_id, called)
@@ -465,10 +488,18 @@ class Engine:
         return await self._answering.resolve_model(model, self.served.base.id)
 
     def _context(
-        self, tenant: str, feed: ProgressFeed | None = None
+        self,
+        tenant: str,
+        feed: ProgressFeed | None = None,
+        asked: AdaptRequest | PredictRequest | DecideRequest | None = None,
     ) -> AbstractAsyncContextManager[RequestContext]:
-        """Open a request: see `Traffic.request`. Raises as `check_ready`."""
-        return self._traffic.request(self.check_ready(), tenant, feed, self._settings.deadline_seconds)
+        """Open a request, whose work is `asked` for: see `Traffic.request`. Raises as `check_ready`."""
+        served = self.check_ready()
+        seconds = self._estimated(asked, served) if asked is not None else 0.0
+        return self._traffic.request(served, tenant, feed, self._settings.deadline_seconds, seconds)
+
+    def _estimated(self, asked: AdaptRequest | PredictRequest | DecideRequest, served: ServedModel) -> float:
+        return self._estimates.seconds(Size.of(asked, served), served)
 
     def _background(self) -> int:
         """Return how much work goes on, counting what is made in the background beside requests."""

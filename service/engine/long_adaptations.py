@@ -16,6 +16,7 @@ from model_store.adapters.statuses import StatusStore, StoredStatus
 from model_store.errors import StoreError
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.answers import Obtained, Timings
+from service.engine.backlog import Backlog
 from service.engine.making import make_adapter
 from service.engine.refining import Refining
 from service.engine.registry import AdapterRegistry
@@ -124,26 +125,32 @@ class LongAdaptations:
         metrics: Metrics,
         deadline_seconds: float,
         keep_seconds: float,
+        backlog: Backlog,
     ) -> None:
         self._store, self._adapters, self._refining = store, adapters, refining
         self._executor, self._metrics = executor, metrics
         self._deadline_seconds, self._keep = deadline_seconds, timedelta(seconds=keep_seconds)
-        self._closing = False
+        self._backlog = backlog
         self._entries = {stored.adapter_id: _ended_before(stored) for stored in store.read()}
 
     def __len__(self) -> int:
         """Return the number of those that have not ended."""
         return sum(not entry.latest.status.ended for entry in self._entries.values())
 
+    def check_room(self, tenant: str, seconds: float) -> None:
+        """Raise `QueueFullError` where so much work has no room."""
+        self._backlog.check(tenant, seconds)
+
     async def begin(self, spec: AdaptationSpec, tenant: str, expected_seconds: float | None) -> None:
         """Begin to make the adapter of `spec`; where it is in the making, it goes on.
 
-        Its status is on disk then. Raises `StoreFailedError`.
+        Its status is on disk then. Raises `StoreFailedError`, and `QueueFullError`.
         """
         self._forget_old()
         adapter_id = spec.job.adapter_id
         entry = self._entries.get(adapter_id)
         if entry is None or entry.latest.status.ended:
+            self.check_room(tenant, expected_seconds or 0.0)
             first = LongAdaptation(adapter_id, Status.QUEUED, _now(), spec.settings.steps)
             entry = self._entries[adapter_id] = _Entry(first, tenant)
             entry.task = asyncio.create_task(self._make(entry, spec, expected_seconds))
@@ -212,7 +219,6 @@ class LongAdaptations:
 
     async def close(self) -> None:
         """Drop all: they have failed then, since the server ends."""
-        self._closing = True
         for entry in self._entries.values():
             if entry.task is not None:
                 entry.task.cancel()
@@ -247,10 +253,11 @@ class LongAdaptations:
                 entry.set(replace(entry.latest, status=Status.RUNNING))
             jobs = AdaptationJobs(self._executor, entry.tenant, spec)
             make = partial(make_adapter, jobs, self._metrics, timings, partial(self._on_progress, entry))
-            async with asyncio.timeout(self._deadline_seconds) as deadline:
-                adapter, cache = await self._adapters.obtain(
-                    entry.latest.adapter_id, make, lambda: False, expected_seconds
-                )
+            with self._backlog.reserve(entry.tenant, expected_seconds or 0.0):
+                async with asyncio.timeout(self._deadline_seconds) as deadline:
+                    adapter, cache = await self._adapters.obtain(
+                        entry.latest.adapter_id, make, lambda: False, expected_seconds
+                    )
             refines_to = await self._refining.begin(spec, entry.tenant)
             timings.total_seconds = time.monotonic() - started
             entry.obtained = Obtained(adapter, cache, timings, refines_to=refines_to)

@@ -58,6 +58,10 @@ class AdapterRegistry:
         """Return whether the adapter is being made, or read for the first time."""
         return adapter_id in self._flights
 
+    def is_near(self, adapter_id: str) -> bool:
+        """Return whether the adapter is in memory, or being made."""
+        return adapter_id in self._flights or self._memory.get(adapter_id) is not None
+
     def seconds_until(self, adapter_id: str) -> int:
         """Return after how long to ask again for an adapter that is being made; from 1 to a minute."""
         left = self._due.get(adapter_id, 0.0) - asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from service.engine.answers import Timings
+from service.engine.backlog import Backlog, Reservation
 from service.engine.progress import ProgressFeed
 from service.errors import DeadlineExceededError, QueueFullError, over_limit
 from service.executors.contract import ServedModel
@@ -24,7 +25,7 @@ class RequestContext:
 
     `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
     the version of a name, where the request names its adapter by one. `refines_to` is as in
-    `service.engine.answers.Obtained`.
+    `service.engine.answers.Obtained`. `reservation` has its work in the backlog.
     """
 
     served: ServedModel
@@ -35,6 +36,7 @@ class RequestContext:
     adapter_id: str | None = None
     model: str | None = None
     refines_to: str | None = None
+    reservation: Reservation | None = None
 
     def seconds_left(self) -> float:
         """Return the seconds until the deadline."""
@@ -44,12 +46,13 @@ class RequestContext:
 class Traffic:
     """Counts requests, refuses more than `limit`, and ends those that take too long.
 
-    `background` returns how much work goes on: it continues for a while after requests have left,
-    and counts too. Used from one event loop.
+    It also refuses work that `backlog` has no room for. `background` returns how much work goes on:
+    it continues for a while after requests have left, and counts too. Used from one event loop.
     """
 
-    def __init__(self, limit: int, background: Callable[[], int], metrics: Metrics) -> None:
-        self._limit, self._background, self._metrics = limit, background, metrics
+    def __init__(self, limit: int, backlog: Backlog, background: Callable[[], int], metrics: Metrics) -> None:
+        self._limit, self._backlog, self._background = limit, backlog, background
+        self._metrics = metrics
         self._count = 0
         self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
 
@@ -72,11 +75,17 @@ class Traffic:
 
     @asynccontextmanager
     async def request(
-        self, served: ServedModel, tenant: str, feed: ProgressFeed | None, deadline_seconds: float
+        self,
+        served: ServedModel,
+        tenant: str,
+        feed: ProgressFeed | None,
+        deadline_seconds: float,
+        work_seconds: float = 0.0,
     ) -> AsyncIterator[RequestContext]:
         """Count a request and enforce its deadline, until the context ends.
 
-        One with a `feed` is counted already. Raises `DeadlineExceededError` and `QueueFullError`.
+        `work_seconds` are the estimate of what an idle worker takes for it. One with a `feed` is
+        counted already. Raises `DeadlineExceededError` and `QueueFullError`.
         """
         if feed is None:
             self.enter()
@@ -87,8 +96,9 @@ class Traffic:
         if notes is not None:
             notes.tenant = tenant
         try:
-            async with deadline:
-                yield context
+            with self._backlog.reserve(tenant, work_seconds) as context.reservation:
+                async with deadline:
+                    yield context
         except (TimeoutError, DeadlineExceededError) as error:
             # The executor has the deadline too, and may raise first.
             if isinstance(error, TimeoutError) and not deadline.expired():

@@ -77,6 +77,9 @@ class LimitsReport(WireModel):
     max_calibration: int
     max_logged: int
     queue_limit: int
+    queue_seconds: float = Field(
+        description="Most seconds of work, by price, that wait or run for each worker; more gets 429."
+    )
     deadline_seconds: float = Field(
         description="A request that an idle worker would take longer for gets 422, `price_exceeds_deadline`."
     )
