@@ -101,6 +101,25 @@ class Metrics:
         self.worker_restarts = Counter(
             "abmll_worker_restarts", "Restarts of a worker.", ["worker"], registry=registry
         )
+        self.worker_memory_bytes = Gauge(
+            "abmll_worker_memory_bytes",
+            "Main memory of the worker's process.",
+            ["worker"],
+            registry=registry,
+        )
+        self.worker_gpu_memory_bytes = Gauge(
+            "abmll_worker_gpu_memory_bytes",
+            "GPU memory that the worker has reserved; none without a GPU.",
+            ["worker"],
+            registry=registry,
+        )
+        self.fenced = Counter(
+            "abmll_fenced_workers",
+            "Workers that were ended to be started again, by reason: hung, silent, wrong or slow answers to a "
+            "check, or more memory or requests than a setting allows.",
+            ["reason"],
+            registry=registry,
+        )
         self.replays = Counter(
             "abmll_replays", "Jobs that ran again because their worker was lost.", registry=registry
         )
@@ -167,6 +186,7 @@ class Metrics:
             self.cache: [("hit",), ("miss",), ("joined",)],
             self.refined: [("done",), ("failed",), ("dropped",)],
             self.long_adaptations: [("succeeded",), ("failed",), ("cancelled",), ("expired",)],
+            self.fenced: [("hung",), ("silent",), ("wrong",), ("slow",), ("memory",), ("requests",)],
             self.decisions: [("answer", ""), *(("abstain", reason) for reason in _REASONS)],
             self.diagnoses: [("healthy",), ("weak",), ("unfit",)],
             self.drift_alarms: [("risk",), ("domain",)],

@@ -193,6 +193,24 @@ class WorkerSettings(BaseModel):
         description="Longest time of one unit of the usual size, in seconds; a larger one may take longer "
         "in proportion. A worker that takes longer is restarted.",
     )
+    worker_memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="Most main memory of a worker process, in bytes. One that has more finishes its jobs and is "
+        "started again; by default there is no limit.",
+    )
+    worker_max_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs after which a worker finishes those that it has and is started again; by default never.",
+    )
+    self_check_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Seconds between two checks of an idle worker by known answers. One with wrong answers, or "
+        "three times in a row ten times as slow as the fastest, is started again.",
+    )
     tenant_header: str | None = Field(
         default=None,
         min_length=1,

@@ -200,6 +200,11 @@ class Engine:
         """Return the status of every worker, in a fixed order."""
         return self._executor.workers()
 
+    async def restart_workers(self) -> None:
+        """Start every worker again, one after the other; no job is lost. See `Executor.restart`."""
+        await self._executor.restart()
+        log.info("every worker was started again")
+
     def drain(self) -> None:
         """Accept no more requests; those in flight go on."""
         if self._state is not State.FAILED:

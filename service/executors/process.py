@@ -18,6 +18,7 @@ from service.executors.contract import Worker
 from service.executors.link import Link
 from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
 from service.executors.pool import WorkerPool
+from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.logs import set_up_logs
 from service.metrics import Metrics
@@ -33,6 +34,7 @@ def process_executor(
     *,
     adapt_share: float = 0.5,
     supervision: Supervision | None = None,
+    check: SelfCheck | None = None,
     early: bool = False,
     set_up_logs: Callable[..., None] = set_up_logs,
 ) -> WorkerPool:
@@ -53,7 +55,7 @@ def process_executor(
     def spawn(index: int) -> _ProcessPort:
         return begun.pop(index, None) or make(index)
 
-    return WorkerPool(spawn, len(loads), metrics or Metrics(), times)
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
 
 
 class _ProcessPort:

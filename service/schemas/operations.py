@@ -95,9 +95,12 @@ class WorkerReport(WireModel):
     """State of one worker."""
 
     name: str
-    state: Literal["starting", "up", "down"]
+    state: Literal["starting", "up", "draining", "down"]
     restarts: int = Field(description="Restarts since the server started.")
     jobs: int = Field(description="Jobs that wait or run on it now.")
+    memory_bytes: int | None = Field(
+        default=None, description="Main memory of its process; null where it has none of its own."
+    )
 
 
 class WorkerList(WireModel):

@@ -92,3 +92,40 @@ def test_a_model_that_does_not_exist_ends_the_server_with_status_1_and_its_reaso
     assert ended.returncode == 1
     assert "no base model 'no/such model'" in ended.stderr
     assert Settings().model not in ended.stdout
+
+
+def test_a_hangup_starts_the_workers_again_and_the_first_signal_to_end_still_drains(tmp_path: Path) -> None:
+    """A real process: SIGHUP twice, then SIGTERM. A restart that still goes on ignores the second."""
+    program = """
+import asyncio, functools, os, signal, sys, threading, time
+from pathlib import Path
+import service.server as server
+from service.executors.process import process_executor
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.service.executors.fake import load
+from tests.service.executors.conftest import QUICK
+
+def signals(url):
+    def send():
+        for expected in (1, 2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            while [(w.state, w.restarts) for w in executor.workers()] != [("up", expected)] * 2:
+                time.sleep(0.02)
+            time.sleep(1)  # for the restart to see that it is done
+        print("restarted", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=send, daemon=True).start()
+
+if __name__ == "__main__":
+    executor = process_executor([load, load], supervision=QUICK)
+    settings = Settings(data_dir=Path(sys.argv[1]), port=0, drain_seconds=5)
+    sys.exit(server.serve(settings, executor, Metrics(), signals))
+"""
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    ended = subprocess.run(
+        [sys.executable, str(path), str(tmp_path / "data")],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "restarted\n"), ended.stderr

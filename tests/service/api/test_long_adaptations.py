@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,5 +277,35 @@ def test_ends_are_forgotten_after_their_time(tmp_path: Path) -> None:
         await begun(client, seed=1)
         assert (await client.get(f"{ADAPTERS}/{first}/progress")).status_code == 404
         assert [s.status for s in StatusStore(server.settings.statuses_dir).read()] == ["queued"]
+
+    server.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("losses", "value"),
+    [((1.0, float("nan")), 0.1), ((1.0, 2.0), float("inf")), ((1.0, 900.0, 400.0, 700.0), 0.1)],
+)
+def test_what_diverged_is_refused_and_never_stored(
+    server: Server, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], value: float
+) -> None:
+    """Also where the worker does not say so."""
+    usual = SteppingWorker._adapt
+
+    def broken(worker: SteppingWorker, job: Any) -> Any:
+        made = usual(worker, job)
+        posterior = replace(made.posterior, values=made.posterior.values.fill_(value))
+        return replace(made, posterior=posterior, losses=losses)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        monkeypatch.setattr(SteppingWorker, "_adapt", broken)
+        refused = await client.post(ADAPTERS, json=CREATE)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "fit_diverged")
+        assert "smaller learning rate" in refused.json()["error"]["message"]
+        found = await status(client, await begun(client), 20_000)
+        assert (found["status"], found["error"]["code"]) == ("failed", "fit_diverged")
+        assert (await client.get(ADAPTERS)).json()["data"] == []
+        assert list(server.settings.adapters_dir.glob("adp_*")) == []
+        monkeypatch.undo()
+        assert (await client.post(ADAPTERS, json=CREATE)).status_code == 201
 
     server.run(scenario)
