@@ -42,7 +42,7 @@ METHOD = (
 )
 SERVICE = (
     ("service.errors", "service.settings", "service.metrics", "service.request_notes"),
-    ("service.logs",),
+    ("service.logs", "service.tracing"),
     ("service.schemas", "service.executors", "service.playground"),
     ("service.gating",),
     ("service.engine",),

@@ -34,6 +34,7 @@ from service.errors import ServiceError
 from service.metrics import Metrics
 from service.playground import router as playground
 from service.settings import Settings
+from service.tracing import make_tracer
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
             allow_headers=["*"],  # OpenAI's client sends many of its own
             expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", "location", JSON_LENGTH],
         )
-    app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS)
+    app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS, tracer=make_tracer())
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
     app.add_middleware(AbsoluteTargets)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 from service.request_notes import RequestNotes, noting
+from service.tracing import Tracer
 
 access_log = logging.getLogger("service.access")
 
@@ -29,8 +30,11 @@ class RequestLog:
     known when it begins has them in `server-timing`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str], tracer: Tracer | None = None
+    ) -> None:
         self._app, self._metrics, self._id_headers = app, metrics, id_headers
+        self._tracer = tracer or Tracer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,13 +59,14 @@ class RequestLog:
                     message["headers"].append((b"server-timing", notes.server_timing().encode()))
             await send(message)
 
-        with noting(notes):
+        with noting(notes), self._tracer.request(request.method, request.headers) as span:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 # The route's template and not the path: ids in paths would make a new series for each.
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.monotonic() - started
+                self._tracer.end(span, request.method, route, status, notes)
                 self._metrics.requests.labels(route, status).inc()
                 self._metrics.request_seconds.labels(route).observe(seconds)
                 level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
