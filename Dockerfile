@@ -14,6 +14,8 @@ ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS builder
 ARG TORCH_INDEX_URL=""
+# Extras of the package, separated by spaces: "s3 ray" for the workers of a Ray cluster.
+ARG EXTRAS="s3"
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/abmll/bin:$PATH
@@ -24,7 +26,8 @@ WORKDIR /src
 # is installed first and alone: its index has old copies of other packages. Later pip calls keep it.
 COPY pyproject.toml ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *(r for e in '${EXTRAS}'.split() for r in p['optional-dependencies'][e]), sep='\n')" \
         > /tmp/requirements.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch[<>=]' /tmp/requirements.txt)" \
     && pip install -r /tmp/requirements.txt
@@ -47,6 +50,8 @@ RUN groupadd --gid 10001 abmll \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/abmll --shell /usr/sbin/nologin abmll \
     && install -d -m 2775 -o 10001 -g 0 /var/lib/abmll /var/lib/abmll/cache /var/lib/abmll/data
 COPY --from=builder /opt/abmll /opt/abmll
+# KubeRay starts Ray from a login shell, which knows no folder of ours.
+RUN [ ! -e /opt/abmll/bin/ray ] || ln -s /opt/abmll/bin/ray /usr/local/bin/ray
 
 # The server writes base weights (cache) and acknowledged adapters (data) only: one volume has both.
 # It fetches the default base with the pip of its virtual environment, whose cache would be a second
@@ -70,5 +75,7 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=4 \
     CMD ["python3", "-c", "import os; from http.client import HTTPConnection; c = HTTPConnection('127.0.0.1', int(os.environ.get('ABMLL_PORT', 8000)), timeout=2); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 
+# In a container it listens on all addresses, so it starts with keys (ABMLL_KEYS_FILE) or with
+# ABMLL_INSECURE=true, for a port that only trusted callers reach. See docs/security.md.
 ENTRYPOINT ["abmll"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -53,6 +53,14 @@ class StoreInUseError(StoreError):
     """Another live process owns this adapter store."""
 
 
+class StoreUnavailableError(StoreError):
+    """A shared store does not answer now. A write may have happened or not; nothing is promised."""
+
+
+class JournalChangedError(StoreError):
+    """A journal is not as the caller read it: read it again, and decide again."""
+
+
 class UnsupportedPeftError(StoreError):
     """A PEFT adapter is more than a LoRA on linear layers, or adapts layers that the base lacks."""
 

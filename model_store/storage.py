@@ -32,7 +32,9 @@ from model_store.errors import (
 )
 from model_store.progress import Report
 
-_SEAL = "seal.json"
+SEAL_FILE = "seal.json"
+DAMAGED = ".damaged"
+"""The folder of a store to which entries that are not intact are moved."""
 _STAGING = ".staging-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE = {
@@ -119,10 +121,10 @@ def staged(target: Path, what: str) -> Iterator[Path]:
             for path in [*staging.rglob("*"), staging]:
                 if path.is_file() and not path.is_symlink():
                     path.chmod(rights)
-                _flush(path)
+                flush(path)
             remove(target)
             staging.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -137,9 +139,9 @@ def write_durably(path: Path, text: str) -> None:
     partial = path.with_name(f"{_STAGING}{path.name}")
     try:
         partial.write_text(text, encoding="utf-8")
-        _flush(partial)
+        flush(partial)
         partial.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -152,7 +154,7 @@ def remove(target: Path) -> bool:
         target.rename(doomed)
     except FileNotFoundError:
         return False
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(doomed, ignore_errors=True)
     return True
 
@@ -192,7 +194,7 @@ def seal(folder: Path) -> None:
     """Record the digests of all files in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-    (folder / _SEAL).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    (folder / SEAL_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
 def check_seal(folder: Path, *names: str) -> None:
@@ -201,7 +203,7 @@ def check_seal(folder: Path, *names: str) -> None:
     With `names`, only these files are checked.
     """
     try:
-        digests = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        digests = json.loads((folder / SEAL_FILE).read_text(encoding="utf-8"))
         damaged = [name for name in names or digests if file_sha256(folder / name) != digests[name]]
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise CorruptArtifactError(f"{folder.name} is incomplete: {error}") from error
@@ -248,7 +250,8 @@ def _is_intact(folder: Path) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until the file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

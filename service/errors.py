@@ -1,8 +1,9 @@
 """Errors of the service: one hierarchy, and the functions that map all other errors to it.
 
-Status codes: 400 not JSON, 404 unknown, 408 body too slow, 409 refused because of how things stand
-now, 413 body too large, 415 not declared as JSON, 422 JSON that cannot be accepted, 429 busy, 500
-error of the server, 503 this server accepts no requests now, 504 took too long.
+Status codes: 400 not JSON, 401 no valid key, 403 the key lacks a scope, 404 unknown, 408 body too
+slow, 409 refused because of how things stand now, 413 body too large, 415 not declared as JSON, 422
+JSON that cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests
+now, 504 took too long.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from abmll.errors import AbmllError, FitDivergedError, OptionsError, PromptTooLongError, SupportError
+from model_store import errors as stored
 
 
 class ServiceError(Exception):
@@ -84,6 +86,18 @@ class MalformedJsonError(ServiceError):
     code, status = "malformed_json", 400
 
 
+class UnauthenticatedError(ServiceError):
+    """The request has no key, or none that is valid now."""
+
+    code, status = "invalid_api_key", 401
+
+
+class ForbiddenError(ServiceError):
+    """The key is valid, but lacks the scope that the request needs."""
+
+    code, status = "insufficient_scope", 403
+
+
 class NotFoundError(ServiceError):
     """There is no such route."""
 
@@ -106,6 +120,30 @@ class UnknownNameError(NotFoundError):
     """No adapter has this name, or the name has no such version."""
 
     code = "unknown_name"
+
+
+class UnknownFileError(NotFoundError):
+    """No file has this id, or its time is over."""
+
+    code = "unknown_file"
+
+
+class UnknownBatchError(NotFoundError):
+    """No batch has this id."""
+
+    code = "unknown_batch"
+
+
+class FileInUseError(ServiceError):
+    """The file is not deleted, because a batch that has not ended uses it."""
+
+    code, status = "file_in_use", 409
+
+
+class BatchEndedError(ServiceError):
+    """The batch has ended, so it cannot be cancelled."""
+
+    code, status = "batch_ended", 409
 
 
 class NameChangedError(ServiceError):
@@ -133,7 +171,7 @@ class BodyTimeoutError(ServiceError):
 
 
 class BodyTooLargeError(ServiceError):
-    """The body has more than `max_body_bytes` bytes."""
+    """The body has more than `max_body_bytes` bytes, or the file more than `max_file_bytes`."""
 
     code, status = "body_too_large", 413
 
@@ -261,6 +299,18 @@ class QueueFullError(ServiceError):
     code, status, retryable = "queue_full", 429, True
 
 
+class RateLimitedError(ServiceError):
+    """The tenant has sent more requests, or more work, than its limits allow in a minute."""
+
+    code, status, retryable = "rate_limited", 429, True
+
+
+class QuotaExceededError(ServiceError):
+    """The tenant has as many adapters, or bytes of them, as its limits allow. Waiting does not help."""
+
+    code, status = "quota_exceeded", 429
+
+
 class StartingError(ServiceError):
     """The model is still loading."""
 
@@ -283,6 +333,12 @@ class WorkerLostError(ServiceError):
     """No worker is up, or two workers in turn were lost during the same job."""
 
     code, status, retryable, usual_retry_seconds = "worker_lost", 503, True, 5
+
+
+class StoreUnavailableError(ServiceError):
+    """The store that servers share does not answer now. A write may have happened, or not."""
+
+    code, status, retryable, usual_retry_seconds = "store_unavailable", 503, True, 5
 
 
 class ClientGoneError(ServiceError):
@@ -341,10 +397,19 @@ def from_exception(error: BaseException, param: str | None = None) -> ServiceErr
     """
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, stored.StoreUnavailableError):
+        return StoreUnavailableError(str(error))
     for theirs, ours in _BY_METHOD_ERROR:
         if isinstance(error, theirs):
             return ours(str(error), param)
     return InternalError("the server failed to answer; its log has the details under this request id")
+
+
+def store_failure(error: Exception, message: str) -> ServiceError:
+    """Map the error of a write: to a 503 where a shared store does not answer, else to `message`."""
+    if isinstance(error, stored.StoreUnavailableError):
+        return StoreUnavailableError(f"{message}: {error}")
+    return StoreFailedError(message)
 
 
 def from_status(status: int) -> ServiceError:

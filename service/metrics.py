@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from service.gateway_metrics import GatewayMetrics
+
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
 _CONFIDENCE = tuple(i / 20 for i in range(1, 21))
@@ -30,6 +32,8 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self.gateway = GatewayMetrics()
+        registry.register(self.gateway)
         self.requests = Counter(
             "abmll_requests",
             "Answered requests, by route template and status.",
@@ -90,6 +94,15 @@ class Metrics:
             "adaptations.",
             ["pool"],
             registry=registry,
+        )
+        self.batch_rows = Counter(
+            "abmll_batch_rows",
+            "Rows of batches, by outcome: completed or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.batches = Counter(
+            "abmll_batches", "Batches that ended, by their last status.", ["status"], registry=registry
         )
         self.memory_bytes = Gauge(
             "abmll_adapter_memory_bytes", "Bytes of adapters in memory.", registry=registry

@@ -143,6 +143,8 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=False,
         http=H11Protocol,
         timeout_keep_alive=settings.keep_alive_seconds,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         timeout_graceful_shutdown=1,  # `main_loop` has already waited for running requests
     )
 
@@ -155,7 +157,8 @@ async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[
         return
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound to
-    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    scheme = "https" if server.config.is_ssl else "http"
+    url = f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
     log.info("ready: %s answers, with documentation at %s/docs", url, url)
     if on_ready is not None:
         await asyncio.to_thread(on_ready, url)

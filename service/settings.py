@@ -17,6 +17,7 @@ import platformdirs
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.objects.opening import check_url
 from model_store.pretrained.catalogue import DEFAULT_BASE
 
 ENV_PREFIX = "ABMLL_"
@@ -96,6 +97,43 @@ class LogSettings(BaseModel):
     )
 
 
+class AccessSettings(BaseModel):
+    """Who may use the server."""
+
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of the keys that requests need, made by `abmll keys add`. Changes are seen "
+        "within a second. Without it, anyone who reaches the server may do everything.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Listen on other addresses than this machine's own without keys: for a network in "
+        "which everyone may use the server, or a gateway in front of it that checks who asks.",
+    )
+    open_metrics: bool = Field(
+        default=False,
+        description="Show `/metrics` without a key. Otherwise it needs one with the scope `admin`, if "
+        "there are keys.",
+    )
+    audit_log: Path | None = Field(
+        default=None,
+        description="File to which a line of JSON is appended for each adapter, name and gate that is made, "
+        "changed or deleted, with the tenant and the key. It has no text of a user.",
+    )
+    ssl_certfile: Path | None = Field(
+        default=None, description="Certificate, in PEM, with which the server itself speaks HTTPS."
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None, description="Private key of the certificate, in PEM, if it is in a file of its own."
+    )
+
+    @model_validator(mode="after")
+    def _key_of_a_certificate(self) -> Self:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile needs ssl_certfile, the certificate that the key is of")
+        return self
+
+
 class ModelSettings(BaseModel):
     """Which model answers, and on which device."""
 
@@ -147,18 +185,24 @@ class ModelSettings(BaseModel):
 class WorkerSettings(BaseModel):
     """How work is divided among worker processes."""
 
-    executor: Literal["inline", "process"] | None = Field(
+    executor: Literal["inline", "process", "ray"] | None = Field(
         default=None,
         description="Where the model runs: `inline` in this process, `process` in worker "
-        "processes; by default `process` for `abmll serve` and `inline` for the other "
-        "commands.",
+        "processes, `ray` in actors of Ray, on one machine or many (extra `ray`); by default "
+        "`process` for `abmll serve` and `inline` for the other commands.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address of the Ray cluster whose nodes run the workers: `auto`, `host:port` or "
+        "`ray://host:port`; by default Ray is started on this machine.",
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=256,
-        description="Number of worker processes, each with the whole model. With the device "
-        "`cuda`, each has a GPU of its own.",
+        description="Number of workers, each with the whole model. With the device `cuda`, each has a "
+        "GPU of its own. In a Ray cluster with room for fewer, the others join when nodes do.",
     )
     adapt_share: float = Field(
         default=0.35,
@@ -215,8 +259,8 @@ class WorkerSettings(BaseModel):
         default=None,
         min_length=1,
         description="Header in which a trusted gateway names the tenant. Tenants share the "
-        "workers' time equally. This is for fairness only: tenants see each other's "
-        "adapters.",
+        "workers' time equally. This is for fairness only: they see each other's adapters, unlike "
+        "tenants of `keys_file`.",
     )
 
 
@@ -231,11 +275,56 @@ class StoreSettings(BaseModel):
         default=None,
         description="Folder for downloaded and quantised bases; by default the user's cache folder.",
     )
+    store_support: Literal["text", "digest"] = Field(
+        default="text",
+        description="What is stored of an adapter's examples: `text`, or `digest`, the SHA-256 of each text "
+        "beside options and questions. Adapters without texts cannot be diagnosed.",
+    )
+    ttl_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which an adapter that nobody has used is deleted, with its texts and "
+        "calibrations, unless a name points to it. By default adapters stay until they are deleted.",
+    )
     adapter_memory_bytes: int = Field(
         default=1 << 30,
         ge=0,
         description="Memory for adapters, in bytes. The others are read from `data_dir` when needed.",
     )
+
+
+class SharedStoreSettings(BaseModel):
+    """Where several servers store together; without an address, each stores in its `data_dir`."""
+
+    store_url: str | None = Field(
+        default=None,
+        description="Address of a store that several servers share: `s3://bucket/prefix` (needs the extra s3), or "
+        "`file:///folder`; by default each server stores in its `data_dir`. Keys come from the environment.",
+    )
+    store_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Longest time of one call of the shared store, its retries included, in seconds; then a request "
+        "gets 503.",
+    )
+    store_fresh_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Seconds for which what was read of the shared store counts as what it is: how long another "
+        "server's new version of a name, or deletion, may not be seen here.",
+    )
+    store_cache_bytes: int = Field(
+        default=1 << 34,
+        ge=0,
+        description="Disk below `data_dir` for adapters of the shared store, in bytes.",
+    )
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        return url if url is None else check_url(url)
 
 
 class LimitSettings(BaseModel):
@@ -361,15 +450,51 @@ class DeadlineSettings(BaseModel):
     )
 
 
+class BulkSettings(BaseModel):
+    """Files and batches: how large, how many, and how long they are stored."""
+
+    max_file_bytes: int = Field(
+        default=1 << 30,
+        ge=1024,
+        description="Largest file of rows for a batch, in bytes; a larger one gets 413.",
+    )
+    max_stored_file_bytes: int = Field(
+        default=10 << 30,
+        ge=1024,
+        description="Most bytes of all files together; beyond it no file is accepted. Answers of batches count, "
+        "and are written all the same.",
+    )
+    max_files: int = Field(default=10_000, ge=1, description="Most files, with those of answers.")
+    max_batch_rows: int = Field(default=1_000_000, ge=1, description="Most rows of one batch.")
+    max_batches: int = Field(
+        default=1000,
+        ge=1,
+        description="Most batches; the oldest one that has ended is deleted for a new one.",
+    )
+    batches_at_once: int = Field(
+        default=4, ge=1, le=256, description="Most batches that are worked on at a time; the others wait."
+    )
+    file_ttl_seconds: float = Field(
+        default=30 * 24 * 3600.0,
+        gt=0,
+        le=LONGEST_SECONDS * 12,
+        description="Seconds that a file is stored, where its upload says nothing else, and that a batch is "
+        "remembered.",
+    )
+
+
 # pydantic puts the fields of the last base first.
 class Settings(
+    BulkSettings,
     DeadlineSettings,
     GateSettings,
     LimitSettings,
+    SharedStoreSettings,
     StoreSettings,
     WorkerSettings,
     ModelSettings,
     LogSettings,
+    AccessSettings,
     NetworkSettings,
     BaseSettings,
 ):
@@ -393,12 +518,34 @@ class Settings(
         return name
 
     @model_validator(mode="after")
+    def _one_source_of_tenants(self) -> Self:
+        if self.keys_file is not None and self.tenant_header is not None:
+            raise ValueError("keys name the tenant: use keys_file without tenant_header")
+        return self
+
+    @model_validator(mode="after")
     def _one_device_a_worker(self) -> Self:
         if self.workers > 1 and self.executor == "inline":
-            raise ValueError("several workers need the executor `process`")
+            raise ValueError("several workers need the executor `process` or `ray`")
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError("`ray_address` needs the executor `ray`")
+        if self.executor == "ray" and ":" in self.device:
+            raise ValueError("Ray chooses the GPU of a worker: name the device `cuda` or `cpu`")
         if self.workers > 1 and ":" in self.device:
             raise ValueError(f"{self.workers} workers need the device `cuda` or `cpu`, not one by its number")
         return self
+
+    def of_tenant(self, tenant: str) -> Settings:
+        """Return the settings with the stores of a tenant, whose name is that of a folder."""
+        own: dict[str, Any] = {"data_dir": self.data_dir / "tenants" / tenant}
+        if self.store_url is not None:
+            own["store_url"] = f"{self.store_url.rstrip('/')}/tenants/{tenant}"
+        return self.model_copy(update=own)
+
+    def tenants(self) -> list[str]:
+        """Return the names of the tenants that have a data folder, without the default one."""
+        root = self.data_dir / "tenants"
+        return sorted(path.name for path in root.iterdir()) if root.is_dir() else []
 
     @property
     def calibrations_dir(self) -> Path:
@@ -414,6 +561,16 @@ class Settings(
     def statuses_dir(self) -> Path:
         """Root folder of the statuses of long adaptations."""
         return self.data_dir / "statuses"
+
+    @property
+    def files_dir(self) -> Path:
+        """Root folder of the files of batches."""
+        return self.data_dir / "bulk" / "files"
+
+    @property
+    def batches_dir(self) -> Path:
+        """Root folder of the batches."""
+        return self.data_dir / "bulk" / "batches"
 
     @property
     def adapters_dir(self) -> Path:
@@ -441,7 +598,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     variable `ABMLL_*` or a line of the file that is no setting.
     """
     _refuse_links(os.environ)
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = (
+        {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | _OF_CLIENTS | {CONFIG_VARIABLE}
+    )
     unknown = sorted(
         name
         for name, value in os.environ.items()
@@ -477,6 +636,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return {name: value for name, value in values.items() if f"{ENV_PREFIX}{name}".upper() not in set_there}
 
 
+_OF_CLIENTS = {"ABMLL_API_KEY"}
+"""Variables that clients read, which the environment of a server may have too."""
 _LINK = re.compile(r"(ABMLL[A-Z0-9_]*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
 
 

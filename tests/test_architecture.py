@@ -41,11 +41,12 @@ METHOD = (
     ("abmll.cross_fitting", "abmll.meta", "abmll.speed"),
 )
 SERVICE = (
+    ("service.gateway_metrics",),
     ("service.errors", "service.settings", "service.metrics", "service.request_notes"),
     ("service.logs", "service.tracing"),
     ("service.schemas", "service.executors", "service.playground"),
-    ("service.gating",),
-    ("service.engine",),
+    ("service.gating", "service.principals"),
+    ("service.engine", "service.bulk"),
     ("service.api",),
     ("service.server", "service.embedded"),
     ("service.cli",),
@@ -61,7 +62,7 @@ MAY_IMPORT = {
 }
 EMBEDDED = "service.embedded"
 # The engine decides. Surfaces put its decisions into the fields of the wire.
-NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine")
+NOT_OF_THE_WIRE = ("service.executors", "service.gating", "service.engine", "service.bulk")
 NATIVE = "service.api.native"
 
 
@@ -216,6 +217,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
 @pytest.mark.parametrize(
     "folder",
     [
+        "service.gateway_metrics",
         "service.errors",
         "service.settings",
         "service.metrics",
@@ -224,6 +226,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
         "service.playground",
         "service.gating",
         "service.engine",
+        "service.bulk",
         "service.api",
         "service.server",
         "service.embedded",

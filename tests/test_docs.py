@@ -28,12 +28,8 @@ def test_the_readmes_request_is_a_request() -> None:
     assert request.gate.min_confidence == 0.5
 
 
-def test_the_readme_is_short_and_its_sentences_too() -> None:
+def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 120
-    prose = re.sub(r"```.*?```|^\|.*?$|^#.*?$|<!--.*?-->", "\n\n", README, flags=re.DOTALL | re.MULTILINE)
-    prose = re.sub(r"\]\([^)]*\)", "]", prose)
-    sentences = re.split(r"(?<=[.:?])\s|\n+", prose)
-    assert [sentence for sentence in sentences if len(sentence.split()) > 35] == []
 
 
 def test_the_request_of_the_page_on_streaming_is_one_for_a_stream() -> None:
@@ -77,7 +73,8 @@ def test_the_configuration_in_the_documentation_parses() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    tops = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SKILL.md")]
+    for page in [*tops, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

@@ -149,7 +149,7 @@ class AdaptRun:
             max(1, len(prepared.examples) // prepared.questions), multiple_choice=prepared.multiple_choice
         )
         return TaskPosterior(
-            replace(config, temperature=TemperatureRule(temperature)),
+            replace(config, temperature=TemperatureRule(temperature, zero_shot=config.temperature.zero_shot)),
             self.prior.sites,
             self.values.cpu(),
             prepared.class_examples(self.features) if config.similarity is not None else (),

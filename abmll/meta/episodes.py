@@ -44,22 +44,27 @@ def fitting_examples(
     only continuation. Raises `AbmllError` where no example fits.
     """
     draw = draw_support if balanced else draw_uniformly
-    drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), size * 3), seed))
-    if shuffle:
-        rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
-        drawn = (shuffle_options(example, rng) for example in drawn)
-    if likelihood == "tokens":
-        drawn = (
-            replace(example, input=encoder.template.shown(example.query), options=()) for example in drawn
-        )
     encoded: list[LabelledPrompt] = []
-    inputs = 0
-    for example in drawn:
-        found = [_encoded(encoder, asked, max_row_tokens) for asked in (ask(example) if ask else [example])]
-        fitting = [labelled for labelled in found if labelled is not None]
-        encoded += fitting
-        inputs += bool(fitting)
-        if inputs == size:
+    for most in (size * 3, len(task.train)):  # the whole task only where no example of a few fits
+        drawn: Iterator[Example] = iter(draw(task.train, min(len(task.train), most), seed))
+        if shuffle:
+            rng = random.Random(derive_seed(seed, "options"))  # noqa: S311 - a reproducible draw, not a secret
+            drawn = (shuffle_options(example, rng) for example in drawn)
+        if likelihood == "tokens":
+            drawn = (
+                replace(example, input=encoder.template.shown(example.query), options=()) for example in drawn
+            )
+        inputs = 0
+        for example in drawn:
+            found = [
+                _encoded(encoder, asked, max_row_tokens) for asked in (ask(example) if ask else [example])
+            ]
+            fitting = [labelled for labelled in found if labelled is not None]
+            encoded += fitting
+            inputs += bool(fitting)
+            if inputs == size:
+                break
+        if encoded:
             break
     if not encoded:
         raise AbmllError(f"no example of {task.name} fits {max_row_tokens} tokens")

@@ -59,7 +59,8 @@ class TemperatureRule:
     A temperature above 1 flattens the predictive, one below 1 sharpens it. After n examples it is
     `base` x (16 / n)^`exponent`, so `base` is the temperature after 16 examples. `multiple_choice`
     takes the place of `base` where options differ from input to input; with None, `base` is for
-    both. `by_question` has the temperatures that questions of a task posterior have of their own,
+    both. `zero_shot` is the temperature of questions without examples; with None, it is `base`.
+    `by_question` has the temperatures that questions of a task posterior have of their own,
     each with the tokens of its question (`EncodedPrompt.question`).
     """
 
@@ -67,6 +68,7 @@ class TemperatureRule:
     exponent: float = 0.0
     multiple_choice: float | None = None
     by_question: tuple[tuple[tuple[int, ...], float], ...] = ()
+    zero_shot: float | None = None
 
     def of_question(self, question: tuple[int, ...]) -> float:
         """Return the temperature of a question, by its tokens: its own, or else `base`."""
@@ -136,6 +138,8 @@ class PosteriorConfig:
             values["temperature_exponent"] = temperature.exponent
         if temperature.multiple_choice is not None:
             values["choice_temperature"] = temperature.multiple_choice
+        if temperature.zero_shot is not None:
+            values["zero_shot_temperature"] = temperature.zero_shot
         if temperature.by_question:
             values["question_temperatures"] = [[list(ids), value] for ids, value in temperature.by_question]
         if similarity is not None:
@@ -174,6 +178,7 @@ class PosteriorConfig:
                 known["temperature_exponent"],
                 known["choice_temperature"],
                 tuple((tuple(ids), value) for ids, value in known["question_temperatures"]),
+                known["zero_shot_temperature"],
             ),
             similarity,
         )
@@ -185,6 +190,6 @@ _DEFAULTS: dict[str, Any] = {
     "noise": "weight", "spread_offset": 1e-3, "noise_rank": 4, "noise_scale": 1.0,
     "readout_noise_scale": None,
     "temperature": 1.0, "temperature_exponent": 0.0, "choice_temperature": None,
-    "question_temperatures": (),
+    "zero_shot_temperature": None, "question_temperatures": (),
     "head_weight": 0.0, "head_noise": 0.5, "head_spread": 0.5, "sentence_encoder": None,
 }  # fmt: skip

@@ -144,15 +144,24 @@ class TaskPosterior(Posterior):
     """phi: the posterior of one task, q(phi | D) = N(mu_phi, sigma_phi^2).
 
     Each question with fixed classes may have `class_examples`, which its Gaussian process learns
-    from.
+    from. theta itself, as `start` returns it, has seen no examples.
     """
 
     class_examples: tuple[ClassExamples, ...] = ()
+    has_examples: bool = True
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
         """Return phi = theta, with a copy of all four matrices."""
-        return cls(prior.config, prior.sites, prior.values.clone())
+        return cls(prior.config, prior.sites, prior.values.clone(), has_examples=False)
+
+    def is_zero_shot(self, question: tuple[int, ...]) -> bool:
+        """Return whether it has no examples of a question, by its tokens.
+
+        An adapter of several questions has class examples of each that it has examples of.
+        """
+        known = {examples.question for examples in self.class_examples}
+        return not self.has_examples or (bool(known) and question not in known)
 
     def with_noise_scale(self, scale: float) -> TaskPosterior:
         """Return the same posterior with the noise scale `scale`."""

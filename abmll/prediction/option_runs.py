@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -134,6 +134,11 @@ class OptionRun:
         self.config, self.values, self.sampling = posterior.config, posterior.values, sampling
         self.max_tokens = max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
+        self._zero_shot = [posterior.is_zero_shot(prompt.question) for prompt in prompts]
+        prompts = [
+            prompt if zero_shot or not prompt.content_free else replace(prompt, content_free=())
+            for prompt, zero_shot in zip(prompts, self._zero_shot, strict=True)
+        ]
         self._references: dict[int, OptionReference] = {}
         similarity = posterior.config.similarity
         self._processes = {
@@ -261,7 +266,10 @@ class OptionRun:
 
     def temperature(self, number: int) -> float:
         """Return the temperature of the question of one prompt."""
-        return self.config.temperature.of_question(self._questions[number])
+        rule = self.config.temperature
+        if self._zero_shot[number] and rule.zero_shot is not None:
+            return rule.zero_shot
+        return rule.of_question(self._questions[number])
 
     def scores_of(self, number: int) -> Tensor:
         """Return the scores [samples, continuations] of one prompt, on the CPU in fp64.

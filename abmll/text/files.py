@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,14 @@ _OTHER_SUFFIXES = {
 }
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[,;\t]*(?=[\r\n])')
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
-_JSON_KINDS = {type(None): "null", bool: "a boolean", float: "a number", list: "a list", dict: "an object"}
+_JSON_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 _LINE_END = re.compile(r"\r\n?|\n")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -87,6 +95,29 @@ def queries_by_line(path: Path) -> Iterator[tuple[str, Query]]:
     """Yield the inputs of a file, each behind its place there. Raises `AbmllError`."""
     for place, row in _rows(path, ("input",)):
         yield place, Query(_text(place, row, "input"), _options(place, row))
+
+
+def rows_by_line(path: Path) -> Iterator[tuple[str, Mapping[str, Any], Query]]:
+    """Yield the rows of inputs of a file of any size: the place, all fields, and the input.
+
+    The file is read line by line, so no more than a row is in memory. Of a table, the field
+    `options` is a list. Raises `AbmllError`.
+    """
+    suffix = _known_suffix(path)
+    encoding = _encoding(path)
+    lines = partial(_streamed_lines, path, encoding)
+    table = suffix in TABLES
+    rows = (
+        _table_rows(path.name, lines, TABLES[suffix], ("input",))
+        if table
+        else _json_rows(path.name, lines, _integer)
+    )
+    empty = True
+    for place, row in rows:
+        empty = False
+        yield place, row, Query(_text(place, row, "input"), _options(place, row))
+    if empty:
+        raise AbmllError(f"{path.name} has no rows")
 
 
 def cases_by_line(
@@ -168,15 +199,13 @@ def _line_of(before: str) -> int:
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file with their places. Raises `AbmllError`, also where there are none."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        remedy = _OTHER_SUFFIXES.get(suffix, "save a spreadsheet as CSV UTF-8")
-        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; {remedy}")
+    suffix = _known_suffix(path)
     text = read_text(path)
     if not text.strip():
         raise AbmllError(f"{path.name} is empty")
+    lines = partial(io.StringIO, text, newline="")
     table = suffix in TABLES
-    rows = _table_rows(path.name, text, TABLES[suffix], needed) if table else _json_rows(path.name, text)
+    rows = _table_rows(path.name, lines, TABLES[suffix], needed) if table else _json_rows(path.name, lines)
     first = next(rows, None)
     if first is None:
         raise AbmllError(f"{path.name} has no rows below its header")
@@ -184,18 +213,76 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
     yield from rows
 
 
+def _known_suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        remedy = _OTHER_SUFFIXES.get(suffix, "save a spreadsheet as CSV UTF-8")
+        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; {remedy}")
+    return suffix
+
+
+# ---- line by line ------------------------------------------------------------------------------------------
+
+
+def _encoding(path: Path) -> str:
+    """Return the encoding of a file by its mark. Raises `AbmllError` for what is no text."""
+    try:
+        if path.exists() and not path.is_file():
+            raise AbmllError(f"{path.name} is not a file")
+        with path.open("rb") as file:
+            data = file.read(64)
+    except OSError as error:
+        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
+    other = next((found for mark, found in _OTHER_FILES.items() if data.startswith(mark)), None)
+    if other:
+        raise AbmllError(f"{path.name} is {other}")
+    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), "UTF-8")
+
+
+def _streamed_lines(path: Path, encoding: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends. Raises `AbmllError`, as `read_text`."""
+    codec = "utf-8-sig" if encoding == "UTF-8" else encoding
+    with path.open(encoding=codec, newline="") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if "\0" in line:
+                    raise AbmllError(
+                        f"{path.name} line {number} holds a NUL character: save the file as text, in UTF-8"
+                    )
+                yield line.removesuffix("\x1a")
+        except UnicodeDecodeError as error:
+            found = f"{path.name} line {_first_wrong_line(path, encoding)} is not {encoding}"
+            raise AbmllError(f"{found}: save the file as UTF-8, in a spreadsheet as CSV UTF-8") from error
+
+
+def _first_wrong_line(path: Path, encoding: str) -> int:
+    """Return the number of the first line of a file that its encoding cannot read."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    number = 1
+    with path.open("rb") as file:
+        while data := file.read(1 << 16):
+            for start in range(len(data)):
+                try:
+                    number += decoder.decode(data[start : start + 1]) == "\n"
+                except UnicodeDecodeError:
+                    return number
+    return number
+
+
 # ---- JSON Lines --------------------------------------------------------------------------------------------
 
 
-def _json_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, marked in enumerate(io.StringIO(text, newline=""), start=1):
+def _json_rows(
+    name: str, lines: Callable[[], Iterable[str]], integer: Callable[[str], float] = float
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, marked in enumerate(lines(), start=1):
         line = marked.strip("\ufeff \t\r\n")  # files that were put together have marks inside
         if not line:
             continue
         place = f"{name} line {number}"
         try:
             # Integers of many digits take quadratic time, and no field is a number.
-            row = json.loads(line, object_pairs_hook=_object, parse_int=float)
+            row = json.loads(line, object_pairs_hook=_object, parse_int=integer)
         except json.JSONDecodeError as error:
             raise AbmllError(f"{place} is not JSON: {error.msg}. Each line is one object") from error
         except AbmllError as error:
@@ -206,6 +293,10 @@ def _json_rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             example = '{"input": "a text", "output": "its label"}'
             raise AbmllError(f"{place} is not a JSON object. Each line is one object, such as {example}")
         yield place, row
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < 40 else float(digits)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -220,23 +311,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _table_rows(
-    name: str, text: str, separators: str, needed: Sequence[str]
+    name: str, lines: Callable[[], Iterable[str]], separators: str, needed: Sequence[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a table as dictionaries, with the cell `options` as a list.
 
+    `lines` returns its lines with their ends, and is called several times.
     The header tells how the rows are written: with which separator, with a space behind it, and in
     TSV whether cells are quoted. In CSV, a line `sep=;` before the header names the separator, as
     Excel writes it. Raises `AbmllError`.
     """
     quoted = separators != TABLES[".tsv"]
-    named = _SEPARATOR_LINE.match(text) if quoted else None
+    named = _SEPARATOR_LINE.match(next(iter(lines()), "")) if quoted else None
     if named:
-        text, separators = text[named.end() :], named[1]
-    lines = io.StringIO(text, newline="")
-    header = next((line for line in lines if line.strip(' \t\r\n,;"')), "")
+        lines, separators = partial(_without_first, lines, named.end()), named[1]
+    header = next((line for line in lines() if line.strip(' \t\r\n,;"')), "")
     separator = next((s for s in separators if "input" in _names(header.split(s))), separators[0])
     quoted = quoted or '"' in header
-    records = _records(name, text, separator, quoted=quoted, spaced=f"{separator} " in header)
+    records = _records(name, lines(), separator, quoted=quoted, spaced=f"{separator} " in header)
     names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
     _check_names(name, names, needed)
     empty = ""
@@ -262,6 +353,13 @@ def _table_rows(
         if "options" in row:
             row["options"] = _split(place, row["options"])
         yield place, row
+
+
+def _without_first(lines: Callable[[], Iterable[str]], count: int) -> Iterator[str]:
+    """Yield the lines without the first `count` characters, which are of the first line."""
+    rest = iter(lines())
+    yield next(rest)[count:]
+    yield from rest
 
 
 def _split(place: str, cell: str) -> list[str]:
@@ -290,7 +388,7 @@ def _blank(cells: Sequence[str]) -> bool:
 
 
 def _records(
-    name: str, text: str, separator: str, *, quoted: bool, spaced: bool
+    name: str, lines: Iterable[str], separator: str, *, quoted: bool, spaced: bool
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each record with the number of its first line.
 
@@ -299,7 +397,7 @@ def _records(
     """
     csv.field_size_limit(MAX_FILE_BYTES)
     reader = csv.reader(
-        io.StringIO(text, newline=""),
+        lines,
         delimiter=separator,
         skipinitialspace=spaced,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,

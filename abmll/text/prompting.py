@@ -32,10 +32,10 @@ class PromptTemplate:
     that several questions about one input share its tokens. `described` says what is scored of an
     option that has a description.
 
-    With the score `pmi`, options of a question with an instruction are compared with what the
-    global posterior gives them behind the inputs `content_free`, which say nothing (Zhao et al.
-    2021, "Calibrate Before Use"), and without such inputs with what the base gives them behind the
-    instruction alone.
+    With the score `pmi`, options of a question with an instruction are compared with what the base
+    gives them behind the instruction alone. Where there is no example of the question, they are
+    compared with what the global posterior gives them behind the inputs `content_free`, which say
+    nothing (Zhao et al. 2021, "Calibrate Before Use"), if there are any.
     """
 
     before_input: str = ""
@@ -104,7 +104,7 @@ class EncodedPrompt:
 
     A free-text query has no continuations. `neutral` is the prompt without input, where the score
     `pmi` compares with it, and otherwise empty. `content_free` are the same with inputs that say
-    nothing, where it compares with these. With `per_token`, a score is a mean over tokens.
+    nothing, where it compares with these; an example has none. With `per_token`, a score is a mean over tokens.
     `text` is the input of the prompt. `options` are the texts of the continuations, where these are
     options, and `meanings` the same with their descriptions. `question` are the tokens at the end of
     the prompt that are not the input's; they are empty without an instruction. `declinable` is that
@@ -206,7 +206,7 @@ class PromptEncoder:
         A free-text example has one continuation: its output and the end-of-text token.
         """
         if example.options:
-            return self.encode(example.query, truncate=truncate)
+            return replace(self.encode(example.query, truncate=truncate), content_free=())
         (output,) = self._continuations((example.output,))
         return self._fit(example.input, example.query, ((*output, self.end_of_text),), truncate, 0)
 

@@ -7,6 +7,7 @@ needs the extra `sklearn`; frames need the extra `pandas`.
 from abmll_client.async_client import AsyncClient
 from abmll_client.client import Client
 from abmll_client.errors import (
+    AccessError,
     BusyError,
     ClientError,
     ConnectionFailedError,
@@ -34,6 +35,7 @@ from abmll_client.question_gates import AsyncQuestionGates, QuestionGates
 from abmll_client.questions import Choice, Predicate, Score
 
 __all__ = [
+    "AccessError",
     "AsyncClient",
     "AsyncConfidenceGate",
     "AsyncQuestionGates",

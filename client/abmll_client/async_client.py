@@ -28,6 +28,7 @@ from abmll_client.connection import (
     connection_failed,
     environment_checked,
     request_arguments,
+    with_key,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
 from abmll_client.models import (
@@ -71,6 +72,7 @@ class AsyncClient(Connection):
         max_retries: int = 3,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(base_url, max_retries)
@@ -79,7 +81,11 @@ class AsyncClient(Connection):
             transport = httpx.AsyncHTTPTransport()  # httpx takes no proxy beside a transport
         with environment_checked():
             self._http = httpx.AsyncClient(
-                base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
+                base_url=self.base_url,
+                auth=self._auth,
+                timeout=timeout,
+                headers=with_key(headers, api_key),
+                transport=transport,
             )
 
     async def __aenter__(self) -> Self:

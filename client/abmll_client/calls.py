@@ -32,7 +32,8 @@ AnswerT = TypeVar("AnswerT", bound=models.Answer)
 class Call(Generic[AnswerT]):
     """One request and how to read its answer. `timeout_seconds` None takes the client's timeout.
 
-    `accepted` reads an answer with the status 202, where there may be one. Making a call raises
+    `accepted` reads an answer with the status 202, where there may be one. `affinity` names the
+    adapter to a load balancer, where the path and the body do not (see `affinity_of`). Making a call raises
     `ValueError` for half a character in its body.
     """
 
@@ -43,6 +44,7 @@ class Call(Generic[AnswerT]):
     query: Mapping[str, str | int] | None = None
     timeout_seconds: float | None = None
     accepted: type[Any] | None = None
+    affinity: str | None = None
 
     def __post_init__(self) -> None:
         check_characters(self.body, "")

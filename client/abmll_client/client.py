@@ -28,6 +28,7 @@ from abmll_client.connection import (
     connection_failed,
     environment_checked,
     request_arguments,
+    with_key,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
 from abmll_client.models import (
@@ -67,8 +68,9 @@ class Client(Connection):
     503, 504 or a broken connection a request is sent again, at most `max_retries` times. At most
     `max_concurrency` requests for work are at the server at a time; others wait for their turn, and
     a request that is refused (429) because of others of this client waits for one of them to end,
-    without counting as sent again. `headers` go with every request and are never logged. A server
-    on this machine is reached without the proxy that the environment may name.
+    without counting as sent again. `headers` go with every request and are never logged, and so
+    does the key `api_key`, by default that of the environment variable `ABMLL_API_KEY`. A server on
+    this machine is reached without the proxy that the environment may name.
 
     Methods raise `ClientError`: `StatusError` for what the server refuses, `ConnectionFailedError`
     where there is no answer. Making a client raises it for a proxy that cannot be used.
@@ -82,6 +84,7 @@ class Client(Connection):
         max_retries: int = 3,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(base_url, max_retries)
@@ -90,7 +93,11 @@ class Client(Connection):
             transport = httpx.HTTPTransport()  # httpx takes no proxy beside a transport
         with environment_checked():
             self._http = httpx.Client(
-                base_url=self.base_url, auth=self._auth, timeout=timeout, headers=headers, transport=transport
+                base_url=self.base_url,
+                auth=self._auth,
+                timeout=timeout,
+                headers=with_key(headers, api_key),
+                transport=transport,
             )
 
     def __enter__(self) -> Self:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Self
 
 import httpx
 
+from abmll_client.affinity import AFFINITY_HEADER, affinity_of
 from abmll_client.calls import Call
 from abmll_client.errors import ClientError, ConnectionFailedError
 from abmll_client.retries import Retries
@@ -23,6 +25,10 @@ DEFAULT_CONCURRENCY = 32
 
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 """Errors of httpx for which there is no answer, and for which a request is sent again."""
+
+
+API_KEY = "ABMLL_API_KEY"
+"""Environment variable of the key that clients send, where they are given none."""
 
 
 class Connection:
@@ -44,9 +50,24 @@ class Connection:
         return self
 
 
+def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> Mapping[str, str]:
+    """Return the headers of every request, with the key: the given one, or that of the environment.
+
+    A header `authorization` or `x-api-key` that is given stays, and takes the place of a key.
+    """
+    given = httpx.Headers(headers)
+    key = (os.environ.get(API_KEY) or "").strip() if api_key is None else api_key
+    if key and not {"authorization", "x-api-key"} & set(given):
+        given["x-api-key"] = key
+    return given
+
+
 def request_arguments(call: Call[Any]) -> dict[str, Any]:
     """Arguments of `call` for `request` of httpx's clients."""
     given: dict[str, Any] = {"method": call.method, "url": call.path, "json": call.body, "params": call.query}
+    affinity = call.affinity or affinity_of(call.path, call.body)
+    if affinity is not None:
+        given["headers"] = {AFFINITY_HEADER: affinity}
     return given if call.timeout_seconds is None else {**given, "timeout": call.timeout_seconds}
 
 

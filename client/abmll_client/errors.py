@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from abmll_client.models import ErrorBody, ErrorResponse
 
 _RETRYABLE = frozenset({408, 429, 502, 503, 504})
-_WILL_NOT_RECOVER = frozenset({"load_failed"})
+_QUOTA = "quota_exceeded"
+_WILL_NOT_RECOVER = frozenset({"load_failed", _QUOTA})
 
 
 class ClientError(Exception):
@@ -75,6 +76,10 @@ class InvalidRequestError(StatusError):
     """Any other 4xx: the request cannot be accepted as it is."""
 
 
+class AccessError(StatusError):
+    """401, 403: no valid key, or one that may not do this; also a quota (429) that is used up."""
+
+
 class NotFoundError(StatusError):
     """404: no such adapter, model or route."""
 
@@ -96,6 +101,8 @@ class TookTooLongError(ServerError):
 
 
 _BY_STATUS: dict[int, type[StatusError]] = {
+    401: AccessError,
+    403: AccessError,
     404: NotFoundError,
     408: TookTooLongError,
     429: BusyError,
@@ -118,6 +125,8 @@ def error_of(response: httpx.Response) -> StatusError:
             request_id=response.headers.get("x-request-id", "unknown"),
         )
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else InvalidRequestError)
+    if body.code == _QUOTA:  # unlike a busy server, it does not help to wait
+        kind = AccessError
     return kind(body, status, retry_after_seconds(response.headers.get("retry-after", "")))
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from abmll_client import calls, models
+from abmll_client.affinity import affinity_of
 from abmll_client.arguments import (
     AdaptFields,
     InputsLike,
@@ -57,7 +58,9 @@ def create_adapter(
         if time.monotonic() >= until:
             message = f"not done in {wait_seconds:g} s, it goes on"
             raise NotAdaptedError(answer.id, answer.status, None, message)
-        answer = yield calls.progress(answer.id, _wait_ms(until))
+        # To the server that makes it: only that one knows how far it is.
+        poll = calls.progress(answer.id, _wait_ms(until))
+        answer = yield replace(poll, affinity=affinity_of(create.path, create.body))
     made: models.CreateAdapterResponse = answer
     return made
 

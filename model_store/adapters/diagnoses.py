@@ -18,7 +18,7 @@ from model_store.storage import finite_json, refusal_is_an_error, write_durably
 from model_store.tensors import canonical_json
 
 FORMAT_VERSION = 1
-_FILE = "diagnosis.json"
+DIAGNOSIS_FILE = "diagnosis.json"
 _log = logging.getLogger(__name__)
 _diagnosis = TypeAdapter(Diagnosis)
 
@@ -28,10 +28,15 @@ def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> None:
 
     Raises `StorageFullError`.
     """
+    with refusal_is_an_error(f"the diagnosis of {folder.name}"):
+        write_durably(folder / DIAGNOSIS_FILE, diagnosis_text(diagnosis))
+
+
+def diagnosis_text(diagnosis: Diagnosis) -> str:
+    """Return the content of the file."""
     values = _diagnosis.dump_python(diagnosis, mode="json")
     record = {"format_version": FORMAT_VERSION, "digest": _digest(values), "diagnosis": values}
-    with refusal_is_an_error(f"the diagnosis of {folder.name}"):
-        write_durably(folder / _FILE, json.dumps(record, indent=1))
+    return json.dumps(record, indent=1)
 
 
 def read_diagnosis(folder: Path) -> Diagnosis | None:
@@ -40,7 +45,7 @@ def read_diagnosis(folder: Path) -> Diagnosis | None:
     One that cannot be read is logged, and counts as none.
     """
     try:
-        record = finite_json((folder / _FILE).read_text(encoding="utf-8"))
+        record = finite_json((folder / DIAGNOSIS_FILE).read_text(encoding="utf-8"))
         if record["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"format {record['format_version']!r} is not the one read here, {FORMAT_VERSION}"

@@ -10,7 +10,6 @@ returned: it is on the disk by then. Damaged journals are kept for whoever inves
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -18,17 +17,14 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
+from model_store.adapters.contract import ABSENT, Loaded, Mark, Record
 from model_store.adapters.findings import Finding, verify_each
-from model_store.errors import CorruptArtifactError, NonFiniteError
-from model_store.storage import finite_json, refusal_is_an_error, remove, staged, sweep
-from model_store.tensors import canonical_json
+from model_store.adapters.journal_lines import decoded, encoded
+from model_store.errors import CorruptArtifactError, JournalChangedError
+from model_store.storage import DAMAGED, refusal_is_an_error, remove, staged, sweep
 
-Record: TypeAlias = Mapping[str, Any]
-_JOURNAL = "journal.jsonl"
-_DAMAGED = ".damaged"
-_DIGEST_CHARS = 16
+JOURNAL_FILE = "journal.jsonl"
 _log = logging.getLogger(__name__)
 
 
@@ -53,9 +49,10 @@ class Journals:
         self._root, self._keys, self._what = root, keys, what
         self._mutex = threading.Lock()
         self._lengths: dict[str, int] = {}  # acknowledged bytes of each journal
+        self._marks: dict[str, Mark] = {}  # of the same journals
         sweep(root)
 
-    def begin(self, key: str, records: Sequence[Record]) -> None:
+    def begin(self, key: str, records: Sequence[Record], expected: Mark | None = None) -> Mark:
         """Write a journal of `records`, in place of the one that is there.
 
         Raises `StorageFullError` and `NonFiniteError`, with the old journal kept, and `ValueError`
@@ -64,25 +61,29 @@ class Journals:
         folder = self._folder(key)
         if folder is None:
             raise ValueError(f"not a key of a {self._what}: {key!r}")
-        content = b"".join(map(_line, records))
+        content = b"".join(map(encoded, records))
         with self._mutex:
+            self._check(key, expected)
             with staged(folder, f"the {self._what} of {key}") as staging:
-                (staging / _JOURNAL).write_bytes(content)
+                (staging / JOURNAL_FILE).write_bytes(content)
             self._lengths[key] = len(content)
+            self._marks[key] = Mark(uuid.uuid4().hex, len(records))
+            return self._marks[key]
 
-    def append(self, key: str, record: Record) -> None:
+    def append(self, key: str, record: Record, expected: Mark | None = None) -> Mark:
         """Add `record` durably.
 
         Raises `StorageFullError` and `NonFiniteError`, and `LookupError` where there is no journal.
         """
-        line = _line(record)
+        line = encoded(record)
         with self._mutex:
+            self._check(key, expected)
             if key not in self._lengths and self._read(key) is None:
                 raise LookupError(f"{key!r} has no {self._what}")
             length = self._lengths[key]
             with (
                 refusal_is_an_error(f"the {self._what} of {key}"),
-                (self._root / key / _JOURNAL).open("r+b") as file,
+                (self._root / key / JOURNAL_FILE).open("r+b") as file,
             ):
                 file.truncate(length)
                 file.seek(length)
@@ -90,6 +91,9 @@ class Journals:
                 file.flush()
                 os.fsync(file.fileno())
             self._lengths[key] = length + len(line)
+            before = self._marks[key]
+            self._marks[key] = Mark(before.begun, before.records + 1)
+            return self._marks[key]
 
     def read(self, key: str) -> list[Record] | None:
         """Return all records in their order; None where there is no intact journal.
@@ -98,6 +102,19 @@ class Journals:
         """
         with self._mutex:
             return self._read(key)
+
+    def load(self, key: str, since: Mark = ABSENT) -> Loaded | None:
+        """Return the records behind `since`, or all where the journal was begun anew.
+
+        Return None where there is no intact journal. `key` may be any text.
+        """
+        with self._mutex:
+            records = self._read(key)
+            if records is None:
+                return None
+            mark = self._marks[key]
+            anew = since.begun != mark.begun
+            return Loaded(records if anew else records[since.records :], mark, anew)
 
     def verify(self, check: Callable[[str, Sequence[Record]], object]) -> tuple[int, Sequence[Finding]]:
         """Read every journal whole; return how many are intact, and what is wrong with the others.
@@ -112,6 +129,10 @@ class Journals:
         """Return the keys of all journals, in their order."""
         return sorted(path.name for path in self._root.iterdir() if self._keys.fullmatch(path.name))
 
+    def tags(self) -> Mapping[str, str]:
+        """Return for each key a text that changes whenever its journal does."""
+        return {key: str((self._root / key / JOURNAL_FILE).stat().st_mtime_ns) for key in self.keys()}
+
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
         """Move a journal aside whose records mean nothing, as `error` says."""
         with self._mutex:
@@ -123,8 +144,20 @@ class Journals:
         if folder is None:
             return False
         with self._mutex:
-            self._lengths.pop(key, None)
+            self._forget(key)
             return remove(folder)
+
+    def _check(self, key: str, expected: Mark | None) -> None:
+        """Raise `JournalChangedError` unless the journal is as expected."""
+        if expected is not None:
+            if key not in self._marks:
+                self._read(key)
+            if self._marks.get(key, ABSENT) != expected:
+                raise JournalChangedError(f"the {self._what} of {key} has changed")
+
+    def _forget(self, key: str) -> None:
+        self._lengths.pop(key, None)
+        self._marks.pop(key, None)
 
     def _folder(self, key: str) -> Path | None:
         return self._root / key if self._keys.fullmatch(key) else None
@@ -142,9 +175,9 @@ class Journals:
     def _load(self, key: str) -> list[Record]:
         """Return the records of a journal that is there. Raises `CorruptArtifactError`."""
         try:
-            content = (self._root / key / _JOURNAL).read_bytes()
+            content = (self._root / key / JOURNAL_FILE).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise CorruptArtifactError(f"the {self._what} of {key} has no {_JOURNAL}") from error
+            raise CorruptArtifactError(f"the {self._what} of {key} has no {JOURNAL_FILE}") from error
         lines = content.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             _log.warning("the %s of %s ended in half a record, which is cut off", self._what, key)
@@ -153,40 +186,18 @@ class Journals:
             raise CorruptArtifactError(f"the {self._what} of {key} is empty")
         records = []
         for number, line in enumerate(lines, 1):
-            record = _record(line)
+            record = decoded(line)
             if record is None:
                 raise CorruptArtifactError(f"the {self._what} of {key} is damaged: record {number}")
             records.append(record)
         self._lengths[key] = sum(map(len, lines))
+        begun = self._marks[key].begun if key in self._marks else uuid.uuid4().hex
+        self._marks[key] = Mark(begun, len(records))
         return records
 
     def _move_aside(self, key: str, error: CorruptArtifactError) -> None:
         _log.error("%s is moved aside: %s", key, error)
-        self._lengths.pop(key, None)
-        damaged = self._root / _DAMAGED
+        self._forget(key)
+        damaged = self._root / DAMAGED
         damaged.mkdir(exist_ok=True)
         (self._root / key).rename(damaged / f"{key}-{uuid.uuid4().hex[:8]}")
-
-
-def _line(record: Record) -> bytes:
-    try:
-        text = canonical_json(record, allow_nan=False)
-    except ValueError as error:
-        raise NonFiniteError(f"a record has a number that is not finite: {error}") from error
-    return b"%s %s\n" % (_digest(text), text)
-
-
-def _record(line: bytes) -> Record | None:
-    """Return the record of an undamaged line, else None."""
-    digest, _, text = line.partition(b" ")
-    if digest != _digest(text[:-1]):
-        return None
-    try:
-        record: Record = finite_json(text.decode())
-    except ValueError:
-        return None
-    return record
-
-
-def _digest(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:_DIGEST_CHARS].encode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from abmll.assurance.held_out import HeldOutSummary
@@ -26,7 +27,8 @@ class SupportRecord:
 
     `tokens` is their number of tokens. `options` are those that all examples share, else empty.
     `digest` names the texts in their order. `questions` are the adapter's own, if it was made from
-    cases: the examples answer some of them.
+    cases: the examples answer some of them. Without `texts`, the examples have digests in place of
+    their inputs, and of their outputs where these are free text (`without_texts`).
     """
 
     examples: tuple[Example, ...]
@@ -34,6 +36,24 @@ class SupportRecord:
     options: tuple[str, ...]
     digest: str
     questions: tuple[TypedQuestion, ...] = ()
+    texts: bool = True
+
+    def without_texts(self) -> SupportRecord:
+        """Return the record with the SHA-256 of each text in place of it; options stay."""
+        examples = tuple(
+            replace(
+                example,
+                input=_text_digest(example.input),
+                output=example.output if example.options else _text_digest(example.output),
+            )
+            for example in self.examples
+        )
+        return replace(self, examples=examples, texts=False)
+
+    def has_input(self, text: str) -> bool:
+        """Return whether an example has this input."""
+        wanted = text if self.texts else _text_digest(text)
+        return any(example.input == wanted for example in self.examples)
 
     @property
     def n(self) -> int:
@@ -55,6 +75,7 @@ class SupportRecord:
             "options": list(self.options),
             "digest": self.digest,
             **asked,
+            **({} if self.texts else {"texts": False}),
         }
 
     @classmethod
@@ -62,7 +83,18 @@ class SupportRecord:
         """Invert `to_json`."""
         examples = tuple(map(Example.from_json, values["examples"]))
         questions = tuple(map(TypedQuestion.from_json, values.get("questions", ())))
-        return cls(examples, values["tokens"], tuple(values["options"]), values["digest"], questions)
+        return cls(
+            examples,
+            values["tokens"],
+            tuple(values["options"]),
+            values["digest"],
+            questions,
+            values.get("texts", True),
+        )
+
+
+def _text_digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True)

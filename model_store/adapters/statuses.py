@@ -26,7 +26,6 @@ class StoredStatus:
     """
 
     adapter_id: str
-    tenant: str
     status: str
     created: str
     steps: int

@@ -13,9 +13,11 @@ Damaged entries are kept for whoever investigates.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -34,6 +36,8 @@ from model_store.errors import (
     UnsupportedFormatError,
 )
 from model_store.storage import (
+    DAMAGED,
+    SEAL_FILE,
     check_seal,
     finite_json,
     finite_text,
@@ -45,10 +49,9 @@ from model_store.storage import (
     staged,
     sweep,
 )
-from model_store.tensors import check_finite, read_tensors, write_tensors
+from model_store.tensors import TENSORS_FILE, check_finite, read_tensors, write_tensors
 
-_MANIFEST = "manifest.json"
-_DAMAGED = ".damaged"
+MANIFEST_FILE = "manifest.json"
 _log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
@@ -83,19 +86,15 @@ class AdapterStore:
         """
         self._root = root
         self._mutex = threading.Lock()
-        self._owner = FileLock(root / ".lock", thread_local=False)
         with refusal_is_an_error("adapters"):
-            root.mkdir(parents=True, exist_ok=True)
-            try:
-                self._owner.acquire(timeout=0)
-            except Timeout as error:
-                raise StoreInUseError(
-                    f"another process uses the adapter store {root}: if it is a server, send it the "
-                    "request over HTTP; else wait for it, or name another folder by --data-dir"
-                ) from error
+            self._owner = own_folder(root)
             sweep(root)
             self._bytes = {id: folder_bytes(root / id) for id in self._ids()}
         self._total_bytes = sum(self._bytes.values())
+
+    def is_current(self, id: str) -> bool:
+        """Return that this process may use the adapter in its memory: nobody else changes the root."""
+        return True
 
     def close(self) -> None:
         """Let another process own the root."""
@@ -112,6 +111,10 @@ class AdapterStore:
         """Return the bytes of all adapters on disk."""
         return self._total_bytes
 
+    def usage(self) -> tuple[int, int]:
+        """Return how many adapters are on disk, and their bytes."""
+        return len(self._bytes), self._total_bytes
+
     def put(self, adapter: StoredAdapter) -> None:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 
@@ -119,23 +122,16 @@ class AdapterStore:
         an id that is not `adp_` and hexadecimal digits, or for a manifest that does not describe the
         posterior.
         """
+        text = checked_text(adapter)
         manifest, posterior = adapter.manifest, adapter.posterior
-        if not ADAPTER_ID.fullmatch(manifest.id):
-            raise ValueError(f"not an adapter id: {manifest.id!r}")
-        if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
-            raise ValueError("the manifest does not describe the posterior")
-        check_finite(posterior.to_tensors())
-        text = finite_text(manifest.to_json())
         folder = self._root / manifest.id
         what = f"adapter {manifest.id}"
         with self._mutex:
-            if self._read(manifest.id, _read_adapter) is not None:
+            if self._read(manifest.id, read_folder) is not None:
                 return
             require_free_space(self._root, posterior.nbytes + 2**20, what)
             with staged(folder, what) as staging:
-                write_tensors(staging, posterior)
-                (staging / _MANIFEST).write_text(text, encoding="utf-8")
-                seal(staging)
+                write_folder(staging, posterior, text)
             self._account(manifest.id, folder_bytes(folder))
 
     def put_diagnosis(self, id: str, diagnosis: Diagnosis) -> bool:
@@ -156,7 +152,7 @@ class AdapterStore:
         if not ADAPTER_ID.fullmatch(id):
             return None
         with self._mutex:
-            return self._read(id, _read_adapter)
+            return self._read(id, read_folder)
 
     def manifest(self, id: str) -> AdapterManifest | None:
         """Return the adapter's manifest, or None where there is no intact one. `id` may be any text."""
@@ -185,13 +181,28 @@ class AdapterStore:
                     page += [] if manifest is None else [manifest]
         return page
 
+    def touch(self, id: str) -> None:
+        """Write down that the adapter, if it is there, is used now."""
+        if ADAPTER_ID.fullmatch(id):
+            with suppress(FileNotFoundError):
+                os.utime(self._root / id / SEAL_FILE)
+
+    def last_used_before(self, moment: float) -> Sequence[str]:
+        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        found = []
+        for id in self._ids():
+            with suppress(FileNotFoundError):
+                if (self._root / id / SEAL_FILE).stat().st_mtime < moment:
+                    found.append(id)
+        return found
+
     def verify(self) -> tuple[int, Sequence[Finding]]:
         """Read every adapter whole; return how many are intact, and what is wrong with the others.
 
         Damaged, foreign and non-finite entries are moved aside, as when they are read.
         """
         with self._mutex:
-            return verify_each(self._ids(), lambda id: _read_adapter(self._root / id), self._move_aside)
+            return verify_each(self._ids(), lambda id: read_folder(self._root / id), self._move_aside)
 
     def delete(self, id: str) -> bool:
         """Remove the adapter durably, and return whether there was one."""
@@ -225,7 +236,7 @@ class AdapterStore:
     def _move_aside(self, id: str, error: CorruptArtifactError) -> None:
         _log.error("%s is moved aside: %s", id, error)
         self._account(id, 0)
-        damaged = self._root / _DAMAGED
+        damaged = self._root / DAMAGED
         damaged.mkdir(exist_ok=True)
         (self._root / id).rename(damaged / f"{id}-{uuid.uuid4().hex[:8]}")
 
@@ -239,26 +250,74 @@ def read_adapter(root: Path, id: str) -> StoredAdapter:
     folder = root / id
     if not ADAPTER_ID.fullmatch(id) or not folder.is_dir():
         raise UnknownArtifactError(f"no adapter {id!r} in {root}")
-    return _read_adapter(folder)
+    return read_folder(folder)
 
 
-def _read_manifest(folder: Path) -> AdapterManifest:
-    check_seal(folder, _MANIFEST)
-    return _parse_manifest(folder)
+def own_folder(root: Path) -> FileLock:
+    """Own `root`, creating it, until the lock that is returned is released.
+
+    Raises `StoreInUseError` while another live process owns it, or another lock of this one.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    owner = FileLock(root / ".lock", thread_local=False)
+    try:
+        owner.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreInUseError(
+            f"another process uses the adapter store {root}: if it is a server, send it the "
+            "request over HTTP; else wait for it, or name another folder by --data-dir"
+        ) from error
+    return owner
 
 
-def _read_adapter(folder: Path) -> StoredAdapter:
-    check_seal(folder)
-    manifest = _parse_manifest(folder)
+def checked_text(adapter: StoredAdapter) -> str:
+    """Return the text of the adapter's manifest. Raises as `AdapterStore.put`."""
+    manifest, posterior = adapter.manifest, adapter.posterior
+    if not ADAPTER_ID.fullmatch(manifest.id):
+        raise ValueError(f"not an adapter id: {manifest.id!r}")
+    if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
+        raise ValueError("the manifest does not describe the posterior")
+    check_finite(posterior.to_tensors())
+    return finite_text(manifest.to_json())
+
+
+def write_folder(folder: Path, posterior: TaskPosterior, manifest: str) -> None:
+    """Write an adapter into an empty folder, sealed last."""
+    write_tensors(folder, posterior)
+    (folder / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+    seal(folder)
+
+
+def parse_manifest(text: str, id: str) -> AdapterManifest:
+    """Return the manifest of the adapter `id`.
+
+    Raises `CorruptArtifactError` for a text that is none, and `UnsupportedFormatError`.
+    """
+    try:
+        manifest = AdapterManifest.from_json(finite_json(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptArtifactError(f"the manifest of {id} cannot be read: {error!r}") from error
+    if manifest.id != id:
+        raise CorruptArtifactError(f"{id} has the manifest of another adapter, {manifest.id}")
+    return manifest
+
+
+def read_folder(folder: Path) -> StoredAdapter:
+    """Read the adapter in the folder of its id. Raises as `read_adapter`."""
+    check_seal(folder, MANIFEST_FILE, TENSORS_FILE)
+    manifest = _manifest_in(folder)
     posterior = read_tensors(folder, TaskPosterior, manifest.config, manifest.sites)
     return StoredAdapter(manifest, posterior, read_diagnosis(folder))
 
 
-def _parse_manifest(folder: Path) -> AdapterManifest:
+def _read_manifest(folder: Path) -> AdapterManifest:
+    check_seal(folder, MANIFEST_FILE)
+    return _manifest_in(folder)
+
+
+def _manifest_in(folder: Path) -> AdapterManifest:
     try:
-        manifest = AdapterManifest.from_json(finite_json((folder / _MANIFEST).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+    except (FileNotFoundError, ValueError) as error:
         raise CorruptArtifactError(f"the manifest of {folder.name} cannot be read: {error!r}") from error
-    if manifest.id != folder.name:
-        raise CorruptArtifactError(f"{folder.name} has the manifest of another adapter, {manifest.id}")
-    return manifest
+    return parse_manifest(text, folder.name)

@@ -11,7 +11,7 @@ from fastapi import Request
 from abmll.text.questions import TypedQuestion
 from service import schemas
 from service.api.decision_requests import DecisionBody, placed_errors
-from service.api.http import engine_of, settings_of, tenant_of, unless_disconnected
+from service.api.http import engine_of, settings_of, unless_disconnected
 from service.api.native.gate_rendering import gate_report
 from service.engine.answers import Decided
 
@@ -28,7 +28,7 @@ async def decide(body: DecisionBody, request: Request) -> Decided:
     engine = engine_of(request)
     with placed_errors(body):
         asked = body.request(engine.served.base.id, *settings_of(request).aliases)
-        work = engine.decide(asked, tenant=tenant_of(request))
+        work = engine.decide(asked)
         return await unless_disconnected(request, work)
 
 

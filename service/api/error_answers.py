@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DrainingError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
+    QuotaExceededError,
     ServiceError,
+    UnauthenticatedError,
     from_exception,
     from_status,
     from_validation,
@@ -45,6 +49,14 @@ class ErrorForm:
     shape: ErrorShape
     invalid_status: int = 400
 
+    def status(self, error: ServiceError) -> int:
+        """Return the status of the answer."""
+        return self.invalid_status if error.status == InvalidRequestError.status else error.status
+
+    def refusal(self, error: ServiceError, request_id: str) -> tuple[int, str]:
+        """Return the status and the body, as a JSON text, of an answer without headers."""
+        return self.status(error), json.dumps(self.shape(error, request_id))
+
 
 def native_error(error: ServiceError, request_id: str) -> dict[str, Any]:
     """Make the error object of the native surface."""
@@ -65,14 +77,19 @@ def message_with_field(error: ServiceError) -> str:
     return error.message if error.param is None else f"{error.param}: {error.message}"
 
 
-_NATIVE = ErrorForm(native_error, InvalidRequestError.status)
+# How a client has to prove who it is: RFC 9110, section 11.6.1, and RFC 6750, section 3.
+_CHALLENGES = {
+    UnauthenticatedError: 'Bearer realm="abmll"',
+    ForbiddenError: 'Bearer realm="abmll", error="insufficient_scope"',
+}
+NATIVE = ErrorForm(native_error, InvalidRequestError.status)
 
 
 def form_of(request: Request) -> ErrorForm:
     """Return the error form of the request's surface, by its path. The path needs no route."""
     forms: dict[str, ErrorForm] = request.app.state.error_forms
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # a proxy may leave it there
-    return next((form for prefix, form in forms.items() if path.startswith(prefix)), _NATIVE)
+    return next((form for prefix, form in forms.items() if path.startswith(prefix)), NATIVE)
 
 
 def error_response(
@@ -82,11 +99,14 @@ def error_response(
     sent = dict(headers or {})
     if error.retry_after_seconds is not None:
         sent["retry-after"] = str(error.retry_after_seconds)
+    if isinstance(error, UnauthenticatedError | ForbiddenError):
+        sent["www-authenticate"] = _CHALLENGES[type(error)]
+    if isinstance(error, QuotaExceededError):
+        sent["x-should-retry"] = "false"  # clients of OpenAI and of Cohere try 429 again otherwise
     if isinstance(error, BodyTimeoutError):  # the rest of the body may still come, for ever
         sent["connection"] = "close"
     form = form_of(request)
-    status = form.invalid_status if error.status == InvalidRequestError.status else error.status
-    return JSONResponse(form.shape(error, request_id(request)), status, sent)
+    return JSONResponse(form.shape(error, request_id(request)), form.status(error), sent)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What routes read from a request: the engine, its id, its tenant, and whether the client left."""
+"""What routes read from a request: who asks, the engine, its id, and whether the client left."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from fastapi import Request
 
 from service.engine.engine import Engine
 from service.errors import ClientGoneError
-from service.executors.contract import DEFAULT_TENANT
+from service.principals.records import Principal
 from service.settings import Settings
 
 T = TypeVar("T")
 
 
 def engine_of(request: Request) -> Engine:
-    """Return the engine of the application that serves the request."""
-    engine: Engine = request.app.state.engine
+    """Return the engine as the principal of the request may use it.
+
+    Routes that are open to all have none: see `service.api.authentication`.
+    """
+    engine: Engine = request.state.engine
     return engine
+
+
+def principal_of(request: Request) -> Principal:
+    """Return who asks. Routes that are open to all do not know it."""
+    principal: Principal = request.state.principal
+    return principal
 
 
 def settings_of(request: Request) -> Settings:
@@ -33,15 +42,12 @@ def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def tenant_of(request: Request) -> str:
-    """Return the name of the tenant whose share of the workers' time the request uses.
+def check_key(request: Request) -> None:
+    """Raise `UnauthenticatedError` where the key of the request has been revoked, or has expired.
 
-    Without the setting `tenant_header`, all requests have the same tenant. Tenants share time, they
-    are not isolated.
+    For answers that take long, before each of their parts.
     """
-    settings = settings_of(request)
-    named = request.headers.get(settings.tenant_header, "") if settings.tenant_header else ""
-    return named[:128] or DEFAULT_TENANT
+    request.state.check_key()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,8 @@ from pydantic import Field
 from service.errors import (
     PromptTooLongForContextError,
     QueueFullError,
+    QuotaExceededError,
+    RateLimitedError,
     ServiceError,
     UnknownAdapterError,
     UnknownModelError,
@@ -20,6 +22,8 @@ _CODES: dict[type[ServiceError], str] = {
     UnknownModelError: "model_not_found",
     PromptTooLongForContextError: "context_length_exceeded",
     QueueFullError: "rate_limit_exceeded",
+    RateLimitedError: "rate_limit_exceeded",
+    QuotaExceededError: "insufficient_quota",
 }
 
 

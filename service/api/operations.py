@@ -29,7 +29,7 @@ async def readyz(request: Request) -> schemas.Health:
 
     Answer 503 while the model loads, and while the server drains.
     """
-    engine_of(request).check_serving()
+    request.app.state.engine.check_serving()
     return schemas.Health(status="ready")
 
 
@@ -51,7 +51,7 @@ async def limits(request: Request) -> schemas.LimitsReport:
     return schemas.LimitsReport(**own, **{name: getattr(settings, name) for name in names})
 
 
-@router.get("/v1/workers", responses=documented_errors(500))
+@router.get("/v1/workers", response_model_exclude_none=True, responses=documented_errors(500))
 async def workers(request: Request) -> schemas.WorkerList:
     """Show the state of each worker."""
     statuses = engine_of(request).workers()

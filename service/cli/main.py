@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import decide, local, models, names, peft, serve, store
+from service.cli import decide, keys, label, local, models, names, peft, serve, store
 from service.cli.output import escape_what_cannot_be_encoded, out
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -57,6 +57,7 @@ for command in (
     local.adapt,
     local.predict,
     decide.decide,
+    label.label,
     local.diagnose,
     models.models,
     peft.export,
@@ -64,5 +65,6 @@ for command in (
 ):
     app.command(cls=SettingsCommand)(command)
 app.add_typer(names.names, name="names")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(store.store, name="store")
 add_registered_commands(app)

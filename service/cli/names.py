@@ -31,7 +31,7 @@ names = typer.Typer(
 
 
 @names.command("list", cls=SettingsCommand)
-@with_settings("data_dir")
+@with_settings("data_dir", "store_url")
 def list_names(settings: Settings, *, as_json: AsJson = False) -> None:
     """List the names, each with its current version."""
     with expected_errors_in_one_line():
@@ -44,7 +44,7 @@ def list_names(settings: Settings, *, as_json: AsJson = False) -> None:
 
 
 @names.command(cls=SettingsCommand)
-@with_settings("data_dir", "model", "max_names")
+@with_settings("data_dir", "store_url", "model", "max_names")
 def put(
     settings: Settings,
     *,
@@ -63,7 +63,7 @@ def put(
 
 
 @names.command(cls=SettingsCommand)
-@with_settings("data_dir")
+@with_settings("data_dir", "store_url")
 def rollback(
     settings: Settings,
     *,
@@ -78,7 +78,7 @@ def rollback(
 
 
 @names.command(cls=SettingsCommand)
-@with_settings("data_dir")
+@with_settings("data_dir", "store_url")
 def delete(settings: Settings, *, name: Name) -> None:
     """Delete a name with its versions; its adapters stay."""
     with expected_errors_in_one_line():
@@ -99,16 +99,15 @@ def _change(
 
 def _with_names(settings: Settings, work: Callable[[Names], Coroutine[Any, Any, T]]) -> T:
     """Return the result of `work` on the names in the data folder. Raises what `work` raises."""
-    from model_store.adapters.names import NameStore  # noqa: PLC0415
-    from model_store.adapters.store import AdapterStore  # noqa: PLC0415
     from service.engine.adapter_cache import AdapterCache  # noqa: PLC0415
     from service.engine.names import Names  # noqa: PLC0415
     from service.engine.registry import AdapterRegistry  # noqa: PLC0415
+    from service.engine.stores import opened_stores  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
     async def run() -> T:
-        with AdapterStore(settings.adapters_dir) as adapters:  # its lock is that of the names too
-            registry = AdapterRegistry(adapters, AdapterCache(0, Metrics()), 0.0)
-            return await work(Names(NameStore(settings.names_dir), registry, settings.max_names))
+        with opened_stores(settings) as stores:
+            registry = AdapterRegistry(stores.adapters, AdapterCache(0, Metrics()), 0.0)
+            return await work(Names(stores.names, registry, settings.max_names))
 
     return asyncio.run(run())

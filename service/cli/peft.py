@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model_store.peft.exchange import Subject
 
 
-@with_settings("model", "data_dir", "cache_dir")
+@with_settings("model", "data_dir", "store_url", "cache_dir")
 def export(
     settings: Settings,
     *,
@@ -142,11 +142,20 @@ def import_peft(
 
 
 def _stored(settings: Settings, adapter_id: str) -> Subject:
-    """Read the adapter to export from the data folder."""
+    """Read the adapter to export, from the data folder also while a server uses that."""
     from model_store.adapters.store import read_adapter  # noqa: PLC0415
+    from model_store.errors import UnknownArtifactError  # noqa: PLC0415
     from model_store.peft.exchange import Subject  # noqa: PLC0415
+    from service.engine.stores import opened_stores  # noqa: PLC0415
 
-    stored = read_adapter(settings.adapters_dir, adapter_id)
+    if settings.store_url is None:
+        stored = read_adapter(settings.adapters_dir, adapter_id)
+    else:
+        with opened_stores(settings) as stores:
+            found = stores.adapters.get(adapter_id)
+        if found is None:
+            raise UnknownArtifactError(f"no adapter {adapter_id!r} in {settings.store_url}")
+        stored = found
     manifest = stored.manifest
     return Subject(manifest.id, stored.posterior, manifest.base, manifest.settings.get("template", {}))
 

@@ -43,6 +43,21 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
     return table
 
 
+def keys_table(answer: Mapping[str, Any]) -> Group:
+    """Make a table with a row for each key, and one for the limits of each tenant."""
+    keys, limits = Table(), Table()
+    for heading in ("key", "tenant", "scopes", "created", "expires", "revoked", "note"):
+        keys.add_column(heading, overflow="fold")
+    for row in answer["keys"]:
+        times = (row[name] or "" for name in ("created", "expires", "revoked"))
+        keys.add_row(row["id"], row["tenant"], ", ".join(row["scopes"]), *times, shown(row["note"] or ""))
+    for heading in ("tenant", "limits"):
+        limits.add_column(heading, overflow="fold")
+    for tenant, own in answer["limits"].items():
+        limits.add_row(tenant, ", ".join(f"{name} {most:g}" for name, most in own.items()) or "none")
+    return Group(keys, limits) if answer["limits"] else Group(keys)
+
+
 def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str]) -> Group:
     """Make a table for each input, with a row for each question: answer, confidence and decision."""
     timings = answer["timings"]
@@ -185,6 +200,34 @@ def findings_table(answer: Mapping[str, Any]) -> Table:
         table.add_row(
             shown(row["kind"]), shown(row["id"]), shown(row["reason"]), "yes" if row["moved"] else "no"
         )
+    return table
+
+
+def garbage_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of what was removed from a store, or would be."""
+    size = sum(row["bytes"] for row in answer["garbage"]) / 1e6
+    verb = "removed" if answer["removed"] else "would be removed"
+    table = Table(title=f"{verb}: {len(answer['garbage'])}, {size:.1f} MB")
+    for heading in ("what", "place", "changed"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["garbage"]:
+        table.add_row(row["what"], shown(row["place"]), row["modified"])
+    return table
+
+
+def counts_table(verb: str, counts: Mapping[str, int]) -> str:
+    """Return one line that says how many entries of each kind there were."""
+    return f"{verb}: " + ", ".join(f"{count} {kind}s" for kind, count in counts.items())
+
+
+def moved_table(moved: Sequence[Mapping[str, str]]) -> Table:
+    """Make a table of what became of the entries of an import, those that are not new first."""
+    added = sum(row["outcome"] == "added" for row in moved)
+    table = Table(title=f"added: {added} of {len(moved)}")
+    for heading in ("kind", "id", "outcome"):
+        table.add_column(heading, overflow="fold")
+    for row in sorted(moved, key=lambda row: row["outcome"] == "added"):
+        table.add_row(row["kind"], shown(row["id"]), row["outcome"])
     return table
 
 

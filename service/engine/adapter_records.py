@@ -32,6 +32,14 @@ def adapter_of(
         "template": dict(served.template),
         **own,
     }
+    support = SupportRecord(
+        examples=spec.support,
+        tokens=adaptation.support_tokens,
+        options=shared_options(spec.support),
+        digest=support_digest(spec.support),
+        questions=spec.questions,
+    )
+    support = support if spec.keep_texts else support.without_texts()
     manifest = AdapterManifest(
         id=spec.job.adapter_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,15 +48,9 @@ def adapter_of(
         posterior_digest=served.posterior_digest,
         settings=settings,
         seed=spec.seed,
-        support=SupportRecord(
-            examples=spec.support,
-            tokens=adaptation.support_tokens,
-            options=shared_options(spec.support),
-            digest=support_digest(spec.support),
-            questions=spec.questions,
-        ),
+        support=support,
         losses=adaptation.losses,
-        warnings=support_warnings(spec.support, spec.questions),
+        warnings=support_warnings(support.examples, spec.questions),
         config=adaptation.posterior.config,
         sites=adaptation.posterior.sites,
         held_out=held_out,

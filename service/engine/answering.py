@@ -15,20 +15,20 @@ from service.engine.adapter_records import check_adapter
 from service.engine.answers import Obtained
 from service.engine.estimates import Estimates, Size
 from service.engine.making import make_adapter
-from service.engine.names import Names
 from service.engine.pricing import Price, price_of
-from service.engine.refining import Refining
-from service.engine.registry import AdapterRegistry
 from service.engine.requests import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.specs import AdaptationSpec, PredictionSpec
+from service.engine.tenants import Belongings
 from service.engine.traffic import RequestContext
 from service.errors import InvalidRequestError, UnknownAdapterError, UnknownModelError
 from service.executors.contract import GLOBAL, Executor, ServedModel, Timed
 from service.gating.confidence import confidence_of
 from service.gating.decisions import DecidedPrediction, decide
-from service.gating.keeper import GateKeeper
 from service.gating.records import ResolvedGate
 from service.metrics import Metrics
+from service.principals.audit import AuditLog
+from service.principals.quotas import check_room
+from service.principals.records import UNLIMITED, Principal, Scope
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,17 +53,16 @@ class CarriedOut:
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers requests with what the engine owns. It has no state of its own.
+    """Answers requests of a principal with what its tenant owns. It has no state of its own.
 
     `settings` is a function, since those of an engine may be replaced.
     """
 
     _settings: Callable[[], Settings]
     _executor: Executor
-    _registry: AdapterRegistry
-    _names: Names
-    _gates: GateKeeper
-    _refining: Refining
+    _own: Belongings
+    _principal: Principal
+    _audit: AuditLog
     _estimates: Estimates
     _metrics: Metrics
 
@@ -89,17 +88,17 @@ class Answering:
             feed.set_obtained(Obtained(adapter, cache, context.timings))
         decided = await self._answer(adapter, spec, gates, context)
         if new is not None:  # after the answer, which is not to wait for it
-            context.refines_to = await self._refining.begin(new, context.tenant)
-        logged = await self._gates.log_predictions(gates, spec.queries, spec.settings, decided)
+            context.refines_to = await self.refine(new, context)
+        logged = await self._own.gates.log_predictions(gates, spec.queries, spec.settings, decided)
         return CarriedOut(adapter, cache, logged, gates, spec)
 
     async def resolve_model(self, model: str, base_id: str) -> tuple[str | None, str]:
         """See `Engine.resolve_model`."""
         if model == base_id or model in self._settings().aliases:
             return None, base_id
-        adapter_id, called = self._names.resolve(model, base_id)
+        adapter_id, called = await self._own.names.resolve(model, base_id)
         try:
-            await self._registry.get(adapter_id)
+            await self._own.registry.get(adapter_id)
         except UnknownAdapterError as error:
             message = (
                 error.message
@@ -110,10 +109,16 @@ class Answering:
         return adapter_id, called
 
     async def admit_adapt(self, request: AdaptRequest, served: ServedModel) -> AdaptationSpec:
-        """Return what is made: of a request to refine, the refined adapter where that is there."""
+        """Return what is made: of a request to refine, the refined adapter where that is there.
+
+        Raises `ForbiddenError` where the principal may not make adapters.
+        """
+        self._principal.require(Scope.ADAPT)
         spec = await asyncio.to_thread(admission.admit_adapt, request, served, self._settings())
+        keep_texts = self._settings().store_support == "text"
+        spec = spec.owned(self._own.id_key, keep_texts=keep_texts)
         refined = spec.refined
-        return refined if refined and await self._registry.has(refined.job.adapter_id) else spec
+        return refined if refined and await self._own.registry.has(refined.job.adapter_id) else spec
 
     async def admit(
         self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
@@ -134,11 +139,11 @@ class Answering:
                 source = await self.admit_adapt(adapter, served)
                 support, own = source.support, bool(source.folds)
         else:
-            source = await self._registry.get(adapter)
+            source = await self._own.registry.get(adapter)
             context.adapter_id = adapter
             manifest = source.manifest
             check_adapter(manifest, served)
-            gates = await self._gates.resolve(request.gate, manifest, request.settings, request.queries)
+            gates = await self._own.gates.resolve(request.gate, manifest, request.settings, request.queries)
             support, own = manifest.support.examples, manifest.held_out is not None
         spec = await asyncio.to_thread(
             admission.admit_predict,
@@ -176,40 +181,59 @@ class Answering:
         adaptation: AdaptationSpec | None,
         prediction: PredictionSpec | None,
     ) -> None:
-        """Put the price of a request in place of its estimate.
+        """Put the price of a request in place of its estimate, and count it for the tenant's limits.
 
-        Raises as `check_price`, and `QueueFullError` where the estimate was too low and there is no
-        room.
+        Raises as `check_price` and `charge_price`, and `QueueFullError` where the estimate was too
+        low and there is no room.
         """
         price = await self.check_price(context.served, adaptation, prediction)
-        if price is None or context.reservation is None:
+        if price is None:
             return
-        self._estimates.learn(Size.of(request, context.served), price)
-        adapter_id = adaptation.job.adapter_id if adaptation else None
-        there = adapter_id is None or self._registry.is_near(adapter_id)
-        context.reservation.correct(price.predict_seconds + (0.0 if there else price.adapt_seconds))
+        if context.reservation is not None:
+            self._estimates.learn(Size.of(request, context.served), price)
+            context.reservation.correct(price.seconds)
+        await self.charge_price(price, adaptation)
 
     async def check_price(
         self,
         served: ServedModel,
         adaptation: AdaptationSpec | None,
         prediction: PredictionSpec | None,
-        deadline_seconds: float | None = None,
+        deadline: tuple[float, str] | None = None,
     ) -> Price | None:
-        """Return the price, if it is known.
+        """Return what is left to do of a request, if its price is known.
 
-        Raises `PriceExceedsDeadlineError` where an idle worker would take longer than
-        `deadline_seconds`, by default a request's. An adapter that is known, or is being made, costs
-        nothing.
+        An adapter that is known, or is being made, costs nothing. Raises `PriceExceedsDeadlineError`
+        where an idle worker would take longer than the `deadline`, in seconds and with the setting
+        that sets it, by default a request's; and `QuotaExceededError` where the tenant may not have
+        one more adapter.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        deadline = deadline_seconds or self._settings().deadline_seconds
-        if price is None or price.seconds <= deadline:
-            return price
-        if adaptation is not None and await self._registry.knows(adaptation.job.adapter_id):
-            price = replace(price, adapt_seconds=0.0)
-        price.check(deadline)
+        limits = self._principal.limits
+        if adaptation is not None:
+            if await self._own.registry.knows(adaptation.job.adapter_id):
+                price = None if price is None else replace(price, adapt_seconds=0.0)
+            elif limits != UNLIMITED:
+                check_room(limits, *await self._own.registry.stored())
+        if price is not None:
+            price.check(*deadline or (self._settings().deadline_seconds, "deadline_seconds"))
         return price
+
+    async def charge_price(self, price: Price, adaptation: AdaptationSpec | None) -> None:
+        """Count a price for the limits of the tenant, with that of what `adaptation` is refined to.
+
+        Raises `RateLimitedError`.
+        """
+        if self._principal.limits == UNLIMITED:
+            return
+        refined, later = adaptation.refined if adaptation is not None else None, None
+        if refined is not None and not await self._own.registry.knows(refined.job.adapter_id):
+            later = await asyncio.to_thread(price_of, refined.served, refined, None)
+        self.charge(price.seconds + (later.seconds if later is not None else 0.0))
+
+    def charge(self, work_seconds: float) -> None:
+        """Count work for the limits of the tenant. Raises `RateLimitedError`."""
+        self._own.meter.take_work(self._principal.limits, work_seconds)
 
     async def _answer(
         self,
@@ -219,7 +243,7 @@ class Answering:
         context: RequestContext,
     ) -> list[DecidedPrediction]:
         """Return the predictions for the queries, each decided by its gate."""
-        held = self._registry.lease(adapter) if adapter is not None else nullcontext()
+        held = self._own.registry.lease(adapter) if adapter is not None else nullcontext()
 
         def decided(index: int, prediction: Prediction) -> DecidedPrediction:
             confidence = confidence_of(prediction.predictive, spec.confidence_kinds[index])
@@ -247,9 +271,18 @@ class Answering:
         on_progress = None if feed is None else partial(feed.set_losses, steps=spec.settings.steps)
         jobs = AdaptationJobs(self._executor, context.tenant, spec)
         make = partial(make_adapter, jobs, self._metrics, context.timings, on_progress)
-        adapter, cache = await self._registry.obtain(adapter_id, make, context.deadline.expired)
+        adapter, cache = await self._own.registry.obtain(adapter_id, make, context.deadline.expired)
         self._metrics.cache.labels(cache).inc()
+        if cache is CacheOutcome.MISS:
+            self._audit.write(self._principal, "adapt", adapter_id)
         return adapter, cache
+
+    async def refine(self, spec: AdaptationSpec, context: RequestContext) -> str | None:
+        """Begin to make what `spec` is refined to in the background, and return its id, if anything."""
+        refined_id = await self._own.refining.begin(spec, context.tenant)
+        if refined_id is not None:
+            self._audit.write(self._principal, "adapt", refined_id, "refine")
+        return refined_id
 
     def record(self, rows: Sequence[DecidedPrediction]) -> None:
         """Count the decisions of a request in the metrics."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 from service.engine.requests import CacheOutcome
 from service.gating.confidence import CALIBRATED, HELD_OUT
@@ -71,8 +71,8 @@ class Decided:
 
     `adapter_id` is None where no adapter answered, and `model` what answered: the base model, an
     adapter's id, or a name with its version. `learned` says of each question whether the
-    adapter has cases of it; a question without is answered zero-shot. `tokens` is the number of
-    prompt tokens that were scored, each counted once. `calibrated_gates` has what each question's
+    adapter has cases of it; a question without is answered zero-shot. `tokens_by_input` has the
+    number of prompt tokens that were scored for each input, each counted once. `calibrated_gates` has what each question's
     calibration gave, None where the request did not need it. `refines_to` is as in `Obtained`.
     """
 
@@ -82,10 +82,19 @@ class Decided:
     model: str
     cache: CacheOutcome
     timings: Timings
-    tokens: int
+    tokens_by_input: Sequence[int]
     warnings: Sequence[str] = ()
     calibrated_gates: Sequence[CalibratedGate | None] = ()
     refines_to: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of prompt tokens that were scored for all inputs."""
+        return sum(self.tokens_by_input)
+
+    def about(self, number: int) -> Self:
+        """Return the same for the input at `number` alone."""
+        return replace(self, rows=[self.rows[number]], tokens_by_input=[self.tokens_by_input[number]])
 
 
 @dataclass(frozen=True)

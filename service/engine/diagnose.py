@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,16 +34,19 @@ async def diagnose(
     executor: Executor,
     tenant: str,
     deadline_seconds: float,
+    charge: Callable[[float], None],
 ) -> tuple[diagnostics.Diagnosis, ModelTime]:
     """Return the diagnosis of `adapter` by `folds` of its support, and the workers' time for it.
 
-    Raises what the executor raises, and `PriceExceedsDeadlineError`.
+    `charge` gets the price before the work begins. Raises what it and the executor raise, and
+    `PriceExceedsDeadlineError`.
     """
     whole = await asyncio.to_thread(spec_of, adapter.manifest, served)
     demonstrated = await asyncio.to_thread(demonstrated_prompts, whole, folds)
     price = await asyncio.to_thread(price_of_diagnosis, whole, folds, request.samples, demonstrated)
     if price is not None:
         price.check(deadline_seconds)
+        charge(price.seconds)
     jobs = AdaptationJobs(executor, tenant, whole)
     (theta, prior, in_context), *by_fold = await together(
         _unadapted(jobs, folds, demonstrated), *(jobs.held_out(fold, request.samples) for fold in folds)

@@ -10,15 +10,15 @@ The engine owns the state of the server; `Traffic` counts its requests and enfor
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from model_store.adapters.statuses import StatusStore
-from service.engine.adapter_cache import AdapterCache
 from service.engine.adapter_records import check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis
 from service.engine.answering import Answering, named_twice
@@ -34,13 +34,11 @@ from service.engine.decisions import (
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
 from service.engine.estimates import Estimates, Size
-from service.engine.flights import Flights
+from service.engine.expiry import Expiry
 from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
-from service.engine.refining import Refining
-from service.engine.registry import AdapterRegistry
 from service.engine.requests import (
     AdaptRequest,
     CacheOutcome,
@@ -49,31 +47,37 @@ from service.engine.requests import (
     PredictRequest,
 )
 from service.engine.specs import AdaptationSpec
+from service.engine.tenants import Belongings, Tenants, TenantStores
 from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
     DrainingError,
     LoadFailedError,
     ServiceError,
     StartingError,
+    UndiagnosableError,
     WorkerLostError,
 )
 from service.executors.contract import (
-    DEFAULT_TENANT,
     Executor,
     ServedModel,
     WorkerStatus,
+    in_background,
 )
 from service.gating.keeper import GateKeeper
 from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
+from service.principals.audit import Action, AuditLog
+from service.principals.quotas import Meter
+from service.principals.records import LOCAL, Principal
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
+    from model_store.adapters.contract import Adapters
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.names import NameStore
-    from model_store.adapters.store import AdapterStore, StoredAdapter
+    from model_store.adapters.store import StoredAdapter
     from service.gating.questions import WantedQuestion
 
 log = logging.getLogger(__name__)
@@ -88,44 +92,39 @@ class State(StrEnum):
     DRAINING = "draining"
 
 
-class Engine:
-    """Serves requests. Used from one event loop.
+@dataclass
+class _Life:
+    """What changes in the life of an engine; the engines of all principals share it."""
 
-    Call `start` once, then the others from any task, and `close` at the end.
+    state: State = State.STARTING
+    served: ServedModel | None = None
+
+
+class Engine:
+    """Serves requests of one principal: at first the local one, who has the default tenant.
+
+    Call `start` once, then the others from any task, and `close` at the end. `of` returns the engine
+    for another principal, with the same workers, limits and life. Used from one event loop.
     """
 
     def __init__(
         self,
         settings: Settings,
         executor: Executor,
-        store: AdapterStore,
+        store: Adapters,
         names: NameStore,
         gates: GateKeeper,
         metrics: Metrics,
+        open_stores: Callable[[str], TenantStores] | None = None,
     ) -> None:
-        self._settings, self._executor, self._gates, self._metrics = settings, executor, gates, metrics
-        memory = AdapterCache(settings.adapter_memory_bytes, metrics)
-        self._registry = AdapterRegistry(store, memory, settings.cancel_grace_seconds)
-        self._names = Names(names, self._registry, settings.max_names)
-        self._refining = Refining(self._registry, self._names, executor, metrics)
-        self._long = LongAdaptations(
-            StatusStore(settings.statuses_dir),
-            self._registry,
-            self._refining,
-            executor,
-            metrics,
-            settings.long_deadline_seconds,
-            settings.status_seconds,
-            Backlog(
-                settings.long_deadline_seconds * settings.workers,
-                settings.workers,
-                "long_deadline_seconds",
-                metrics.waiting_work_seconds.labels("long").set,
-            ),
+        """Serve the default tenant from these stores, and others from those of `open_stores`."""
+        self._settings, self._executor, self._metrics = settings, executor, metrics
+        self._life, self._audit = _Life(), AuditLog(settings.audit_log)
+        own = TenantStores(store, names, gates, StatusStore(settings.statuses_dir))
+        self._tenants = Tenants(own, open_stores, settings, executor, metrics)
+        self._expiry = (
+            Expiry(self._tenants, settings.ttl_seconds, self._audit) if settings.ttl_seconds else None
         )
-        self._diagnoses: Flights[Diagnosis] = Flights("diagnosis", settings.cancel_grace_seconds)
-        self._served: ServedModel | None = None
-        self._state = State.STARTING
         backlog = Backlog(
             settings.queue_seconds * settings.workers,
             settings.workers,
@@ -134,21 +133,35 @@ class Engine:
         )
         self._estimates = Estimates()
         self._traffic = Traffic(settings.queue_limit, backlog, self._background, metrics)
+        self._bind(LOCAL, self._tenants.default)
+
+    async def of(self, principal: Principal) -> Engine:
+        """Return the engine as `principal` may use it: all that it finds and makes is its tenant's.
+
+        Raises what opening the tenant's stores raises.
+        """
+        own, other = await self._tenants.of(principal.tenant), copy.copy(self)
+        other._bind(principal, own)
+        return other
+
+    def _bind(self, principal: Principal, own: Belongings) -> None:
+        self._principal, self._own = principal, own
+        self._registry, self._names, self._gates = own.registry, own.names, own.gates
+        self._refining, self._diagnoses, self._long = own.refining, own.diagnoses, own.long
         self._answering = Answering(
             lambda: self._settings,
-            executor,
-            self._registry,
-            self._names,
-            gates,
-            self._refining,
+            self._executor,
+            own,
+            principal,
+            self._audit,
             self._estimates,
-            metrics,
+            self._metrics,
         )
 
     @property
     def state(self) -> State:
         """Return the state."""
-        return self._state
+        return self._life.state
 
     @property
     def served(self) -> ServedModel:
@@ -156,16 +169,25 @@ class Engine:
 
         Raises `StartingError` before it is loaded, `LoadFailedError` if loading failed.
         """
-        if self._state is State.FAILED:
+        if self._life.state is State.FAILED:
             raise LoadFailedError("the model could not be loaded; the server's log says why")
-        if self._served is None:
+        if self._life.served is None:
             raise StartingError("the model is loading")
-        return self._served
+        return self._life.served
 
     @property
     def names(self) -> Names:
-        """Return the owner of the adapters' names."""
+        """Return the owner of the names of the tenant's adapters."""
         return self._names
+
+    @property
+    def meter(self) -> Meter:
+        """Return the owner of what the tenant has used of its limits."""
+        return self._own.meter
+
+    def audit(self, action: Action, id: str, detail: str = "") -> None:
+        """Write into the audit log that the principal did `action` to what has this id."""
+        self._audit.write(self._principal, action, id, detail)
 
     @property
     def in_flight(self) -> int:
@@ -175,17 +197,19 @@ class Engine:
     async def start(self) -> None:
         """Load the model, and accept requests from then on. Raises what loading raises."""
         try:
-            self._served = await self._executor.start()
+            self._life.served = await self._executor.start()
         except Exception:
-            self._state = State.FAILED
+            self._life.state = State.FAILED
             raise
-        if self._state is State.STARTING:
-            self._state = State.READY
+        if self._life.state is State.STARTING:
+            self._life.state = State.READY
             self._metrics.ready.set(1)
+            if self._expiry is not None:
+                self._expiry.start()
 
     def check_ready(self) -> ServedModel:
         """Return the loaded model. Raises `StartingError`, `LoadFailedError` or `DrainingError`."""
-        if self._state is State.DRAINING:
+        if self._life.state is State.DRAINING:
             raise DrainingError("the server is shutting down")
         return self.served
 
@@ -207,85 +231,103 @@ class Engine:
 
     def drain(self) -> None:
         """Accept no more requests; those in flight go on."""
-        if self._state is not State.FAILED:
-            self._state = State.DRAINING
+        if self._life.state is not State.FAILED:
+            self._life.state = State.DRAINING
         self._metrics.ready.set(0)
 
     async def idle(self) -> None:
         """Wait until no request and no adaptation is in flight."""
         while len(self._traffic):
             await asyncio.sleep(0.02)
-        await self._diagnoses.settle()
-        await self._long.settle()
-        await self._refining.settle()
-        await self._registry.settle()
+        for own in self._tenants.all():
+            await own.diagnoses.settle()
+            await own.long.settle()
+            await own.refining.settle()
+            await own.registry.settle()
 
     async def close(self) -> None:
-        """Drain, end the workers, and release the store."""
+        """Drain, end the workers, and release the stores."""
         self.drain()
-        await self._long.close()
-        await self._refining.close()
+        if self._expiry is not None:
+            await self._expiry.close()
+        for own in self._tenants.all():
+            await own.long.close()
+            await own.refining.close()
         await self._executor.close()
-        await self._diagnoses.close()
-        await self._registry.close()
+        for own in self._tenants.all():
+            await own.diagnoses.close()
+            await own.registry.close()
+        self._audit.close()
 
-    async def create_adapter(self, request: AdaptRequest, *, tenant: str = DEFAULT_TENANT) -> Obtained:
+    async def create_adapter(self, request: AdaptRequest) -> Obtained:
         """Return the adapter of `request`, which is on disk by then.
 
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
-        async with self._context(tenant, asked=request) as context:
+        async with self._context(asked=request) as context:
             spec = await self._answering.admit_adapt(request, context.served)
             await self._answering.price(request, context, spec, None)
             return await self._obtain(spec, context)
 
     async def _obtain(self, spec: AdaptationSpec, context: RequestContext) -> Obtained:
         adapter, cache = await self._answering.obtain(spec, context)
-        refines_to = await self._refining.begin(spec, context.tenant)
+        refines_to = await self._answering.refine(spec, context)
         return Obtained(adapter, cache, context.timings, refines_to=refines_to)
 
     async def begin_adapter(
-        self, request: AdaptRequest, wait_seconds: float = 0.0, *, tenant: str = DEFAULT_TENANT
+        self, request: AdaptRequest, wait_seconds: float = 0.0
     ) -> Obtained | LongAdaptation:
         """Begin to make the adapter of `request`, which goes on without the caller.
 
         Return the adapter if it is there within `wait_seconds`, else how far it is. Raises as
         `create_adapter`; the deadline is `long_deadline_seconds`.
         """
-        async with self._context(tenant) as context:
-            self._long.check_room(tenant, self._estimated(request, context.served))
+        async with self._context() as context:
+            self._long.check_room(context.tenant, self._estimated(request, context.served))
             spec = await self._answering.admit_adapt(request, context.served)
-            deadline = self._settings.long_deadline_seconds
+            deadline = self._settings.long_deadline_seconds, "long_deadline_seconds"
             price = await self._answering.check_price(context.served, spec, None, deadline)
             context.adapter_id = adapter_id = spec.job.adapter_id
+            if price is not None:
+                self._long.check_room(context.tenant, price.adapt_seconds)
+                await self._answering.charge_price(price, spec)
             if await self._registry.has(adapter_id):
                 return await self._obtain(spec, context)
-            await self._long.begin(spec, tenant, price.adapt_seconds if price else None)
+            # What is being made for others costs nothing, and when it will be there is known.
+            seconds = price.adapt_seconds or None if price is not None else None
+            await self._long.begin(spec, context.tenant, seconds, self._note_made)
         return await self._long.result(adapter_id, wait_seconds)
+
+    def _note_made(self, made: Obtained) -> None:
+        if made.cache is CacheOutcome.MISS:
+            self.audit("adapt", made.adapter.manifest.id)
+        if made.refines_to is not None:
+            self.audit("adapt", made.refines_to, "refine")
 
     @property
     def long_adaptations(self) -> LongAdaptations:
-        """Return the owner of the adaptations that no client waits for."""
+        """Return the owner of the tenant's adaptations that no client waits for."""
         return self._long
 
     async def predict(
-        self, request: PredictRequest, *, tenant: str = DEFAULT_TENANT, feed: ProgressFeed | None = None
+        self, request: PredictRequest, *, feed: ProgressFeed | None = None, background: bool = False
     ) -> Answered:
         """Return decided predictions for `request`, after making its adapter where that is needed.
 
-        `feed`, which comes from `progress_feed`, gets the progress meanwhile. Raises as
+        `feed`, which comes from `progress_feed`, gets the progress meanwhile. In the `background`,
+        it has no deadline, counts as no request, and takes what capacity others leave. Raises as
         `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
         and `log_predictions`.
         """
         with _wrong_field(request):
-            answered = await self._predict(request, tenant, feed)
+            answered = await self._predict(request, feed, background=background)
         self._answering.record(answered.predictions)
         return answered
 
     async def _predict(
-        self, request: PredictRequest, tenant: str, feed: ProgressFeed | None = None
+        self, request: PredictRequest, feed: ProgressFeed | None = None, *, background: bool = False
     ) -> Answered:
-        async with self._context(tenant, feed, request) as context:
+        async with self._context(feed, request, background=background) as context:
             done = await self._answering.carry_out(request, context)
             assert done.adapter is not None  # only decisions come without one
             return Answered(
@@ -299,13 +341,13 @@ class Engine:
                 refines_to=context.refines_to,
             )
 
-    async def decide(self, request: DecideRequest, *, tenant: str = DEFAULT_TENANT) -> Decided:
+    async def decide(self, request: DecideRequest, *, background: bool = False) -> Decided:
         """Return decided answers to every question about every input.
 
-        The adapter is made first, where the request brings one to make. Raises as `predict`; errors
-        name the input or the question of the request.
+        The adapter is made first, where the request brings one to make. `background` is as in
+        `predict`. Raises as `predict`; errors name the input or the question of the request.
         """
-        async with self._context(tenant, asked=request) as context:
+        async with self._context(asked=request, background=background) as context:
             adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
             if adapter_id is not None:
                 request = _named(request, adapter_id, called)
@@ -322,12 +364,14 @@ class Engine:
                 model=called if adapter is None or adapter_id else adapter.manifest.id,
                 cache=done.cache,
                 timings=context.timings,
-                tokens=sum(prompt.tokens for prompt in done.spec.prompts),
+                tokens_by_input=list(
+                    map(sum, by_input([p.tokens for p in done.spec.prompts], len(request.questions)))
+                ),
                 warnings=done.spec.warnings,
                 refines_to=context.refines_to,
             )
 
-    async def calibrate(self, request: CalibrateRequest, *, tenant: str = DEFAULT_TENANT) -> CalibrationView:
+    async def calibrate(self, request: CalibrateRequest) -> CalibrationView:
         """Predict labelled examples, and add their outcomes to the adapter's calibration.
 
         Examples that are in the support or in the calibration already are left out with a warning.
@@ -338,11 +382,13 @@ class Engine:
         queries = tuple(example.query for example in admitted.examples)
         work = PredictRequest(request.adapter_id, queries, request.settings, truncate=request.truncate)
         try:
-            answered = await self._predict(work, tenant)
+            answered = await self._predict(work)
         except ServiceError as error:
             raise placed_in_examples(error, admitted.places) from error
         async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
-            return await self._gates.add(request, manifest, admitted, answered.predictions)
+            view = await self._gates.add(request, manifest, admitted, answered.predictions)
+        self.audit("gate", request.adapter_id, "calibrate")
+        return view
 
     async def calibrations(
         self, adapter_id: str, question: WantedQuestion = None
@@ -369,6 +415,7 @@ class Engine:
                 deleted = await self._gates.forget_question(manifest, question)
             if not deleted:
                 raise missing_calibration(adapter_id)
+        self.audit("gate", adapter_id, "delete")
 
     async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, Label]]) -> FeedbackOutcome:
         """Add labels of logged predictions, each a pair of prediction id and label.
@@ -378,18 +425,24 @@ class Engine:
         manifest = (await self._registry.get(adapter_id)).manifest
         return await self._gates.feedback(manifest, labels)
 
-    async def diagnose(self, request: DiagnoseRequest, *, tenant: str = DEFAULT_TENANT) -> Diagnosed:
+    async def diagnose(self, request: DiagnoseRequest) -> Diagnosed:
         """Return the diagnosis of an adapter, which is stored with it by then.
 
         If the adapter has a diagnosis by an equal request, that is returned. Equal requests at the
         same time wait for one diagnosis. Raises `ServiceError` as `create_adapter`,
         `UnknownAdapterError`, and `UndiagnosableError`.
         """
-        async with self._context(tenant) as context:
+        async with self._context() as context:
             adapter = await self._registry.get(request.adapter_id)
             context.adapter_id = request.adapter_id
             check_adapter(adapter.manifest, context.served)
             support = adapter.manifest.support.examples
+            if not adapter.manifest.support.texts:
+                raise UndiagnosableError(
+                    "a diagnosis learns from the examples again, and this adapter was stored without them "
+                    "(setting store_support): make it again where that is `text`",
+                    "adapter_id",
+                )
             folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
             stored = adapter.diagnosis
             if stored and (stored.asked_folds, stored.samples) == (request.folds, request.samples):
@@ -398,7 +451,7 @@ class Engine:
             async def make() -> Diagnosis:
                 found, spent = await diagnose(
                     adapter, request, folds, context.served, self._executor, context.tenant,
-                    self._settings.deadline_seconds,
+                    self._settings.deadline_seconds, self._answering.charge,
                 )  # fmt: skip
                 context.timings.adapt_seconds = spent.adapt_seconds
                 context.timings.predict_seconds = spent.predict_seconds
@@ -413,7 +466,7 @@ class Engine:
     async def dry_run(self, request: AdaptRequest | PredictRequest) -> DryRun:
         """Return what `request` means and would take. Raises what it would be refused with."""
         deadline = self._settings.deadline_seconds
-        async with self._context(DEFAULT_TENANT) as context:
+        async with self._context() as context:
             if isinstance(request, AdaptRequest):
                 new: AdaptationSpec | None = await self._answering.admit_adapt(request, context.served)
                 prediction = None
@@ -430,7 +483,7 @@ class Engine:
 
         `asked.adapter_id` does not matter. Raises what either would be refused with.
         """
-        async with self._context(DEFAULT_TENANT) as context:
+        async with self._context() as context:
             spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
             folds = await asyncio.to_thread(admit_diagnosis, asked, request.support, self._settings)
             price = await asyncio.to_thread(price_to_diagnose, spec, folds, asked.samples)
@@ -472,16 +525,9 @@ class Engine:
         await self._registry.unpin(adapter_id)
 
     async def delete_adapter(self, adapter_id: str) -> None:
-        """Delete the adapter, and its calibration first, since that must not outlive it.
-
-        Raises `UnknownAdapterError`, and `AdapterNamedError` where a name points to it.
-        """
-
-        async def first(adapter_id: str) -> None:
-            self._names.check_unnamed(adapter_id)
-            await self._gates.forget(adapter_id)
-
-        await self._registry.delete(adapter_id, first)
+        """Delete the adapter, as `Belongings.delete_adapter`."""
+        await self._own.delete_adapter(adapter_id)
+        self.audit("delete", adapter_id)
 
     async def resolve_model(self, model: str) -> tuple[str | None, str]:
         """Return the adapter that `model` stands for, and what the answer calls it.
@@ -494,22 +540,26 @@ class Engine:
 
     def _context(
         self,
-        tenant: str,
         feed: ProgressFeed | None = None,
         asked: AdaptRequest | PredictRequest | DecideRequest | None = None,
+        *,
+        background: bool = False,
     ) -> AbstractAsyncContextManager[RequestContext]:
         """Open a request, whose work is `asked` for: see `Traffic.request`. Raises as `check_ready`."""
-        served = self.check_ready()
+        served, share = self.check_ready(), self._principal.shares_time_as
+        if background:
+            return self._traffic.request(served, in_background(share), feed, None)
         seconds = self._estimated(asked, served) if asked is not None else 0.0
-        return self._traffic.request(served, tenant, feed, self._settings.deadline_seconds, seconds)
+        return self._traffic.request(served, share, feed, self._settings.deadline_seconds, seconds)
 
     def _estimated(self, asked: AdaptRequest | PredictRequest | DecideRequest, served: ServedModel) -> float:
         return self._estimates.seconds(Size.of(asked, served), served)
 
     def _background(self) -> int:
         """Return how much work goes on, counting what is made in the background beside requests."""
-        flights = self._registry.in_flight + len(self._diagnoses)
-        return max(flights, len(self._traffic) + len(self._refining) + len(self._long))
+        everyone = self._tenants.all()
+        flights = sum(own.in_flight for own in everyone)
+        return max(flights, len(self._traffic) + sum(len(own.refining) + len(own.long) for own in everyone))
 
 
 @contextmanager

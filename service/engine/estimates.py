@@ -77,7 +77,7 @@ class Estimates:
         return size.adapt * self._adapt + size.predict * self._predict
 
     def learn(self, size: Size, price: Price) -> None:
-        """Take the price of a request into the averages."""
+        """Take the price of a request into the averages. A part that costs nothing was not needed."""
         self._adapt = _averaged(self._adapt, size.adapt, price.adapt_seconds)
         self._predict = _averaged(self._predict, size.predict, price.predict_seconds)
 
@@ -93,6 +93,6 @@ class Estimates:
 
 
 def _averaged(before: float | None, size: float, seconds: float) -> float | None:
-    if not size or before is None:
+    if not size or not seconds or before is None:
         return before
     return before + WEIGHT * (seconds / size - before)

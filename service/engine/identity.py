@@ -1,8 +1,13 @@
-"""Ids of adapters: digests of all that determines an adapter, the same on any machine."""
+"""Ids of adapters: digests of all that determines an adapter, the same on any machine.
+
+The ids of a tenant are keyed with a secret of its own. So equal supports of two tenants have two
+ids, and nobody who knows a support can tell from an id whether another tenant has it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,11 +30,13 @@ def adapter_id(
     truncate: bool,
     folds: int = 0,
     questions: Sequence[TypedQuestion] = (),
+    key: bytes = b"",
 ) -> str:
     """Return `adp_` and the first 128 bits of the digest, in hexadecimal.
 
     `folds` is the number of folds that choose the adapter's temperature. `questions` are the
-    adapter's own: it is found by their names, so they are part of what it is.
+    adapter's own: it is found by their names, so they are part of what it is. `key` is the tenant's;
+    with none, that of the default tenant, the digest itself is the id.
     """
     determining = {
         "base": served.base.to_json(),
@@ -42,7 +49,10 @@ def adapter_id(
         **({"calibration_folds": folds} if folds else {}),
         **({"questions": [typed.to_json() for typed in questions]} if questions else {}),
     }
-    return f"adp_{_digest(determining)[:32]}"
+    digest = _digest(determining)
+    if key:
+        digest = hmac.digest(key, digest.encode(), "sha256").hex()
+    return f"adp_{digest[:32]}"
 
 
 def support_digest(support: Sequence[Example]) -> str:

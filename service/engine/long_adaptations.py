@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -94,7 +94,7 @@ class _Entry:
     """
 
     latest: LongAdaptation
-    tenant: str
+    tenant: str = ""  # whose share of the workers' time it has
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     obtained: Obtained | None = None
@@ -109,7 +109,7 @@ class _Entry:
 
 
 class LongAdaptations:
-    """Owns the long adaptations, one task for each. Used from one event loop.
+    """Owns the long adaptations of a tenant, one task for each. Used from one event loop.
 
     One ends `deadline_seconds` after it began: what has not begun on a worker by then never does.
     How it ended is kept for `keep_seconds`, on disk too. What the process before this one had not
@@ -141,10 +141,16 @@ class LongAdaptations:
         """Raise `QueueFullError` where so much work has no room."""
         self._backlog.check(tenant, seconds)
 
-    async def begin(self, spec: AdaptationSpec, tenant: str, expected_seconds: float | None) -> None:
-        """Begin to make the adapter of `spec`; where it is in the making, it goes on.
+    async def begin(
+        self,
+        spec: AdaptationSpec,
+        tenant: str,
+        expected_seconds: float | None,
+        on_made: Callable[[Obtained], object] = lambda _: None,
+    ) -> None:
+        """Begin to make the adapter of `spec` in the time of `tenant`; what is begun goes on.
 
-        Its status is on disk then. Raises `StoreFailedError`, and `QueueFullError`.
+        Its status is on disk then. `on_made` is called with the adapter. Raises `StoreFailedError`, and `QueueFullError`.
         """
         self._forget_old()
         adapter_id = spec.job.adapter_id
@@ -153,7 +159,7 @@ class LongAdaptations:
             self.check_room(tenant, expected_seconds or 0.0)
             first = LongAdaptation(adapter_id, Status.QUEUED, _now(), spec.settings.steps)
             entry = self._entries[adapter_id] = _Entry(first, tenant)
-            entry.task = asyncio.create_task(self._make(entry, spec, expected_seconds))
+            entry.task = asyncio.create_task(self._make(entry, spec, expected_seconds, on_made))
         await entry.stored.wait()
         if isinstance(entry.latest.error, StoreFailedError):
             raise entry.latest.error
@@ -242,7 +248,13 @@ class LongAdaptations:
             return latest
         return replace(latest, retry_after_seconds=self._adapters.seconds_until(latest.adapter_id))
 
-    async def _make(self, entry: _Entry, spec: AdaptationSpec, expected_seconds: float | None) -> None:
+    async def _make(
+        self,
+        entry: _Entry,
+        spec: AdaptationSpec,
+        expected_seconds: float | None,
+        on_made: Callable[[Obtained], object],
+    ) -> None:
         """Make the adapter, and record what became of it. Raises nothing but `CancelledError`."""
         started, timings, ended = time.monotonic(), Timings(), Status.SUCCEEDED
         error: ServiceError | None = None
@@ -261,6 +273,7 @@ class LongAdaptations:
             refines_to = await self._refining.begin(spec, entry.tenant)
             timings.total_seconds = time.monotonic() - started
             entry.obtained = Obtained(adapter, cache, timings, refines_to=refines_to)
+            on_made(entry.obtained)
         except asyncio.CancelledError:
             ended = Status.CANCELLED if entry.cancelled else Status.FAILED
             error = (
@@ -287,7 +300,7 @@ class LongAdaptations:
             if status is Status.SUCCEEDED:  # the adapter itself says so from now on
                 await asyncio.to_thread(self._store.delete, latest.adapter_id)
             elif not isinstance(error, StoreFailedError):
-                await asyncio.to_thread(self._store.put, _stored(latest, entry.tenant))
+                await asyncio.to_thread(self._store.put, _stored(latest))
         except (OSError, StoreError):
             log.exception("the status of %s could not be stored", latest.adapter_id)
         entry.set(latest)
@@ -296,7 +309,7 @@ class LongAdaptations:
 
     async def _put(self, entry: _Entry) -> None:
         try:
-            await asyncio.to_thread(self._store.put, _stored(entry.latest, entry.tenant))
+            await asyncio.to_thread(self._store.put, _stored(entry.latest))
         except (OSError, StoreError) as error:
             log.exception("the status of %s could not be stored", entry.latest.adapter_id)
             message = "the status of the adaptation could not be stored, so it is not begun"
@@ -324,11 +337,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _stored(latest: LongAdaptation, tenant: str) -> StoredStatus:
+def _stored(latest: LongAdaptation) -> StoredStatus:
     error = latest.error
     return StoredStatus(
         latest.adapter_id,
-        tenant,
         latest.status,
         latest.created or _now(),
         latest.steps,
@@ -351,6 +363,6 @@ def _ended_before(stored: StoredStatus) -> _Entry:
     latest = LongAdaptation(
         stored.adapter_id, status, stored.created, stored.steps, (), stored.finished or _now(), error
     )
-    entry = _Entry(latest, stored.tenant)
+    entry = _Entry(latest)
     entry.stored.set()
     return entry

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_store.adapters.names import NAME, NameHistory, NameStore, Version
-from model_store.errors import StoreError
+from model_store.errors import JournalChangedError, StoreError
 from service.engine.registry import AdapterRegistry
 from service.errors import (
     AdapterNamedError,
     InvalidNameError,
     LimitExceededError,
     NameChangedError,
-    StoreFailedError,
     UnknownModelError,
     UnknownNameError,
     over_limit,
+    store_failure,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Names:
 
     A change is on disk before it is answered. Changes of names come one after the other. A name is
     pointed to an adapter while that cannot be deleted, and `check_unnamed` is called where names
-    cannot be pointed to it.
+    cannot be pointed to it. Between servers of one store that is so but for the moment in which
+    both happen: the name then points to an adapter that is not there.
     """
 
     def __init__(self, store: NameStore, adapters: AdapterRegistry, most: int) -> None:
@@ -89,6 +90,7 @@ class Names:
 
         Raises `UnknownNameError`, and as `put`.
         """
+        await self._refresh(name)
         adapter_id = self._version(name, number).adapter_id
         return await _to_its_end(self._put(name, adapter_id, if_version, note, number))
 
@@ -108,18 +110,20 @@ class Names:
 
         With `before`, only versions of lower numbers count. Raises `UnknownNameError`.
         """
+        await self._refresh(name)
         history = self._history(name)
         older = [v for v in reversed(history.versions) if before is None or v.number < before]
         return await self._page([history], older[:limit], len(older) > limit, history.versions[-1:])
 
     async def page(self, after: str | None, limit: int) -> NamedAdapters:
         """Return at most `limit` names behind `after`, with their current versions."""
+        await asyncio.to_thread(self._store.refresh_all)
         found = await asyncio.to_thread(self._store.page, after, limit + 1)
         shown = found[:limit]
         current = [version for history in shown for version in history.versions[-1:]]
         return await self._page(shown, current, len(found) > limit)
 
-    def resolve(self, model: str, base_id: str) -> tuple[str, str]:
+    async def resolve(self, model: str, base_id: str) -> tuple[str, str]:
         """Return the adapter that a name, a version or an id stands for, and what to call it.
 
         That is the version of a name (`tickets@3`), or the id. The adapter need not be there. Raises
@@ -128,6 +132,8 @@ class Names:
         if model.startswith("adp_"):
             return model, model
         found = _MODEL.fullmatch(model)
+        if found:
+            await self._refresh(found[1])
         history = self._store.get(found[1]) if found else None
         if found is None or history is None or history.current is None:
             message = f"there is no model {_short(model)!r}: a model is {base_id!r}, the id of an adapter, or a name"
@@ -138,9 +144,10 @@ class Names:
             raise UnknownModelError(message, "model")
         return version.adapter_id, versioned(found[1], version)
 
-    def check_unnamed(self, adapter_id: str) -> None:
+    async def check_unnamed(self, adapter_id: str) -> None:
         """Raise `AdapterNamedError` if the adapter is the current version of a name."""
-        names = self._store.named(adapter_id)
+        await asyncio.to_thread(self._store.refresh_all)
+        names = await asyncio.to_thread(self._store.named, adapter_id)
         if names:
             shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
             raise AdapterNamedError(
@@ -157,32 +164,50 @@ class Names:
         rollback_of: int | None = None,
     ) -> NameHistory:
         async with self._adapters.existing(adapter_id), self._lock:
+            await self._refresh(name)
             if rollback_of is not None:
                 self._version(name, rollback_of)  # it may have been deleted meanwhile
             history = self._store.get(name)
             current = history.last if history else 0
             if if_version is not None and if_version != current:
-                now = f"is at version {current}" if current else "does not exist"
-                raise NameChangedError(f"the name {name!r} {now}, not at {if_version}", "if_version")
+                raise _changed(name, current, if_version)
+            if name not in self._store:
+                await asyncio.to_thread(self._store.refresh_all)
             if name not in self._store and len(self._store) >= self._most:
                 found = f"{len(self._store)} names, deleted ones included"
                 raise LimitExceededError(over_limit(found, self._most, "max_names"), "name")
-            with _storing(name):
-                return await asyncio.to_thread(
-                    self._store.put, name, adapter_id, note=note, rollback_of=rollback_of
-                )
+            try:
+                with _storing(name):
+                    return await asyncio.to_thread(
+                        self._store.put,
+                        name,
+                        adapter_id,
+                        note=note,
+                        rollback_of=rollback_of,
+                        if_version=if_version,
+                    )
+            except JournalChangedError as error:  # by another server, a moment ago
+                history = self._store.get(name)
+                raise _changed(name, history.last if history else 0, if_version) from error
 
     async def _move(self, old_id: str, new_id: str, note: str) -> None:
         async with self._adapters.existing(new_id), self._lock:
+            await asyncio.to_thread(self._store.refresh_all)
             for name in self._store.named(old_id):
                 with _storing(name):
                     await asyncio.to_thread(self._store.put, name, new_id, note=note)
 
     async def _delete(self, name: str) -> None:
         async with self._lock:
+            await self._refresh(name)
             self._history(name)
             with _storing(name):
                 await asyncio.to_thread(self._store.delete, name)
+
+    async def _refresh(self, name: str) -> None:
+        """See what other servers have made of the name. Raises `StoreUnavailableError` of stores."""
+        if not self._store.is_current(name):
+            await asyncio.to_thread(self._store.refresh, name)
 
     def _history(self, name: str) -> NameHistory:
         history = self._store.get(name)
@@ -225,9 +250,16 @@ def check_name(name: str, base_id: str) -> None:
 def _storing(name: str) -> Iterator[None]:
     try:
         yield
+    except JournalChangedError:
+        raise
     except (OSError, StoreError) as error:
         log.exception("the name %s could not be stored", name)
-        raise StoreFailedError("the name could not be stored, so nothing is acknowledged") from error
+        raise store_failure(error, "the name could not be stored, so nothing is acknowledged") from error
+
+
+def _changed(name: str, current: int, expected: int | None) -> NameChangedError:
+    now = f"is at version {current}" if current else "does not exist"
+    return NameChangedError(f"the name {name!r} {now}, not at {expected}", "if_version")
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

@@ -14,12 +14,13 @@ from model_store.errors import StoreError
 from service.engine.adapter_cache import AdapterCache
 from service.engine.flights import Flights
 from service.engine.requests import CacheOutcome
-from service.errors import StoreFailedError, UnknownAdapterError
+from service.errors import UnknownAdapterError, store_failure
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
+    from model_store.adapters.contract import Adapters
     from model_store.adapters.manifest import AdapterManifest
-    from model_store.adapters.store import AdapterStore, StoredAdapter
+    from model_store.adapters.store import StoredAdapter
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_SECONDS = 60
@@ -35,9 +36,11 @@ class AdapterRegistry:
     time, and equal requests wait for it together; `Flights` says when that is cancelled.
     """
 
-    def __init__(self, store: AdapterStore, memory: AdapterCache, grace_seconds: float) -> None:
+    def __init__(self, store: Adapters, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
+        self._used: set[str] = set()
+        """Adapters that were found since their use was last written down."""
         self._due: dict[str, float] = {}
         """When adapters in flight are expected, in the event loop's time, where that is known."""
         # Held while disk and memory change together, so that a slow read does not put a deleted
@@ -57,10 +60,6 @@ class AdapterRegistry:
     def is_being_made(self, adapter_id: str) -> bool:
         """Return whether the adapter is being made, or read for the first time."""
         return adapter_id in self._flights
-
-    def is_near(self, adapter_id: str) -> bool:
-        """Return whether the adapter is in memory, or being made."""
-        return adapter_id in self._flights or self._memory.get(adapter_id) is not None
 
     def seconds_until(self, adapter_id: str) -> int:
         """Return after how long to ask again for an adapter that is being made; from 1 to a minute."""
@@ -163,6 +162,25 @@ class AdapterRegistry:
                 raise self._unknown(adapter_id)
             yield
 
+    async def note_uses(self) -> None:
+        """Write down on disk which adapters have been used since the last call."""
+        used, self._used = self._used, set()
+
+        def touch() -> None:
+            for id in used:
+                self._store.touch(id)
+
+        await asyncio.to_thread(touch)
+
+    async def unused_since(self, moment: float) -> list[str]:
+        """Return the ids of adapters that were last used before this time, in seconds of the epoch."""
+        found = await asyncio.to_thread(self._store.last_used_before, moment)
+        return [id for id in found if id not in self._used and id not in self._flights]
+
+    async def stored(self) -> tuple[int, int]:
+        """Return how many adapters are stored, and their bytes."""
+        return await asyncio.to_thread(self._store.usage)
+
     async def put_diagnosis(self, adapter_id: str, diagnosis: Diagnosis) -> None:
         """Store the adapter's diagnosis with it, on disk too.
 
@@ -173,7 +191,7 @@ class AdapterRegistry:
                 stored = await asyncio.to_thread(self._store.put_diagnosis, adapter_id, diagnosis)
             except (OSError, StoreError) as error:
                 log.exception("the diagnosis of adapter %s could not be stored", adapter_id)
-                raise StoreFailedError("the diagnosis could not be stored") from error
+                raise store_failure(error, "the diagnosis could not be stored") from error
             held = self._memory.get(adapter_id)
             if held is not None:
                 self._memory.replace(replace(held, diagnosis=diagnosis))
@@ -199,7 +217,8 @@ class AdapterRegistry:
 
     async def _find(self, adapter_id: str) -> StoredAdapter | None:
         adapter = self._memory.get(adapter_id)
-        if adapter is not None:
+        if adapter is not None and await self._is_there(adapter_id):
+            self._used.add(adapter_id)
             return adapter
         async with self._lock:
             adapter = self._memory.get(adapter_id)  # another reader may have put it there meanwhile
@@ -207,7 +226,16 @@ class AdapterRegistry:
                 adapter = await asyncio.to_thread(self._store.get, adapter_id)
                 if adapter is not None:
                     self._memory.put(adapter)
+        if adapter is not None:
+            self._used.add(adapter_id)
         return adapter
+
+    async def _is_there(self, adapter_id: str) -> bool:
+        """Return whether the store still has an adapter in memory; drop it from there if not."""
+        if self._store.is_current(adapter_id) or await asyncio.to_thread(self._store.has, adapter_id):
+            return True
+        self._memory.drop(adapter_id)  # another server has deleted it
+        return False
 
     async def _find_or_make(self, adapter_id: str, make: Callable[[], Awaitable[StoredAdapter]]) -> _Made:
         adapter = await self._find(adapter_id)
@@ -219,8 +247,8 @@ class AdapterRegistry:
                 await asyncio.to_thread(self._store.put, adapter)
             except (OSError, StoreError) as error:
                 log.exception("adapter %s could not be stored", adapter_id)
-                raise StoreFailedError(
-                    "the adapter could not be stored, so it is not acknowledged"
+                raise store_failure(
+                    error, "the adapter could not be stored, so it is not acknowledged"
                 ) from error
             self._memory.put(adapter)
         return adapter, True

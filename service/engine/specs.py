@@ -25,7 +25,8 @@ class AdaptationSpec:
     Each of `folds` is held out once, to choose the adapter's own temperature. Without folds, the
     adapter has the temperature of the posterior's rule. `refined` decides the adapter that is made
     in the background when this one has answered; None where this one is all that is made.
-    `questions` are the adapter's own.
+    `questions` are the adapter's own. `id_key` is the tenant's (see `service.engine.identity`).
+    `keep_texts` says whether the adapter is stored with the texts of its support.
     """
 
     served: ServedModel
@@ -37,6 +38,8 @@ class AdaptationSpec:
     folds: tuple[Fold, ...] = ()
     questions: tuple[TypedQuestion, ...] = ()
     refined: AdaptationSpec | None = None
+    id_key: bytes = b""
+    keep_texts: bool = True
 
     @property
     def job(self) -> AdaptJob:
@@ -49,8 +52,14 @@ class AdaptationSpec:
             truncate=self.truncate,
             folds=len(self.folds),
             questions=self.questions,
+            key=self.id_key,
         )
         return AdaptJob(named, self.examples, self.settings, self.seed)
+
+    def owned(self, id_key: bytes, *, keep_texts: bool) -> AdaptationSpec:
+        """Return the same for the tenant that has this key, the refined adapter too."""
+        refined = self.refined.owned(id_key, keep_texts=keep_texts) if self.refined else None
+        return replace(self, id_key=id_key, keep_texts=keep_texts, refined=refined)
 
     def part(self, kept: Sequence[int]) -> AdaptationSpec:
         """Return the same for the examples at these positions alone, without folds."""

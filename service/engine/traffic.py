@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from service.engine.answers import Timings
@@ -25,7 +25,7 @@ class RequestContext:
 
     `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
     the version of a name, where the request names its adapter by one. `refines_to` is as in
-    `service.engine.answers.Obtained`. `reservation` has its work in the backlog.
+    `service.engine.answers.Obtained`. `reservation` has its work in the backlog; None for work in the background.
     """
 
     served: ServedModel
@@ -38,9 +38,10 @@ class RequestContext:
     refines_to: str | None = None
     reservation: Reservation | None = None
 
-    def seconds_left(self) -> float:
-        """Return the seconds until the deadline."""
-        return (self.deadline.when() or math.inf) - asyncio.get_running_loop().time()
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the deadline; None without one."""
+        when = self.deadline.when()
+        return None if when is None else when - asyncio.get_running_loop().time()
 
 
 class Traffic:
@@ -79,29 +80,30 @@ class Traffic:
         served: ServedModel,
         tenant: str,
         feed: ProgressFeed | None,
-        deadline_seconds: float,
+        deadline_seconds: float | None,
         work_seconds: float = 0.0,
     ) -> AsyncIterator[RequestContext]:
         """Count a request and enforce its deadline, until the context ends.
 
         `work_seconds` are the estimate of what an idle worker takes for it. One with a `feed` is
-        counted already. Raises `DeadlineExceededError` and `QueueFullError`.
+        counted already. One without a deadline, for which nobody waits, is not counted, and has no
+        place in the backlog. Raises `DeadlineExceededError` and `QueueFullError`.
         """
-        if feed is None:
+        counted = feed is None and deadline_seconds is not None
+        if counted:
             self.enter()
         started = time.monotonic()
         deadline = asyncio.timeout(deadline_seconds)
         context = RequestContext(served, Timings(), tenant, deadline, feed)
         notes = current_notes()
-        if notes is not None:
-            notes.tenant = tenant
+        reserving = nullcontext() if deadline_seconds is None else self._backlog.reserve(tenant, work_seconds)
         try:
-            with self._backlog.reserve(tenant, work_seconds) as context.reservation:
+            with reserving as context.reservation:
                 async with deadline:
                     yield context
         except (TimeoutError, DeadlineExceededError) as error:
             # The executor has the deadline too, and may raise first.
-            if isinstance(error, TimeoutError) and not deadline.expired():
+            if deadline_seconds is None or (isinstance(error, TimeoutError) and not deadline.expired()):
                 raise
             limit = f"{deadline_seconds:g} s (setting deadline_seconds)"
             message = f"not done in {limit}; an adaptation goes on for a while, so try again"
@@ -110,11 +112,12 @@ class Traffic:
             ) from error
         finally:  # the result holds these timings, so they are set before it is returned
             context.timings.total_seconds = time.monotonic() - started
-            share = context.timings.total_seconds / max(1, self._count)
-            self._request_seconds += 0.1 * (share - self._request_seconds)
-            if notes is not None:
+            if deadline_seconds is not None:
+                share = context.timings.total_seconds / max(1, self._count)
+                self._request_seconds += 0.1 * (share - self._request_seconds)
+            if notes is not None and deadline_seconds is not None:
                 notes.adapter_id, notes.seconds = context.adapter_id, context.timings.by_part()
-            if feed is None:
+            if counted:
                 self.leave()
 
     def _retry_after_seconds(self) -> int:

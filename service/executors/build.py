@@ -13,7 +13,7 @@ from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.logs import set_up_logs
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 
 def build_executor(
@@ -21,11 +21,8 @@ def build_executor(
 ) -> Executor:
     """Build the executor that `settings` name, or the `usual` one where they name none.
 
-    `early` is passed to `process_executor`.
+    `early` is passed to the executor. Raises `SettingsError` where the package `ray` is missing.
     """
-    loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
-    if (settings.executor or usual) == "inline":
-        return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
     supervision = Supervision(
         settings.heartbeat_seconds,
         settings.hang_seconds,
@@ -34,9 +31,43 @@ def build_executor(
         leave_seconds=settings.drain_seconds,
         check_seconds=settings.self_check_seconds,
     )
+    if settings.executor == "ray":
+        return _build_ray_executor(settings, metrics, supervision, early=early)
+    loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
+    if (settings.executor or usual) == "inline":
+        return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
     return process_executor(
         loads,
         metrics,
+        adapt_share=settings.adapt_share,
+        supervision=supervision,
+        check=SelfCheck(),
+        early=early,
+        set_up_logs=partial(set_up_logs, settings.log_format, settings.log_level),
+    )
+
+
+def _build_ray_executor(
+    settings: Settings, metrics: Metrics, supervision: Supervision, *, early: bool
+) -> Executor:
+    try:
+        from service.executors.ray import RayRoom, ray_executor  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise SettingsError(
+            "the executor `ray` needs the package ray: pip install 'abmll-serve[ray]'"
+        ) from error
+    if settings.device == "cpu":
+        # Nodes of a cluster may differ from this machine, so its cores say nothing about theirs.
+        here = settings.ray_address is None
+        threads = settings.threads or (max(1, _cores() // settings.workers) if here else 1)
+        own, room = settings.model_copy(update={"threads": threads}), RayRoom(cpus=threads)
+    else:
+        own, room = settings, RayRoom(cpus=1, gpus=1)
+    return ray_executor(
+        [partial(load_model_worker, own)] * settings.workers,
+        metrics,
+        address=settings.ray_address,
+        room=room,
         adapt_share=settings.adapt_share,
         supervision=supervision,
         check=SelfCheck(),

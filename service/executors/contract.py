@@ -28,10 +28,21 @@ Lane: TypeAlias = Literal["adapt", "predict"]
 LANES: tuple[Lane, ...] = ("adapt", "predict")
 GLOBAL = "global"  # what a job names instead of an adapter, where the global posterior answers
 DEFAULT_TENANT = "default"  # the tenant of requests that name none
+_BACKGROUND = "\0background "  # no tenant that a header names begins like this
 Losses: TypeAlias = Sequence[float]
 """Losses of an adaptation so far: the mean loss of each step, in nats an example."""
 Partial: TypeAlias = "Sequence[Prediction | None]"
 """Predictions so far, one for each query, in order; None where no sample is drawn yet."""
+
+
+def in_background(tenant: str) -> str:
+    """Return what a tenant is called whose jobs run only where no others are ready."""
+    return _BACKGROUND + tenant
+
+
+def is_background(tenant: str) -> bool:
+    """Return whether jobs of this tenant run only where no others are ready."""
+    return tenant.startswith(_BACKGROUND)
 
 
 class Encoder(Protocol):

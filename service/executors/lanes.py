@@ -1,15 +1,17 @@
 """Chooses the jobs of the next unit: lanes share time, tenants share a lane, jobs take turns.
 
+Jobs in the background run where no others are ready.
+
 There are no clocks and no threads here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from service.executors.contract import LANES, Lane
+from service.executors.contract import LANES, Lane, is_background
 
 K = TypeVar("K", bound=Hashable)
 
@@ -115,3 +117,51 @@ class LaneScheduler:
     def charge(self, lane: Lane, seconds: float) -> None:
         """Count the time of a unit of the lane."""
         self._lanes.charge(lane, seconds)
+
+
+class LevelScheduler:
+    """Chooses among jobs by level, and in a level as `LaneScheduler`.
+
+    Jobs in the background (`contract.is_background`) are never in a unit with others, and lanes and
+    tenants owe nothing for them.
+    """
+
+    def __init__(self, adapt_share: float) -> None:
+        """Give adaptations `adapt_share` of a level's time, in (0, 1), while both lanes have work."""
+        self._usual, self._background = LaneScheduler(adapt_share), LaneScheduler(adapt_share)
+        self._level: dict[int, LaneScheduler] = {}
+        self._charged = self._usual
+
+    def add(self, job_id: int, lane: Lane, tenant: str) -> None:
+        """Give the job units until it is removed."""
+        level = self._level[job_id] = self._background if is_background(tenant) else self._usual
+        level.add(job_id, lane, tenant)
+
+    def remove(self, job_id: int) -> None:
+        """Give the job no more units."""
+        self._level.pop(job_id).remove(job_id)
+
+    def lane(self) -> Lane | None:
+        """Return the lane of the next unit; None where there is no job."""
+        return self._usual.lane() or self._background.lane()
+
+    def next(
+        self, lane: Lane, taken: Collection[int], ready: Callable[[int], bool] = lambda _: True
+    ) -> int | None:
+        """Return the next job of the unit: see `LaneScheduler.next`.
+
+        Where the usual jobs of the lane wait for what those in the background hold, these go on.
+        """
+        levels = [self._level[next(iter(taken))]] if taken else [self._usual, self._background]
+        found = (level.next(lane, taken, ready) for level in levels)
+        return next((job_id for job_id in found if job_id is not None), None)
+
+    def take(self, job_id: int, tokens: int) -> None:
+        """Count the job's tokens in the unit, and move it to the end of its queue."""
+        self._charged = self._level[job_id]
+        self._charged.take(job_id, tokens)
+
+    def charge(self, lane: Lane, seconds: float) -> None:
+        """Count the time of a unit of the lane, in the level of the jobs that were taken for it."""
+        self._charged.charge(lane, seconds)
+        self._charged = self._usual

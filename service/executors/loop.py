@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from service.errors import DeadlineExceededError
 from service.executors.contract import Job, Lane, Run, Worker, WorkerFatalError, lane_of
-from service.executors.lanes import LaneScheduler
+from service.executors.lanes import LevelScheduler
 from service.executors.messages import (
     Advanced,
     Began,
@@ -55,7 +55,7 @@ class WorkerLoop:
         self, worker: Worker, adapt_share: float = 0.5, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._worker, self._clock = worker, clock
-        self._scheduler = LaneScheduler(adapt_share)
+        self._scheduler = LevelScheduler(adapt_share)
         self._entries: dict[int, _Entry] = {}
         self._busy_since: float | None = None
         self._unit_tokens = 0

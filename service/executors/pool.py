@@ -49,6 +49,7 @@ from service.executors.messages import (
 from service.executors.placement import place
 from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
+from service.gateway_metrics import Occupancy
 from service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class WorkerPool:
         self._load_error: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        metrics.gateway.occupancy = self._occupancy
 
     async def start(self) -> ServedModel:
         """Wait until a first worker is up. Raises what loading raised if none can be loaded."""
@@ -203,6 +205,14 @@ class WorkerPool:
             await self._replace(member, "asked for", self._supervision)
             while member.state != "up" and not self._closing:
                 await asyncio.sleep(0.02)
+
+    def _occupancy(self) -> Occupancy:
+        jobs = [pending for pending in self._pending.values() if not pending.tied]
+        return Occupancy(
+            running=[pending.job.adapter_id for pending in jobs if pending.began],
+            waiting=[pending.job.adapter_id for pending in jobs if not pending.began],
+            held=[adapter for member in self._members for adapter in member.held],
+        )
 
     async def close(self) -> None:
         """Drop all jobs and end the workers."""

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from abmll.assurance.certificates import Certificate
 from abmll.text.tasks import Query
-from model_store.errors import CorruptArtifactError, StoreError, UnsupportedFormatError
-from service.errors import (
-    StoreFailedError,
+from model_store.adapters.contract import ABSENT, Mark
+from model_store.errors import (
+    CorruptArtifactError,
+    JournalChangedError,
+    StoreError,
+    UnsupportedFormatError,
 )
+from service.errors import StoreUnavailableError, UnknownPredictionError, store_failure
 from service.gating.labels import judge_labels
 from service.gating.questions import (
     AdapterQuestion,
@@ -72,8 +78,7 @@ from service.gating.state import (
 
 if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
-    from model_store.adapters.gate_journals import GateJournals
-    from model_store.adapters.journals import Record
+    from model_store.adapters.contract import CalibrationJournals, Record
     from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
     from service.metrics import Metrics
@@ -82,18 +87,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_STATES = 256
+_MOST_TRIES = 20
+T = TypeVar("T")
 
 
 class GateKeeper:
     """Owns the state of all calibrated gates. Used from one event loop.
 
     The disk is written in threads, one write at a time, and always before memory. The caller checks
-    that the adapter exists.
+    that the adapter exists. Where other servers write the same journals, a write happens only on top
+    of all that they have written: else it is decided anew, with that. `fresh_seconds` is for how long
+    thresholds may be of a journal as it was.
     """
 
-    def __init__(self, settings: Settings, store: GateJournals, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: CalibrationJournals,
+        metrics: Metrics,
+        fresh_seconds: float = math.inf,
+    ) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
+        self._fresh_seconds = fresh_seconds
         self._states: OrderedDict[str, GateState] = OrderedDict()
+        self._read_to: dict[str, tuple[Mark, float]] = {}  # how far, and when in the event loop's time
+        self._counted: Counter[str] = Counter()
         self._lock = asyncio.Lock()  # held while journal and memory change together
 
     async def admit(self, request: CalibrateRequest, manifest: AdapterManifest) -> Admitted:
@@ -105,7 +123,7 @@ class GateKeeper:
         given = labelled_examples(request, manifest, question)
         async with self._lock:
             key = journal_key(manifest.id, given.digest)
-            state = None if request.replace else await self._find(key)
+            state = None if request.replace else await self._newest(key)
         return admit_examples(given, request, manifest, state, self._settings)
 
     async def add(
@@ -126,24 +144,27 @@ class GateKeeper:
         ]
         async with self._lock:
             key = journal_key(manifest.id, admitted.digest)
-            old = await self._find(key)
-            if request.replace or old is None:
-                version = old.version + 1 if old is not None else 1
-                record = begin_record(
-                    manifest.id,
-                    conditions,
-                    outcomes,
-                    held=request.more_follow,
-                    version=version,
-                    question=admitted.digest,
-                )
-                state = await self._begin(key, [record])
-            else:
-                state = old
-                check_extendable(state, conditions)
+
+            async def step() -> GateState:
+                old = await self._newest(key)
+                if request.replace or old is None:
+                    version = old.version + 1 if old is not None else 1
+                    record = begin_record(
+                        manifest.id,
+                        conditions,
+                        outcomes,
+                        held=request.more_follow,
+                        version=version,
+                        question=admitted.digest,
+                    )
+                    return await self._begin(key, [record])
+                check_extendable(old, conditions)
                 # Another call may have added some of them since they were admitted.
-                fresh = [outcome for outcome in outcomes if outcome.key not in state.keys]
-                await self._append(state, examples_record(fresh, held=request.more_follow))
+                fresh = [outcome for outcome in outcomes if outcome.key not in old.keys]
+                await self._append(old, examples_record(fresh, held=request.more_follow))
+                return old
+
+            state = await self._on_top(step)
             self._metrics.calibration_examples.inc(len(outcomes))
             self._count_states()
             return replace(view_of(state, admitted.question), warnings=admitted.warnings)
@@ -157,7 +178,9 @@ class GateKeeper:
         async with self._lock:
             if wanted is not None:
                 question = chosen_question(manifest, wanted)
-                state = await self._get(journal_key(manifest.id, question.digest if question else ""))
+                key = journal_key(manifest.id, question.digest if question else "")
+                await self._newest(key)
+                state = await self._get(key)
                 return [view_of(state, question)]
             return [view_of(state, question) for question, state in await self._of_adapter(manifest)]
 
@@ -165,7 +188,7 @@ class GateKeeper:
         """Delete all calibrations of an adapter and their feedback; return whether there were any."""
         async with self._lock:
             for key in [key for key, state in self._states.items() if state.adapter_id == adapter_id]:
-                del self._states[key]
+                self._forget(key)
             self._count_states()
             return await asyncio.to_thread(self._store.delete_of, adapter_id)
 
@@ -177,7 +200,7 @@ class GateKeeper:
         question = chosen_question(manifest, wanted)
         key = journal_key(manifest.id, question.digest if question else "")
         async with self._lock:
-            self._states.pop(key, None)
+            self._forget(key)
             self._count_states()
             return await asyncio.to_thread(self._store.delete, key)
 
@@ -229,7 +252,8 @@ class GateKeeper:
         async with self._lock:
             for calibrated, numbers in by_question.values():
                 own = [(queries[number], decided[number]) for number in numbers]
-                for number, row in zip(numbers, await self._log(calibrated, own), strict=True):
+                logged = await self._on_top(lambda calibrated=calibrated, own=own: self._log(calibrated, own))  # type: ignore[misc]
+                for number, row in zip(numbers, logged, strict=True):
                     rows[number] = row
         return rows
 
@@ -237,7 +261,6 @@ class GateKeeper:
         self, calibrated: CalibratedGate, own: Sequence[tuple[Query, DecidedPrediction]]
     ) -> list[DecidedPrediction]:
         """Log predictions of one question. Needs the lock."""
-        support = {example.input for example in calibrated.manifest.support.examples}
         state = await self._find(journal_key(calibrated.manifest.id, calibrated.question))
         if state is not None and state.lineage != calibrated.lineage:
             state = None  # another calibration than the gate was resolved with
@@ -247,7 +270,9 @@ class GateKeeper:
             key = outcome_key(asked, calibrated.question)
             id = prediction_id(calibrated.lineage, key)
             known = state.logged.get(id) if state is not None else None
-            seen = query.input in support or (state is not None and key in state.keys)
+            seen = calibrated.manifest.support.has_input(query.input) or (
+                state is not None and key in state.keys
+            )
             entries.append(known or self._entry(calibrated, id, key, row, asked, seen=seen))
         if state is not None:
             fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
@@ -282,7 +307,10 @@ class GateKeeper:
             views = []
             for number, own in judged.by_calibration.items():
                 question, state = calibrations[number]
-                done = await self._add_labels(state, own)
+                lineage = state.lineage
+                done, state = await self._on_top(
+                    lambda key=state.key, lineage=lineage, own=own: self._add_labels(key, lineage, own)  # type: ignore[misc]
+                )
                 stored, asked = stored + done.stored, asked + done.asked
                 against = sum(id in own for id in judged.contradicted)
                 warnings = feedback_warnings(against, done.uncounted, self._settings)
@@ -290,8 +318,13 @@ class GateKeeper:
             self._count_states()
             return FeedbackOutcome(stored, asked, len(labels) - stored, judged.contradicted, tuple(views))
 
-    async def _add_labels(self, state: GateState, labels: Mapping[str, bool]) -> _Labelled:
-        """Add labels of a state's predictions, by id, and return how many are new. Needs the lock."""
+    async def _add_labels(
+        self, key: str, lineage: str, labels: Mapping[str, bool]
+    ) -> tuple[_Labelled, GateState]:
+        """Add labels of a state's predictions, by id; return how many are new. Needs the lock."""
+        state = await self._get(key)
+        if state.lineage != lineage or any(id not in state.logged for id in labels):
+            raise UnknownPredictionError("the calibration was begun anew meanwhile", "labels")
         new = {id: correct for id, correct in labels.items() if id not in state.labelled}
         asked = {id for id in new if state.logged[id].asked}
         room = max(0, self._settings.max_calibration - len(state.items))
@@ -301,7 +334,7 @@ class GateKeeper:
             await self._revoke_on_drift(state)
         self._metrics.feedback_labels.labels("yes").inc(len(asked))
         self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
-        return _Labelled(len(new), len(asked), len(asked - counting))
+        return _Labelled(len(new), len(asked), len(asked - counting)), state
 
     def _entry(
         self,
@@ -335,7 +368,7 @@ class GateKeeper:
         questions: Sequence[AdapterQuestion | None] = questions_of_adapter(manifest) or [None]
         found = []
         for question in questions:
-            state = await self._find(journal_key(manifest.id, question.digest if question else ""))
+            state = await self._newest(journal_key(manifest.id, question.digest if question else ""))
             if state is not None:
                 found.append((question, state))
         if not found:
@@ -349,58 +382,101 @@ class GateKeeper:
         return state
 
     async def _find(self, key: str) -> GateState | None:
-        """Return the state of a journal, read from it if necessary. Needs the lock."""
+        """Return the state of a journal, read from it if it may have changed. Needs the lock."""
         state = self._states.get(key)
-        if state is None:
-            state = await asyncio.to_thread(self._read, key)
+        read_to, read_at = self._read_to.get(key, (ABSENT, -math.inf))
+        now = asyncio.get_running_loop().time()
+        if state is None or now - read_at >= self._fresh_seconds:
+            known = ABSENT if state is None else read_to
+            state, read_to = await asyncio.to_thread(self._read, key, state, known)
             if state is None:
+                self._forget(key)
                 return None
-            self._hold(state)
+            self._hold(state, read_to, now)
         self._states.move_to_end(key)
         return state
 
-    def _read(self, key: str) -> GateState | None:
-        records = self._store.read(key)
-        if records is None:
-            return None
+    async def _newest(self, key: str) -> GateState | None:
+        """Return the state of a journal with all that other servers have written. Needs the lock."""
+        self._look_again(key)
+        return await self._find(key)
+
+    async def _on_top(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Run `step`, and again while other servers write in between. Needs the lock.
+
+        `step` finds a state, and writes what follows from it once. Raises `StoreUnavailableError`
+        where others always write first.
+        """
+        for _ in range(_MOST_TRIES):
+            try:
+                return await step()
+            except JournalChangedError:
+                continue
+        raise StoreUnavailableError("other servers change the calibration all the time: nothing is stored")
+
+    def _read(self, key: str, state: GateState | None, read_to: Mark) -> tuple[GateState | None, Mark]:
+        """Return the state with what is in the journal behind `read_to`, or a new one."""
+        loaded = self._store.load(key, read_to)
+        if loaded is None:
+            return None, ABSENT
         try:
-            return read_state(key, records, self._settings.alarm_delta)
+            if state is None or loaded.anew:
+                return read_state(key, loaded.records, self._settings.alarm_delta), loaded.mark
+            for record in loaded.records:
+                state.apply(record)
         except CorruptArtifactError as error:
             self._store.move_aside(key, error)
-            return None
+            return None, ABSENT
         except UnsupportedFormatError as error:
             log.warning("the calibration of %s is ignored: %s", key, error)
-            return None
+            return None, ABSENT
+        return state, loaded.mark
 
-    def _hold(self, state: GateState) -> None:
-        self._states[state.key] = state
+    def _hold(self, state: GateState, read_to: Mark, read_at: float) -> None:
+        self._states[state.key], self._read_to[state.key] = state, (read_to, read_at)
         if len(self._states) > _MOST_STATES:
-            self._states.popitem(last=False)
+            self._read_to.pop(self._states.popitem(last=False)[0], None)
         self._count_states()
 
+    def _forget(self, key: str) -> None:
+        self._states.pop(key, None)
+        self._read_to.pop(key, None)
+
+    def _look_again(self, key: str) -> None:
+        """Have the next `_find` look at the journal, unless no other server writes it."""
+        if key in self._read_to and self._fresh_seconds < math.inf:
+            self._read_to[key] = (self._read_to[key][0], -math.inf)
+
     async def _begin(self, key: str, records: Sequence[Record]) -> GateState:
-        await self._write(self._store.begin, key, records)
+        mark = await self._write(lambda known: self._store.begin(key, records, known), key)
         state = GateState.of(records, self._settings.alarm_delta)
-        self._hold(state)
+        self._hold(state, mark, asyncio.get_running_loop().time())
         return state
 
     async def _append(self, state: GateState, record: Record) -> None:
-        await self._write(self._store.append, state.key, record)
+        mark = await self._write(lambda known: self._store.append(state.key, record, known), state.key)
         state.apply(record)
+        self._hold(state, mark, asyncio.get_running_loop().time())
 
-    async def _write(self, write: Any, key: str, what: Any) -> None:
+    async def _write(self, write: Callable[[Mark], Mark], key: str) -> Mark:
+        """Run `write` with the mark up to which the journal was read, and return its new mark."""
+        known = self._read_to[key][0] if key in self._states else ABSENT
         # Shielded, so that journal and memory stay equal when a client leaves during the write.
-        task = asyncio.ensure_future(asyncio.to_thread(write, key, what))
+        task = asyncio.ensure_future(asyncio.to_thread(write, known))
         try:
-            await asyncio.shield(task)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             await asyncio.wait([task])
-            self._states.pop(key, None)  # the next request reads it from the journal
+            self._forget(key)  # the next request reads it from the journal
+            raise
+        except JournalChangedError:
+            self._look_again(key)
             raise
         except (OSError, StoreError) as error:
+            self._look_again(key)  # a shared store may have written it all the same
             log.exception("the calibration of %s could not be stored", key)
-            raise StoreFailedError(
-                "the calibration could not be stored, so nothing is acknowledged"
+            raise store_failure(
+                error, "the calibration could not be stored, so nothing is acknowledged"
             ) from error
 
     async def _revoke_on_drift(self, state: GateState) -> None:
@@ -409,7 +485,9 @@ class GateKeeper:
             log.warning("the certificates of %s are revoked: %s", state.key, reason)
             kind = "risk" if any(alarm.raised for alarm in state.alarms.values()) else "domain"
             self._metrics.drift_alarms.labels(kind).inc()
-            await self._append(state, revoked_record(reason))
+            # A server that has written in between has seen the same reason.
+            with suppress(JournalChangedError):
+                await self._append(state, revoked_record(reason))
             self._count_states()
 
     async def _make_room(self, state: GateState, incoming: int) -> GateState:
@@ -420,8 +498,9 @@ class GateKeeper:
 
     def _count_states(self) -> None:
         counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
-        for name in ("active", "revoked"):
-            self._metrics.calibrations.labels(name).set(counts[name])
+        for name in ("active", "revoked"):  # other tenants have keepers of their own, and add to it
+            self._metrics.calibrations.labels(name).inc(counts[name] - self._counted[name])
+        self._counted = counts
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,6 @@ def admit_examples(
 
     Raises `ServiceError` that names the wrong example.
     """
-    support = {example.input for example in manifest.support.examples}
     known = set(state.keys) if state is not None else set()
     admitted: list[tuple[Example, str]] = []
     in_support = counted = 0
@@ -104,7 +103,7 @@ def admit_examples(
         if not example.output.strip():
             raise InvalidRequestError("the output is empty", f"{place}.output")
         key = outcome_key(example.query, given.digest)
-        if example.input in support:
+        if manifest.support.has_input(example.input):
             in_support += 1
         elif key in known:
             counted += 1

@@ -19,7 +19,7 @@ from abmll.assurance.conformal import ConformalQuantile, conformal_quantile
 from abmll.assurance.drift import ExchangeabilityAlarm, RiskAlarm
 from abmll.prediction.settings import Samples
 from abmll.text.tasks import Query
-from model_store.adapters.journals import Record
+from model_store.adapters.contract import Record
 from model_store.errors import CorruptArtifactError, UnsupportedFormatError
 from model_store.tensors import canonical_json
 

@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abmll_client import (
+    AccessError,
     AsyncClient,
     BusyError,
     Client,
@@ -460,6 +461,44 @@ def test_headers_are_sent_and_appear_nowhere_else(
     assert sent.requests[0].headers["authorization"].startswith("Basic ")
     for secret in ("hush", "password", "private text"):
         assert not any(secret in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "headers", "sent_key"),
+    [
+        ("own", "other", None, "own"),
+        (None, " other ", None, "other"),
+        (None, None, None, None),
+        ("", "other", None, None),
+        ("own", "other", {"X-API-Key": "header"}, "header"),
+        ("own", None, {"Authorization": "Bearer header"}, None),
+    ],
+)
+def test_the_key_is_the_given_one_or_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    environment: str | None,
+    headers: dict[str, str] | None,
+    sent_key: str | None,
+) -> None:
+    monkeypatch.delenv("ABMLL_API_KEY", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("ABMLL_API_KEY", environment)
+    sent = transport(refusal(401, "invalid_api_key"))
+    with Client("http://host", transport=sent, api_key=given, headers=headers) as client:
+        with pytest.raises(AccessError):
+            client.adapter("adp_0")
+        assert "own" not in repr(client)
+    (request,) = sent.requests  # a wrong key is not tried again
+    assert request.headers.get("x-api-key") == sent_key
+
+
+def test_a_quota_that_is_used_up_is_not_tried_again(slept: list[float]) -> None:
+    sent = transport(refusal(429, "quota_exceeded"))
+    with Client("http://host", transport=sent) as client, pytest.raises(AccessError):
+        client.create_adapter([("text", "a")])
+    assert len(sent.requests) == 1
+    assert slept == []
 
 
 def test_a_copy_is_the_same_client() -> None:

@@ -39,7 +39,7 @@ def images() -> Iterator[tuple[str, str]]:
     values = yaml.safe_load((CHART / "values.yaml").read_text())["image"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     yield "chart", f"{values['repository']}:{values['tag'] or chart['appVersion']}"
-    for manifest in ("kubernetes.yaml", "kserve.yaml"):
+    for manifest in ("kubernetes.yaml", "kserve.yaml", "ray.yaml"):
         for name in re.findall(r'^\s*image: "?([^"\s]+)', (DOCKER / manifest).read_text(), re.MULTILINE):
             yield manifest, name
 
@@ -51,6 +51,7 @@ def test_the_image_has_one_name_everywhere() -> None:
         "chart",
         "kubernetes.yaml",
         "kserve.yaml",
+        "ray.yaml",
     }
     assert [f"{place}: {name}" for place, name in named if name != IMAGE] == []
     repository = IMAGE.partition(":")[0]

@@ -41,6 +41,15 @@ ALL: dict[str, Any] = {
 }
 
 
+SHARED = {
+    "replicas": 3,
+    "settings": {"store_url": "s3://bucket/prefix"},
+    "env": [
+        {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "store", "key": "secret"}}}
+    ],
+}
+
+
 def pod_of(made: dict[str, Any]) -> dict[str, Any]:
     return made["StatefulSet"]["spec"]["template"]["spec"]
 
@@ -58,7 +67,7 @@ def test_helm_finds_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("values", [{}, ALL], ids=["defaults", "all"])
+@pytest.mark.parametrize("values", [{}, ALL, SHARED], ids=["defaults", "all", "shared"])
 def test_what_is_rendered_is_valid(values: dict[str, Any], version: str) -> None:
     made = render(values)
     assert set(made) >= {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy"}
@@ -234,6 +243,23 @@ def test_keys_are_mounted_read_only_where_there_are_any() -> None:
     (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "keys"]
     assert mount["readOnly"] is True
     assert {"name": "keys", "secret": {"secretName": "abmll-keys"}} in pod["volumes"]
+
+
+def test_the_server_starts_with_keys_or_is_said_to_be_insecure() -> None:
+    """It listens on all addresses, and refuses to do so with neither."""
+
+    def access(values: dict[str, Any]) -> dict[str, str]:
+        env = pod_of(render(values))["containers"][0]["env"]
+        names = ("ABMLL_KEYS_FILE", "ABMLL_INSECURE", "ABMLL_OPEN_METRICS")
+        return {row["name"]: row["value"] for row in env if row["name"] in names}
+
+    assert access({}) == {"ABMLL_INSECURE": "true"}
+    assert access({"insecure": False}) == {}
+    secret = {"keys": {"existingSecret": "abmll-keys"}}
+    with_keys = access(secret)
+    assert with_keys == {"ABMLL_KEYS_FILE": "/etc/abmll/keys/keys.json", "ABMLL_OPEN_METRICS": "true"}
+    (mount,) = [m for m in pod_of(render(secret))["containers"][0]["volumeMounts"] if m["name"] == "keys"]
+    assert with_keys["ABMLL_KEYS_FILE"].startswith(f"{mount['mountPath']}/")
 
 
 def test_network_is_closed_but_for_what_is_named() -> None:

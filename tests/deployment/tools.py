@@ -21,14 +21,19 @@ CHART = DOCKER / "chart"
 TOOLS = ROOT / ".venv/tools"
 
 
-def run_tool(name: str, *arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools of `.ci/tools`, or skip the test where it is missing."""
+def tool(name: str) -> str:
+    """Return the path of one of the tools of `.ci/tools`, or skip the test where it is missing."""
     own = TOOLS / name
     found = str(own) if own.exists() else shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is missing: .ci/tools fetches it")
+    return found
+
+
+def run_tool(name: str, *arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of the tools of `.ci/tools`, or skip the test where it is missing."""
     return subprocess.run(
-        [found, *map(str, arguments)], input=given, capture_output=True, text=True, check=False
+        [tool(name), *map(str, arguments)], input=given, capture_output=True, text=True, check=False
     )
 
 

@@ -1,7 +1,8 @@
 """Functions that tests run in other processes; the fork server imports this module once."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +18,7 @@ from abmll.text.tasks import Example
 from model_store.adapters.gate_journals import GateJournals
 from model_store.adapters.manifest import AdapterManifest, SupportRecord
 from model_store.adapters.names import NameStore
+from model_store.adapters.opening import Stores, open_stores
 from model_store.adapters.store import AdapterStore, StoredAdapter
 from model_store.pretrained.identity import BaseIdentity
 from tests.tiny import make_config
@@ -89,6 +91,38 @@ def hang_before_sealing(root: Path, number: int, acknowledge: Connection) -> Non
 
     model_store.adapters.store.seal = hang
     AdapterStore(root).put(adapter(number))
+
+
+def open_shared(root: Path, url: str, environment: Mapping[str, str]) -> Stores:
+    os.environ.update(environment)
+    return open_stores(root, url, timeout_seconds=10)
+
+
+def hang_before_the_record(
+    root: Path, url: str, environment: Mapping[str, str], number: int, acknowledge: Connection
+) -> None:
+    """Stop in the middle of a put into a shared store, with the tensors written, and say so."""
+    stores = open_shared(root, url, environment)
+    objects: Any = stores.objects
+
+    def hang(key: str, data: bytes) -> None:
+        acknowledge.send(key)
+        acknowledge.recv()
+
+    objects.create = hang
+    stores.adapters.put(adapter(number))
+
+
+def share_forever(
+    root: Path, url: str, environment: Mapping[str, str], adapter_id: str, acknowledge: Connection
+) -> None:
+    """Add records 0, 1, ... to a shared journal, and send each number when its `append` has returned."""
+    stores = open_shared(root, url, environment)
+    number = 0
+    while True:
+        stores.calibrations.append(adapter_id, {"value": number})
+        acknowledge.send(number)
+        number += 1
 
 
 def load_and_digest(checkpoint: Path, cache: Path, answer: Connection) -> None:

@@ -7,16 +7,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from model_store.adapters.gate_journals import GateJournals
-from model_store.adapters.names import NameStore
-from model_store.adapters.store import AdapterStore
 from service.api.app import create_app
+from service.engine.build import open_tenant
 from service.engine.engine import Engine, State
+from service.engine.stores import stores_of
 from service.executors.inline import inline_executor
 from service.gating.keeper import GateKeeper
 from service.metrics import Metrics
@@ -53,11 +53,12 @@ class Server:
         self.worker = worker or FakeWorker()
         self.settings = Settings(data_dir=root, **settings)
         self.metrics = Metrics()
-        self.store = AdapterStore(self.settings.adapters_dir)
+        stores = stores_of(self.settings)
+        self.store = stores.adapters
         executor = inline_executor(self.worker.load, self.metrics)
-        gates = GateKeeper(self.settings, GateJournals(self.settings.calibrations_dir), self.metrics)
-        names = NameStore(self.settings.names_dir)
-        self.engine = Engine(self.settings, executor, self.store, names, gates, self.metrics)
+        gates = GateKeeper(self.settings, stores.calibrations, self.metrics, stores.fresh_seconds)
+        others = partial(open_tenant, self.settings, self.metrics)
+        self.engine = Engine(self.settings, executor, self.store, stores.names, gates, self.metrics, others)
         self.app = create_app(self.settings, self.engine, self.metrics)
 
     @contextlib.asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -132,3 +134,21 @@ if __name__ == "__main__":
         check=False, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "restarted\n"), ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
+def test_the_server_speaks_https_with_a_certificate(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    server = Server(tmp_path / "data", ssl_certfile=cert, ssl_keyfile=key)
+    with server.listening() as running:
+        url = running.url.replace("http://", "https://")
+        trusted = ssl.create_default_context(cafile=cert)
+        assert httpx.get(f"{url}/readyz", verify=trusted).status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"{running.url}/readyz")

@@ -142,6 +142,8 @@ def test_unknown_settings_and_changes_are_refused() -> None:
     [
         ({"workers": 2, "executor": "inline"}, "several workers need the executor `process`"),
         ({"workers": 2, "device": "cuda:1"}, "not one by its number"),
+        ({"executor": "ray", "device": "cuda:1"}, "Ray chooses the GPU"),
+        ({"ray_address": "auto"}, "`ray_address` needs the executor `ray`"),
         ({"adapt_share": 1.0}, "adapt_share"),
     ],
 )

@@ -13,7 +13,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
 {{- define "abmll.onlyOneReplica" -}}
-{{- if and (or .Values.autoscaling.enabled (gt (int .Values.replicas) 1)) (not .Values.separateStores) }}
-{{- fail "replicas > 1 or autoscaling.enabled: each replica has a disk of its own and finds only the adapters that it made. Set separateStores: true if callers send their examples with each request, or always reach the same replica" }}
+{{- if and (or .Values.autoscaling.enabled (gt (int .Values.replicas) 1)) (not .Values.separateStores) (not .Values.settings.store_url) }}
+{{- fail "replicas > 1 or autoscaling.enabled: each replica has a disk of its own and finds only the adapters that it made. Set settings.store_url to a store that all share, or separateStores: true if callers send their examples with each request, or always reach the same replica" }}
 {{- end }}
 {{- end }}

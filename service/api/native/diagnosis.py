@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from service import schemas
 from service.api.error_answers import documented_errors
-from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.http import engine_of, request_id, unless_disconnected
 from service.api.json_bodies import JsonRoute
 from service.api.native.rendering import diagnose_response
 from service.engine.requests import DiagnoseRequest
@@ -28,7 +28,5 @@ async def diagnose_adapter(
     `GET /v1/adapters/{adapter_id}` shows it.
     """
     given = body or schemas.DiagnoseRequest()
-    work = engine_of(request).diagnose(
-        DiagnoseRequest(adapter_id, given.folds, given.samples), tenant=tenant_of(request)
-    )
+    work = engine_of(request).diagnose(DiagnoseRequest(adapter_id, given.folds, given.samples))
     return diagnose_response(await unless_disconnected(request, work), request_id(request))

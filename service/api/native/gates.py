@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from service import schemas
 from service.api.error_answers import documented_errors
-from service.api.http import engine_of, tenant_of, unless_disconnected
+from service.api.http import engine_of, unless_disconnected
 from service.api.json_bodies import JsonRoute
 from service.api.native.gate_rendering import calibration_object, calibrations_object, feedback_response
 from service.api.native.requests import calibrate_request
@@ -29,7 +29,7 @@ async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Re
     """
     _check_count(request, "examples", len(body.examples or ()))
     _check_count(request, "cases", len(body.cases or ()))
-    work = engine_of(request).calibrate(calibrate_request(adapter_id, body), tenant=tenant_of(request))
+    work = engine_of(request).calibrate(calibrate_request(adapter_id, body))
     return calibration_object(await unless_disconnected(request, work))
 
 

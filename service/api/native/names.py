@@ -31,6 +31,7 @@ async def put_name(name: str, body: schemas.PutNameRequest, request: Request) ->
     history = await engine.names.put(
         name, body.adapter_id, engine.served.base.id, if_version=body.if_version, note=body.note
     )
+    engine.audit("name", name, "put")
     return name_object(history, {body.adapter_id})
 
 
@@ -66,16 +67,18 @@ async def get_name(
 @router.post("/{name}/rollback", responses=_CHANGE_ERRORS, response_model_exclude_none=True)
 async def rollback_name(name: str, body: schemas.RollbackRequest, request: Request) -> schemas.Name:
     """Point a name to the adapter of an earlier version, by a new version."""
-    history = await engine_of(request).names.rollback(
-        name, body.version, if_version=body.if_version, note=body.note
-    )
+    engine = engine_of(request)
+    history = await engine.names.rollback(name, body.version, if_version=body.if_version, note=body.note)
+    engine.audit("name", name, "rollback")
     return name_object(history, {history.versions[-1].adapter_id})
 
 
 @router.delete("/{name}", responses=documented_errors(404, 422, 500))
 async def delete_name(name: str, request: Request) -> schemas.DeletedName:
     """Delete a name with its versions. The adapters stay, and its numbers do not come again."""
-    await engine_of(request).names.delete(name)
+    engine = engine_of(request)
+    await engine.names.delete(name)
+    engine.audit("name", name, "delete")
     return schemas.DeletedName(name=name)
 
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from service import schemas
-from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.http import engine_of, request_id, unless_disconnected
 from service.api.native.rendering import predict_response
 from service.api.native.requests import predict_request
 from service.engine.answers import Answered
@@ -23,7 +23,7 @@ RequestT = TypeVar("RequestT", bound=schemas.WireModel)
 
 async def predict(body: schemas.PredictRequest, request: Request) -> Answered:
     """Return the engine's answer to `body`; stop when the client leaves. Raises `ServiceError`."""
-    work = engine_of(request).predict(predict_request(body), tenant=tenant_of(request))
+    work = engine_of(request).predict(predict_request(body))
     return await unless_disconnected(request, work)
 
 

@@ -12,7 +12,7 @@ from fastapi.sse import format_sse_event
 
 from service import schemas
 from service.api.error_answers import documented_errors
-from service.api.http import engine_of, settings_of, unless_disconnected
+from service.api.http import check_key, engine_of, settings_of, unless_disconnected
 from service.api.native.streaming import (
     KEEP_ALIVE_SECONDS,
     SEND_SECONDS,
@@ -86,8 +86,10 @@ async def _events(adapter_id: str, request: Request, until: float) -> AsyncGener
                 if last is not None and (now.status, now.losses) == (last.status, last.losses):
                     continue
                 last, silent = now, False
+                check_key(request)
                 yield event_of("done" if now.status.ended else "progress", progress_object(now))
             if silent:
+                check_key(request)
                 yield format_sse_event(comment="keep-alive")
     except Exception as error:
         yield error_event(error, request)

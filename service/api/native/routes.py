@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service import schemas
 from service.api import decision_answers
 from service.api.error_answers import documented_errors
-from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.http import engine_of, request_id, unless_disconnected
 from service.api.json_bodies import JsonRoute
 from service.api.native import asking, predicting, progress, streaming
 from service.api.native.rendering import adapter_object, create_response
@@ -41,13 +41,13 @@ async def create_adapter(
     Either way the adapter is on disk. With `wait_ms`, the adaptation goes on without its client: where
     the adapter is not there in time, the status is 202, and `Location` has the way to its progress.
     """
-    engine, tenant, wait = engine_of(request), tenant_of(request), (wait_ms or 0) / 1000
+    engine = engine_of(request)
     with asking.placed(body):
         asked = asking.adaptation(body)
         if wait_ms is None:
-            obtained = await unless_disconnected(request, engine.create_adapter(asked, tenant=tenant))
+            obtained = await unless_disconnected(request, engine.create_adapter(asked))
         else:
-            begun = await unless_disconnected(request, engine.begin_adapter(asked, wait, tenant=tenant))
+            begun = await unless_disconnected(request, engine.begin_adapter(asked, wait_ms / 1000))
             if isinstance(begun, LongAdaptation):
                 return _accepted(begun, request)
             obtained = begun

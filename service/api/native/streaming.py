@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from abmll.errors import AbmllError
 from service import schemas
 from service.api.error_answers import form_of
-from service.api.http import engine_of, request_id, tenant_of, unless_disconnected
+from service.api.http import check_key, engine_of, request_id, unless_disconnected
 from service.api.native.predicting import answer_of
 from service.api.native.rendering import prediction_object
 from service.api.native.requests import predict_request
@@ -93,9 +93,7 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
     """
     engine = engine_of(request)
     with engine.progress_feed() as feed:
-        work = asyncio.create_task(
-            engine.predict(predict_request(body), tenant=tenant_of(request), feed=feed)
-        )
+        work = asyncio.create_task(engine.predict(predict_request(body), feed=feed))
         work.add_done_callback(lambda _: feed.wake())
         try:
             while not feed.latest.admitted:
@@ -108,9 +106,11 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
                 while not work.done():
                     changed = await feed.changed(KEEP_ALIVE_SECONDS)
                     new = await asyncio.to_thread(writer.new_events, feed.latest)
+                    check_key(request)
                     if new or not changed:
                         yield new or format_sse_event(comment="keep-alive")
                 answered = await work
+                check_key(request)
                 answer = await asyncio.to_thread(answer_of, answered, body, request)
                 yield await asyncio.to_thread(writer.last_events, answered, answer)
             except Exception as error:

@@ -49,7 +49,7 @@ async def server_live() -> wire.ServerLive:
 @router.get("/health/ready")
 async def server_ready(request: Request) -> wire.ServerReady:
     """Answer 200 while requests are accepted and a worker is up."""
-    engine_of(request).check_serving()
+    request.app.state.engine.check_serving()
     return wire.ServerReady()
 
 

@@ -18,15 +18,15 @@ export function bodyOf(request, state) {
 /** Return the request as source text; `keyed` says whether the server wants a key. */
 export function snippet(language, body, home, keyed) {
   if (language === "curl") {
-    const key = keyed ? ` -H "authorization: Bearer $ABMLL_KEY"` : "";
+    const key = keyed ? ` -H "authorization: Bearer $ABMLL_API_KEY"` : "";
     return `curl -s ${home}/v1/decisions${key} -H 'content-type: application/json' -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'\n`;
   }
   if (language === "javascript") {
-    const key = keyed ? ", { key: process.env.ABMLL_KEY }" : "";
+    const key = keyed ? ", { key: process.env.ABMLL_API_KEY }" : "";
     return `// curl -sO ${home}/playground/client.js\nimport { Client } from "./client.js";\n\nconst client = new Client("${home}"${key});\nconst decision = await client.decide(${JSON.stringify(body, null, 2)});\nconsole.log(JSON.stringify(decision.answers, null, 1));\n`;
   }
   const { model, input, questions, abmll } = body;
-  const key = keyed ? 'os.environ["ABMLL_KEY"]' : '"unused"';
+  const key = keyed ? 'os.environ["ABMLL_API_KEY"]' : '"unused"';
   return `${keyed ? "import os\n\n" : ""}import openai\n\nclient = openai.OpenAI(base_url="${home}/v1", api_key=${key})\ndecision = client.decisions.create(\n    model=${python(model)},\n    input=${python(input)},\n    questions=${python(questions, 4)},\n    extra_body={"abmll": ${python(abmll, 4)}},\n)\nprint(decision.model_dump_json(indent=1))\n`;
 }
 

@@ -126,7 +126,7 @@ def test_on_a_full_disk_the_earlier_one_stays(store, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_flush", full)
+        patch.setattr(storage, "flush", full)
         with pytest.raises(StorageFullError):
             store.put_diagnosis(name, diagnosis(8))
     assert got(store) == diagnosis(4)

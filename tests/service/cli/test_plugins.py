@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from service.cli import plugins
 from service.cli.main import app
 
-PYPROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+ROOT = Path(__file__).parents[3]
+PROJECTS = [
+    tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"] for name in (".", "client")
+]
 
 
 def test_a_registered_command_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,11 +31,13 @@ def test_a_registered_command_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -
     assert CliRunner().invoke(program, ["second"]).exit_code == 0
 
 
-def test_the_laboratory_registers_its_commands() -> None:
+def test_the_laboratory_and_the_client_register_their_commands() -> None:
     """The installed entry points are those of `pyproject.toml`; after a change, install again."""
-    declared = PYPROJECT["project"]["entry-points"][plugins.GROUP]
+    declared: dict[str, str] = {}
+    for project in PROJECTS:
+        declared |= project["entry-points"][plugins.GROUP]
     assert {entry.name: entry.value for entry in entry_points(group=plugins.GROUP)} == declared
-    assert set(declared) == {"evaluate", "meta-train"}
+    assert set(declared) == {"evaluate", "mcp", "meta-train"}
     assert set(declared) <= {command.name for command in app.registered_commands}
 
 

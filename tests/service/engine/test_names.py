@@ -165,7 +165,7 @@ def test_what_cannot_be_written_is_not_acknowledged(server: Server, monkeypatch:
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(server.engine.names._store._journals, "append", refuse)
+            patch.setattr(server.engine.names._store.journals, "append", refuse)
             with pytest.raises(StoreFailedError, match="nothing is acknowledged"):
                 await server.engine.names.put("tickets", id, "fake-1b")
             with pytest.raises(StoreFailedError):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import psutil
+import pytest
 
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
@@ -22,9 +24,44 @@ QUICK = Supervision(
 
 
 def make(transport: str, loads: Sequence[Load] = (load,), metrics: Metrics | None = None) -> WorkerPool:
+    """Build an executor. The transport `ray-2` has two actors, with the first of `loads` in each."""
     if transport == "inline":
         return inline_executor(loads[0], metrics)
+    if transport.startswith("ray"):
+        from service.executors.ray import ray_executor
+
+        return ray_executor([loads[0]] * int(transport[-1]), metrics, supervision=QUICK)
     return process_executor(loads, metrics, supervision=QUICK)
+
+
+@pytest.fixture(scope="session")
+def _ray_ends_with_the_tests() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_cluster(_ray_ends_with_the_tests: None) -> None:
+    """Start Ray on this machine, with room for four actors, where it does not run already."""
+    ray = pytest.importorskip("ray")
+    if not ray.is_initialized():
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        ray.init(
+            "local",
+            num_cpus=4,
+            object_store_memory=100 << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+
+
+@pytest.fixture(autouse=True)
+def _ray_where_needed(request: pytest.FixtureRequest) -> None:
+    parameters = getattr(request.node, "callspec", None)
+    if parameters is not None and str(parameters.params.get("transport")).startswith("ray"):
+        request.getfixturevalue("ray_cluster")
 
 
 @asynccontextmanager
@@ -48,9 +85,14 @@ def worker_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if _is_worker(p)]
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def actor_processes() -> list[psutil.Process]:
+    """Return the living processes of Ray's actors, which are not our children but those of Ray's."""
+    return [p for p in psutil.Process().children(recursive=True) if _is_worker(p, "ray::RayWorker")]
+
+
+def _is_worker(process: psutil.Process, name: str = "spawn_main") -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and name in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 

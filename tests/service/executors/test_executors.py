@@ -1,4 +1,4 @@
-"""Tests of every transport: a thread, and processes."""
+"""Tests of every transport: a thread, processes, and actors of Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from abmll.errors import SupportError
 from service.errors import DeadlineExceededError
 from service.executors.contract import AdapterNotHeldError, AdaptJob
 from service.metrics import Metrics
-from tests.service.executors.conftest import make, running, slow_load, until, worker_processes
+from tests.service.executors.conftest import (
+    actor_processes,
+    make,
+    running,
+    slow_load,
+    until,
+    worker_processes,
+)
 from tests.service.executors.fake import (
     SERVED,
     adapt_job,
@@ -24,7 +31,18 @@ from tests.service.executors.fake import (
     units_of,
 )
 
-transports = pytest.mark.parametrize("transport", ["inline", "process"])
+slow = pytest.mark.slow
+transports = pytest.mark.parametrize(
+    "transport", ["inline", "process", "ray-2", pytest.param("ray-4", marks=slow)]
+)
+# An actor takes a second to start, so most of these run with Ray only where slow tests do.
+transports_and_slow_ray = pytest.mark.parametrize(
+    "transport",
+    ["inline", "process", pytest.param("ray-2", marks=slow), pytest.param("ray-4", marks=slow)],
+)
+with_one_worker = pytest.mark.parametrize(
+    "transport", ["inline", "process", pytest.param("ray-1", marks=slow)]
+)
 
 
 @transports
@@ -32,7 +50,7 @@ def test_many_jobs_at_a_time_get_their_answers(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
         async with running(executor):
-            assert [worker.state for worker in executor.workers()] == ["up"]
+            assert "up" in [worker.state for worker in executor.workers()]
             adapts = [adapt_job(steps=1 + n % 4, seed=n) for n in range(20)]
             predicts = [predict_job(samples=1 + n % 5, adapter=f"adp_{n % 4}") for n in range(20)]
             done = await asyncio.gather(
@@ -45,7 +63,7 @@ def test_many_jobs_at_a_time_get_their_answers(transport: str) -> None:
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_start_gives_the_served_model_and_raises_what_loading_raised(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
@@ -75,7 +93,7 @@ def test_errors_keep_their_type_and_leave_the_worker_well(transport: str) -> Non
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_an_awaiter_that_leaves_ends_its_job_at_the_next_unit(transport: str) -> None:
     async def scenario() -> None:
         metrics = Metrics()
@@ -96,7 +114,7 @@ def test_an_awaiter_that_leaves_ends_its_job_at_the_next_unit(transport: str) ->
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_a_job_is_not_awaited_beyond_its_deadline(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [slow_load])
@@ -109,7 +127,7 @@ def test_a_job_is_not_awaited_beyond_its_deadline(transport: str) -> None:
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_a_short_prediction_is_answered_during_a_long_adaptation(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [slow_load])
@@ -124,7 +142,7 @@ def test_a_short_prediction_is_answered_during_a_long_adaptation(transport: str)
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_a_light_tenant_is_answered_before_a_heavy_one_is_through(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [slow_load])
@@ -142,7 +160,7 @@ def test_a_light_tenant_is_answered_before_a_heavy_one_is_through(transport: str
     asyncio.run(scenario())
 
 
-@transports
+@with_one_worker
 def test_an_adapter_goes_to_a_worker_once_and_again_when_the_worker_has_dropped_it(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [partial(load, 0.0, 1)])
@@ -160,7 +178,7 @@ def test_an_adapter_goes_to_a_worker_once_and_again_when_the_worker_has_dropped_
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_an_adapter_that_nobody_has_is_an_error(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)
@@ -172,7 +190,7 @@ def test_an_adapter_that_nobody_has_is_an_error(transport: str) -> None:
     asyncio.run(scenario())
 
 
-@transports
+@with_one_worker
 def test_units_are_counted_with_their_occupancy(transport: str) -> None:
     async def scenario() -> None:
         metrics = Metrics()
@@ -191,7 +209,7 @@ def test_units_are_counted_with_their_occupancy(transport: str) -> None:
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_close_drops_what_runs_and_leaves_nothing_behind(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [slow_load])
@@ -201,7 +219,7 @@ def test_close_drops_what_runs_and_leaves_nothing_behind(transport: str) -> None
         await executor.close()
         with pytest.raises(asyncio.CancelledError):
             await job
-        assert worker_processes() == []
+        await until(lambda: worker_processes() == actor_processes() == [])
 
     asyncio.run(scenario())
 
@@ -226,7 +244,7 @@ def test_progress_is_what_is_known_after_each_unit_but_the_last(transport: str) 
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_progress_ends_when_its_awaiter_leaves_and_disturbs_nobody(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport, [slow_load])
@@ -244,7 +262,7 @@ def test_progress_ends_when_its_awaiter_leaves_and_disturbs_nobody(transport: st
     asyncio.run(scenario())
 
 
-@transports
+@transports_and_slow_ray
 def test_a_job_whose_progress_cannot_be_given_fails_alone(transport: str) -> None:
     async def scenario() -> None:
         executor = make(transport)

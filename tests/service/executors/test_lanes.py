@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from service.executors.contract import Lane
-from service.executors.lanes import FairQueue, LaneScheduler
+from service.executors.contract import Lane, in_background
+from service.executors.lanes import FairQueue, LaneScheduler, LevelScheduler
 
 
 def serve(scheduler: LaneScheduler, seconds: dict[Lane, float], total: float) -> Counter[str]:
@@ -116,3 +116,51 @@ def test_keys_that_have_left_are_forgotten_once_they_owe_nothing() -> None:
         queue.charge("stays", 10.0)
     queue.enter("last")
     assert len(queue._used) == 2
+
+
+# ---- jobs in the background --------------------------------------------------------------------------------
+
+
+def test_jobs_in_the_background_run_only_where_no_others_are() -> None:
+    scheduler = LevelScheduler(0.5)
+    for job in range(3):
+        scheduler.add(job, "predict", in_background("a"))
+    scheduler.add(3, "predict", "a")
+    assert scheduler.lane() == "predict"
+    assert scheduler.next("predict", {}) == 3
+    assert scheduler.next("predict", {3: 1}) is None, "they are in no unit with others"
+    scheduler.add(4, "adapt", "b")
+    scheduler.remove(3)
+    assert scheduler.lane() == "adapt"
+    scheduler.remove(4)
+    assert (scheduler.lane(), scheduler.next("predict", {})) == ("predict", 0)
+    assert scheduler.next("predict", {0: 1}) == 1
+
+
+def test_what_holds_up_a_usual_job_goes_on() -> None:
+    """An adaptation in the background has all the memory; a usual one waits for its end."""
+    scheduler = LevelScheduler(0.5)
+    scheduler.add(0, "adapt", in_background("a"))
+    scheduler.add(1, "adapt", "a")
+    assert scheduler.next("adapt", {}, lambda job: job == 0) == 0
+
+
+def test_lanes_owe_nothing_for_jobs_in_the_background() -> None:
+    scheduler = LevelScheduler(0.5)
+    scheduler.add(0, "predict", in_background("a"))
+    for _ in range(100):
+        assert scheduler.next("predict", {}) == 0
+        scheduler.take(0, 1)
+        scheduler.charge("predict", 1.0)
+    scheduler.add(1, "predict", "a")
+    scheduler.add(2, "adapt", "a")
+    used: Counter[str] = Counter()
+    for _ in range(10):
+        lane = scheduler.lane()
+        assert lane is not None
+        job = scheduler.next(lane, {})
+        assert job is not None
+        scheduler.take(job, 1)
+        scheduler.charge(lane, 1.0)
+        used[lane] += 1
+    assert abs(used["adapt"] - used["predict"]) <= 1

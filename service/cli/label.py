@@ -1,0 +1,292 @@
+"""`abmll label`: answers every row of a file of any size, here or by a server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import httpx
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from abmll.errors import AbmllError
+from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.files import rows_by_line
+from abmll.text.tasks import Query, check_options
+from service.cli.failures import expected_errors_in_one_line
+from service.cli.labelled import Answer, LabelledFile
+from service.cli.local import Truncate
+from service.cli.local_engine import MODEL_SETTINGS, with_engine
+from service.cli.output import err
+from service.cli.rows import parse_samples
+from service.cli.serve import is_here
+from service.cli.settings_options import with_settings
+from service.engine.requests import PredictRequest
+from service.errors import ServiceError
+from service.gating.records import GateRequest
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.engine.engine import Engine
+
+GROUP_ROWS = 32
+"""Rows of a request."""
+REQUESTS_AT_ONCE = 2
+"""So that one request is prepared while another is answered."""
+_TRIES = 8
+INTERRUPTED = 130
+_BUSY = {429, 502, 503, 504}
+
+Answering: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]]
+"""Answers the rows of a request. Raises `RowRefusedError` and `ServiceError`."""
+
+
+class RowRefusedError(Exception):
+    """A row of a request, by its index, cannot be answered."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: str
+    fields: Mapping[str, Any]
+    query: Query
+
+
+@with_settings(*MODEL_SETTINGS)
+def label(
+    settings: Settings,
+    *,
+    rows: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
+    ],
+    adapter: Annotated[str, typer.Option(help="Id or name of a stored adapter.")],
+    out: Annotated[
+        Path,
+        typer.Option(dir_okay=False, help="The .csv, .tsv or .jsonl to write; one that is there goes on."),
+    ],
+    url: Annotated[
+        str | None, typer.Option(help="Address of a server that answers, instead of this process.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ABMLL_API_KEY", show_envvar=True, help="Key of the server, with the scope `predict`."
+        ),
+    ] = None,
+    samples: Annotated[
+        str,
+        typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
+    ] = "16",
+    seed: Annotated[int, typer.Option(min=0, help="The same rows and seed give the same answers.")] = 0,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
+    ] = None,
+    truncate: Truncate = False,
+) -> None:
+    """Answer every row of a file, and write the answers beside the rows.
+
+    Rows may be millions: they are read and written one after the other. Interrupted, the same command
+    goes on where the file --out ends.
+    """
+    with expected_errors_in_one_line():
+        total, names = _check(rows)
+        file = LabelledFile(out, names)
+        try:
+            run = _Labelling(rows, file, total)
+            fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}
+            if url is not None:
+                gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
+                asyncio.run(_by_server(run, url, api_key, {"model": adapter, **fields, **gate}))
+            else:
+                with_engine(settings, lambda engine: _here(run, engine, adapter, fields, min_confidence))
+        except KeyboardInterrupt as error:
+            err.print(
+                f"[yellow]interrupted:[/] {out.name} is whole; the same command goes on", highlight=False
+            )
+            raise typer.Exit(INTERRUPTED) from error
+        finally:
+            file.close()
+
+
+def _check(path: Path) -> tuple[int, list[str]]:
+    """Return the number of rows and the fields that any has. Raises `AbmllError` for any bad row."""
+    names: dict[str, None] = {}
+    total = 0
+    for place, fields, query in rows_by_line(path):
+        if query.options:
+            try:
+                check_options(query.options)
+            except AbmllError as error:
+                raise AbmllError(f"{place}: {error}") from error
+        names.update(dict.fromkeys(fields))
+        total += 1
+    return total, list(names)
+
+
+class _Labelling:
+    """The rows that are left, and the file of answers."""
+
+    def __init__(self, path: Path, file: LabelledFile, total: int) -> None:
+        """Begin behind the rows that the file has.
+
+        Raises `AbmllError` where these are not the first of `path`.
+        """
+        self._file, self.total, self.done = file, total, 0
+        self._adapter_id: str | None = None
+        self._left = (_Row(*found) for found in rows_by_line(path))
+        for written in file.rows():
+            row = next(self._left, None)
+            if row is None or row.fields["input"] != written.get("input"):
+                place = "has more rows" if row is None else f"has another input than {row.place}"
+                raise AbmllError(f"the file of answers {place}: name another --out")
+            self._adapter_id = str(written["adapter_id"])
+            self.done += 1
+
+    async def run(self, answer: Answering) -> None:
+        """Answer the rows that are left. Raises `AbmllError` and `ServiceError`."""
+        began, before = time.monotonic(), self.done
+        columns = (
+            TextColumn("rows"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        pending: deque[tuple[list[_Row], asyncio.Task[Sequence[Answer]]]] = deque()
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task("", total=self.total, completed=self.done, rate="")
+            try:
+                while True:
+                    while len(pending) < REQUESTS_AT_ONCE and (group := self._next_group()):
+                        work = asyncio.ensure_future(answer([row.query for row in group]))
+                        pending.append((group, work))
+                    if not pending:
+                        break
+                    group, work = pending[0]
+                    await self._write(group, work)
+                    pending.popleft()
+                    rate = (self.done - before) / max(1e-6, time.monotonic() - began)
+                    bar.update(task, completed=self.done, rate=f"{rate:.1f} a second")
+            finally:
+                for _, work in pending:
+                    work.cancel()
+                await asyncio.gather(*(work for _, work in pending), return_exceptions=True)
+        seconds = time.monotonic() - began
+        err.print(f"{self.done - before} rows in {seconds:.1f} s; {self.done} of {self.total} are labelled")
+
+    def _next_group(self) -> list[_Row]:
+        return list(itertools.islice(self._left, GROUP_ROWS))
+
+    async def _write(self, group: Sequence[_Row], work: Awaitable[Sequence[Answer]]) -> None:
+        try:
+            answers = await work
+        except RowRefusedError as error:
+            raise AbmllError(f"{group[error.index].place}: {error}") from error
+        own = answers[0].adapter_id
+        if self._adapter_id not in {None, own}:
+            message = f"the file of answers is by the adapter {self._adapter_id}, this one is {own}"
+            raise AbmllError(f"{message}: name another --out")
+        self._adapter_id = own
+        await asyncio.to_thread(self._file.write, [row.fields for row in group], answers)
+        self.done += len(group)
+
+
+# ---- who answers ----------------------------------------------------------------------------------------
+
+
+async def _here(
+    run: _Labelling, engine: Engine, adapter: str, fields: Mapping[str, Any], min_confidence: float | None
+) -> None:
+    settings = PredictSettings(fields["samples"], fields["seed"])
+    gate = GateRequest(Thresholds(min_confidence))
+
+    async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
+        request = PredictRequest(
+            None, tuple(queries), settings, gate, truncate=fields["truncate"], model=adapter
+        )
+        with _refused_rows():
+            found = await engine.predict(request)
+        return [
+            Answer(
+                row.decision,
+                row.prediction.predictive.answer,
+                round(row.confidence.value, 6),
+                found.adapter.manifest.id,
+            )
+            for row in found.predictions
+        ]
+
+    await run.run(answer)
+
+
+async def _by_server(run: _Labelling, url: str, api_key: str | None, fields: Mapping[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    direct = httpx.AsyncHTTPTransport() if is_here(url) else None  # without a proxy
+    async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct, headers=headers) as client:
+
+        async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
+            inputs = [
+                {"input": q.input, "options": list(q.options)} if q.options else q.input for q in queries
+            ]
+            found = await _post(client, {**fields, "inputs": inputs})
+            return [
+                Answer(row["decision"], row["answer"], round(row["confidence"], 6), found["adapter_id"])
+                for row in found["predictions"]
+            ]
+
+        await run.run(answer)
+
+
+async def _post(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Any:
+    """Return the answer of the server; what may pass is tried again.
+
+    Raises `RowRefusedError`, and `AbmllError` with what the server says.
+    """
+    for tries in itertools.count(1):
+        try:
+            response = await client.post("/v1/predict", json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if tries >= _TRIES or not isinstance(error, httpx.TransportError):
+                raise AbmllError(f"no answer from {client.base_url}: {error!r}") from error
+            await asyncio.sleep(tries)
+            continue
+        if response.status_code == httpx.codes.OK:
+            return response.json()
+        if response.status_code in _BUSY and tries < _TRIES:
+            given = response.headers.get("retry-after", "")
+            await asyncio.sleep(min(60, int(given) if given.isdecimal() else tries))
+            continue
+        try:
+            refused = response.json()["error"]
+            message, param = str(refused["message"]), refused.get("param")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message, param = f"status {response.status_code}", None
+        if (index := _index(param)) is not None:
+            raise RowRefusedError(index, message)
+        raise AbmllError(f"the server refused: {message}")
+    raise AssertionError
+
+
+@contextmanager
+def _refused_rows() -> Iterator[None]:
+    """Turn errors of the engine about one input into `RowRefusedError`."""
+    try:
+        yield
+    except ServiceError as error:
+        if (index := _index(error.param)) is None:
+            raise
+        raise RowRefusedError(index, error.message) from error
+
+
+def _index(param: Any) -> int | None:
+    """Return the index of the input that an error names, such as `inputs[3].options`."""
+    number = str(param).removeprefix("inputs[").partition("]")[0]
+    return int(number) if str(param).startswith("inputs[") and number.isdecimal() else None

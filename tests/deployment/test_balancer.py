@@ -1,0 +1,140 @@
+"""nginx with our file, in front of servers that only say their name."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from abmll_client.affinity import AFFINITY_HEADER
+from tests.deployment.tools import DOCKER, ROOT, tool
+
+CONFIGURATION = (DOCKER / "balancer/nginx.conf").read_text()
+ADAPTERS = [f"adp_{n:032x}" for n in range(120)]
+
+
+class Named(ThreadingHTTPServer):
+    """Answers every request with its port; 503 while it drains."""
+
+    daemon_threads = True
+    draining = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        assert isinstance(self.server, Named)
+        text = str(self.server.server_address[1]).encode()
+        self.send_response(503 if self.server.draining else 200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def configured(ports: list[int], listen: int) -> str:
+    """Return our file with these servers, on this port, and with nothing outside its folder."""
+    text = re.sub(r"(\n +server) abmll-\d[^ ]+", r"\1 <server>", CONFIGURATION)
+    for port in ports:
+        text = text.replace("<server>", f"127.0.0.1:{port}", 1)
+    assert "<server>" not in text
+    text = text.replace("listen 8080;", f"listen 127.0.0.1:{listen};")
+    text = text.replace("http {", "http {\naccess_log off;\n" + "".join(
+        f"{kind}_temp_path {kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    ), 1)  # fmt: skip
+    return f"daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\n{text}"
+
+
+@contextmanager
+def balancer(folder: Path, servers: list[Named]) -> Iterator[httpx.Client]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = free.getsockname()[1]
+    file = folder / "nginx.conf"
+    file.write_text(configured([server.server_address[1] for server in servers], listen))
+    command = [tool("nginx"), "-p", folder, "-c", file, "-e", "stderr"]
+    checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert "warn" not in checked.stderr
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as nginx,
+        httpx.Client(base_url=f"http://127.0.0.1:{listen}", trust_env=False) as client,
+    ):
+        try:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    client.get("/metrics")
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.05)
+            yield client
+        finally:
+            nginx.kill()
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Named]]:
+    made = [Named() for _ in range(3)]
+    yield made
+    for server in made:
+        server.shutdown()
+        server.server_close()
+
+
+def homes(client: httpx.Client) -> dict[str, str]:
+    """Return which server answers for each adapter."""
+    found = {}
+    for adapter in ADAPTERS:
+        answer = client.post("/v1/predict", json={"inputs": ["a"]}, headers={AFFINITY_HEADER: adapter})
+        assert answer.status_code == 200
+        found[adapter] = answer.text
+    return found
+
+
+def test_an_adapter_stays_on_its_server_and_a_server_that_drains_or_dies_gives_its_own_away(
+    tmp_path: Path, servers: list[Named]
+) -> None:
+    with balancer(tmp_path, servers) as client:
+        first = homes(client)
+        assert set(first.values()) == {str(server.server_address[1]) for server in servers}
+        assert homes(client) == first
+        left = str(servers[0].server_address[1])
+        for leave in (lambda: setattr(servers[0], "draining", True), servers[0].server_close):
+            leave()
+            then = homes(client)
+            assert left not in then.values()
+            assert [a for a in ADAPTERS if then[a] != first[a]] == [a for a in ADAPTERS if first[a] == left]
+
+
+def test_requests_without_an_adapter_go_to_every_server_and_metrics_to_none(
+    tmp_path: Path, servers: list[Named]
+) -> None:
+    with balancer(tmp_path, servers) as client:
+        assert len({client.post("/v1/decide", json={}).text for _ in range(60)}) == 3
+        assert client.get("/metrics").status_code == 404
+
+
+def test_the_wait_is_longer_than_the_longest_answer() -> None:
+    from service.settings import Settings
+
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", CONFIGURATION)
+    assert int(seconds) > Settings.model_fields["deadline_seconds"].default
+    assert (ROOT / "docs/scaling.md").read_text().count("docker/balancer/nginx.conf")
