@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -10,6 +11,7 @@ import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
+from model_store.progress import progress_bar
 from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
@@ -21,7 +23,7 @@ from service.gating.records import USUAL_DELTA, GateRequest
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.engine.answers import Diagnosed
+    from service.engine.answers import Diagnosed, Obtained
     from service.engine.engine import Engine
     from service.engine.pricing import DryRun
 
@@ -74,12 +76,28 @@ def adapt(
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
             return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
-        obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
+        obtained = with_engine(settings, lambda engine: _adapted(engine, request))
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
         from service.cli.tables import adapter_table  # noqa: PLC0415
 
         answer = adapter_object(obtained.adapter.manifest).model_dump(mode="json")
         show(answer, adapter_table(answer), as_json)
+
+
+async def _adapted(engine: Engine, request: AdaptRequest) -> Obtained:
+    """Return the adapter of `request`, and show on a terminal how far it is meanwhile."""
+    from service.engine.answers import Obtained  # noqa: PLC0415
+
+    begun = await engine.begin_adapter(request)
+    if isinstance(begun, Obtained):
+        return begun
+    owner = engine.long_adaptations
+    with progress_bar() as report:
+        async for now in owner.follow(begun.adapter_id, math.inf):
+            report("Adapting", len(now.losses), now.steps)
+    made = await owner.result(begun.adapter_id, 0.0)
+    assert isinstance(made, Obtained)  # what ended it was raised
+    return made
 
 
 @with_settings(*MODEL_SETTINGS)

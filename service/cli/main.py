@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from service.cli import decide, keys, label, local, models, names, peft, serve, store
-from service.cli.output import escape_what_cannot_be_encoded
+from service.cli.output import escape_what_cannot_be_encoded, out
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
 
@@ -31,6 +33,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(f"abmll {version('abmll-serve')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_every_command(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (
     serve.serve,
     serve.demo,
