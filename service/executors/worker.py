@@ -27,7 +27,7 @@ from abmll.speed import counter_of, measure_speed
 from abmll.work import Speed, Work
 from model_store.devices import model_has_to_fit, says_memory_is_short
 from model_store.models import Start, load_model
-from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
+from model_store.posteriors import DEFAULT_POSTERIORS, LoadedPosterior, load_posterior
 from model_store.pretrained.entailment import load_entailment
 from model_store.pretrained.identity import BaseIdentity
 from model_store.process_memory import available_bytes, return_large_blocks
@@ -430,17 +430,19 @@ def _tokens_per_second(model: FewShotModel, speed: Speed) -> float:
 
 def choose_posterior(settings: Settings) -> LoadedPosterior | None:
     """Return the posterior to serve; None for an untrained one. Raises `PosteriorMismatchError`."""
-    if settings.posterior == UNTRAINED:
-        return None
     if settings.posterior is not None:
-        return load_posterior(settings.posterior)
-    shipped = map(load_posterior, shipped_posteriors())
-    made_for = next(
-        (posterior for posterior in shipped if posterior.manifest.base.id == settings.model), None
-    )
-    if made_for is None:
-        raise PosteriorMismatchError(f"no posterior ships for {settings.model!r}: name one, or `{UNTRAINED}`")
-    return made_for
+        return _named_posterior(settings.posterior)
+    default = DEFAULT_POSTERIORS.get(settings.model)
+    if default is None:
+        raise PosteriorMismatchError(
+            f"no posterior is the default for {settings.model!r}: name one with the setting posterior, or "
+            f"`{UNTRAINED}`"
+        )
+    return load_posterior(default)
+
+
+def _named_posterior(name: str) -> LoadedPosterior | None:
+    return None if name == UNTRAINED else load_posterior(name)
 
 
 def _served(model: FewShotModel, base: BaseIdentity, posterior_id: str) -> ServedModel:
