@@ -435,7 +435,7 @@ class Engine:
         async with self._context() as context:
             adapter = await self._registry.get(request.adapter_id)
             context.adapter_id = request.adapter_id
-            check_adapter(adapter.manifest, context.served)
+            context.served = check_adapter(adapter.manifest, context.served)
             support = adapter.manifest.support.examples
             if not adapter.manifest.support.texts:
                 raise UndiagnosableError(

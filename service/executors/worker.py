@@ -26,10 +26,9 @@ from abmll.seeds import derive_seed
 from abmll.speed import counter_of, measure_speed
 from abmll.work import Speed, Work
 from model_store.devices import model_has_to_fit, says_memory_is_short
-from model_store.models import Start, load_model
+from model_store.models import LoadedModel, Start, load_models
 from model_store.posteriors import DEFAULT_POSTERIORS, LoadedPosterior, load_posterior
 from model_store.pretrained.entailment import load_entailment
-from model_store.pretrained.identity import BaseIdentity
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
 from service.executors.contract import (
@@ -43,8 +42,10 @@ from service.executors.contract import (
     Prices,
     Run,
     ServedModel,
+    Worker,
     WorkerFatalError,
 )
+from service.executors.several_posteriors import PosteriorsWorker
 from service.executors.slots import SlotsFullError, SlotTable
 from service.settings import UNTRAINED, Settings
 
@@ -374,38 +375,46 @@ def _fewer(tokens: int, error: RuntimeError) -> int:
     return tokens // 2
 
 
-def load_worker(settings: Settings) -> ModelWorker:
-    """Load the worker that `settings` describe.
+def load_worker(settings: Settings) -> Worker:
+    """Load the worker that `settings` describe, with every posterior that they name.
 
     Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and `UnsupportedModelError`.
     """
     return_large_blocks()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    posterior = choose_posterior(settings)
+    posteriors = [choose_posterior(settings), *map(_named_posterior, settings.other_posteriors)]
     with model_has_to_fit(settings.device):
-        loaded = load_model(
+        models = load_models(
             settings.model,
-            Start.of(posterior) if posterior else Start(),
+            [Start.of(posterior) if posterior else Start() for posterior in posteriors],
             quantisation=settings.quantisation,
             device=settings.device,
             cache_dir=settings.cache_dir,
             equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
             readout_scale=settings.readout_scale,
         )
-        id = loaded.manifest.id if loaded.manifest else UNTRAINED
-        return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)
+        found = {served.posterior_digest: (model, served) for model, served in map(_with_served, models)}
+        # Posteriors share the memory evenly.
+        free = settings.memory_bytes or _free_bytes(models[0].model.backbone.device)
+        workers = [_worker(model, served, settings, free // len(found)) for model, served in found.values()]
+        return workers[0] if len(workers) == 1 else PosteriorsWorker(workers)
 
 
-def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
+def _worker(model: FewShotModel, served: ServedModel, settings: Settings, memory_bytes: int) -> ModelWorker:
     """Return a worker whose budgets are measured on this machine, and log them."""
     if settings.compile:
         model.backbone.compile_trunk()
     costs = measure_costs(model.backbone, model.prior)
-    plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
+    plan = costs.plan(memory_bytes)
     speed = measure_speed(model)
     unit_tokens = int(_tokens_per_second(model, speed) * settings.unit_seconds)
-    log.info("memory plan: %s; a unit has about %d tokens", plan.describe(), unit_tokens)
+    log.info(
+        "posterior %s: memory plan: %s; a unit has about %d tokens",
+        served.posterior_id,
+        plan.describe(),
+        unit_tokens,
+    )
     return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), speed)
 
 
@@ -445,10 +454,11 @@ def _named_posterior(name: str) -> LoadedPosterior | None:
     return None if name == UNTRAINED else load_posterior(name)
 
 
-def _served(model: FewShotModel, base: BaseIdentity, posterior_id: str) -> ServedModel:
-    return ServedModel(
-        base=base,
-        posterior_id=posterior_id,
+def _with_served(loaded: LoadedModel) -> tuple[FewShotModel, ServedModel]:
+    model = loaded.model
+    return model, ServedModel(
+        base=loaded.base,
+        posterior_id=loaded.manifest.id if loaded.manifest else UNTRAINED,
         posterior_digest=posterior_digest(model.prior),
         template=model.encoder.template.to_json(),
         defaults=model.defaults,
