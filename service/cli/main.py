@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import decide, keys, label, local, models, names, peft, serve, store
+from service.cli import decide, keys, label, local, models, names, peft, readapt, serve, store
 from service.cli.output import escape_what_cannot_be_encoded, out
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -59,6 +59,7 @@ for command in (
     decide.decide,
     label.label,
     local.diagnose,
+    readapt.readapt,
     models.models,
     peft.export,
     peft.import_peft,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,3 +129,21 @@ def test_a_diagnosis_is_by_the_posterior_of_the_adapter(place: Place, alone: dic
     for path in Path(copied).glob("diagnosis*"):
         path.unlink()
     assert with_engine(place.settings(place.old), work) == pytest.approx(both, rel=1e-3)
+
+
+def test_readapt_makes_what_a_fresh_adaptation_makes(place: Place, alone: dict[str, Any]) -> None:
+    (old_id, _), *_ = alone["old"]
+    (new_id, _), *_ = alone["new"]
+
+    async def values(engine: Engine, id: str) -> list[float]:
+        return list((await engine.adapter(id)).posterior.values.tolist())
+
+    async def work(engine: Engine) -> tuple[str, list[float]]:
+        found = (await engine.readapt(old_id)).new_id
+        return found, await values(engine, found)
+
+    shutil.copytree(place.root / "data" / "adapters" / old_id, place.root / "copy" / "adapters" / old_id)
+    found, made = with_engine(place.settings(place.new, place.old, data="copy"), work)
+    assert found == new_id
+    fresh = with_engine(place.settings(place.new), lambda engine: values(engine, new_id))
+    assert made == pytest.approx(fresh, abs=2e-5)
