@@ -6,7 +6,7 @@ Of this folder, only this module and `slots.py` import torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -397,17 +397,24 @@ def load_worker(settings: Settings) -> Worker:
         found = {served.posterior_digest: (model, served) for model, served in map(_with_served, models)}
         # Posteriors share the memory evenly.
         free = settings.memory_bytes or _free_bytes(models[0].model.backbone.device)
-        workers = [_worker(model, served, settings, free // len(found)) for model, served in found.values()]
+        speeds: dict[Hashable, Speed] = {}
+        workers = []
+        for model, served in found.values():
+            if settings.compile:
+                model.backbone.compile_trunk()
+            alike = _speed_key(model)
+            if alike not in speeds:
+                speeds[alike] = measure_speed(model)  # it takes seconds
+            workers.append(_worker(model, served, settings, free // len(found), speeds[alike]))
         return workers[0] if len(workers) == 1 else PosteriorsWorker(workers)
 
 
-def _worker(model: FewShotModel, served: ServedModel, settings: Settings, memory_bytes: int) -> ModelWorker:
-    """Return a worker whose budgets are measured on this machine, and log them."""
-    if settings.compile:
-        model.backbone.compile_trunk()
+def _worker(
+    model: FewShotModel, served: ServedModel, settings: Settings, memory_bytes: int, speed: Speed
+) -> ModelWorker:
+    """Return a worker of this speed, whose budgets are measured on this machine, and log them."""
     costs = measure_costs(model.backbone, model.prior)
     plan = costs.plan(memory_bytes)
-    speed = measure_speed(model)
     unit_tokens = int(_tokens_per_second(model, speed) * settings.unit_seconds)
     log.info(
         "posterior %s: memory plan: %s; a unit has about %d tokens",
@@ -416,6 +423,12 @@ def _worker(model: FewShotModel, served: ServedModel, settings: Settings, memory
         unit_tokens,
     )
     return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), speed)
+
+
+def _speed_key(model: FewShotModel) -> Hashable:
+    """Return what is equal for models of one base that do the same work for each request."""
+    config = model.prior.config
+    return config.layout, config.noise, config.similarity is None, config.sentence_encoder
 
 
 def _free_bytes(device: torch.device) -> int:
