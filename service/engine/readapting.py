@@ -86,7 +86,8 @@ async def readapt(
     served, manifest = context.served, (await own.registry.get(adapter_id)).manifest
     if served_of(manifest, served) is served:
         return Readapted(adapter_id, adapter_id, served.posterior_id)
-    spec = await answering.admit_adapt(request_of(manifest, served), served)
+    request = request_of(manifest, served)
+    spec = await answering.admit_adapt(request, served)
     done = Readapted(adapter_id, spec.job.adapter_id, served.posterior_id)
     if dry_run_deadline is not None:
         price = await asyncio.to_thread(price_of, served, spec, None)
@@ -95,7 +96,7 @@ async def readapt(
         names = await own.names.of(adapter_id)
         done = replace(done, price=shown)
     else:
-        await answering.check_price(served, spec, None)
+        await answering.price(request, context, spec, None)
         _, cache = await answering.obtain(spec, context)
         names = await own.names.move(adapter_id, done.new_id, NOTE.format(adapter_id)) if move_names else []
         done = replace(done, cache=cache)
