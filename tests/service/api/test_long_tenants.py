@@ -137,7 +137,7 @@ def test_its_price_is_charged_once_and_so_is_that_of_what_refines_an_adapter(tmp
         assert await waiting <= first
         before = await post(body, wait_ms=20_000)
         assert before <= first
-        refining = {**body, "seed": 1, "refine": True}
+        refining = {**body, "seed": 1, "adapt": {"steps": 9, "refine": True}}
         assert 0.8 * first < await post(refining, wait_ms=20_000) - before <= first
         await until(lambda: worker.steps == [9, 0, 9])
         assert await post(refining) <= before + first
