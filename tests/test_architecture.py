@@ -43,7 +43,7 @@ METHOD = (
 SERVICE = (
     ("service.gateway_metrics",),
     ("service.errors", "service.settings", "service.metrics"),
-    ("service.schemas", "service.executors", "service.playground"),
+    ("service.schemas", "service.executors", "service.playground", "service.address_file"),
     ("service.gating", "service.principals"),
     ("service.engine", "service.bulk"),
     ("service.api",),
@@ -223,6 +223,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
         "service.schemas",
         "service.executors",
         "service.playground",
+        "service.address_file",
         "service.gating",
         "service.engine",
         "service.bulk",

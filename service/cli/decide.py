@@ -1,4 +1,4 @@
-"""`abmll decide`: typed questions about the rows of a file, in this process."""
+"""`abmll decide`: typed questions about the rows of a file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from service.cli.failures import expected_errors_in_one_line
 from service.cli.local import CalibrationFolds, EffortOption, Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, show
+from service.cli.remote import ApiKey, Remote, Url, here_or_there
 from service.cli.rows import parse_samples
 from service.cli.settings_options import with_settings
 from service.errors import ServiceError
@@ -86,6 +87,8 @@ def decide(
         float | None, typer.Option(min=0, max=1, help="Abstain below this probability of an answer.")
     ] = None,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer typed questions about rows: zero-shot, by cases, or by a stored adapter."""
@@ -114,7 +117,13 @@ def decide(
         }  # fmt: skip
         body, places = _read(questions, cases[0] if cases else None, inputs, fields)
         with _places_in_files(places):
-            answer = with_engine(settings, lambda engine: _decide(engine, body, settings))
+            answer = here_or_there(
+                settings,
+                url,
+                api_key,
+                lambda: with_engine(settings, lambda engine: _decide(engine, body, settings)),
+                lambda remote: _ask(remote, body),
+            )
         if out is not None:
             _write(out, body.inputs, answer)
         shown = answer.model_dump(mode="json")
@@ -187,6 +196,13 @@ async def _decide(engine: Engine, body: DecideRequest, settings: Settings) -> De
     with placed_errors(asked):
         decided = await engine.decide(asked.request(engine.served.base.id, *settings.aliases))
     return decide_response(decided, asked, "local")
+
+
+def _ask(remote: Remote, body: DecideRequest) -> DecideResponse:
+    from service.schemas import DecideResponse  # noqa: PLC0415
+
+    found = remote.request("POST", "/v1/decide", body.model_dump(mode="json", exclude_unset=True))
+    return DecideResponse.model_validate(found, strict=False, extra="ignore")
 
 
 # ---- the file of answers ----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,8 +24,8 @@ from service.cli.labelled import Answer, LabelledFile
 from service.cli.local import Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import err
+from service.cli.remote import ApiKey, Remote, Url, here_or_there
 from service.cli.rows import parse_samples
-from service.cli.serve import is_here
 from service.cli.settings_options import with_settings
 from service.engine.requests import PredictRequest
 from service.errors import ServiceError
@@ -40,9 +39,7 @@ GROUP_ROWS = 32
 """Rows of a request."""
 REQUESTS_AT_ONCE = 2
 """So that one request is prepared while another is answered."""
-_TRIES = 8
 INTERRUPTED = 130
-_BUSY = {429, 502, 503, 504}
 
 Answering: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]]
 """Answers the rows of a request. Raises `RowRefusedError` and `ServiceError`."""
@@ -75,15 +72,8 @@ def label(
         Path,
         typer.Option(dir_okay=False, help="The .csv, .tsv or .jsonl to write; one that is there goes on."),
     ],
-    url: Annotated[
-        str | None, typer.Option(help="Address of a server that answers, instead of this process.")
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ABMLL_API_KEY", show_envvar=True, help="Key of the server, with the scope `predict`."
-        ),
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -105,11 +95,16 @@ def label(
         try:
             run = _Labelling(rows, file, total)
             fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}
-            if url is not None:
-                gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
-                asyncio.run(_by_server(run, url, api_key, {"model": adapter, **fields, **gate}))
-            else:
-                with_engine(settings, lambda engine: _here(run, engine, adapter, fields, min_confidence))
+            gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
+            here_or_there(
+                settings,
+                url,
+                api_key,
+                lambda: with_engine(
+                    settings, lambda engine: _here(run, engine, adapter, fields, min_confidence)
+                ),
+                lambda remote: asyncio.run(_by_server(run, remote, {"model": adapter, **fields, **gate})),
+            )
         except KeyboardInterrupt as error:
             err.print(
                 f"[yellow]interrupted:[/] {out.name} is whole; the same command goes on", highlight=False
@@ -227,57 +222,24 @@ async def _here(
     await run.run(answer)
 
 
-async def _by_server(run: _Labelling, url: str, api_key: str | None, fields: Mapping[str, Any]) -> None:
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    direct = httpx.AsyncHTTPTransport() if is_here(url) else None  # without a proxy
-    async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct, headers=headers) as client:
+async def _by_server(run: _Labelling, remote: Remote, fields: Mapping[str, Any]) -> None:
+    async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
+        inputs = [{"input": q.input, "options": list(q.options)} if q.options else q.input for q in queries]
+        with _refused_rows():
+            found = await asyncio.to_thread(
+                remote.request, "POST", "/v1/predict", {**fields, "inputs": inputs}
+            )
+        return [
+            Answer(row["decision"], row["answer"], round(row["confidence"], 6), found["adapter_id"])
+            for row in found["predictions"]
+        ]
 
-        async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
-            inputs = [
-                {"input": q.input, "options": list(q.options)} if q.options else q.input for q in queries
-            ]
-            found = await _post(client, {**fields, "inputs": inputs})
-            return [
-                Answer(row["decision"], row["answer"], round(row["confidence"], 6), found["adapter_id"])
-                for row in found["predictions"]
-            ]
-
-        await run.run(answer)
-
-
-async def _post(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Any:
-    """Return the answer of the server; what may pass is tried again.
-
-    Raises `RowRefusedError`, and `AbmllError` with what the server says.
-    """
-    for tries in itertools.count(1):
-        try:
-            response = await client.post("/v1/predict", json=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if tries >= _TRIES or not isinstance(error, httpx.TransportError):
-                raise AbmllError(f"no answer from {client.base_url}: {error!r}") from error
-            await asyncio.sleep(tries)
-            continue
-        if response.status_code == httpx.codes.OK:
-            return response.json()
-        if response.status_code in _BUSY and tries < _TRIES:
-            given = response.headers.get("retry-after", "")
-            await asyncio.sleep(min(60, int(given) if given.isdecimal() else tries))
-            continue
-        try:
-            refused = response.json()["error"]
-            message, param = str(refused["message"]), refused.get("param")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            message, param = f"status {response.status_code}", None
-        if (index := _index(param)) is not None:
-            raise RowRefusedError(index, message)
-        raise AbmllError(f"the server refused: {message}")
-    raise AssertionError
+    await run.run(answer)
 
 
 @contextmanager
 def _refused_rows() -> Iterator[None]:
-    """Turn errors of the engine about one input into `RowRefusedError`."""
+    """Turn errors about one input into `RowRefusedError`."""
     try:
         yield
     except ServiceError as error:

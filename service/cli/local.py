@@ -1,10 +1,11 @@
-"""`abmll adapt`, `abmll predict` and `abmll diagnose` work in this process, without a server."""
+"""`abmll adapt`, `abmll predict` and `abmll diagnose`: in this process, or by a server."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +15,7 @@ from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, err, show
+from service.cli.remote import ApiKey, Remote, Url, here_or_there, read
 from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
@@ -64,21 +66,31 @@ def adapt(
     calibration_folds: CalibrationFolds = None,
     seed: Annotated[int, typer.Option(min=0, help="The same support and seed give the same adapter.")] = 0,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
-    """Adapt to labelled rows in this process, and store the adapter in the data folder."""
+    """Adapt to labelled rows, and store the adapter in the data folder, or at a server."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
         overrides = AdaptOverrides(effort, steps, learning_rate)
         examples = read_support(support, option)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
             return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
-        obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
+        from service.cli.bodies import adapt_body  # noqa: PLC0415
         from service.cli.tables import adapter_table  # noqa: PLC0415
 
-        answer = adapter_object(obtained.adapter.manifest).model_dump(mode="json")
+        def here() -> dict[str, Any]:
+            obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
+            return adapter_object(obtained.adapter.manifest).model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            return read(schemas.Adapter, remote.request("POST", "/v1/adapters", adapt_body(request)))
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, adapter_table(answer), as_json)
 
 
@@ -153,12 +165,16 @@ def predict(
         int, typer.Option(min=1, max=64, help="Free-text answers that each sample writes.")
     ] = 1,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer rows in this process, with a stored adapter or one that is made from labelled rows."""
+    """Answer rows with a stored adapter, or one that is made from labelled rows."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import predict_response  # noqa: PLC0415
+        from service.cli.bodies import predict_body  # noqa: PLC0415
         from service.cli.tables import prediction_table  # noqa: PLC0415
 
         if (support is None) == (adapter is None):
@@ -183,8 +199,15 @@ def predict(
         request = PredictRequest(source, queries, asked, gate, confidence, truncate, adapter)
         if only_look:
             return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
-        answered = with_engine(settings, lambda engine: engine.predict(request))
-        answer = predict_response(answered, seed, "local").model_dump(mode="json")
+
+        def here() -> dict[str, Any]:
+            answered = with_engine(settings, lambda engine: engine.predict(request))
+            return predict_response(answered, seed, "local").model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            return read(schemas.PredictResponse, remote.request("POST", "/v1/predict", predict_body(request)))
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
 
 
@@ -205,12 +228,16 @@ def diagnose(
     ] = None,
     samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples of each answer.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the adaptation, with a file.")] = 0,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate how good an adapter is: adapt to some examples of its support, predict the others."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import diagnose_response  # noqa: PLC0415
+        from service.cli.bodies import adapt_body  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415
 
         support = read_support(Path(source), option) if is_file(source) else None
@@ -229,7 +256,21 @@ def diagnose(
                 adapter = obtained.adapter.manifest.id
             return await engine.diagnose(DiagnoseRequest(adapter, folds, samples))
 
-        answer = diagnose_response(with_engine(settings, work), "local").model_dump(mode="json")
+        def here() -> dict[str, Any]:
+            return diagnose_response(with_engine(settings, work), "local").model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            adapter = source
+            if support is not None:
+                made = adapt_body(AdaptRequest(support, seed=seed))
+                adapter = str(remote.request("POST", "/v1/adapters", made)["id"])
+            body = {"samples": samples, **({} if folds is None else {"folds": folds})}
+            return read(
+                schemas.DiagnoseResponse,
+                remote.request("POST", f"/v1/adapters/{quote(adapter, safe='')}/diagnose", body),
+            )
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, diagnosis_table(answer), as_json)
 
 
