@@ -14,6 +14,7 @@ import typer
 
 from abmll.errors import AbmllError
 from abmll.text.files import cases_by_line, queries_by_line, read_text
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local import CalibrationFolds, EffortOption, Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
@@ -26,6 +27,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
+    from service.engine.pricing import DryRun
     from service.schemas import DecideRequest, DecideResponse
 
 _PLACE = re.compile(r"(questions|cases|inputs)\[(\d+)\](.*)")
@@ -89,10 +91,11 @@ def decide(
     truncate: Truncate = False,
     url: Url = None,
     api_key: ApiKey = None,
+    only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer typed questions about rows: zero-shot, by cases, or by a stored adapter."""
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         if len(files) > 2:
             raise typer.BadParameter("give one file of inputs, and before it at most one of cases")
         *cases, inputs = files
@@ -117,6 +120,14 @@ def decide(
         }  # fmt: skip
         body, places = _read(questions, cases[0] if cases else None, inputs, fields)
         with _places_in_files(places):
+            if only_look:
+                return show_dry_run(
+                    settings,
+                    url,
+                    lambda engine: _dry_run(engine, body, settings),
+                    as_json,
+                    stored=adapter is not None,
+                )
             answer = here_or_there(
                 settings,
                 url,
@@ -185,6 +196,15 @@ def _places_in_files(places: Mapping[str, Sequence[str]]) -> Iterator[None]:
         rest = found[3].removeprefix(".")
         at = places[found[1]][int(found[2])]
         raise AbmllError(f"{at}{f' ({rest})' if rest else ''}: {error.message}") from error
+
+
+async def _dry_run(engine: Engine, body: DecideRequest, settings: Settings) -> DryRun:
+    from service.api.decision_requests import placed_errors  # noqa: PLC0415
+    from service.api.native.asking import decision_body  # noqa: PLC0415
+
+    asked = await decision_body(body, engine)
+    with placed_errors(asked):
+        return await engine.dry_run(asked.request(engine.served.base.id, *settings.aliases))
 
 
 async def _decide(engine: Engine, body: DecideRequest, settings: Settings) -> DecideResponse:

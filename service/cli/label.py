@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.files import rows_by_line
 from abmll.text.tasks import Query, check_options
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.labelled import Answer, LabelledFile
 from service.cli.local import Truncate
@@ -34,9 +35,12 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
+    from service.engine.pricing import DryRun
 
 GROUP_ROWS = 32
 """Rows of a request."""
+LOOKED_AT_ROWS = 256
+"""Rows by which a dry run estimates the tokens and the seconds of all."""
 REQUESTS_AT_ONCE = 2
 """So that one request is prepared while another is answered."""
 INTERRUPTED = 130
@@ -69,9 +73,12 @@ def label(
     ],
     adapter: Annotated[str, typer.Option(help="Id or name of a stored adapter.")],
     out: Annotated[
-        Path,
-        typer.Option(dir_okay=False, help="The .csv, .tsv or .jsonl to write; one that is there goes on."),
-    ],
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="The .csv, .tsv or .jsonl to write; one that is there goes on. Needed but for --dry-run.",
+        ),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     samples: Annotated[
@@ -83,14 +90,24 @@ def label(
         float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
     ] = None,
     truncate: Truncate = False,
+    only_look: OnlyLook = False,
 ) -> None:
     """Answer every row of a file, and write the answers beside the rows.
 
     Rows may be millions: they are read and written one after the other. Interrupted, the same command
     goes on where the file --out ends.
     """
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         total, names = _check(rows)
+        if only_look:
+            asked = PredictSettings(parse_samples(samples), seed)
+            gate_asked = GateRequest(Thresholds(min_confidence))
+            request = PredictRequest(None, (), asked, gate_asked, truncate=truncate, model=adapter)
+            return show_dry_run(
+                settings, url, lambda engine: _look(engine, rows, total, request), as_json=False, stored=True
+            )
+        if out is None:
+            raise typer.BadParameter("name the file to write by --out")
         file = LabelledFile(out, names)
         try:
             run = _Labelling(rows, file, total)
@@ -127,6 +144,30 @@ def _check(path: Path) -> tuple[int, list[str]]:
         names.update(dict.fromkeys(fields))
         total += 1
     return total, list(names)
+
+
+async def _look(engine: Engine, path: Path, total: int, request: PredictRequest) -> DryRun:
+    """Return the dry run of all rows: of `LOOKED_AT_ROWS` of them at even distances, times the others."""
+    step = max(1, total // LOOKED_AT_ROWS)
+    looked_at = list(itertools.islice(rows_by_line(path), 0, None, step))[:LOOKED_AT_ROWS]
+    found: list[DryRun] = []
+    for start in range(0, len(looked_at), GROUP_ROWS):
+        group = looked_at[start : start + GROUP_ROWS]
+        with _named_rows([place for place, *_ in group]), _refused_rows():
+            found.append(await engine.dry_run(replace(request, queries=tuple(q for *_, q in group))))
+    more = total / len(looked_at)
+    prices = [one.price for one in found if one.price is not None]
+    seconds = sum(price.predict_seconds for price in prices) * more
+    shared = {one.options for one in found}
+    return replace(
+        found[0],
+        inputs=total,
+        options=shared.pop() if len(shared) == 1 else (),
+        tokens=round(sum(one.tokens for one in found) * more),
+        longest_tokens=max(one.longest_tokens for one in found),
+        price=replace(prices[0], predict_seconds=seconds) if prices else None,
+        refusal=next((one.refusal for one in found if one.refusal is not None), None),
+    )
 
 
 class _Labelling:
@@ -181,10 +222,8 @@ class _Labelling:
         return list(itertools.islice(self._left, GROUP_ROWS))
 
     async def _write(self, group: Sequence[_Row], work: Awaitable[Sequence[Answer]]) -> None:
-        try:
+        with _named_rows([row.place for row in group]):
             answers = await work
-        except RowRefusedError as error:
-            raise AbmllError(f"{group[error.index].place}: {error}") from error
         own = answers[0].adapter_id
         if self._adapter_id not in {None, own}:
             message = f"the file of answers is by the adapter {self._adapter_id}, this one is {own}"
@@ -246,6 +285,15 @@ def _refused_rows() -> Iterator[None]:
         if (index := _index(error.param)) is None:
             raise
         raise RowRefusedError(index, error.message) from error
+
+
+@contextmanager
+def _named_rows(places: Sequence[str]) -> Iterator[None]:
+    """Turn `RowRefusedError` into `AbmllError` with the place of the row."""
+    try:
+        yield
+    except RowRefusedError as error:
+        raise AbmllError(f"{places[error.index]}: {error}") from error
 
 
 def _index(param: Any) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -11,10 +10,10 @@ import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
-from model_store.terminal import shown
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
-from service.cli.output import AsJson, err, show
+from service.cli.output import AsJson, show
 from service.cli.remote import ApiKey, Remote, Url, here_or_there, read
 from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
 from service.cli.settings_options import with_settings
@@ -25,7 +24,6 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.engine.answers import Diagnosed
     from service.engine.engine import Engine
-    from service.engine.pricing import DryRun
 
 CalibrationFolds: TypeAlias = Annotated[
     int | None,
@@ -41,15 +39,6 @@ EffortOption: TypeAlias = Annotated[
 Truncate: TypeAlias = Annotated[
     bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
 ]
-OnlyLook: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Load the model, show what the files mean and what they would take on this machine, and stop. "
-        "Exits with 2 where it would be refused.",
-    ),
-]
-REFUSED = 2  # exit status of a dry run
 
 
 @with_settings(*MODEL_SETTINGS)
@@ -77,7 +66,7 @@ def adapt(
         examples = read_support(support, option)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
-            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
+            return show_dry_run(settings, url, lambda engine: engine.dry_run(request), as_json, stored=False)
         from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
         from service.cli.bodies import adapt_body  # noqa: PLC0415
@@ -198,7 +187,9 @@ def predict(
         gate = GateRequest(thresholds, target_error, delta, target_coverage)
         request = PredictRequest(source, queries, asked, gate, confidence, truncate, adapter)
         if only_look:
-            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
+            return show_dry_run(
+                settings, url, lambda engine: engine.dry_run(request), as_json, stored=adapter is not None
+            )
 
         def here() -> dict[str, Any]:
             answered = with_engine(settings, lambda engine: engine.predict(request))
@@ -246,8 +237,9 @@ def diagnose(
             if support is None:
                 raise typer.BadParameter("--dry-run needs labelled rows, not an adapter")
             new, asked = AdaptRequest(support, seed=seed), DiagnoseRequest("", folds, samples)
-            found = with_engine(settings, lambda engine: engine.dry_run_diagnosis(new, asked))
-            return _show(found, as_json)
+            return show_dry_run(
+                settings, url, lambda engine: engine.dry_run_diagnosis(new, asked), as_json, stored=False
+            )
 
         async def work(engine: Engine) -> Diagnosed:
             adapter = source
@@ -272,14 +264,3 @@ def diagnose(
 
         answer = here_or_there(settings, url, api_key, here, there)
         show(answer, diagnosis_table(answer), as_json)
-
-
-def _show(found: DryRun, as_json: bool) -> None:
-    """Print what a dry run found. Exits with 2 where the command itself would be refused."""
-    from service.cli.tables import dry_run_table  # noqa: PLC0415
-
-    answer = asdict(found)
-    show(answer, dry_run_table(answer), as_json)
-    if found.refusal is not None:
-        err.print(f"[red]refused:[/] {shown(found.refusal)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(REFUSED)
