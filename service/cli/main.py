@@ -7,10 +7,25 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from service.cli import decide, keys, label, local, models, names, peft, serve, store
+from service.cli import (
+    decide,
+    doctor,
+    fetch,
+    keys,
+    label,
+    local,
+    models,
+    names,
+    peft,
+    playground,
+    serve,
+    store,
+)
 from service.cli.output import escape_what_cannot_be_encoded
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -26,14 +41,32 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.nn.modules.module")
 
 app = typer.Typer(
-    help="Few-shot adaptation of language models, with uncertainty you can act on.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"abmll {version('abmll-serve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def abmll(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Few-shot adaptation of language models, with uncertainty you can act on."""
+
+
 for command in (
     serve.serve,
     serve.demo,
+    fetch.fetch,
+    doctor.doctor,
     local.adapt,
     local.predict,
     decide.decide,
@@ -47,4 +80,5 @@ for command in (
 app.add_typer(names.names, name="names")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(store.store, name="store")
+app.command("open", cls=SettingsCommand)(playground.open_playground)
 add_registered_commands(app)

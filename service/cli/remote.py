@@ -82,6 +82,17 @@ class Remote:
             time.sleep(min(_MAX_WAIT_SECONDS, int(given) if given.isdecimal() else attempt))
         raise AssertionError
 
+    def page(self, path: str) -> None:
+        """Look for a page, at once. Raises `AbmllError` where the server does not answer with it."""
+        try:
+            response = self._http.get(path, follow_redirects=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise AbmllError(
+                f"no server at {self.url}: start one by `abmll serve`, or name one by --url"
+            ) from error
+        if not response.is_success:
+            raise AbmllError(f"the server at {self.url} has no {path}: status {response.status_code}")
+
 
 def _json(response: httpx.Response) -> Any:
     try:

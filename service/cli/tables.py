@@ -176,6 +176,22 @@ def models_table(catalogue: Mapping[str, Any]) -> Table:
     return table
 
 
+def fetched_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of what the first use needs: where it is from, where it lies, and its sizes."""
+    table = Table(title="what the first use needs")
+    for heading in ("what", "name", "state", "download", "folder", "on disk"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["needed"]:
+        sizes = [
+            "" if row[name] is None else f"{row[name] / 1e6:.0f} MB"
+            for name in ("download_bytes", "folder_bytes")
+        ]
+        table.add_row(
+            row["what"], shown(row["name"]), row["state"], sizes[0], shown(row["folder"] or ""), sizes[1]
+        )
+    return table
+
+
 def names_table(names: Sequence[Mapping[str, Any]]) -> Table:
     """Make a table with a row for each name: its current version, and the adapter of that."""
     table = Table(title="names of adapters")

@@ -1,0 +1,5 @@
+"""Fixtures of other packages."""
+
+from tests.model_store.conftest import checkpoint
+
+__all__ = ["checkpoint"]
