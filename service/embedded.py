@@ -173,7 +173,11 @@ def _start(given: dict[str, Any]) -> Embedded:
     with ExitStack() as on_failure:
         _shared.folder = Path(mkdtemp(prefix="abmll-"))
         on_failure.callback(_remove_folder)
-        own = {"data_dir": _shared.folder, "deadline_seconds": UNBOUNDED_SECONDS}
+        own = {
+            "data_dir": _shared.folder,
+            "deadline_seconds": UNBOUNDED_SECONDS,
+            "queue_seconds": UNBOUNDED_SECONDS,
+        }
         settings = load_settings(**{**own, **given})
         metrics = Metrics()
         engine = build_engine(settings, build_executor(settings, metrics, "inline"), metrics)

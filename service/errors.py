@@ -353,6 +353,18 @@ class DivergedError(InvalidRequestError):
     code = "fit_diverged"
 
 
+class AdaptationCancelledError(ServiceError):
+    """A client cancelled the adaptation that others waited for."""
+
+    code, status = "adaptation_cancelled", 409
+
+
+class AdaptationLostError(ServiceError):
+    """The server ended before the adapter was made. The same request makes it."""
+
+    code, status, retryable, usual_retry_seconds = "adaptation_lost", 503, True, 5
+
+
 class DeadlineExceededError(ServiceError):
     """The request took too long. Its adaptation continues for a while, and a retry joins it."""
 

@@ -6,13 +6,22 @@ few values.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service.gateway_metrics import GatewayMetrics
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _POWERS = tuple(2**i for i in range(18))
 _CONFIDENCE = tuple(i / 20 for i in range(1, 21))
+_REASONS = (  # those of `service.gating.decisions`, which imports from here
+    "confidence_below_minimum",
+    "margin_below_minimum",
+    "mutual_information_above_maximum",
+    "typicality_below_minimum",
+    "answerable_below_minimum",
+    "semantic_entropy_above_maximum",
+    "logprob_per_token_below_minimum",
+)
 
 
 class Metrics:
@@ -73,6 +82,19 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.long_adaptations = Counter(
+            "abmll_long_adaptations",
+            "Adaptations that no client waits for (wait_ms), by how they ended.",
+            ["status"],
+            registry=registry,
+        )
+        self.waiting_work_seconds = Gauge(
+            "abmll_waiting_work_seconds",
+            "Work that waits or runs now, in seconds of an idle worker by price: of requests, and of long "
+            "adaptations.",
+            ["pool"],
+            registry=registry,
+        )
         self.batch_rows = Counter(
             "abmll_batch_rows",
             "Rows of batches, by outcome: completed or failed.",
@@ -91,6 +113,25 @@ class Metrics:
         self.worker_up = Gauge("abmll_worker_up", "1 while the worker is up.", ["worker"], registry=registry)
         self.worker_restarts = Counter(
             "abmll_worker_restarts", "Restarts of a worker.", ["worker"], registry=registry
+        )
+        self.worker_memory_bytes = Gauge(
+            "abmll_worker_memory_bytes",
+            "Main memory of the worker's process.",
+            ["worker"],
+            registry=registry,
+        )
+        self.worker_gpu_memory_bytes = Gauge(
+            "abmll_worker_gpu_memory_bytes",
+            "GPU memory that the worker has reserved; none without a GPU.",
+            ["worker"],
+            registry=registry,
+        )
+        self.fenced = Counter(
+            "abmll_fenced_workers",
+            "Workers that were ended to be started again, by reason: hung, silent, wrong or slow answers to a "
+            "check, or more memory or requests than a setting allows.",
+            ["reason"],
+            registry=registry,
         )
         self.replays = Counter(
             "abmll_replays", "Jobs that ran again because their worker was lost.", registry=registry
@@ -146,6 +187,28 @@ class Metrics:
             "Labelled examples that were added to calibrations.",
             registry=registry,
         )
+
+        for metric, values in self._known_values().items():
+            for value in values:
+                metric.labels(*value)
+
+    def _known_values(self) -> dict[Counter, list[tuple[str, ...]]]:
+        """Return the labels that are known before they come: these series are there from the start, at 0."""
+        return {
+            self.tokens: [("support",), ("prompt",), ("completion",)],
+            self.cache: [("hit",), ("miss",), ("joined",)],
+            self.refined: [("done",), ("failed",), ("dropped",)],
+            self.long_adaptations: [("succeeded",), ("failed",), ("cancelled",), ("expired",)],
+            self.fenced: [("hung",), ("silent",), ("wrong",), ("slow",), ("memory",), ("requests",)],
+            self.decisions: [("answer", ""), *(("abstain", reason) for reason in _REASONS)],
+            self.diagnoses: [("healthy",), ("weak",), ("unfit",)],
+            self.drift_alarms: [("risk",), ("domain",)],
+            self.feedback_labels: [("yes",), ("no",)],
+        }
+
+    def show_process(self) -> None:
+        """Show the memory, the processor time and the open files of this process too (`process_*`)."""
+        ProcessCollector(registry=self._registry)
 
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
         """Record a unit that has run."""

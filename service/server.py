@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -92,6 +93,7 @@ def serve(
     The status is 1 if the model could not be loaded.
     `on_ready` is called in a thread with the server's address when the server accepts requests.
     """
+    metrics.show_process()
     return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)
@@ -99,15 +101,38 @@ def serve(
     server = DrainingServer(config, engine, settings.drain_seconds, settings.body_seconds)
 
     async def run() -> None:
+        restarting = _restart_on_hangup(engine)
         announcing = asyncio.create_task(_announce(server, engine, settings, on_ready))
         try:
             await server.serve()
         finally:
             announcing.cancel()
             remove_address(settings.data_dir)
+            for task in restarting:
+                task.cancel()
 
     asyncio.run(run())
     return 1 if engine.state is State.FAILED else 0
+
+
+def _restart_on_hangup(engine: Engine) -> set[asyncio.Task[None]]:
+    """Start the workers again at each SIGHUP, unless it is ignored; return the tasks that do so."""
+    tasks: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    def restart() -> None:
+        if tasks or engine.state is not State.READY:
+            log.warning(
+                "SIGHUP without effect: the workers are being started again, or the server is not ready"
+            )
+            return
+        task = loop.create_task(engine.restart_workers())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, restart)
+    return tasks
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -1,12 +1,14 @@
 """Every setting of the service, in one frozen model.
 
-The command line wins over the environment (`ABMLL_*`), which wins over the default.
+The command line wins over the environment (`ABMLL_*`), which wins over a configuration file, which
+wins over the default.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -80,6 +82,19 @@ class NetworkSettings(BaseModel):
 
 def _split(texts: str | None) -> list[str]:
     return [text.strip() for text in (texts or "").split(",") if text.strip()]
+
+
+class LogSettings(BaseModel):
+    """What the log has, and how it is written."""
+
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="Lines of the log: `text`, or `json`, an object a line with the request's id, tenant and "
+        "adapter. Neither has a text of a request.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level of a line that is logged."
+    )
 
 
 class AccessSettings(BaseModel):
@@ -221,6 +236,24 @@ class WorkerSettings(BaseModel):
         le=LONGEST_SECONDS,
         description="Longest time of one unit of the usual size, in seconds; a larger one may take longer "
         "in proportion. A worker that takes longer is restarted.",
+    )
+    worker_memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="Most main memory of a worker process, in bytes. One that has more finishes its jobs and is "
+        "started again; by default there is no limit.",
+    )
+    worker_max_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs after which a worker finishes those that it has and is started again; by default never.",
+    )
+    self_check_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Seconds between two checks of an idle worker by known answers. One with wrong answers, or "
+        "three times in a row ten times as slow as the fastest, is started again.",
     )
     tenant_header: str | None = Field(
         default=None,
@@ -375,12 +408,32 @@ class DeadlineSettings(BaseModel):
         ge=1,
         description="Most requests that wait or run at a time; one more gets 429 with Retry-After.",
     )
+    queue_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Most seconds of work of all requests that wait or run, by their prices, for each worker; "
+        "more gets 429 with Retry-After. While several tenants have work, each has an equal part.",
+    )
     deadline_seconds: float = Field(
         default=300.0,
         gt=0,
         le=LONGEST_SECONDS,
         description="Longest time of a request, in seconds; a longer one gets 504, and a retry "
         "joins its adaptation. One that an idle worker would take longer for gets 422 at once.",
+    )
+    long_deadline_seconds: float = Field(
+        default=6 * 3600.0,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Longest time of an adaptation that no client waits for (`wait_ms`), in seconds. One that "
+        "an idle worker would take longer for gets 422 at once.",
+    )
+    status_seconds: float = Field(
+        default=24 * 3600.0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="Seconds for which the server can say how such an adaptation ended without an adapter.",
     )
     cancel_grace_seconds: float = Field(
         default=60.0,
@@ -440,6 +493,7 @@ class Settings(
     StoreSettings,
     WorkerSettings,
     ModelSettings,
+    LogSettings,
     AccessSettings,
     NetworkSettings,
     BaseSettings,
@@ -504,6 +558,11 @@ class Settings(
         return self.data_dir / "names"
 
     @property
+    def statuses_dir(self) -> Path:
+        """Root folder of the statuses of long adaptations."""
+        return self.data_dir / "statuses"
+
+    @property
     def files_dir(self) -> Path:
         """Root folder of the files of batches."""
         return self.data_dir / "bulk" / "files"
@@ -527,15 +586,21 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def load_settings(**given: Any) -> Settings:
-    """Make the settings from `given`, the environment and the defaults.
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+"""The variable that names a configuration file, as the option `--config` does."""
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """Make the settings from `given`, the environment, the file `config` and the defaults.
 
     `given` has the values of the command line. What is empty is not given (see `is_empty`), there
     and in the environment. Raises `SettingsError`, which names the wrong setting, also for a
-    variable `ABMLL_*` that is no setting.
+    variable `ABMLL_*` or a line of the file that is no setting.
     """
     _refuse_links(os.environ)
-    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | _OF_CLIENTS
+    known = (
+        {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | _OF_CLIENTS | {CONFIG_VARIABLE}
+    )
     unknown = sorted(
         name
         for name, value in os.environ.items()
@@ -543,12 +608,32 @@ def load_settings(**given: Any) -> Settings:
     )
     if unknown:
         raise SettingsError(f"unknown setting in the environment: {unknown[0]}")
+    from_file = _read_config(config)
     try:
-        return Settings(**{name: value for name, value in given.items() if not is_empty(value)})
+        return Settings(**from_file | {name: value for name, value in given.items() if not is_empty(value)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    """Return the settings of a file in TOML that the environment does not set.
+
+    Without `path`, the environment may name the file. Raises `SettingsError`.
+    """
+    named = path or os.environ.get(CONFIG_VARIABLE, "").strip()
+    if not named:
+        return {}
+    try:
+        values = tomllib.loads(Path(named).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"the configuration file {named} cannot be read: {reason}") from error
+    if unknown := sorted(values.keys() - Settings.model_fields.keys()):
+        raise SettingsError(f"unknown setting in the configuration file {named}: {unknown[0]}")
+    set_there = {name.upper() for name, value in os.environ.items() if not is_empty(value)}
+    return {name: value for name, value in values.items() if f"{ENV_PREFIX}{name}".upper() not in set_there}
 
 
 _OF_CLIENTS = {"ABMLL_API_KEY"}

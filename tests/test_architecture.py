@@ -42,7 +42,8 @@ METHOD = (
 )
 SERVICE = (
     ("service.gateway_metrics",),
-    ("service.errors", "service.settings", "service.metrics"),
+    ("service.errors", "service.settings", "service.metrics", "service.request_notes"),
+    ("service.logs", "service.tracing"),
     ("service.schemas", "service.executors", "service.playground", "service.address_file"),
     ("service.gating", "service.principals"),
     ("service.engine", "service.bulk"),

@@ -37,6 +37,9 @@ from abmll.similarity.features import Features
 
 # Tokens that one backward pass may hold. A step on more sums the gradients of its parts.
 TOKENS_PER_BACKWARD = 4096
+# A fit has diverged whose loss was, in each of the last steps, over so many times that of the first
+# step, or of 1 nat. At 20 nats a label has a probability of 2e-9.
+EXPLODED, LAST_STEPS = 20.0, 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
         batches.append(stream[:count])
         stream = stream[count:]
     return batches
+
+
+def check_fit(losses: Sequence[float], values: Tensor) -> None:
+    """Raise `FitDivergedError` where losses (nats an example) or values [P] are not finite, or explode."""
+    remedy = "take a smaller learning rate or fewer steps"
+    if not (all(map(math.isfinite, losses)) and bool(torch.isfinite(values).all())):
+        raise FitDivergedError(f"the fit diverged: its losses or weights are no finite numbers; {remedy}")
+    last = losses[-LAST_STEPS:]
+    if last and min(last) > EXPLODED * max(1.0, losses[0]):
+        raise FitDivergedError(
+            f"the fit diverged: its loss went from {losses[0]:.3g} to {losses[-1]:.3g} nats an example; {remedy}"
+        )
 
 
 @dataclass
@@ -141,12 +156,8 @@ class AdaptRun:
         )
 
     def result(self) -> Adaptation:
-        """Return what was fitted. Raises `FitDivergedError` unless its losses and values are finite."""
-        if not (all(map(math.isfinite, self.losses)) and bool(torch.isfinite(self.values).all())):
-            raise FitDivergedError(
-                "the fit diverged: its losses or weights are no finite numbers; "
-                "take a smaller learning rate or fewer steps"
-            )
+        """Return what was fitted. Raises as `check_fit`."""
+        check_fit(self.losses, self.values)
         tokens = sum(example.prompt.tokens for example in self.prepared.examples)
         return Adaptation(self.posterior, tuple(self.losses), tokens, self.prepared.multiple_choice)
 

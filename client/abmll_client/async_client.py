@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
@@ -34,6 +34,7 @@ from abmll_client.errors import ConnectionFailedError, UnavailableError
 from abmll_client.models import (
     Adapter,
     AdapterList,
+    AdapterProgress,
     Calibration,
     CreateAdapterResponse,
     DecidedInput,
@@ -103,10 +104,15 @@ class AsyncClient(Connection):
         *,
         questions: Iterable[QuestionLike] | None = None,
         cases: CasesLike | None = None,
+        wait: float | None = None,
+        on_progress: Callable[[AdapterProgress], object] | None = None,
         **fields: Unpack[AdaptFields],
     ) -> CreateAdapterResponse:
         """As `Client.create_adapter`."""
-        return await self._send(calls.create_adapter(support, questions, cases, **fields))
+        call = calls.create_adapter(support, questions, cases, **fields)
+        return await (
+            self._send(call) if wait is None else self._run(plans.create_adapter(call, wait, on_progress))
+        )
 
     async def adapters(self, page_size: int = 100) -> AsyncIterator[Adapter]:
         """As `Client.adapters`."""
@@ -125,6 +131,14 @@ class AsyncClient(Connection):
         """As `Client.wait_for_adapter`."""
         adapter: Adapter = await AsyncRetrying(**waiting(seconds))(self._once, calls.adapter(adapter_id))
         return adapter
+
+    async def progress(self, adapter_id: str, wait: float = 0.0) -> AdapterProgress:
+        """As `Client.progress`."""
+        return await self._send(calls.progress(adapter_id, int(wait * 1000)))
+
+    async def cancel(self, adapter_id: str) -> AdapterProgress:
+        """As `Client.cancel`."""
+        return await self._send(calls.cancel(adapter_id))
 
     async def delete(self, adapter_id: str) -> DeletedAdapter:
         """As `Client.delete`."""

@@ -32,7 +32,9 @@ AnswerT = TypeVar("AnswerT", bound=models.Answer)
 class Call(Generic[AnswerT]):
     """One request and how to read its answer. `timeout_seconds` None takes the client's timeout.
 
-    Making one raises `ValueError` for half a character in its body.
+    `accepted` reads an answer with the status 202, where there may be one. `affinity` names the
+    adapter to a load balancer, where the path and the body do not (see `affinity_of`). Making a call raises
+    `ValueError` for half a character in its body.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -41,6 +43,8 @@ class Call(Generic[AnswerT]):
     body: Mapping[str, Any] | None = None
     query: Mapping[str, str | int] | None = None
     timeout_seconds: float | None = None
+    accepted: type[Any] | None = None
+    affinity: str | None = None
 
     def __post_init__(self) -> None:
         check_characters(self.body, "")
@@ -52,11 +56,15 @@ class Call(Generic[AnswerT]):
         """
         if not response.is_success:
             raise error_of(response)
+        answer: type[Any] = self.answer
+        if self.accepted is not None and response.status_code == 202:
+            answer = self.accepted
         try:
-            return self.answer.model_validate_json(response.content)
+            read: AnswerT = answer.model_validate_json(response.content)
+            return read
         except ValidationError as error:
             where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "the body"
-            message = f"{self.method} {self.path}: {where} is not as a {self.answer.__name__} has it"
+            message = f"{self.method} {self.path}: {where} is not as a {answer.__name__} has it"
             raise UnreadableAnswerError(message) from error
 
 
@@ -74,6 +82,17 @@ def create_adapter(
     return Call(
         "POST", "/v1/adapters", models.CreateAdapterResponse, _given({**body, **_asked(questions, cases)})
     )
+
+
+def progress(adapter_id: str, wait_ms: int = 0) -> Call[models.AdapterProgress]:
+    """Get how far the making of an adapter is, once that is final or after `wait_ms`."""
+    path = f"{_adapter_path(adapter_id)}/progress"
+    return Call("GET", path, models.AdapterProgress, query={"wait_ms": wait_ms})
+
+
+def cancel(adapter_id: str) -> Call[models.AdapterProgress]:
+    """End the making of an adapter."""
+    return Call("POST", f"{_adapter_path(adapter_id)}/cancel", models.AdapterProgress)
 
 
 def adapters(page_size: int, after: str | None = None) -> Call[models.AdapterList]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
@@ -34,6 +34,7 @@ from abmll_client.errors import ConnectionFailedError, UnavailableError
 from abmll_client.models import (
     Adapter,
     AdapterList,
+    AdapterProgress,
     Calibration,
     CreateAdapterResponse,
     DecidedInput,
@@ -115,14 +116,19 @@ class Client(Connection):
         *,
         questions: Iterable[QuestionLike] | None = None,
         cases: CasesLike | None = None,
+        wait: float | None = None,
+        on_progress: Callable[[AdapterProgress], object] | None = None,
         **fields: Unpack[AdaptFields],
     ) -> CreateAdapterResponse:
         """Adapt to labelled examples, or to `cases` that answer `questions`.
 
         The same support and fields always give the same id, and are adapted once. `options` belong
-        to `support`.
+        to `support`. With `wait`, in seconds, the adaptation goes on without this client: it asks
+        again and again, in requests of 20 s at most, and calls `on_progress` with each answer. Raises
+        `NotAdaptedError` then, where the adaptation fails or takes longer.
         """
-        return self._send(calls.create_adapter(support, questions, cases, **fields))
+        call = calls.create_adapter(support, questions, cases, **fields)
+        return self._send(call) if wait is None else self._run(plans.create_adapter(call, wait, on_progress))
 
     def adapters(self, page_size: int = 100) -> Iterator[Adapter]:
         """Iterate over every adapter that the server keeps, ordered by id, asking page by page."""
@@ -143,6 +149,14 @@ class Client(Connection):
         """
         adapter: Adapter = Retrying(**waiting(seconds))(self._once, calls.adapter(adapter_id))
         return adapter
+
+    def progress(self, adapter_id: str, wait: float = 0.0) -> AdapterProgress:
+        """Get how far the making of an adapter is, once that is final or after `wait` seconds."""
+        return self._send(calls.progress(adapter_id, int(wait * 1000)))
+
+    def cancel(self, adapter_id: str) -> AdapterProgress:
+        """End an adaptation that was begun with `wait`. What has ended stays as it is."""
+        return self._send(calls.cancel(adapter_id))
 
     def delete(self, adapter_id: str) -> DeletedAdapter:
         """Delete an adapter, on disk too.

@@ -65,7 +65,7 @@ def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> Mapping[
 def request_arguments(call: Call[Any]) -> dict[str, Any]:
     """Arguments of `call` for `request` of httpx's clients."""
     given: dict[str, Any] = {"method": call.method, "url": call.path, "json": call.body, "params": call.query}
-    affinity = affinity_of(call.path, call.body)
+    affinity = call.affinity or affinity_of(call.path, call.body)
     if affinity is not None:
         given["headers"] = {AFFINITY_HEADER: affinity}
     return given if call.timeout_seconds is None else {**given, "timeout": call.timeout_seconds}

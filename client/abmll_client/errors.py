@@ -37,6 +37,22 @@ class UnreadableAnswerError(ClientError):
     """The server answered with success, in a form that this client does not know."""
 
 
+class NotAdaptedError(ClientError):
+    """There is no adapter: its making ended without one, or goes on beyond the time to wait.
+
+    `status` is that of its progress: `failed`, `cancelled` or `expired`, or `queued` or `running`,
+    where it goes on and asking again joins it. `code` and `message` say why it ended.
+    """
+
+    def __init__(self, adapter_id: str, status: str, code: str | None, message: str) -> None:
+        super().__init__(adapter_id, status, code, message)
+        self.adapter_id, self.status, self.code, self.message = adapter_id, status, code, message
+        self.retryable = status in ("queued", "running") or code == "adaptation_lost"
+
+    def __str__(self) -> str:
+        return f"adapter {self.adapter_id} is {self.status}: {self.message}"
+
+
 class StatusError(ClientError):
     """The server refused or failed. The fields are those of its error object.
 

@@ -6,10 +6,13 @@ The blocking and the asynchronous client run the same plans, each with its own w
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from abmll_client import calls, models
+from abmll_client.affinity import affinity_of
 from abmll_client.arguments import (
     AdaptFields,
     InputsLike,
@@ -20,13 +23,50 @@ from abmll_client.arguments import (
     text_rows,
 )
 from abmll_client.calls import Call
+from abmll_client.errors import NotAdaptedError
 from abmll_client.questions import CasesLike, QuestionLike, question_rows
 
 RowT = TypeVar("RowT", bound=str | Mapping[str, Any])
 ResultT = TypeVar("ResultT")
 Plan: TypeAlias = Generator[Call[Any], Any, ResultT]
 
+POLL_SECONDS = 20.0
+"""Longest time of a request that waits for an adapter; proxies cut connections after 30 s and more."""
 _FRAMING_BYTES = 64  # the name and the brackets of `inputs`
+
+
+def create_adapter(
+    create: Call[models.CreateAdapterResponse],
+    wait_seconds: float,
+    on_progress: Callable[[models.AdapterProgress], object] | None = None,
+) -> Plan[models.CreateAdapterResponse]:
+    """Make the adapter of the call `create` in requests that take `POLL_SECONDS` at most.
+
+    `on_progress` is called with how far it is. Raises `NotAdaptedError`, also after `wait_seconds`.
+    """
+    until = time.monotonic() + wait_seconds
+    begin = replace(create, query={"wait_ms": 0}, accepted=models.AdapterProgress)
+    answer = yield begin
+    while isinstance(answer, models.AdapterProgress):
+        if on_progress is not None:
+            on_progress(answer)
+        if answer.status == "succeeded":
+            answer = yield begin
+            continue
+        if answer.error is not None:
+            raise NotAdaptedError(answer.id, answer.status, answer.error.code, answer.error.message)
+        if time.monotonic() >= until:
+            message = f"not done in {wait_seconds:g} s, it goes on"
+            raise NotAdaptedError(answer.id, answer.status, None, message)
+        # To the server that makes it: only that one knows how far it is.
+        poll = calls.progress(answer.id, _wait_ms(until))
+        answer = yield replace(poll, affinity=affinity_of(create.path, create.body))
+    made: models.CreateAdapterResponse = answer
+    return made
+
+
+def _wait_ms(until: float) -> int:
+    return int(1000 * min(POLL_SECONDS, max(0.0, until - time.monotonic())))
 
 
 def predict_all(inputs: InputsLike, **fields: Any) -> Plan[list[models.Prediction]]:

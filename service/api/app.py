@@ -26,7 +26,7 @@ from service.api.decisions.rows import DecisionRows
 from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
-from service.api.native import gates, names
+from service.api.native import gates, names, progress
 from service.api.native import routes as native
 from service.api.native.rows import PredictRows
 from service.api.oip.binary import JSON_LENGTH
@@ -43,10 +43,11 @@ from service.playground import router as playground
 from service.principals.keyring import KeyRing
 from service.principals.quotas import LIMIT_HEADERS
 from service.settings import Settings
+from service.tracing import make_tracer
 
 log = logging.getLogger(__name__)
 
-NATIVE = (native, diagnose, gates, names, operations)
+NATIVE = (native, progress, diagnose, gates, names, operations)
 COMPATIBLE = (openai, batches, decisions, systemone, classify, oip)
 ERROR_FORMS = {
     **{prefix: ErrorForm(surface.error_shape) for surface in COMPATIBLE for prefix in surface.PREFIXES},
@@ -117,9 +118,16 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["*"],  # OpenAI's client sends many of its own
-            expose_headers=["x-request-id", systemone.ID_HEADER, "retry-after", JSON_LENGTH, *LIMIT_HEADERS],
+            expose_headers=[
+                "x-request-id",
+                systemone.ID_HEADER,
+                "retry-after",
+                "location",
+                JSON_LENGTH,
+                *LIMIT_HEADERS,
+            ],
         )
-    app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS)
+    app.add_middleware(RequestLog, metrics=metrics, id_headers=ID_HEADERS, tracer=make_tracer())
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
     app.add_middleware(AbsoluteTargets)

@@ -13,6 +13,7 @@ from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.principals.keyring import KeyRing
 from service.principals.records import LOCAL, Principal
+from service.request_notes import current_notes
 from service.settings import Settings
 
 
@@ -45,6 +46,9 @@ class Authentication:
         engine = await self._engine.of(principal)
         request.state.principal, request.state.engine = principal, engine
         request.state.check_key = partial(self._check, principal)
+        notes = current_notes()
+        if notes is not None:
+            notes.tenant = principal.shares_time_as
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -51,7 +51,7 @@ async def limits(request: Request) -> schemas.LimitsReport:
     return schemas.LimitsReport(**own, **{name: getattr(settings, name) for name in names})
 
 
-@router.get("/v1/workers", responses=documented_errors(500))
+@router.get("/v1/workers", response_model_exclude_none=True, responses=documented_errors(500))
 async def workers(request: Request) -> schemas.WorkerList:
     """Show the state of each worker."""
     statuses = engine_of(request).workers()

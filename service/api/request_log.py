@@ -12,6 +12,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
+from service.request_notes import RequestNotes, noting
+from service.tracing import Tracer
 
 access_log = logging.getLogger("service.access")
 
@@ -24,11 +26,15 @@ class RequestLog:
 
     The id is the client's `x-request-id` where that is well-formed, else a new one. It is in
     `request.state.request_id` and in the answer's header `x-request-id`. `id_headers` has one more
-    header for it by the beginning of the path, for clients that look there.
+    header for it by the beginning of the path, for clients that look there. An answer whose times are
+    known when it begins has them in `server-timing`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, id_headers: Mapping[str, str], tracer: Tracer | None = None
+    ) -> None:
         self._app, self._metrics, self._id_headers = app, metrics, id_headers
+        self._tracer = tracer or Tracer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -40,6 +46,7 @@ class RequestLog:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request.state.request_id = request_id
         names = [b"x-request-id", *self._headers_for(request)]
+        notes = RequestNotes(request_id)
         started = time.monotonic()
         status = 0
 
@@ -48,18 +55,24 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *((name, request_id.encode()) for name in names)]
+                if notes.seconds:
+                    message["headers"].append((b"server-timing", notes.server_timing().encode()))
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            # The route's template and not the path: ids in paths would make a new series for each.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            seconds = time.monotonic() - started
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
-            level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
-            access_log.log(level, "%s %s %s %d %.3fs", request_id, request.method, route, status, seconds)
+        with noting(notes), self._tracer.request(request.method, request.headers) as span:
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                # The route's template and not the path: ids in paths would make a new series for each.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                seconds = time.monotonic() - started
+                self._tracer.end(span, request.method, route, status, notes)
+                self._metrics.requests.labels(route, status).inc()
+                self._metrics.request_seconds.labels(route).observe(seconds)
+                level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+                known = (request_id, request.method, route, status, seconds)
+                fields = dict(zip(("method", "route", "status", "seconds"), known[1:], strict=True))
+                access_log.log(level, "%s %s %s %d %.3fs", *known, extra={"fields": fields})
 
     def _headers_for(self, request: Request) -> list[bytes]:
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))

@@ -36,6 +36,7 @@ _PREDICT = {
 _ADAPT = {
     "/v1/adapters",
     "/v1/adapters/{adapter_id}",
+    "/v1/adapters/{adapter_id}/cancel",
     "/v1/adapters/{adapter_id}/diagnose",
     "/v1/adapters/{adapter_id}/calibrate",
     "/v1/adapters/{adapter_id}/calibration",

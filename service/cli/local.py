@@ -10,6 +10,7 @@ import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
+from service.cli.adapting import adapted_here, adapted_there
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
@@ -73,11 +74,11 @@ def adapt(
         from service.cli.tables import adapter_table  # noqa: PLC0415
 
         def here() -> dict[str, Any]:
-            obtained = with_engine(settings, lambda engine: engine.create_adapter(request))
+            obtained = with_engine(settings, lambda engine: adapted_here(engine, request))
             return adapter_object(obtained.adapter.manifest).model_dump(mode="json")
 
         def there(remote: Remote) -> dict[str, Any]:
-            return read(schemas.Adapter, remote.request("POST", "/v1/adapters", adapt_body(request)))
+            return read(schemas.Adapter, adapted_there(remote, adapt_body(request)))
 
         answer = here_or_there(settings, url, api_key, here, there)
         show(answer, adapter_table(answer), as_json)
@@ -255,7 +256,7 @@ def diagnose(
             adapter = source
             if support is not None:
                 made = adapt_body(AdaptRequest(support, seed=seed))
-                adapter = str(remote.request("POST", "/v1/adapters", made)["id"])
+                adapter = str(adapted_there(remote, made)["id"])
             body = {"samples": samples, **({} if folds is None else {"folds": folds})}
             return read(
                 schemas.DiagnoseResponse,

@@ -26,7 +26,7 @@ from service.cli import (
     serve,
     store,
 )
-from service.cli.output import escape_what_cannot_be_encoded
+from service.cli.output import escape_what_cannot_be_encoded, out
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
 
@@ -48,7 +48,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"abmll {version('abmll-serve')}")
+        out.print(f"abmll {version('abmll-serve')}", highlight=False)
         raise typer.Exit
 
 

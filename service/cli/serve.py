@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from ipaddress import ip_address
@@ -15,6 +14,7 @@ from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.output import err, out
 from service.cli.settings_options import with_settings
+from service.logs import set_up_logs
 from service.schemas import demo as demo_task
 from service.settings import Settings, SettingsError
 
@@ -36,8 +36,7 @@ def serve(
     with expected_errors_in_one_line():
         _check_access(settings)
         _check_address(settings.host, settings.port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    set_up_logs(settings.log_format, settings.log_level)
     from service.executors.build import build_executor  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 

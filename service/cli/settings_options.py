@@ -10,20 +10,21 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from service.settings import ENV_PREFIX, Settings, SettingsError, is_empty, load_settings
+from service.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, SettingsError, is_empty, load_settings
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add one option to a command for each setting in `names`; without `names`, for every setting.
 
-    The command's first parameter must be `settings`. It receives the settings from the options, the
-    environment and the defaults. A setting that does not hold raises `typer.BadParameter`, which
-    exits with status 2.
+    One more, `--config`, names a file with any of them. The command's first parameter must be
+    `settings`. It receives the settings from the options, the environment, the file and the
+    defaults. A setting that does not hold raises `typer.BadParameter`, which exits with status 2.
     """
     fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
 
@@ -50,17 +51,31 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         def run(**arguments: Any) -> None:
             given = {name: arguments.pop(name) for name in fields}
             try:
-                settings = load_settings(**given)
+                settings = load_settings(arguments.pop("config"), **given)
             except SettingsError as error:
                 raise typer.BadParameter(str(error)) from error
             command(settings, **arguments)
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options + [_CONFIG]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
     return decorate
+
+
+_CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option(
+            help=f"File in TOML with settings, a line each: `workers = 2`. Options and the environment win "
+            f"over it. ({CONFIG_VARIABLE})",
+        ),
+    ],
+)
 
 
 class SettingsCommand(TyperCommand):

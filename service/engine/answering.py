@@ -13,8 +13,9 @@ from service.engine import admission
 from service.engine.adaptation_jobs import AdaptationJobs
 from service.engine.adapter_records import check_adapter
 from service.engine.answers import Obtained
+from service.engine.estimates import Estimates, Size
 from service.engine.making import make_adapter
-from service.engine.pricing import price_of
+from service.engine.pricing import Price, price_of
 from service.engine.requests import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.specs import AdaptationSpec, PredictionSpec
 from service.engine.tenants import Belongings
@@ -62,6 +63,7 @@ class Answering:
     _own: Belongings
     _principal: Principal
     _audit: AuditLog
+    _estimates: Estimates
     _metrics: Metrics
 
     async def carry_out(
@@ -74,7 +76,7 @@ class Answering:
         feed = context.feed
         source, gates, spec = await self.admit(request, context, most_queries)
         new = source if isinstance(source, AdaptationSpec) else None
-        await self.check_price(context.served, new, spec)
+        await self.price(request, context, new, spec)
         if feed is not None:
             feed.set_admitted()
         adapter, cache = (
@@ -172,27 +174,62 @@ class Answering:
         context.model = None if called == adapter_id else called
         return adapter_id
 
-    async def check_price(
-        self, served: ServedModel, adaptation: AdaptationSpec | None, prediction: PredictionSpec | None
+    async def price(
+        self,
+        request: AdaptRequest | PredictRequest,
+        context: RequestContext,
+        adaptation: AdaptationSpec | None,
+        prediction: PredictionSpec | None,
     ) -> None:
-        """Raise `PriceExceedsDeadlineError` where an idle worker would take too long.
+        """Put the price of a request in place of its estimate, and count it for the tenant's limits.
 
-        An adapter that is known, or is being made, costs nothing. What the rest costs counts for the
-        limits of the tenant: raises `RateLimitedError` and `QuotaExceededError` where they are reached.
+        Raises as `check_price` and `charge_price`, and `QueueFullError` where the estimate was too
+        low and there is no room.
+        """
+        price = await self.check_price(context.served, adaptation, prediction)
+        if price is None:
+            return
+        if context.reservation is not None:
+            self._estimates.learn(Size.of(request, context.served), price)
+            context.reservation.correct(price.seconds)
+        await self.charge_price(price, adaptation)
+
+    async def check_price(
+        self,
+        served: ServedModel,
+        adaptation: AdaptationSpec | None,
+        prediction: PredictionSpec | None,
+        deadline: tuple[float, str] | None = None,
+    ) -> Price | None:
+        """Return what is left to do of a request, if its price is known.
+
+        An adapter that is known, or is being made, costs nothing. Raises `PriceExceedsDeadlineError`
+        where an idle worker would take longer than the `deadline`, in seconds and with the setting
+        that sets it, by default a request's; and `QuotaExceededError` where the tenant may not have
+        one more adapter.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        deadline, limits = self._settings().deadline_seconds, self._principal.limits
-        if limits == UNLIMITED and (price is None or price.seconds <= deadline):
-            return
-        if adaptation is not None and await self._own.registry.knows(adaptation.job.adapter_id):
-            price = None if price is None else replace(price, adapt_seconds=0.0)
-        elif adaptation is not None:
-            check_room(limits, *await self._own.registry.stored())
+        limits = self._principal.limits
+        if adaptation is not None:
+            if await self._own.registry.knows(adaptation.job.adapter_id):
+                price = None if price is None else replace(price, adapt_seconds=0.0)
+            elif limits != UNLIMITED:
+                check_room(limits, *await self._own.registry.stored())
         if price is not None:
-            price.check(deadline)
-            refined = adaptation.refined if adaptation is not None else None
-            later = await asyncio.to_thread(price_of, served, refined, None) if refined is not None else None
-            self.charge(price.seconds + (later.seconds if later is not None else 0.0))
+            price.check(*deadline or (self._settings().deadline_seconds, "deadline_seconds"))
+        return price
+
+    async def charge_price(self, price: Price, adaptation: AdaptationSpec | None) -> None:
+        """Count a price for the limits of the tenant, with that of what `adaptation` is refined to.
+
+        Raises `RateLimitedError`.
+        """
+        if self._principal.limits == UNLIMITED:
+            return
+        refined, later = adaptation.refined if adaptation is not None else None, None
+        if refined is not None and not await self._own.registry.knows(refined.job.adapter_id):
+            later = await asyncio.to_thread(price_of, refined.served, refined, None)
+        self.charge(price.seconds + (later.seconds if later is not None else 0.0))
 
     def charge(self, work_seconds: float) -> None:
         """Count work for the limits of the tenant. Raises `RateLimitedError`."""

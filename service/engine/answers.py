@@ -25,6 +25,10 @@ class Timings:
     predict_seconds: float = 0.0
     total_seconds: float = 0.0
 
+    def by_part(self) -> dict[str, float]:
+        """Return the seconds by what they were spent on."""
+        return {name.removesuffix("_seconds"): seconds for name, seconds in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class Obtained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from model_store.adapters.statuses import StatusStore
 from service.engine.engine import Engine
 from service.engine.stores import id_key_of, stores_of
 from service.engine.tenants import TenantStores
@@ -33,4 +34,5 @@ def open_tenant(settings: Settings, metrics: Metrics, tenant: str) -> TenantStor
     own = settings.of_tenant(tenant)
     stores = stores_of(own)
     gates = GateKeeper(own, stores.calibrations, metrics, stores.fresh_seconds)
-    return TenantStores(stores.adapters, stores.names, gates, id_key_of(stores, own))
+    statuses = StatusStore(own.statuses_dir)
+    return TenantStores(stores.adapters, stores.names, gates, statuses, id_key_of(stores, own))

@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from model_store.adapters.statuses import StatusStore
 from service.engine.adapter_records import check_adapter
 from service.engine.admission import admit_adapt, admit_diagnosis
 from service.engine.answering import Answering, named_twice
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
+from service.engine.backlog import Backlog
 from service.engine.decisions import (
     admit_questions,
     by_input,
@@ -31,7 +33,9 @@ from service.engine.decisions import (
     questions_named,
 )
 from service.engine.diagnose import diagnose, price_to_diagnose
+from service.engine.estimates import Estimates, Size
 from service.engine.expiry import Expiry
+from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
@@ -116,11 +120,19 @@ class Engine:
         """Serve the default tenant from these stores, and others from those of `open_stores`."""
         self._settings, self._executor, self._metrics = settings, executor, metrics
         self._life, self._audit = _Life(), AuditLog(settings.audit_log)
-        self._tenants = Tenants(TenantStores(store, names, gates), open_stores, settings, executor, metrics)
+        own = TenantStores(store, names, gates, StatusStore(settings.statuses_dir))
+        self._tenants = Tenants(own, open_stores, settings, executor, metrics)
         self._expiry = (
             Expiry(self._tenants, settings.ttl_seconds, self._audit) if settings.ttl_seconds else None
         )
-        self._traffic = Traffic(settings.queue_limit, self._background, metrics)
+        backlog = Backlog(
+            settings.queue_seconds * settings.workers,
+            settings.workers,
+            "queue_seconds",
+            metrics.waiting_work_seconds.labels("request").set,
+        )
+        self._estimates = Estimates()
+        self._traffic = Traffic(settings.queue_limit, backlog, self._background, metrics)
         self._bind(LOCAL, self._tenants.default)
 
     async def of(self, principal: Principal) -> Engine:
@@ -135,9 +147,15 @@ class Engine:
     def _bind(self, principal: Principal, own: Belongings) -> None:
         self._principal, self._own = principal, own
         self._registry, self._names, self._gates = own.registry, own.names, own.gates
-        self._refining, self._diagnoses = own.refining, own.diagnoses
+        self._refining, self._diagnoses, self._long = own.refining, own.diagnoses, own.long
         self._answering = Answering(
-            lambda: self._settings, self._executor, own, principal, self._audit, self._metrics
+            lambda: self._settings,
+            self._executor,
+            own,
+            principal,
+            self._audit,
+            self._estimates,
+            self._metrics,
         )
 
     @property
@@ -206,6 +224,11 @@ class Engine:
         """Return the status of every worker, in a fixed order."""
         return self._executor.workers()
 
+    async def restart_workers(self) -> None:
+        """Start every worker again, one after the other; no job is lost. See `Executor.restart`."""
+        await self._executor.restart()
+        log.info("every worker was started again")
+
     def drain(self) -> None:
         """Accept no more requests; those in flight go on."""
         if self._life.state is not State.FAILED:
@@ -218,6 +241,7 @@ class Engine:
             await asyncio.sleep(0.02)
         for own in self._tenants.all():
             await own.diagnoses.settle()
+            await own.long.settle()
             await own.refining.settle()
             await own.registry.settle()
 
@@ -227,6 +251,7 @@ class Engine:
         if self._expiry is not None:
             await self._expiry.close()
         for own in self._tenants.all():
+            await own.long.close()
             await own.refining.close()
         await self._executor.close()
         for own in self._tenants.all():
@@ -239,12 +264,50 @@ class Engine:
 
         Raises `ServiceError`: refused by admission, busy, not ready, too late, or not stored.
         """
-        async with self._context() as context:
+        async with self._context(asked=request) as context:
             spec = await self._answering.admit_adapt(request, context.served)
-            await self._answering.check_price(context.served, spec, None)
-            adapter, cache = await self._answering.obtain(spec, context)
-            refines_to = await self._answering.refine(spec, context)
-            return Obtained(adapter, cache, context.timings, refines_to=refines_to)
+            await self._answering.price(request, context, spec, None)
+            return await self._obtain(spec, context)
+
+    async def _obtain(self, spec: AdaptationSpec, context: RequestContext) -> Obtained:
+        adapter, cache = await self._answering.obtain(spec, context)
+        refines_to = await self._answering.refine(spec, context)
+        return Obtained(adapter, cache, context.timings, refines_to=refines_to)
+
+    async def begin_adapter(
+        self, request: AdaptRequest, wait_seconds: float = 0.0
+    ) -> Obtained | LongAdaptation:
+        """Begin to make the adapter of `request`, which goes on without the caller.
+
+        Return the adapter if it is there within `wait_seconds`, else how far it is. Raises as
+        `create_adapter`; the deadline is `long_deadline_seconds`.
+        """
+        async with self._context() as context:
+            self._long.check_room(context.tenant, self._estimated(request, context.served))
+            spec = await self._answering.admit_adapt(request, context.served)
+            deadline = self._settings.long_deadline_seconds, "long_deadline_seconds"
+            price = await self._answering.check_price(context.served, spec, None, deadline)
+            context.adapter_id = adapter_id = spec.job.adapter_id
+            if price is not None:
+                self._long.check_room(context.tenant, price.adapt_seconds)
+                await self._answering.charge_price(price, spec)
+            if await self._registry.has(adapter_id):
+                return await self._obtain(spec, context)
+            # What is being made for others costs nothing, and when it will be there is known.
+            seconds = price.adapt_seconds or None if price is not None else None
+            await self._long.begin(spec, context.tenant, seconds, self._note_made)
+        return await self._long.result(adapter_id, wait_seconds)
+
+    def _note_made(self, made: Obtained) -> None:
+        if made.cache is CacheOutcome.MISS:
+            self.audit("adapt", made.adapter.manifest.id)
+        if made.refines_to is not None:
+            self.audit("adapt", made.refines_to, "refine")
+
+    @property
+    def long_adaptations(self) -> LongAdaptations:
+        """Return the owner of the tenant's adaptations that no client waits for."""
+        return self._long
 
     async def predict(
         self, request: PredictRequest, *, feed: ProgressFeed | None = None, background: bool = False
@@ -264,7 +327,7 @@ class Engine:
     async def _predict(
         self, request: PredictRequest, feed: ProgressFeed | None = None, *, background: bool = False
     ) -> Answered:
-        async with self._context(feed, background=background) as context:
+        async with self._context(feed, request, background=background) as context:
             done = await self._answering.carry_out(request, context)
             assert done.adapter is not None  # only decisions come without one
             return Answered(
@@ -284,7 +347,7 @@ class Engine:
         The adapter is made first, where the request brings one to make. `background` is as in
         `predict`. Raises as `predict`; errors name the input or the question of the request.
         """
-        async with self._context(background=background) as context:
+        async with self._context(asked=request, background=background) as context:
             adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
             if adapter_id is not None:
                 request = _named(request, adapter_id, called)
@@ -484,19 +547,27 @@ class Engine:
         return await self._answering.resolve_model(model, self.served.base.id)
 
     def _context(
-        self, feed: ProgressFeed | None = None, *, background: bool = False
+        self,
+        feed: ProgressFeed | None = None,
+        asked: AdaptRequest | PredictRequest | DecideRequest | None = None,
+        *,
+        background: bool = False,
     ) -> AbstractAsyncContextManager[RequestContext]:
-        """Open a request: see `Traffic.request`. Raises as `check_ready`."""
-        share, deadline = self._principal.shares_time_as, self._settings.deadline_seconds
+        """Open a request, whose work is `asked` for: see `Traffic.request`. Raises as `check_ready`."""
+        served, share = self.check_ready(), self._principal.shares_time_as
         if background:
-            return self._traffic.request(self.check_ready(), in_background(share), feed, None)
-        return self._traffic.request(self.check_ready(), share, feed, deadline)
+            return self._traffic.request(served, in_background(share), feed, None)
+        seconds = self._estimated(asked, served) if asked is not None else 0.0
+        return self._traffic.request(served, share, feed, self._settings.deadline_seconds, seconds)
+
+    def _estimated(self, asked: AdaptRequest | PredictRequest | DecideRequest, served: ServedModel) -> float:
+        return self._estimates.seconds(Size.of(asked, served), served)
 
     def _background(self) -> int:
         """Return how much work goes on, counting what is made in the background beside requests."""
         everyone = self._tenants.all()
         flights = sum(own.in_flight for own in everyone)
-        return max(flights, len(self._traffic) + sum(len(own.refining) for own in everyone))
+        return max(flights, len(self._traffic) + sum(len(own.refining) + len(own.long) for own in everyone))
 
 
 @contextmanager

@@ -36,12 +36,12 @@ class Price:
         """Return the seconds of both."""
         return self.adapt_seconds + self.predict_seconds
 
-    def check(self, deadline_seconds: float) -> None:
+    def check(self, deadline_seconds: float, setting: str = "deadline_seconds") -> None:
         """Raise `PriceExceedsDeadlineError` where the request would not be done in time."""
         if self.seconds > deadline_seconds:
             raise PriceExceedsDeadlineError(
                 f"the request would take {self.describe()}, and its deadline is {deadline_seconds:g} s: "
-                "send fewer or shorter texts, or raise deadline_seconds"
+                f"send fewer or shorter texts, or raise {setting}"
             )
 
     def describe(self) -> str:

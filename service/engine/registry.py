@@ -57,6 +57,15 @@ class AdapterRegistry:
         """Return the number of requests that wait for these adapters."""
         return self._flights.waiters
 
+    def is_being_made(self, adapter_id: str) -> bool:
+        """Return whether the adapter is being made, or read for the first time."""
+        return adapter_id in self._flights
+
+    def seconds_until(self, adapter_id: str) -> int:
+        """Return after how long to ask again for an adapter that is being made; from 1 to a minute."""
+        left = self._due.get(adapter_id, 0.0) - asyncio.get_running_loop().time()
+        return min(LONGEST_WAIT_SECONDS, max(1, math.ceil(left)))
+
     async def knows(self, adapter_id: str) -> bool:
         """Return whether there is an adapter of this id, or one is being made."""
         return adapter_id in self._flights or await self.has(adapter_id)
@@ -248,7 +257,6 @@ class AdapterRegistry:
         """Return the error for an adapter that is not there, and may be being made."""
         if adapter_id not in self._flights:
             return UnknownAdapterError(f"there is no adapter {adapter_id[:100]!r}", "adapter_id")
-        left = self._due.get(adapter_id, 0.0) - asyncio.get_running_loop().time()
-        seconds = min(LONGEST_WAIT_SECONDS, max(1, math.ceil(left)))
+        seconds = self.seconds_until(adapter_id)
         message = f"adapter {adapter_id} is being made and not there yet: ask again in {seconds} s"
         return UnknownAdapterError(message, "adapter_id", seconds)

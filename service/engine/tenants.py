@@ -1,6 +1,7 @@
 """What each tenant has: its stores on disk, and their owners in memory.
 
-Tenants have nothing in common but the workers and the memory for adapters. So no call of one tenant
+Tenants have nothing in common but the workers, the work that waits for them, and the memory for
+adapters. So no call of one tenant
 can find, join or list what is another's: it never reaches it.
 """
 
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.engine.adapter_cache import AdapterCache
+from service.engine.backlog import Backlog
 from service.engine.flights import Flights
+from service.engine.long_adaptations import LongAdaptations
 from service.engine.names import Names
 from service.engine.refining import Refining
 from service.engine.registry import AdapterRegistry
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
     from model_store.adapters.contract import Adapters
     from model_store.adapters.names import NameStore
+    from model_store.adapters.statuses import StatusStore
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class TenantStores:
     adapters: Adapters
     names: NameStore
     gates: GateKeeper
+    statuses: StatusStore
     id_key: bytes = b""
 
 
@@ -47,6 +52,7 @@ class Belongings:
     names: Names
     gates: GateKeeper
     refining: Refining
+    long: LongAdaptations
     diagnoses: Flights[Diagnosis]
     id_key: bytes
     meter: Meter
@@ -84,6 +90,12 @@ class Tenants:
         self._open_stores, self._settings = open_stores, settings
         self._executor, self._metrics = executor, metrics
         self._memory = AdapterCache(settings.adapter_memory_bytes, metrics)
+        self._long_backlog = Backlog(
+            settings.long_deadline_seconds * settings.workers,
+            settings.workers,
+            "long_deadline_seconds",
+            metrics.waiting_work_seconds.labels("long").set,
+        )
         self._lock = asyncio.Lock()  # held while a tenant is opened
         self._opened = {DEFAULT_TENANT: self._belongings(DEFAULT_TENANT, own)}
 
@@ -112,14 +124,26 @@ class Tenants:
         return [DEFAULT_TENANT, *(name for name in self._settings.tenants() if TENANT.fullmatch(name))]
 
     def _belongings(self, tenant: str, stores: TenantStores) -> Belongings:
-        grace = self._settings.cancel_grace_seconds
+        settings, executor, metrics = self._settings, self._executor, self._metrics
+        grace = settings.cancel_grace_seconds
         registry = AdapterRegistry(stores.adapters, self._memory.of(tenant), grace)
-        names = Names(stores.names, registry, self._settings.max_names)
+        names = Names(stores.names, registry, settings.max_names)
+        refining = Refining(registry, names, executor, metrics)
         return Belongings(
             registry,
             names,
             stores.gates,
-            Refining(registry, names, self._executor, self._metrics),
+            refining,
+            LongAdaptations(
+                stores.statuses,
+                registry,
+                refining,
+                executor,
+                metrics,
+                settings.long_deadline_seconds,
+                settings.status_seconds,
+                self._long_backlog,
+            ),
             Flights("diagnosis", grace),
             stores.id_key,
             Meter(),

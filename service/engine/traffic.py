@@ -7,14 +7,16 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from service.engine.answers import Timings
+from service.engine.backlog import Backlog, Reservation
 from service.engine.progress import ProgressFeed
 from service.errors import DeadlineExceededError, QueueFullError, over_limit
 from service.executors.contract import ServedModel
 from service.metrics import Metrics
+from service.request_notes import current_notes
 
 
 @dataclass
@@ -23,7 +25,7 @@ class RequestContext:
 
     `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
     the version of a name, where the request names its adapter by one. `refines_to` is as in
-    `service.engine.answers.Obtained`.
+    `service.engine.answers.Obtained`. `reservation` has its work in the backlog; None for work in the background.
     """
 
     served: ServedModel
@@ -34,6 +36,7 @@ class RequestContext:
     adapter_id: str | None = None
     model: str | None = None
     refines_to: str | None = None
+    reservation: Reservation | None = None
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the deadline; None without one."""
@@ -44,12 +47,13 @@ class RequestContext:
 class Traffic:
     """Counts requests, refuses more than `limit`, and ends those that take too long.
 
-    `background` returns how much work goes on: it continues for a while after requests have left,
-    and counts too. Used from one event loop.
+    It also refuses work that `backlog` has no room for. `background` returns how much work goes on:
+    it continues for a while after requests have left, and counts too. Used from one event loop.
     """
 
-    def __init__(self, limit: int, background: Callable[[], int], metrics: Metrics) -> None:
-        self._limit, self._background, self._metrics = limit, background, metrics
+    def __init__(self, limit: int, backlog: Backlog, background: Callable[[], int], metrics: Metrics) -> None:
+        self._limit, self._backlog, self._background = limit, backlog, background
+        self._metrics = metrics
         self._count = 0
         self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
 
@@ -72,12 +76,18 @@ class Traffic:
 
     @asynccontextmanager
     async def request(
-        self, served: ServedModel, tenant: str, feed: ProgressFeed | None, deadline_seconds: float | None
+        self,
+        served: ServedModel,
+        tenant: str,
+        feed: ProgressFeed | None,
+        deadline_seconds: float | None,
+        work_seconds: float = 0.0,
     ) -> AsyncIterator[RequestContext]:
         """Count a request and enforce its deadline, until the context ends.
 
-        One with a `feed` is counted already, and one without a deadline, for which nobody waits, is
-        not counted. Raises `DeadlineExceededError` and `QueueFullError`.
+        `work_seconds` are the estimate of what an idle worker takes for it. One with a `feed` is
+        counted already. One without a deadline, for which nobody waits, is not counted, and has no
+        place in the backlog. Raises `DeadlineExceededError` and `QueueFullError`.
         """
         counted = feed is None and deadline_seconds is not None
         if counted:
@@ -85,9 +95,12 @@ class Traffic:
         started = time.monotonic()
         deadline = asyncio.timeout(deadline_seconds)
         context = RequestContext(served, Timings(), tenant, deadline, feed)
+        notes = current_notes()
+        reserving = nullcontext() if deadline_seconds is None else self._backlog.reserve(tenant, work_seconds)
         try:
-            async with deadline:
-                yield context
+            with reserving as context.reservation:
+                async with deadline:
+                    yield context
         except (TimeoutError, DeadlineExceededError) as error:
             # The executor has the deadline too, and may raise first.
             if deadline_seconds is None or (isinstance(error, TimeoutError) and not deadline.expired()):
@@ -102,6 +115,8 @@ class Traffic:
             if deadline_seconds is not None:
                 share = context.timings.total_seconds / max(1, self._count)
                 self._request_seconds += 0.1 * (share - self._request_seconds)
+            if notes is not None and deadline_seconds is not None:
+                notes.adapter_id, notes.seconds = context.adapter_id, context.timings.by_part()
             if counted:
                 self.leave()
 

@@ -5,7 +5,6 @@ Nothing here imports Ray. `ray.py` makes an actor of it and calls its methods.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import threading
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from service.executors.contract import Worker
 from service.executors.link import picklable
 from service.executors.loop import WorkerLoop, drive
 from service.executors.messages import Beat, Began, Command, Ended, Event, Failed, Ready
+from service.executors.usage import gpu_bytes, resident_bytes
+from service.logs import set_up_logs
 
 
 class WorkerActor:
@@ -27,10 +28,15 @@ class WorkerActor:
     """
 
     def __init__(
-        self, name: str, load: Callable[[], Worker], adapt_share: float, heartbeat_seconds: float
+        self,
+        name: str,
+        load: Callable[[], Worker],
+        adapt_share: float,
+        heartbeat_seconds: float,
+        set_up_logs: Callable[..., None] = set_up_logs,
     ) -> None:
-        form = f"%(asctime)s %(levelname)s worker {name} %(name)s: %(message)s"
-        logging.basicConfig(level=logging.INFO, format=form)
+        """Begin to load. `set_up_logs` takes the name of the worker."""
+        set_up_logs(worker=name)
         self._load, self._adapt_share, self._heartbeat_seconds = load, adapt_share, heartbeat_seconds
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -58,7 +64,8 @@ class WorkerActor:
             while True:
                 events.append(self._events.get_nowait())
         if self._loop is not None:
-            events.append(Beat(self._loop.busy_seconds, self._loop.unit_size))
+            busy, size = self._loop.busy_seconds, self._loop.unit_size
+            events.append(Beat(busy, size, resident_bytes(), gpu_bytes()))
         self._given = events
         return pickle.dumps(events, protocol=pickle.HIGHEST_PROTOCOL)
 
@@ -76,6 +83,7 @@ class WorkerActor:
                         self._tell(event)
                     case _:
                         self._events.put(event)
+            self._events.put(Ended(None))  # after the command to stop
         except BaseException as error:
             self._events.put(Ended(picklable(error)))
 

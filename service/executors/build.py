@@ -9,7 +9,9 @@ from typing import Literal
 from service.executors.contract import Executor, Worker
 from service.executors.inline import inline_executor
 from service.executors.process import process_executor
+from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
+from service.logs import set_up_logs
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
@@ -21,14 +23,27 @@ def build_executor(
 
     `early` is passed to the executor. Raises `SettingsError` where the package `ray` is missing.
     """
-    supervision = Supervision(settings.heartbeat_seconds, settings.hang_seconds)
+    supervision = Supervision(
+        settings.heartbeat_seconds,
+        settings.hang_seconds,
+        most_memory_bytes=settings.worker_memory_bytes,
+        most_jobs=settings.worker_max_requests,
+        leave_seconds=settings.drain_seconds,
+        check_seconds=settings.self_check_seconds,
+    )
     if settings.executor == "ray":
         return _build_ray_executor(settings, metrics, supervision, early=early)
     loads = [partial(load_model_worker, own) for own in settings_by_worker(settings)]
     if (settings.executor or usual) == "inline":
         return inline_executor(loads[0], metrics, adapt_share=settings.adapt_share)
     return process_executor(
-        loads, metrics, adapt_share=settings.adapt_share, supervision=supervision, early=early
+        loads,
+        metrics,
+        adapt_share=settings.adapt_share,
+        supervision=supervision,
+        check=SelfCheck(),
+        early=early,
+        set_up_logs=partial(set_up_logs, settings.log_format, settings.log_level),
     )
 
 
@@ -55,7 +70,9 @@ def _build_ray_executor(
         room=room,
         adapt_share=settings.adapt_share,
         supervision=supervision,
+        check=SelfCheck(),
         early=early,
+        set_up_logs=partial(set_up_logs, settings.log_format, settings.log_level),
     )
 
 

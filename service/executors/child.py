@@ -17,6 +17,8 @@ from service.executors.contract import Worker
 from service.executors.link import Link, picklable
 from service.executors.loop import WorkerLoop, drive
 from service.executors.messages import Beat, Command, Ended, Failed, Ready, Stop
+from service.executors.usage import gpu_bytes, resident_bytes
+from service.logs import set_up_logs
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +29,17 @@ def main(
     load: Callable[[], Worker],
     adapt_share: float,
     heartbeat_seconds: float,
+    set_up_logs: Callable[..., None] = set_up_logs,
 ) -> None:
-    """Run until the command to stop, until the server has ended, or until the worker fails."""
+    """Run until the command to stop, until the server has ended, or until the worker fails.
+
+    `set_up_logs` takes the name of the worker.
+    """
     # A terminal or a service manager signals the whole process group. The server decides whether
     # to drain first.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    form = f"%(asctime)s %(levelname)s worker {name} %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form)
+    set_up_logs(worker=name)
     link = Link(connection)
     commands: SimpleQueue[Command] = SimpleQueue()
     _start(lambda: _listen(link, commands))
@@ -71,7 +76,7 @@ def _beat(link: Link, loop: WorkerLoop, seconds: float) -> None:
     while True:
         time.sleep(seconds)
         with suppress(OSError):  # the server has ended: `_listen` ends the process
-            link.send(Beat(loop.busy_seconds, loop.unit_size))
+            link.send(Beat(loop.busy_seconds, loop.unit_size, resident_bytes(), gpu_bytes()))
 
 
 def _start(target: Callable[[], None]) -> None:

@@ -209,17 +209,22 @@ class Timed(Generic[T]):
     run_seconds: float
 
 
-WorkerState: TypeAlias = Literal["starting", "up", "down"]
+WorkerState: TypeAlias = Literal["starting", "up", "draining", "down"]
+"""A worker that is `draining` finishes its jobs, takes no more, and is then started again."""
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """Status of one worker: `jobs` that wait or run on it, `restarts` since the server started."""
+    """Status of one worker: `jobs` that wait or run on it, `restarts` since the server started.
+
+    `memory_bytes` are those of its process in main memory; None where they are not known.
+    """
 
     name: str
     state: WorkerState
     restarts: int
     jobs: int
+    memory_bytes: int | None = field(default=None, compare=False)
 
 
 class Executor(Protocol):
@@ -263,6 +268,12 @@ class Executor(Protocol):
 
     def workers(self) -> Sequence[WorkerStatus]:
         """Return the status of every worker, in a fixed order."""
+
+    async def restart(self) -> None:
+        """Start every worker again, one after the other, each after it has finished its jobs.
+
+        Return once all are up. Without effect where workers are not restarted.
+        """
 
     async def close(self) -> None:
         """Drop all jobs and end the workers."""

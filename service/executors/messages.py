@@ -108,11 +108,13 @@ class Beat:
     """The worker process is alive.
 
     `busy_seconds` is how long its current unit has been running. `unit_size` is the size of that
-    unit in units of the usual size.
+    unit in units of the usual size. `gpu_bytes` is None where it uses no GPU.
     """
 
     busy_seconds: float
     unit_size: float = 1.0
+    memory_bytes: int | None = None
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from service.executors.contract import Worker
 from service.executors.link import Link
 from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
 from service.executors.pool import WorkerPool
+from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
+from service.logs import set_up_logs
 from service.metrics import Metrics
 
 _CLOSE_SECONDS = 5.0
@@ -32,17 +34,19 @@ def process_executor(
     *,
     adapt_share: float = 0.5,
     supervision: Supervision | None = None,
+    check: SelfCheck | None = None,
     early: bool = False,
+    set_up_logs: Callable[..., None] = set_up_logs,
 ) -> WorkerPool:
     """Build an executor with one worker process for each of `loads`.
 
-    Each of `loads` is pickled, and called in its process. With `early`, processes start to load now
+    Each of `loads` is pickled, and called in its process, and so is `set_up_logs`. With `early`, processes start to load now
     and not when the executor is started, at the same time as this process's own imports.
     """
     times = supervision or Supervision()
 
     def make(index: int) -> _ProcessPort:
-        return _ProcessPort(str(index), loads[index], adapt_share, times.heartbeat_seconds)
+        return _ProcessPort(str(index), loads[index], adapt_share, times.heartbeat_seconds, set_up_logs)
 
     begun = {index: make(index) for index in range(len(loads) if early else 0)}
     for port in begun.values():
@@ -51,7 +55,7 @@ def process_executor(
     def spawn(index: int) -> _ProcessPort:
         return begun.pop(index, None) or make(index)
 
-    return WorkerPool(spawn, len(loads), metrics or Metrics(), times)
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
 
 
 class _ProcessPort:
@@ -61,14 +65,19 @@ class _ProcessPort:
     """
 
     def __init__(
-        self, name: str, load: Callable[[], Worker], adapt_share: float, heartbeat_seconds: float
+        self,
+        name: str,
+        load: Callable[[], Worker],
+        adapt_share: float,
+        heartbeat_seconds: float,
+        set_up_logs: Callable[..., None],
     ) -> None:
         ours, self._theirs = _spawning.Pipe(duplex=True)
         self._ours, self._link = ours, Link(ours)
         self._outbox: SimpleQueue[Command | None] = SimpleQueue()
         self._process = _spawning.Process(
             target=child.main,
-            args=(name, self._theirs, load, adapt_share, heartbeat_seconds),
+            args=(name, self._theirs, load, adapt_share, heartbeat_seconds, set_up_logs),
             name=f"abmll-worker-{name}",
             daemon=True,
         )

@@ -24,7 +24,9 @@ from service.executors.actor import WorkerActor
 from service.executors.contract import Worker
 from service.executors.messages import Command, Ended, Event, Failed, Submit
 from service.executors.pool import WorkerPool
+from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
+from service.logs import set_up_logs
 from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -129,11 +131,13 @@ def ray_executor(
     room: RayRoom = RayRoom(),
     adapt_share: float = 0.5,
     supervision: Supervision | None = None,
+    check: SelfCheck | None = None,
     early: bool = False,
+    set_up_logs: Callable[..., None] = set_up_logs,
 ) -> WorkerPool:
     """Build an executor with one actor for each of `loads`, each with so much `room`.
 
-    Each of `loads` is pickled, and called in its actor. `address` is that of a cluster: `auto`,
+    Each of `loads` is pickled, and called in its actor, and so is `set_up_logs`. `address` is that of a cluster: `auto`,
     `host:port`, or `ray://host:port`. With `early`, actors start to load now and not when the
     executor is started. Where the cluster has room for fewer, the others join when it has.
     """
@@ -141,7 +145,7 @@ def ray_executor(
     cluster = RayCluster(address, room, len(loads))
 
     def make(index: int) -> _RayPort:
-        return _RayPort(str(index), cluster, loads[index], adapt_share, times.heartbeat_seconds)
+        return _RayPort(str(index), cluster, loads[index], adapt_share, times.heartbeat_seconds, set_up_logs)
 
     begun = {index: make(index) for index in range(len(loads) if early else 0)}
     for port in begun.values():
@@ -150,7 +154,7 @@ def ray_executor(
     def spawn(index: int) -> _RayPort:
         return begun.pop(index, None) or make(index)
 
-    return WorkerPool(spawn, len(loads), metrics or Metrics(), times)
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
 
 
 class _RayPort:
@@ -166,9 +170,10 @@ class _RayPort:
         load: Callable[[], Worker],
         adapt_share: float,
         heartbeat_seconds: float,
+        set_up_logs: Callable[..., None],
     ) -> None:
         self._name, self._cluster, self._connection = name, cluster, 0
-        self._arguments = (name, load, adapt_share, heartbeat_seconds)
+        self._arguments = (name, load, adapt_share, heartbeat_seconds, set_up_logs)
         self._over, self._lock = False, threading.Lock()
         self._actor: Future[Any] = Future()
         self._outbox: SimpleQueue[Command | None] = SimpleQueue()

@@ -5,8 +5,10 @@ steps are settings, which admission checks and `GET /v1/limits` shows.
 """
 
 from service.schemas.adapters import (
+    AdaptationError,
     Adapter,
     AdapterList,
+    AdapterProgress,
     AdapterQuestion,
     BaseInfo,
     CreateAdapterResponse,
@@ -144,10 +146,12 @@ __all__ = [
     "AccuracyEstimate",
     "Adapt",
     "AdaptStep",
+    "AdaptationError",
     "Adapter",
     "AdapterComparison",
     "AdapterFound",
     "AdapterList",
+    "AdapterProgress",
     "AdapterQuestion",
     "AnswerCluster",
     "AnswerDetails",

@@ -114,6 +114,32 @@ class CreateAdapterResponse(Adapter):
     request_id: str
 
 
+class AdaptationError(WireModel):
+    """Why an adaptation ended without an adapter."""
+
+    code: str = Field(description="Stable name of the error.")
+    message: str
+    param: str | None = Field(default=None, description="The field of the request that is wrong.")
+
+
+class AdapterProgress(WireModel):
+    """How far the making of an adapter is.
+
+    The last four of the statuses are final: there is an adapter (`succeeded`), the adaptation
+    `failed`, a client `cancelled` it, or it was not done before `long_deadline_seconds` (`expired`).
+    """
+
+    id: str = Field(description="Id of the adapter, which is there once the status is `succeeded`.")
+    object: Literal["adapter.progress"] = "adapter.progress"
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+    step: int = Field(description="Gradient steps that are done.")
+    steps: int = Field(description="Gradient steps in all; 0 where that is not known.")
+    loss: float | None = Field(default=None, description="Mean loss of the latest step, in nats an example.")
+    created: str | None = Field(default=None, description="Time at which it was asked for, ISO 8601 in UTC.")
+    finished: str | None = Field(default=None, description="Time at which it ended, ISO 8601 in UTC.")
+    error: AdaptationError | None = None
+
+
 class AdapterList(WireModel):
     """A page of adapters, in order of their ids."""
 

@@ -77,8 +77,14 @@ class LimitsReport(WireModel):
     max_calibration: int
     max_logged: int
     queue_limit: int
+    queue_seconds: float = Field(
+        description="Most seconds of work, by price, that wait or run for each worker; more gets 429."
+    )
     deadline_seconds: float = Field(
         description="A request that an idle worker would take longer for gets 422, `price_exceeds_deadline`."
+    )
+    long_deadline_seconds: float = Field(
+        description="The same for a request for an adapter with `wait_ms`, which goes on without its client."
     )
     prices: list[WorkedPrice] = Field(
         default_factory=list, description="Prices of some requests. Time grows with each number."
@@ -89,9 +95,12 @@ class WorkerReport(WireModel):
     """State of one worker."""
 
     name: str
-    state: Literal["starting", "up", "down"]
+    state: Literal["starting", "up", "draining", "down"]
     restarts: int = Field(description="Restarts since the server started.")
     jobs: int = Field(description="Jobs that wait or run on it now.")
+    memory_bytes: int | None = Field(
+        default=None, description="Main memory of its process; null where it has none of its own."
+    )
 
 
 class WorkerList(WireModel):

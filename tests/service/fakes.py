@@ -91,6 +91,9 @@ class FakeRun:
     def next_tokens(self) -> int:
         return 1
 
+    def partial(self) -> Any:
+        return () if isinstance(self.job, AdaptJob) else [None] * len(self.job.prompts)
+
     def result(self) -> Any:
         return self.outcome
 

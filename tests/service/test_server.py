@@ -98,6 +98,46 @@ def test_a_model_that_does_not_exist_ends_the_server_with_status_1_and_its_reaso
     assert Settings().model not in ended.stdout
 
 
+def test_a_hangup_starts_the_workers_again_and_the_first_signal_to_end_still_drains(tmp_path: Path) -> None:
+    """A real process with one worker: SIGHUP, then SIGTERM. What a worker imports is little."""
+    program = """
+import sys
+
+def main():
+    import os, signal, threading, time
+    from pathlib import Path
+    from service.executors.process import process_executor
+    from service.metrics import Metrics
+    from service.server import serve
+    from service.settings import Settings
+    from tests.service.executors.conftest import QUICK
+    from tests.service.executors.fake import load
+
+    executor = process_executor([load], supervision=QUICK, early=True)
+
+    def send():
+        os.kill(os.getpid(), signal.SIGHUP)
+        while [(w.state, w.restarts) for w in executor.workers()] != [("up", 1)]:
+            time.sleep(0.05)
+        print("restarted", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = Settings(data_dir=Path(sys.argv[1]), port=0, drain_seconds=5)
+    begin = lambda url: threading.Thread(target=send, daemon=True).start()
+    sys.exit(serve(settings, executor, Metrics(), begin))
+
+if __name__ == "__main__":
+    main()
+"""
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    ended = subprocess.run(
+        [sys.executable, str(path), str(tmp_path / "data")],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "restarted\n"), ended.stderr
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 def test_the_server_speaks_https_with_a_certificate(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"

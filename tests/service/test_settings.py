@@ -188,3 +188,39 @@ def test_help_shows_each_setting_below_the_heading_of_its_group() -> None:
         for text in ("Where the server listens", "--port", "How large a request", "--max-inputs")
     ]
     assert places == sorted(places)
+
+
+def test_a_configuration_file_is_below_the_environment_and_above_the_defaults(
+    monkeypatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "abmll.toml"
+    path.write_text('port = 81\nmax_steps = 7\nhost = "::1"\n')
+    monkeypatch.setenv("ABMLL_PORT", "82")
+    monkeypatch.setenv("ABMLL_HOST", "")
+    found = load_settings(path)
+    assert (found.port, found.max_steps, found.host, found.workers) == (82, 7, "::1", 1)
+    assert load_settings(path, port=83).port == 83
+    monkeypatch.setenv("ABMLL_CONFIG", str(path))
+    assert load_settings().max_steps == 7
+    shown = CliRunner().invoke(app, ["serve", "--config", str(path), "--print-config"])
+    assert json.loads(shown.stdout)["max_steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1", "unknown setting in the configuration file .*: prot"),
+        ("port = [", "cannot be read"),
+        ("port = 70000", "setting port: "),
+        ("[port]\nx = 1", "setting port: "),
+        (None, "No such file"),
+    ],
+)
+def test_a_wrong_configuration_file_is_refused_by_name(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "abmll.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        load_settings(path)

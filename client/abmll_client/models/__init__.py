@@ -1,8 +1,10 @@
 """The server's answers as records. A test of the project holds them equal to the server's own."""
 
 from abmll_client.models.adapters import (
+    AdaptationError,
     Adapter,
     AdapterList,
+    AdapterProgress,
     AdapterQuestion,
     BaseInfo,
     CreateAdapterResponse,
@@ -70,9 +72,11 @@ from abmll_client.models.predictions import (
 
 __all__ = [
     "AccuracyEstimate",
+    "AdaptationError",
     "Adapter",
     "AdapterComparison",
     "AdapterList",
+    "AdapterProgress",
     "AdapterQuestion",
     "Answer",
     "AnswerCluster",

@@ -88,6 +88,28 @@ class CreateAdapterResponse(Adapter):
     request_id: str
 
 
+class AdaptationError(Answer):
+    """Why an adaptation ended without an adapter."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class AdapterProgress(Answer):
+    """How far the making of an adapter is; the last four of the statuses are final."""
+
+    id: str  # of the adapter, which is there once the status is `succeeded`
+    object: Literal["adapter.progress"] = "adapter.progress"
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+    step: int  # gradient steps that are done
+    steps: int  # in all; 0 where that is not known
+    loss: float | None = None  # mean of the latest step, in nats an example
+    created: str | None = None  # ISO 8601, UTC
+    finished: str | None = None
+    error: AdaptationError | None = None
+
+
 class AdapterList(Answer):
     """A page of adapters, ordered by id."""
 

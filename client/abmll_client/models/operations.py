@@ -70,7 +70,9 @@ class LimitsReport(Answer):
     max_calibration: int
     max_logged: int
     queue_limit: int
+    queue_seconds: float  # of work by price, for each worker
     deadline_seconds: float
+    long_deadline_seconds: float  # of an adapter with `wait`
     prices: list[WorkedPrice] = Field(default_factory=list)
 
 

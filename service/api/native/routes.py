@@ -12,9 +12,10 @@ from service.api import decision_answers
 from service.api.error_answers import documented_errors
 from service.api.http import engine_of, request_id, unless_disconnected
 from service.api.json_bodies import JsonRoute
-from service.api.native import asking, predicting, streaming
+from service.api.native import asking, predicting, progress, streaming
 from service.api.native.rendering import adapter_object, create_response
 from service.api.native.typed_answers import decide_response
+from service.engine.long_adaptations import LongAdaptation
 
 _WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
@@ -26,18 +27,30 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
     response_model=schemas.CreateAdapterResponse,
     responses={
         200: {"model": schemas.CreateAdapterResponse, "description": "It was there already."},
+        202: {"model": schemas.AdapterProgress, "description": "It is not there after `wait_ms`."},
+        **documented_errors(409),
         **_WORK_ERRORS,
     },
 )
-async def create_adapter(body: schemas.CreateAdapterRequest, request: Request) -> Response:
+async def create_adapter(
+    body: schemas.CreateAdapterRequest, request: Request, wait_ms: progress.WaitMs = None
+) -> Response:
     """Adapt to a support, or to cases of questions. Equal bodies give the same id, and are adapted to once.
 
     The status is 201 when this request made the adapter, 200 when it was there or was being made.
-    Either way the adapter is on disk.
+    Either way the adapter is on disk. With `wait_ms`, the adaptation goes on without its client: where
+    the adapter is not there in time, the status is 202, and `Location` has the way to its progress.
     """
+    engine = engine_of(request)
     with asking.placed(body):
-        work = engine_of(request).create_adapter(asking.adaptation(body))
-        obtained = await unless_disconnected(request, work)
+        asked = asking.adaptation(body)
+        if wait_ms is None:
+            obtained = await unless_disconnected(request, engine.create_adapter(asked))
+        else:
+            begun = await unless_disconnected(request, engine.begin_adapter(asked, wait_ms / 1000))
+            if isinstance(begun, LongAdaptation):
+                return _accepted(begun, request)
+            obtained = begun
     answer = create_response(obtained, request_id(request))
     return _json(answer, 201 if answer.cache == "miss" else 200)
 
@@ -109,6 +122,14 @@ async def decide(body: schemas.DecideRequest, request: Request) -> Response:
     # In a thread, since many inputs times many questions make megabytes of JSON.
     answer = await asyncio.to_thread(decide_response, decided, asked, request_id(request))
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _accepted(begun: LongAdaptation, request: Request) -> Response:
+    answer = _json(progress.progress_object(begun), 202)
+    root = request.scope.get("root_path", "")
+    answer.headers["location"] = f"{root}/v1/adapters/{begun.adapter_id}/progress"
+    answer.headers.update(progress.headers_of(begun))
+    return answer
 
 
 def _json(answer: schemas.WireModel, status: int) -> Response:

@@ -56,10 +56,10 @@ async def stream_predict(body: schemas.PredictRequest, request: Request) -> Even
     events = _events(body, request)
     await unless_disconnected(request, _admitted(events))
     seconds = request.app.state.settings.deadline_seconds + SEND_SECONDS
-    return _Stream(events, seconds, lambda error: _error(error, request))
+    return EventStream(events, seconds, lambda error: error_event(error, request))
 
 
-class _Stream(EventSourceResponse):
+class EventStream(EventSourceResponse):
     """Response that sends `events` and always closes them.
 
     That is also so where the client leaves, where `seconds` have passed, and where the server is
@@ -114,7 +114,7 @@ async def _events(body: schemas.PredictRequest, request: Request) -> AsyncGenera
                 answer = await asyncio.to_thread(answer_of, answered, body, request)
                 yield await asyncio.to_thread(writer.last_events, answered, answer)
             except Exception as error:
-                yield _error(error, request)
+                yield error_event(error, request)
         finally:
             work.cancel()
 
@@ -141,11 +141,11 @@ class _EventWriter:
             self._sent.clear()
         events = [] if self._obtained else [*self._adapter_events(answered)]
         events += self._prediction_events(answered.predictions, lambda index, _: answer.predictions[index])
-        return b"".join([*events, _event("done", answer, leave_out="predictions")])
+        return b"".join([*events, event_of("done", answer, leave_out="predictions")])
 
     def _step_events(self, losses: Sequence[float], steps: int) -> Iterator[bytes]:
         for step in range(self._steps, len(losses)):
-            yield _event("step", schemas.AdaptStep(step=step + 1, steps=steps, loss=losses[step]))
+            yield event_of("step", schemas.AdaptStep(step=step + 1, steps=steps, loss=losses[step]))
             self._steps = step + 1
 
     def _adapter_events(self, obtained: Obtained) -> Iterator[bytes]:
@@ -156,7 +156,7 @@ class _EventWriter:
         found = schemas.AdapterFound(
             adapter_id=manifest.id, cache=obtained.cache.value, warnings=list(manifest.warnings)
         )
-        yield _event("adapter", found)
+        yield event_of("adapter", found)
 
     def _prediction_events(
         self,
@@ -170,15 +170,17 @@ class _EventWriter:
             if decided is None or prediction is None or prediction == sent or older:
                 continue
             self._sent[index] = prediction
-            yield _event("prediction" if prediction.settled else "refinement", show(index, decided))
+            yield event_of("prediction" if prediction.settled else "refinement", show(index, decided))
 
 
-def _event(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:
+def event_of(name: str, data: schemas.WireModel, leave_out: str = "") -> bytes:
+    """Return an event whose data is `data`, without the field `leave_out`."""
     text = data.model_dump_json(exclude_none=True, exclude={leave_out})
     return data_event(text, name)
 
 
-def _error(error: Exception, request: Request) -> bytes:
+def error_event(error: Exception, request: Request) -> bytes:
+    """Return the event of an error, in the form of the request's surface."""
     if not isinstance(error, ServiceError | AbmllError):
         log.error("request %s failed", request_id(request), exc_info=error)
     body = form_of(request).shape(from_exception(error), request_id(request))

@@ -41,7 +41,7 @@ def decided_by_hand(
         model=adapter_id or str(request.model),
         cache=CacheOutcome.HIT,
         timings=Timings(),
-        tokens=TOKENS,
+        tokens_by_input=[TOKENS],
     )
 
 
