@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abmll.errors import AbmllError
-from abmll.text.files import cases_by_line, queries_by_line, read_text
+from abmll.text.files import USUAL, Columns, cases_by_line, queries_by_line, read_text
+from service.cli.bars import bar_for
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local import CalibrationFolds, EffortOption, Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, show
+from service.cli.output import out as out_console
 from service.cli.remote import ApiKey, Remote, Url, here_or_there
-from service.cli.rows import parse_samples
+from service.cli.rows import InputColumn, parse_samples
 from service.cli.settings_options import with_settings
 from service.errors import ServiceError
 from service.settings import Settings
@@ -44,7 +46,7 @@ def decide(
             metavar="[CASES] INPUTS",
             exists=True,
             dir_okay=False,
-            help="Cases to learn from, if there are any, and rows with `input`: JSON Lines, CSV or TSV.",
+            help="Cases to learn from, if there are any, and rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet.",
         ),
     ],
     questions: Annotated[
@@ -64,6 +66,7 @@ def decide(
             help="Write the answers to this .csv or .jsonl, which can be corrected and used as CASES.",
         ),
     ] = None,
+    input_column: InputColumn = USUAL.input,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -118,7 +121,7 @@ def decide(
             "model": adapter, "samples": parse_samples(samples), "seed": seed, "truncate": truncate,
             "adapt": _given(fits) or None, "gate": _given(bounds) or None,
         }  # fmt: skip
-        body, places = _read(questions, cases[0] if cases else None, inputs, fields)
+        body, places = _read(questions, cases[0] if cases else None, inputs, fields, Columns(input_column))
         with _places_in_files(places):
             if only_look:
                 return show_dry_run(
@@ -138,7 +141,7 @@ def decide(
         if out is not None:
             _write(out, body.inputs, answer)
         shown = answer.model_dump(mode="json")
-        show(shown, decision_tables(shown, body.inputs), as_json)
+        show(shown, decision_tables(shown, body.inputs, bar_for(out_console)), as_json)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(
-    questions: Path | None, cases: Path | None, inputs: Path, fields: Mapping[str, Any]
+    questions: Path | None, cases: Path | None, inputs: Path, fields: Mapping[str, Any], columns: Columns
 ) -> tuple[DecideRequest, Mapping[str, Sequence[str]]]:
     """Return the request that the files hold, and the places of its questions, cases and inputs.
 
@@ -158,7 +161,7 @@ def _read(
 
     found: dict[str, Any] = {}
     places: dict[str, list[str]] = {}
-    texts = [(place, query.input) for place, query in queries_by_line(inputs)]
+    texts = [(place, query.input) for place, query in queries_by_line(inputs, columns)]
     places["inputs"], found["inputs"] = [place for place, _ in texts], [text for _, text in texts]
     if questions is not None:
         found["questions"] = rows = _questions(questions)
@@ -168,7 +171,7 @@ def _read(
         if cases is None:
             return body, places
         asked = [typed_question(row) for row in body.questions or () if not isinstance(row, str)]
-        taught = list(cases_by_line(cases, asked))
+        taught = list(cases_by_line(cases, asked, columns))
         places["cases"] = [place for place, *_ in taught]
         found["cases"] = [{"input": text, "answers": answers} for _, text, answers in taught]
         return validated(DecideRequest, {**fields, **found}), places

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings, Thresholds
-from abmll.text.files import rows_by_line
+from abmll.text.files import USUAL, Columns, rows_by_line
 from abmll.text.tasks import Query, check_options
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
@@ -26,7 +26,7 @@ from service.cli.local import Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import err
 from service.cli.remote import ApiKey, Remote, Url, here_or_there
-from service.cli.rows import parse_samples
+from service.cli.rows import InputColumn, parse_samples
 from service.cli.settings_options import with_settings
 from service.engine.requests import PredictRequest
 from service.errors import ServiceError
@@ -69,7 +69,10 @@ def label(
     settings: Settings,
     *,
     rows: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     adapter: Annotated[str, typer.Option(help="Id or name of a stored adapter.")],
     out: Annotated[
@@ -81,6 +84,7 @@ def label(
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
+    input_column: InputColumn = USUAL.input,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -98,19 +102,24 @@ def label(
     goes on where the file --out ends.
     """
     with expected_errors_in_one_line(REFUSED if only_look else 1):
-        total, names = _check(rows)
+        columns = Columns(input_column)
+        total, names = _check(rows, columns)
         if only_look:
             asked = PredictSettings(parse_samples(samples), seed)
             gate_asked = GateRequest(Thresholds(min_confidence))
             request = PredictRequest(None, (), asked, gate_asked, truncate=truncate, model=adapter)
             return show_dry_run(
-                settings, url, lambda engine: _look(engine, rows, total, request), as_json=False, stored=True
+                settings,
+                url,
+                lambda engine: _look(engine, rows, columns, total, request),
+                as_json=False,
+                stored=True,
             )
         if out is None:
             raise typer.BadParameter("name the file to write by --out")
         file = LabelledFile(out, names)
         try:
-            run = _Labelling(rows, file, total)
+            run = _Labelling(rows, columns, file, total)
             fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}
             gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
             here_or_there(
@@ -131,11 +140,11 @@ def label(
             file.close()
 
 
-def _check(path: Path) -> tuple[int, list[str]]:
+def _check(path: Path, columns: Columns) -> tuple[int, list[str]]:
     """Return the number of rows and the fields that any has. Raises `AbmllError` for any bad row."""
     names: dict[str, None] = {}
     total = 0
-    for place, fields, query in rows_by_line(path):
+    for place, fields, query in rows_by_line(path, columns):
         if query.options:
             try:
                 check_options(query.options)
@@ -146,10 +155,10 @@ def _check(path: Path) -> tuple[int, list[str]]:
     return total, list(names)
 
 
-async def _look(engine: Engine, path: Path, total: int, request: PredictRequest) -> DryRun:
+async def _look(engine: Engine, path: Path, columns: Columns, total: int, request: PredictRequest) -> DryRun:
     """Return the dry run of all rows: of `LOOKED_AT_ROWS` of them at even distances, times the others."""
     step = max(1, total // LOOKED_AT_ROWS)
-    looked_at = list(itertools.islice(rows_by_line(path), 0, None, step))[:LOOKED_AT_ROWS]
+    looked_at = list(itertools.islice(rows_by_line(path, columns), 0, None, step))[:LOOKED_AT_ROWS]
     found: list[DryRun] = []
     for start in range(0, len(looked_at), GROUP_ROWS):
         group = looked_at[start : start + GROUP_ROWS]
@@ -173,17 +182,17 @@ async def _look(engine: Engine, path: Path, total: int, request: PredictRequest)
 class _Labelling:
     """The rows that are left, and the file of answers."""
 
-    def __init__(self, path: Path, file: LabelledFile, total: int) -> None:
+    def __init__(self, path: Path, columns: Columns, file: LabelledFile, total: int) -> None:
         """Begin behind the rows that the file has.
 
         Raises `AbmllError` where these are not the first of `path`.
         """
         self._file, self.total, self.done = file, total, 0
         self._adapter_id: str | None = None
-        self._left = (_Row(*found) for found in rows_by_line(path))
+        self._left = (_Row(*found) for found in rows_by_line(path, columns))
         for written in file.rows():
             row = next(self._left, None)
-            if row is None or row.fields["input"] != written.get("input"):
+            if row is None or row.query.input != written.get(columns.input):
                 place = "has more rows" if row is None else f"has another input than {row.place}"
                 raise AbmllError(f"the file of answers {place}: name another --out")
             self._adapter_id = str(written["adapter_id"])

@@ -10,13 +10,23 @@ import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
+from abmll.text.files import USUAL, Columns
 from service.cli.adapting import adapted_here, adapted_there
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, show
 from service.cli.remote import ApiKey, Remote, Url, here_or_there, read
-from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
+from service.cli.rows import (
+    InferOptions,
+    InputColumn,
+    Options,
+    OutputColumn,
+    is_file,
+    parse_samples,
+    read_queries,
+    read_support,
+)
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.gating.records import USUAL_DELTA, GateRequest
@@ -47,9 +57,15 @@ def adapt(
     settings: Settings,
     *,
     support: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     effort: EffortOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
@@ -63,8 +79,9 @@ def adapt(
 ) -> None:
     """Adapt to labelled rows, and store the adapter in the data folder, or at a server."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        columns = Columns(input_column, output_column)
         overrides = AdaptOverrides(effort, steps, learning_rate)
-        examples = read_support(support, option)
+        examples = read_support(support, option, columns, infer=infer_options)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
             return show_dry_run(settings, url, lambda engine: engine.dry_run(request), as_json, stored=False)
@@ -89,7 +106,10 @@ def predict(
     settings: Settings,
     *,
     inputs: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     support: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Labelled rows to adapt to.")
@@ -98,6 +118,9 @@ def predict(
         str | None, typer.Option(help="Id or name of a stored adapter, instead of --support.")
     ] = None,
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     samples: Annotated[
         str,
         typer.Option(
@@ -169,12 +192,12 @@ def predict(
 
         if (support is None) == (adapter is None):
             raise typer.BadParameter("give exactly one of --support and --adapter")
-        source = None
+        source, columns = None, Columns(input_column, output_column)
         if support is not None:
             overrides = AdaptOverrides(effort, steps, learning_rate)
-            examples = read_support(support, option)
+            examples = read_support(support, option, columns, infer=infer_options)
             source = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
-        queries = read_queries(inputs, option)
+        queries = read_queries(inputs, option, columns)
         thresholds = Thresholds(
             min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token,
             min_typicality,
@@ -212,6 +235,9 @@ def diagnose(
         typer.Argument(metavar="ADAPTER|FILE", help="Id of an adapter, or labelled rows to adapt to first."),
     ],
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -232,7 +258,10 @@ def diagnose(
         from service.cli.bodies import adapt_body  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415
 
-        support = read_support(Path(source), option) if is_file(source) else None
+        columns = Columns(input_column, output_column)
+        support = (
+            read_support(Path(source), option, columns, infer=infer_options) if is_file(source) else None
+        )
 
         if only_look:
             if support is None:
