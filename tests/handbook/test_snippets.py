@@ -48,9 +48,19 @@ def blocks(page: str, language: str) -> list[Snippet]:
     return [s for s in snippets(language) if s.page == page and not s.unrun]
 
 
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A folder of its own, since pages write files, with the folders of the project that they read."""
+    for name in ("docs", "lab", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
 @pytest.mark.parametrize("page", PAGES["python"])
-def test_the_python_of_a_page_runs(page: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_the_python_of_a_page_runs(
+    page: str, url: str, linked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(linked)
     names: dict[str, object] = {"url": url}
     for number, block in enumerate(blocks(page, "python")):
         exec(compile(block.text.replace("http://localhost:8000", url), f"{page} {number}", "exec"), names)
@@ -60,17 +70,16 @@ def test_the_python_of_a_page_runs(page: str, url: str, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
+def folder(linked: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
     """A folder with the files that the pages name, a curl that fails as the server does, and an adapter.
 
-    The adapter is on the server, and in the data folder of the commands, under the same id.
+    The adapter is on the server, and in the data folder of the commands, under the same id and name.
     """
+    tmp_path = linked
     curl = tmp_path / "bin/curl"
     curl.parent.mkdir()
     curl.write_text(f'#!/bin/sh\nexec {_curl()} --fail-with-body "$@"\n')
     curl.chmod(0o755)
-    for name in ("docs", "lab", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
     inbox = ROOT / "docs/examples/inbox"
     for name in ("cases.jsonl", "questions.json"):
         (tmp_path / name).write_text((inbox / name).read_text("utf-8"), "utf-8")
@@ -81,8 +90,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
             f'{{"input": "{a}", "output": "{b}", "options": ["billing", "delivery"]}}\n' for a, b in SUPPORT
         )
     )
-    (tmp_path / "inputs.csv").write_text("input\nwhere is it?\nthe sum is wrong\n")
+    for name in ("inputs.csv", "rows.csv"):
+        (tmp_path / name).write_text("input\nwhere is it?\nthe sum is wrong\n")
     adapter = httpx.post(f"{url}/v1/adapters", json=ADAPTER).json()["id"]
+    httpx.put(f"{url}/v1/names/tickets", json={"adapter_id": adapter}).raise_for_status()
     for name, value in {
         "ADAPTER_ID": adapter,
         "PATH": f"{curl.parent}:{os.environ['PATH']}",
@@ -92,6 +103,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
     monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker())
     monkeypatch.chdir(tmp_path)
     run_abmll("adapt support.jsonl")
+    run_abmll(f"names put tickets {adapter}")
     return tmp_path
 
 
@@ -110,7 +122,7 @@ def test_the_shell_commands_of_a_page_run(page: str, url: str, folder: Path) -> 
     for block in blocks(page, "sh"):
         for statement in statements(block.text):
             if statement.startswith("abmll "):
-                run_abmll(statement.removeprefix("abmll "))
+                run_abmll(statement.removeprefix("abmll ").replace("http://localhost:8000", url))
                 continue
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", statement.replace("localhost:8000", url.removeprefix("http://"))],
