@@ -62,6 +62,7 @@ def main() -> None:
     measured = partial(measure_speed, clock=clock)
     with patch("service.executors.worker.measure_speed", measured):
         worker = load_worker(Settings(threads=options.threads, posterior=options.posterior))
+    assert isinstance(worker, ModelWorker)
     started = time.perf_counter()
     measured(worker._model)
     start_seconds = time.perf_counter() - started

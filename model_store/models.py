@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from abmll.adaptation.settings import AdaptSettings
+from abmll.decoder.shared_weights import with_shared_weights
 from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
 from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.semantic import Equivalence
+from abmll.similarity.sentence_encoder import SentenceEncoder
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
 from model_store.pretrained.bases import LoadedBase, load_base
@@ -69,23 +72,57 @@ def load_model(
     readout_scale: float | None = None,
     progress: bool = True,
 ) -> LoadedModel:
-    """Load the base that this name means, and build the model of `start` on it.
-
-    Without `quantisation` it is that of the base which the posterior was trained on. Raises as
-    `load_base` and `build_model`.
-    """
-    if quantisation is None and start.manifest is not None:
-        quantisation = start.manifest.base.quantisation
-    loaded = load_base(base, quantisation=quantisation, device=device, cache_dir=cache_dir, progress=progress)
-    model = build_model(
-        loaded,
-        start,
+    """Load the base that this name means, and build the model of `start` on it; see `load_models`."""
+    (model,) = load_models(
+        base,
+        [start],
+        quantisation=quantisation,
+        device=device,
         cache_dir=cache_dir,
         equivalence=equivalence,
         readout_scale=readout_scale,
         progress=progress,
     )
-    return LoadedModel(model, loaded.identity, start.manifest)
+    return model
+
+
+def load_models(
+    base: str,
+    starts: Sequence[Start],
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    equivalence: Equivalence | None = None,
+    readout_scale: float | None = None,
+    progress: bool = True,
+) -> list[LoadedModel]:
+    """Load the base that this name means once, and build the model of each start on it.
+
+    The models share the weights of the base and sentence encoders, and nothing else: each may adapt
+    other layers. Without `quantisation` it is that of the base which the first posterior was trained
+    on. Raises as `load_base` and `build_model`.
+    """
+    first = starts[0].manifest
+    if quantisation is None and first is not None:
+        quantisation = first.base.quantisation
+    loaded = load_base(base, quantisation=quantisation, device=device, cache_dir=cache_dir, progress=progress)
+    encoders: dict[str | None, SentenceEncoder] = {}
+    models: list[LoadedModel] = []
+    for start in starts:
+        model = build_model(
+            replace(loaded, model=with_shared_weights(loaded.model)),
+            start,
+            sentences=encoders.get(_config(start.theta).sentence_encoder),
+            cache_dir=cache_dir,
+            equivalence=equivalence,
+            readout_scale=readout_scale,
+            progress=progress,
+        )
+        if model.sentences is not None:
+            encoders[model.prior.config.sentence_encoder] = model.sentences
+        models.append(LoadedModel(model, loaded.identity, start.manifest))
+    return models
 
 
 def build_model(
@@ -93,6 +130,7 @@ def build_model(
     start: Start,
     *,
     sentence_encoder: str | None = None,
+    sentences: SentenceEncoder | None = None,
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
     readout_scale: float | None = None,
@@ -100,18 +138,17 @@ def build_model(
 ) -> FewShotModel:
     """Build the model of `start` on a base that is loaded.
 
-    A base carries the adapters of one model at a time. The sentence encoder is `sentence_encoder`,
-    or the one that theta names; it is loaded to the device of the base. Raises as `check_base`,
-    `load_sentence_encoder` and `FewShotModel`.
+    A base carries the adapters of one model at a time. The sentence encoder is `sentences`, or else
+    `sentence_encoder` or the one that theta names, which is loaded to the device of the base. Raises
+    as `check_base`, `load_sentence_encoder` and `FewShotModel`.
     """
     if start.manifest is not None:
         check_base(start.manifest, base.identity)
     theta = start.theta
     if start.point:
         theta = _without_noise(theta)
-    config = theta if isinstance(theta, PosteriorConfig) else theta.config
-    sentences = load_sentence_encoder(
-        sentence_encoder or config.sentence_encoder,
+    sentences = sentences or load_sentence_encoder(
+        sentence_encoder or _config(theta).sentence_encoder,
         device=str(base.model.device),
         cache_dir=cache_dir,
         progress=progress,
@@ -129,6 +166,10 @@ def build_model(
     if start.point:
         model.prior = model.prior.without_noise()
     return model
+
+
+def _config(theta: GlobalPosterior | PosteriorConfig) -> PosteriorConfig:
+    return theta if isinstance(theta, PosteriorConfig) else theta.config
 
 
 def _without_noise(theta: GlobalPosterior | PosteriorConfig) -> GlobalPosterior | PosteriorConfig:

@@ -173,10 +173,7 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
 
 
 def shipped_posteriors() -> list[str]:
-    """Return the ids of the posteriors in this package: those of `DEFAULT_POSTERIORS` first.
-
-    Of several for one base, the first is the default.
-    """
+    """Return the ids of the posteriors in this package: those of `DEFAULT_POSTERIORS` first."""
     defaults = DEFAULT_POSTERIORS.values()
     found = (path.parent.name for path in _SHIPPED.glob(f"*/{_MANIFEST}"))
     return sorted(found, key=lambda id: (id not in defaults, id))

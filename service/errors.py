@@ -236,6 +236,12 @@ class AdapterMismatchError(InvalidRequestError):
     code = "adapter_mismatch"
 
 
+class TextsNotStoredError(InvalidRequestError):
+    """The adapter cannot be made again: the texts of its examples were not stored with it."""
+
+    code = "texts_not_stored"
+
+
 class CalibrationMissingError(InvalidRequestError):
     """The request needs a calibration, and the adapter has none or an incomplete one."""
 

@@ -142,6 +142,11 @@ class ModelSettings(BaseModel):
         """The names of `model_aliases`, one by one."""
         return _split(self.model_aliases)
 
+    @property
+    def other_posteriors(self) -> list[str]:
+        """The posteriors of `also_posteriors`, one by one."""
+        return _split(self.also_posteriors)
+
     model: str = Field(default=DEFAULT_BASE, description="Name of the base model in the catalogue.")
     model_aliases: str | None = Field(
         default=None,
@@ -152,6 +157,11 @@ class ModelSettings(BaseModel):
         default=None,
         description="Id or folder of the global posterior, or `untrained`; by default the "
         "posterior in the package for this base model.",
+    )
+    also_posteriors: str | None = Field(
+        default=None,
+        description="Ids or folders of other global posteriors of the same base, separated by commas: adapters "
+        "that were made with them are answered too. New adapters are made with `posterior`.",
     )
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base model; by default that of its catalogue entry."

@@ -26,7 +26,7 @@ from service.api.decisions.rows import DecisionRows
 from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
-from service.api.native import gates, names, progress
+from service.api.native import gates, names, progress, readapting
 from service.api.native import routes as native
 from service.api.native.rows import PredictRows
 from service.api.oip.binary import JSON_LENGTH
@@ -47,7 +47,7 @@ from service.tracing import make_tracer
 
 log = logging.getLogger(__name__)
 
-NATIVE = (native, progress, diagnose, gates, names, operations)
+NATIVE = (native, progress, diagnose, readapting, gates, names, operations)
 COMPATIBLE = (openai, batches, decisions, systemone, classify, oip)
 ERROR_FORMS = {
     **{prefix: ErrorForm(surface.error_shape) for surface in COMPATIBLE for prefix in surface.PREFIXES},

@@ -38,6 +38,7 @@ _ADAPT = {
     "/v1/adapters/{adapter_id}",
     "/v1/adapters/{adapter_id}/cancel",
     "/v1/adapters/{adapter_id}/diagnose",
+    "/v1/adapters/{adapter_id}/readapt",
     "/v1/adapters/{adapter_id}/calibrate",
     "/v1/adapters/{adapter_id}/calibration",
     "/v1/names/{name}",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MODEL_SETTINGS = (
-    "model", "posterior", "readout_scale", "quantisation", "device", "threads", "data_dir", "store_url", "cache_dir",
+    "model", "posterior", "also_posteriors", "readout_scale", "quantisation", "device", "threads",
+    "data_dir", "store_url", "cache_dir",
 )  # fmt: skip
 """The settings that a command with its own engine takes as options."""
 

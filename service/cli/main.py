@@ -23,6 +23,7 @@ from service.cli import (
     names,
     peft,
     playground,
+    readapt,
     serve,
     store,
 )
@@ -72,6 +73,7 @@ for command in (
     decide.decide,
     label.label,
     local.diagnose,
+    readapt.readapt,
     models.models,
     peft.export,
     peft.import_peft,

@@ -163,6 +163,28 @@ def diagnosis_table(answer: Mapping[str, Any]) -> Table:
     return table
 
 
+def readapted_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of adapters that were made again, or would be: the price in a dry run."""
+    only_look = answer["dry_run"]
+    lost = [name for row in answer["readapted"] if row["loses_calibration"] for name in row["names"]]
+    caption = f"lose their certificate: {', '.join(lost)}; calibrate the new adapters" if lost else None
+    title = "dry run: nothing was made" if only_look else "made again"
+    table = Table(title=title, caption=shown(caption) if caption else None)
+    for heading in ("adapter", "new adapter", "names", "to adapt" if only_look else "made"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["readapted"]:
+        seconds = row.get("adapt_seconds")
+        if not only_look:
+            done = "now" if row.get("cache") == "miss" else "before"
+        elif row.get("refusal"):
+            done = row["refusal"]
+        else:
+            price = "not known" if seconds is None else f"{seconds:.1f} s"
+            done = "0 s, it is there" if row.get("made_already") else price
+        table.add_row(row["adapter_id"], row["new_adapter_id"], ", ".join(row["names"]), shown(done))
+    return table
+
+
 def dry_run_table(answer: Mapping[str, Any]) -> Table:
     """Make a table of a dry run: what the files mean, and what they would take."""
     table = Table(title="dry run: nothing was done", show_header=False)

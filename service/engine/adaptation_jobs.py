@@ -85,7 +85,8 @@ class AdaptationJobs:
 
         The prompts show the support examples at `indices`.
         """
-        work = PredictJob(job.adapter_id, prompts, PredictSettings(samples, self.whole.seed))
+        settings = PredictSettings(samples, self.whole.seed)
+        work = PredictJob(job.adapter_id, prompts, settings, job.posterior)
         done = await self.executor.predict(work, adapter, tenant=self.tenant)
         self.spent.predict_seconds += done.run_seconds
         return held_out_answers(self.whole.support, indices, done.value)

@@ -76,17 +76,30 @@ def spec_of(manifest: AdapterManifest, served: ServedModel) -> AdaptationSpec:
     )
 
 
-def is_served(manifest: AdapterManifest, served: ServedModel) -> bool:
-    """Return whether the adapter was made with the base and global posterior that are served."""
-    return manifest.base == served.base and manifest.posterior_digest == served.posterior_digest
+def served_of(manifest: AdapterManifest, served: ServedModel) -> ServedModel | None:
+    """Return what is served with the global posterior of the adapter; None where that is not served."""
+    if manifest.base != served.base:
+        return None
+    found = (one for one in served.by_posterior if one.posterior_digest == manifest.posterior_digest)
+    return next(found, None)
 
 
-def check_adapter(manifest: AdapterManifest, served: ServedModel) -> None:
-    """Raise `AdapterMismatchError` unless `is_served`."""
-    if not is_served(manifest, served):
-        made, now = manifest.base, served.base
-        message = (
-            f"adapter {manifest.id} was made with {made.id} ({made.quantisation}) and posterior {manifest.posterior_id}; "
-            f"this server serves {now.id} ({now.quantisation}) with {served.posterior_id}"
-        )
-        raise AdapterMismatchError(message, "adapter_id")
+def check_adapter(manifest: AdapterManifest, served: ServedModel) -> ServedModel:
+    """Return as `served_of`. Raises `AdapterMismatchError` where that is None."""
+    found = served_of(manifest, served)
+    if found is not None:
+        return found
+    made, now = manifest.base, served.base
+    ids = ", ".join(one.posterior_id for one in served.by_posterior)
+    keep = (
+        f"the setting also_posteriors={manifest.posterior_id} (its id, or its folder) serves that one too"
+        if made == now
+        else "another server, of that base, can serve it"
+    )
+    message = (
+        f"adapter {manifest.id} was made with {made.id} ({made.quantisation}) and posterior "
+        f"{manifest.posterior_id}; this server serves {now.id} ({now.quantisation}) with {ids}. "
+        f"{keep[0].upper()}{keep[1:]}; `abmll readapt --adapter {manifest.id}` makes an adapter of the "
+        "same examples with what is served"
+    )
+    raise AdapterMismatchError(message, "adapter_id")

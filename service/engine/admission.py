@@ -197,6 +197,7 @@ def admit_predict(
         queries,
         prompts,
         resolved,
+        served.posterior_digest,
         kinds,
         spelling_warnings(queries, rule.shared),
         fixed_classes=bool(rule.shared),

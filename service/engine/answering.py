@@ -142,7 +142,7 @@ class Answering:
             source = await self._own.registry.get(adapter)
             context.adapter_id = adapter
             manifest = source.manifest
-            check_adapter(manifest, served)
+            context.served = served = check_adapter(manifest, served)
             gates = await self._own.gates.resolve(request.gate, manifest, request.settings, request.queries)
             support, own = manifest.support.examples, manifest.held_out is not None
         spec = await asyncio.to_thread(

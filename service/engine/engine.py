@@ -39,6 +39,7 @@ from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
 from service.engine.pricing import DryRun, price_of
 from service.engine.progress import ProgressFeed
+from service.engine.readapting import Readapted, readapt
 from service.engine.requests import (
     AdaptRequest,
     CacheOutcome,
@@ -435,7 +436,7 @@ class Engine:
         async with self._context() as context:
             adapter = await self._registry.get(request.adapter_id)
             context.adapter_id = request.adapter_id
-            check_adapter(adapter.manifest, context.served)
+            context.served = check_adapter(adapter.manifest, context.served)
             support = adapter.manifest.support.examples
             if not adapter.manifest.support.texts:
                 raise UndiagnosableError(
@@ -462,6 +463,28 @@ class Engine:
             diagnosis, joined = await self._diagnoses.join(request, make, context.deadline.expired)
             cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
             return Diagnosed(adapter, cache, context.timings, diagnosis)
+
+    async def readapt(self, adapter_id: str, *, dry_run: bool = False, move_names: bool = True) -> Readapted:
+        """Make an adapter of the same examples with the default posterior, and move the names to it.
+
+        It is on disk before a name moves, so after an interruption the same call goes on. A dry run
+        makes and moves nothing. Raises as `create_adapter`, `UnknownAdapterError` and
+        `TextsNotStoredError`.
+        """
+        async with self._context() as context:
+            context.adapter_id = adapter_id
+            done = await readapt(
+                adapter_id,
+                self._own,
+                self._answering,
+                context,
+                dry_run_deadline=self._settings.deadline_seconds if dry_run else None,
+                move_names=move_names,
+            )
+        if not dry_run:
+            for name in done.names:
+                self.audit("name", name, "readapt")
+        return done
 
     async def dry_run(self, request: AdaptRequest | PredictRequest | DecideRequest) -> DryRun:
         """Return what `request` means and would take. Raises what it would be refused with."""

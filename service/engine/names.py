@@ -94,12 +94,17 @@ class Names:
         adapter_id = self._version(name, number).adapter_id
         return await _to_its_end(self._put(name, adapter_id, if_version, note, number))
 
-    async def move(self, old_id: str, new_id: str, note: str) -> None:
+    async def move(self, old_id: str, new_id: str, note: str) -> list[str]:
         """Point every name that now points to the adapter `old_id` to `new_id`, by a new version each.
 
-        Raises `UnknownAdapterError` and `StoreFailedError`.
+        Return these names. Raises `UnknownAdapterError` and `StoreFailedError`.
         """
-        await _to_its_end(self._move(old_id, new_id, note))
+        return await _to_its_end(self._move(old_id, new_id, note))
+
+    async def of(self, adapter_id: str) -> list[str]:
+        """Return the names that now point to the adapter."""
+        await asyncio.to_thread(self._store.refresh_all)
+        return await asyncio.to_thread(self._store.named, adapter_id)
 
     async def delete(self, name: str) -> None:
         """Delete the name with its versions. Raises `UnknownNameError` and `StoreFailedError`."""
@@ -146,8 +151,7 @@ class Names:
 
     async def check_unnamed(self, adapter_id: str) -> None:
         """Raise `AdapterNamedError` if the adapter is the current version of a name."""
-        await asyncio.to_thread(self._store.refresh_all)
-        names = await asyncio.to_thread(self._store.named, adapter_id)
+        names = await self.of(adapter_id)
         if names:
             shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
             raise AdapterNamedError(
@@ -190,12 +194,14 @@ class Names:
                 history = self._store.get(name)
                 raise _changed(name, history.last if history else 0, if_version) from error
 
-    async def _move(self, old_id: str, new_id: str, note: str) -> None:
+    async def _move(self, old_id: str, new_id: str, note: str) -> list[str]:
         async with self._adapters.existing(new_id), self._lock:
             await asyncio.to_thread(self._store.refresh_all)
-            for name in self._store.named(old_id):
+            names = self._store.named(old_id)
+            for name in names:
                 with _storing(name):
                     await asyncio.to_thread(self._store.put, name, new_id, note=note)
+            return names
 
     async def _delete(self, name: str) -> None:
         async with self._lock:

@@ -54,7 +54,7 @@ class AdaptationSpec:
             questions=self.questions,
             key=self.id_key,
         )
-        return AdaptJob(named, self.examples, self.settings, self.seed)
+        return AdaptJob(named, self.examples, self.settings, self.seed, self.served.posterior_digest)
 
     def owned(self, id_key: bytes, *, keep_texts: bool) -> AdaptationSpec:
         """Return the same for the tenant that has this key, the refined adapter too."""
@@ -80,7 +80,8 @@ class AdaptationSpec:
 class PredictionSpec:
     """All that decides predictions but the adapter: queries with their options, and settings.
 
-    `prompts` has each query in tokens, `confidence_kinds` the kind of confidence of each answer
+    `posterior` is the digest of the global posterior that the adapter was made from, by whose template
+    `prompts` has each query in tokens; `confidence_kinds` the kind of confidence of each answer
     (`service.gating.confidence`). `warnings` are about what is accepted and may be meant otherwise.
     `fixed_classes` says whether the adapter's examples all have the same options, and
     `answer_tokens` is the length of its longest free-text label: the price depends on them.
@@ -89,6 +90,7 @@ class PredictionSpec:
     queries: tuple[Query, ...]
     prompts: tuple[EncodedPrompt, ...]
     settings: PredictSettings
+    posterior: str
     confidence_kinds: Sequence[str]
     warnings: tuple[str, ...] = ()
     fixed_classes: bool = False
@@ -96,7 +98,7 @@ class PredictionSpec:
 
     def job(self, adapter_id: str) -> PredictJob:
         """Return the job that answers the queries with the adapter."""
-        return PredictJob(adapter_id, self.prompts, self.settings)
+        return PredictJob(adapter_id, self.prompts, self.settings, self.posterior)
 
 
 def encode_support(

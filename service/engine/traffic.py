@@ -23,6 +23,7 @@ from service.request_notes import current_notes
 class RequestContext:
     """One request in flight: its model, times, tenant and deadline.
 
+    `served` is that of the posterior of its adapter, once that is known.
     `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
     the version of a name, where the request names its adapter by one. `refines_to` is as in
     `service.engine.answers.Obtained`. `reservation` has its work in the backlog; None for work in the background.

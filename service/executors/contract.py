@@ -76,7 +76,8 @@ class ServedModel:
 
     `base`, `posterior_digest` and `template` determine results, so they are part of adapter ids.
     `prices` were measured by the worker and may differ between equal models; None where they are
-    not known.
+    not known. `others` are what answers for adapters of other posteriors of the same base; they have
+    none themselves.
     """
 
     base: BaseIdentity
@@ -86,37 +87,48 @@ class ServedModel:
     defaults: AdaptSettings
     encoder: Encoder
     prices: Prices | None = field(default=None, compare=False)
+    others: tuple[ServedModel, ...] = ()
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Return what must be equal for two workers to give equal results."""
-        return self.base, self.posterior_digest, dict(self.template)
+        others = tuple(other.identity for other in self.others)
+        return self.base, self.posterior_digest, dict(self.template), others
+
+    @property
+    def by_posterior(self) -> tuple[ServedModel, ...]:
+        """Return what is served with each posterior, the default first."""
+        return self, *self.others
 
 
 @dataclass(frozen=True)
 class AdaptJob:
-    """Examples in tokens to fit the task posterior of `adapter_id` to.
+    """Examples in tokens to fit the task posterior of `adapter_id` to, from a global posterior.
 
-    Equal jobs give equal posteriors.
+    `posterior` is the digest of that one; empty stands for the default. Equal jobs give equal
+    posteriors.
     """
 
     adapter_id: str
     examples: tuple[LabelledPrompt, ...]
     settings: AdaptSettings
     seed: int
+    posterior: str = ""
 
 
 @dataclass(frozen=True)
 class PredictJob:
     """Prompts to answer with the adapter `adapter_id`, or with the global posterior (`GLOBAL`).
 
-    Equal jobs give equal predictions. A job has no weights: they are sent with it to a worker that
-    does not hold the adapter (`messages.Submit`).
+    `posterior` is the digest of the global posterior that the adapter was made from; empty stands for
+    the default. Equal jobs give equal predictions. A job has no weights: they are sent with it to a
+    worker that does not hold the adapter (`messages.Submit`).
     """
 
     adapter_id: str
     prompts: tuple[EncodedPrompt, ...]
     settings: PredictSettings
+    posterior: str = ""
 
 
 Job: TypeAlias = AdaptJob | PredictJob

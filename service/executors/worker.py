@@ -6,7 +6,7 @@ Of this folder, only this module and `slots.py` import torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,10 +26,9 @@ from abmll.seeds import derive_seed
 from abmll.speed import counter_of, measure_speed
 from abmll.work import Speed, Work
 from model_store.devices import model_has_to_fit, says_memory_is_short
-from model_store.models import Start, load_model
-from model_store.posteriors import LoadedPosterior, load_posterior, shipped_posteriors
+from model_store.models import LoadedModel, Start, load_models
+from model_store.posteriors import DEFAULT_POSTERIORS, LoadedPosterior, load_posterior
 from model_store.pretrained.entailment import load_entailment
-from model_store.pretrained.identity import BaseIdentity
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
 from service.executors.contract import (
@@ -43,8 +42,10 @@ from service.executors.contract import (
     Prices,
     Run,
     ServedModel,
+    Worker,
     WorkerFatalError,
 )
+from service.executors.several_posteriors import PosteriorsWorker
 from service.executors.slots import SlotsFullError, SlotTable
 from service.settings import UNTRAINED, Settings
 
@@ -374,39 +375,60 @@ def _fewer(tokens: int, error: RuntimeError) -> int:
     return tokens // 2
 
 
-def load_worker(settings: Settings) -> ModelWorker:
-    """Load the worker that `settings` describe.
+def load_worker(settings: Settings) -> Worker:
+    """Load the worker that `settings` describe, with every posterior that they name.
 
     Raises `model_store.errors.StoreError`, `PosteriorMismatchError` and `UnsupportedModelError`.
     """
     return_large_blocks()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    posterior = choose_posterior(settings)
+    posteriors = [choose_posterior(settings), *map(_named_posterior, settings.other_posteriors)]
     with model_has_to_fit(settings.device):
-        loaded = load_model(
+        models = load_models(
             settings.model,
-            Start.of(posterior) if posterior else Start(),
+            [Start.of(posterior) if posterior else Start() for posterior in posteriors],
             quantisation=settings.quantisation,
             device=settings.device,
             cache_dir=settings.cache_dir,
             equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,
             readout_scale=settings.readout_scale,
         )
-        id = loaded.manifest.id if loaded.manifest else UNTRAINED
-        return _worker(loaded.model, _served(loaded.model, loaded.base, id), settings)
+        found = {served.posterior_digest: (model, served) for model, served in map(_with_served, models)}
+        # Posteriors share the memory evenly.
+        free = settings.memory_bytes or _free_bytes(models[0].model.backbone.device)
+        speeds: dict[Hashable, Speed] = {}
+        workers = []
+        for model, served in found.values():
+            if settings.compile:
+                model.backbone.compile_trunk()
+            alike = _speed_key(model)
+            if alike not in speeds:
+                speeds[alike] = measure_speed(model)  # it takes seconds
+            workers.append(_worker(model, served, settings, free // len(found), speeds[alike]))
+        return workers[0] if len(workers) == 1 else PosteriorsWorker(workers)
 
 
-def _worker(model: FewShotModel, served: ServedModel, settings: Settings) -> ModelWorker:
-    """Return a worker whose budgets are measured on this machine, and log them."""
-    if settings.compile:
-        model.backbone.compile_trunk()
+def _worker(
+    model: FewShotModel, served: ServedModel, settings: Settings, memory_bytes: int, speed: Speed
+) -> ModelWorker:
+    """Return a worker of this speed, whose budgets are measured on this machine, and log them."""
     costs = measure_costs(model.backbone, model.prior)
-    plan = costs.plan(settings.memory_bytes or _free_bytes(model.backbone.device))
-    speed = measure_speed(model)
+    plan = costs.plan(memory_bytes)
     unit_tokens = int(_tokens_per_second(model, speed) * settings.unit_seconds)
-    log.info("memory plan: %s; a unit has about %d tokens", plan.describe(), unit_tokens)
+    log.info(
+        "posterior %s: memory plan: %s; a unit has about %d tokens",
+        served.posterior_id,
+        plan.describe(),
+        unit_tokens,
+    )
     return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), speed)
+
+
+def _speed_key(model: FewShotModel) -> Hashable:
+    """Return what is equal for models of one base that do the same work for each request."""
+    config = model.prior.config
+    return config.layout, config.noise, config.similarity is None, config.sentence_encoder
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -430,23 +452,26 @@ def _tokens_per_second(model: FewShotModel, speed: Speed) -> float:
 
 def choose_posterior(settings: Settings) -> LoadedPosterior | None:
     """Return the posterior to serve; None for an untrained one. Raises `PosteriorMismatchError`."""
-    if settings.posterior == UNTRAINED:
-        return None
     if settings.posterior is not None:
-        return load_posterior(settings.posterior)
-    shipped = map(load_posterior, shipped_posteriors())
-    made_for = next(
-        (posterior for posterior in shipped if posterior.manifest.base.id == settings.model), None
-    )
-    if made_for is None:
-        raise PosteriorMismatchError(f"no posterior ships for {settings.model!r}: name one, or `{UNTRAINED}`")
-    return made_for
+        return _named_posterior(settings.posterior)
+    default = DEFAULT_POSTERIORS.get(settings.model)
+    if default is None:
+        raise PosteriorMismatchError(
+            f"no posterior is the default for {settings.model!r}: name one with the setting posterior, or "
+            f"`{UNTRAINED}`"
+        )
+    return load_posterior(default)
 
 
-def _served(model: FewShotModel, base: BaseIdentity, posterior_id: str) -> ServedModel:
-    return ServedModel(
-        base=base,
-        posterior_id=posterior_id,
+def _named_posterior(name: str) -> LoadedPosterior | None:
+    return None if name == UNTRAINED else load_posterior(name)
+
+
+def _with_served(loaded: LoadedModel) -> tuple[FewShotModel, ServedModel]:
+    model = loaded.model
+    return model, ServedModel(
+        base=loaded.base,
+        posterior_id=loaded.manifest.id if loaded.manifest else UNTRAINED,
         posterior_digest=posterior_digest(model.prior),
         template=model.encoder.template.to_json(),
         defaults=model.defaults,

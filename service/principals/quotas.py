@@ -72,7 +72,7 @@ class Meter:
             ("units", self._work, limits.work_seconds_per_minute),
         ):
             if size is not None:
-                shown[f"x-ratelimit-limit-{name}"] = f"{size:g}"
+                shown[f"x-ratelimit-limit-{name}"] = f"{size:.12g}"  # not 1e+06
                 shown[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.remaining(size, now))))
                 shown[f"x-ratelimit-reset-{name}"] = f"{bucket.reset_seconds(size)}s"
         return shown

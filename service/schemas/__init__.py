@@ -17,6 +17,8 @@ from service.schemas.adapters import (
     HeldOutAnswers,
     HeldOutQuestion,
     PinnedAdapter,
+    ReadaptRequest,
+    ReadaptResponse,
     SupportSummary,
 )
 from service.schemas.decisions import (
@@ -226,6 +228,8 @@ __all__ = [
     "QuestionCalibrations",
     "QuestionDiagnosis",
     "RankedScore",
+    "ReadaptRequest",
+    "ReadaptResponse",
     "RefinesTo",
     "RollbackRequest",
     "Samples",

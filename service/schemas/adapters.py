@@ -162,3 +162,44 @@ class DeletedAdapter(WireModel):
     id: str
     object: Literal["adapter"] = "adapter"
     deleted: Literal[True] = True
+
+
+class ReadaptRequest(WireModel):
+    """How to make an adapter again, with the global posterior that is served by default."""
+
+    dry_run: bool = Field(default=False, description="Say what would be made and moved, and do nothing.")
+    move_names: bool = Field(
+        default=True,
+        description="Point the names of the adapter to the new one, each by a new version. Without it they "
+        "stay, so that the new one can be calibrated first.",
+    )
+
+
+class ReadaptResponse(WireModel):
+    """The new adapter of the same examples, and which names it has."""
+
+    object: Literal["readaptation"] = "readaptation"
+    adapter_id: str
+    new_adapter_id: str = Field(
+        description="The new adapter; `adapter_id` itself, if that is of the default posterior already."
+    )
+    posterior: str = Field(description="Id of the global posterior that the new adapter is of.")
+    names: list[str] = Field(description="Names that moved to the new adapter, or would.")
+    loses_calibration: bool = Field(
+        description="Whether the old adapter has a calibration and the new one has none: certificates of "
+        "these names hold for their earlier versions only."
+    )
+    cache: Cache | None = Field(
+        default=None, description="Absent in a dry run, and if nothing is to be made."
+    )
+    made_already: bool | None = Field(
+        default=None, description="In a dry run: whether the new adapter is there already."
+    )
+    adapt_seconds: float | None = Field(
+        default=None,
+        description="In a dry run: what an idle worker would take, about; absent if its speed is not known.",
+    )
+    refusal: str | None = Field(
+        default=None, description="In a dry run: why it would be refused, if it would."
+    )
+    request_id: str

@@ -24,7 +24,14 @@ class ModelCard(WireModel):
         description="Base model of an adapter; adapter of a name; null for the base model."
     )
     base: BaseInfo
-    posterior: str
+    posterior: str = Field(
+        description="Id of the global posterior that answers, or that new adapters start from."
+    )
+    posteriors: list[str] = Field(
+        default_factory=list,
+        description="Of the base model: ids of the global posteriors whose adapters are served, the default "
+        "first. Of an adapter, its own.",
+    )
     max_model_len: int = Field(description="Length of the context, in tokens.")
 
 

@@ -300,7 +300,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ("status", "code", "kind", "again"),
     [
         (400, "malformed_json", InvalidRequestError, False),
-        (401, "http_401", InvalidRequestError, False),
+        (401, "http_401", AccessError, False),
         (404, "not_found", NotFoundError, False),
         (408, "slow", TookTooLongError, True),
         (413, "body_too_large", InvalidRequestError, False),
@@ -433,7 +433,7 @@ def test_waiting_until_ready_polls_and_ends_at_once_where_there_is_no_hope(slept
 
 def test_an_error_of_somebody_in_between_is_read_as_far_as_it_goes() -> None:
     page = httpx.Response(403, text="<html>no</html>", headers={"x-request-id": "r9"})
-    with Client(transport=transport(page)) as client, pytest.raises(InvalidRequestError) as caught:
+    with Client(transport=transport(page)) as client, pytest.raises(AccessError) as caught:
         client.models()
     assert (caught.value.code, caught.value.message, caught.value.request_id) == (
         "http_403",
@@ -582,7 +582,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
         return {name: list(inspect.signature(method).parameters.values()) for name, method in found.items()}
 
     assert methods(Client) == methods(AsyncClient)
-    assert len(methods(Client)) == 27
+    assert len(methods(Client)) == 29
 
 
 def test_the_asynchronous_client_diagnoses_and_calibrates(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from abmll_client import AsyncClient, Client, NotAdaptedError, models, plans
+from abmll_client import AsyncClient, Client, NotAdaptedError, UnavailableError, models, plans
+from abmll_client.affinity import AFFINITY_HEADER
 from service.embedded import Embedded
 from tests.client.conftest import OPTIONS, SUPPORT
 from tests.service.conftest import Server
@@ -82,6 +83,26 @@ def test_the_asynchronous_client_does_as_well(server: Server) -> None:
             assert (await client.cancel(adapter.id)).status == "succeeded"
 
     asyncio.run(scenario())
+
+
+def test_each_request_of_a_wait_names_one_adapter_to_a_load_balancer() -> None:
+    seen: list[tuple[str, str]] = []
+    states = iter(["queued", "running", "succeeded"])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.headers[AFFINITY_HEADER]))
+        body = {"id": "adp_1", "object": "adapter.progress", "status": "queued", "step": 0, "steps": 9}
+        if request.method == "GET":
+            return httpx.Response(200, json={**body, "status": next(states)})
+        return httpx.Response(202 if len(seen) == 1 else 503, json=body)
+
+    with (
+        Client(transport=httpx.MockTransport(answer), max_retries=0) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.create_adapter(SUPPORT, wait=20, **CREATE)
+    assert [method for method, _ in seen] == ["POST", "GET", "GET", "GET", "POST"]
+    assert len({named for _, named in seen}) == 1
 
 
 def test_both_clients_take_the_same_arguments() -> None:

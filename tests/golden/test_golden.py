@@ -1,8 +1,8 @@
 """The answers of every surface are those of the code before its rebuild (commit e377baa).
 
-Five differences are on purpose: the message that says why there is no calibrated confidence, the
+Six differences are on purpose: the message that says why there is no calibrated confidence, the
 field `calibrator` of models, which was always null, the setting's name in the message of a limit,
-the field `contradicted` of feedback, and what `/v1/limits` and
+the field `contradicted` of feedback, the field `posteriors` of models, and what `/v1/limits` and
 `/v1/models` say for decisions, with 256 options.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -145,7 +145,8 @@ class FakeWorker:
         assert self.adapt_gate.wait(30)
         if self.fail:
             raise self.fail
-        generator = torch.Generator().manual_seed(_number(repr(job)) % 2**62)
+        determining = repr(replace(job, posterior="")).replace(", posterior=''", "")
+        generator = torch.Generator().manual_seed(_number(determining) % 2**62)
         values = torch.rand(flat_size(SITES, CONFIG.layout.rank), generator=generator)
         losses = tuple(1.0 / (step + 1) for step in range(job.settings.steps))
         tokens = sum(example.prompt.tokens for example in job.examples)

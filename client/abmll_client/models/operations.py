@@ -20,6 +20,7 @@ class ModelCard(Answer):
     parent: str | None  # base model of an adapter; adapter of a name; None for the base model itself
     base: BaseInfo
     posterior: str
+    posteriors: list[str] = Field(default_factory=list)  # of the base model: all that are served
     max_model_len: int  # context, in tokens
 
 

@@ -20,6 +20,7 @@ def base_card(served: ServedModel, started: datetime) -> schemas.ModelCard:
         parent=None,
         base=schemas.BaseInfo(**served.base.to_json()),
         posterior=served.posterior_id,
+        posteriors=[one.posterior_id for one in served.by_posterior],
         max_model_len=served.encoder.max_tokens,
     )
 
@@ -32,6 +33,7 @@ def adapter_card(manifest: AdapterManifest, served: ServedModel) -> schemas.Mode
         parent=manifest.base.id,
         base=schemas.BaseInfo(**manifest.base.to_json()),
         posterior=manifest.posterior_id,
+        posteriors=[manifest.posterior_id],
         max_model_len=served.encoder.max_tokens,
     )
 

@@ -18,7 +18,7 @@ from service.api.native import predicting
 from service.api.openai import models, rendering, requests, wire
 from service.api.openai_errors import DOCUMENTED
 from service.api.server_sent_events import EVENT_SCHEMA
-from service.engine.adapter_records import check_adapter, is_served
+from service.engine.adapter_records import check_adapter, served_of
 
 _STREAM = {"text/event-stream": {"schema": EVENT_SCHEMA}}
 
@@ -41,13 +41,13 @@ async def list_models(
     has_more = False
     if after is None or not NAME.fullmatch(after):
         manifests, has_more = await engine.adapters(after, limit)
-        cards += [models.adapter_card(m, served) for m in manifests if is_served(m, served)]
+        cards += [models.adapter_card(m, served) for m in manifests if served_of(m, served)]
         after, last, limit = None, manifests[-1].id if manifests else after, limit - len(manifests)
     if not has_more:
         named = await engine.names.page(after, limit)
         for history, version in zip(named.histories, named.versions, strict=True):
             manifest, last = named.manifests.get(version.adapter_id), history.name
-            if manifest and is_served(manifest, served) and last != served.base.id:
+            if manifest and served_of(manifest, served) and last != served.base.id:
                 cards.append(models.name_card(last, manifest, served))
         has_more = named.has_more
     summaries = list(map(models.summary, cards))

@@ -40,6 +40,7 @@ OPERATIONS = [
     "GET /v1/adapters/{adapter_id}/events",
     "POST /v1/adapters/{adapter_id}/cancel",
     "POST /v1/adapters/{adapter_id}/diagnose",
+    "POST /v1/adapters/{adapter_id}/readapt",
     "POST /v1/adapters/{adapter_id}/pin",
     "POST /v1/adapters/{adapter_id}/unpin",
     "POST /v1/adapters/{adapter_id}/calibrate",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from abmll.errors import PosteriorMismatchError
 from model_store.adapters.store import AdapterStore
 from model_store.devices import check_device, usable_devices
 from model_store.errors import UnusableDeviceError
@@ -149,16 +150,19 @@ def test_what_is_not_expected_keeps_its_traceback(error: Exception) -> None:
         raise error
 
 
-def test_the_default_posterior_is_named_and_not_the_last_id(
+def test_the_default_posterior_is_that_of_the_table_and_not_what_sorts_first_or_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from model_store.posteriors import _SHIPPED
 
     default = DEFAULT_POSTERIORS[Settings().model]
-    for id in (default, "zz-newer"):
+    for id in ("a-newer", default, "zz-newer"):
         shutil.copytree(_SHIPPED / default, tmp_path / id)
     monkeypatch.setattr("model_store.posteriors._SHIPPED", tmp_path)
     assert choose_posterior(Settings()).manifest.id == default
+    monkeypatch.setattr("service.executors.worker.DEFAULT_POSTERIORS", {})
+    with pytest.raises(PosteriorMismatchError, match="no posterior is the default for"):
+        choose_posterior(Settings())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

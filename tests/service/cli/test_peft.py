@@ -214,7 +214,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(base: Path, posterior: P
         (lora, "full", [], "exists and is not empty"),
         (lora, "Not An Id", [], "name it with --id"),
         (lora, "out", ["--posterior", "nope"], "is no posterior"),
-        (lora, "out", [], "no posterior ships for"),
+        (lora, "out", [], "no posterior is the default for"),
     ):
         ran = invoke("import-peft", folder, "--out", tmp_path / out, *settings, *more)
         assert ran.exit_code in {1, 2}

@@ -19,6 +19,7 @@ from abmll.errors import SupportError
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 from service.executors.contract import (
+    GLOBAL,
     AdapterNotHeldError,
     AdaptJob,
     Executor,
@@ -148,7 +149,7 @@ class FakeWorker:
             self.leased += 1
             return FakeRun(job, _first(job, None))
         posterior = self.posteriors.pop(job.adapter_id, None)
-        posterior = adapter or posterior
+        posterior = adapter or posterior or (adapter_of(job) if job.adapter_id == GLOBAL else None)
         if posterior is None:
             raise AdapterNotHeldError(job.adapter_id)
         self.posteriors[job.adapter_id] = posterior

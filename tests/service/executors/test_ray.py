@@ -16,14 +16,17 @@ import pytest
 import torch
 
 from service.errors import WorkerLostError
-from service.executors.contract import AdaptJob, Job
+from service.executors.contract import GLOBAL, AdaptJob, Job, PredictJob
 from service.executors.pool import WorkerPool
+from service.executors.self_check import SelfCheck
 from service.metrics import Metrics
-from tests.service.executors.conftest import actor_processes, make, running, slow_load, until
+from tests.service.executors.conftest import QUICK, actor_processes, make, running, slow_load, until
 from tests.service.executors.fake import adapt_job, answer, load, predict, predict_job
 from tests.service.executors.tiny_worker import load_tiny, tiny_jobs
 
 ray = pytest.importorskip("ray")
+from service.executors.ray import ray_executor  # noqa: E402 - an extra
+
 slow = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -71,6 +74,37 @@ def test_an_actor_that_ray_kills_is_replaced_and_its_jobs_are_done() -> None:
             ray.kill(executor._members[0].port._actor.result())  # type: ignore[union-attr]
             assert [(await task).value.digest for task in doing] == list(map(answer, jobs))
             assert executor.workers()[0].restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_actor_is_checked_and_started_again_after_its_job() -> None:
+    class OneDigest(SelfCheck):
+        asked = 0
+
+        def job(self, served: Any) -> PredictJob:
+            self.asked += 1
+            return predict_job("check", samples=1, adapter=GLOBAL)
+
+        def wrong(self, answers: Any) -> str | None:
+            return (
+                None
+                if answers.digest == answer(predict_job("check", samples=1, adapter=GLOBAL))
+                else "another digest"
+            )
+
+    async def scenario() -> None:
+        check = OneDigest()
+        executor = ray_executor([slow_load], supervision=QUICK, check=check)
+        async with running(executor):
+            job = predict_job(samples=10)
+            doing = asyncio.create_task(predict(executor, job))
+            await until(lambda: executor.workers()[0].memory_bytes is not None)
+            await executor.restart()
+            assert (await doing).value.digest == answer(job)
+            assert [(w.state, w.restarts) for w in executor.workers()] == [("up", 1)]
+            assert check.asked == 2
+            assert (await predict(executor, predict_job("new"))).value.digest == answer(predict_job("new"))
 
     asyncio.run(scenario())
 

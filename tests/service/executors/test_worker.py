@@ -180,7 +180,7 @@ def test_a_posterior_of_another_base_is_refused_and_of_another_quantisation_logg
 def test_without_a_posterior_for_the_model_the_message_says_what_to_name(
     arguments: dict[str, Any],
 ) -> None:
-    with pytest.raises(PosteriorMismatchError, match="name one, or `untrained`"):
+    with pytest.raises(PosteriorMismatchError, match="name one with the setting posterior, or `untrained`"):
         load_worker(Settings(**arguments))
     with pytest.raises(UnknownArtifactError, match="nope"):
         load_worker(Settings(**arguments, posterior="nope"))
