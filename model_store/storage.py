@@ -218,12 +218,12 @@ def cached_folder(target: Path, build: Callable[[Path], None], what: str, report
     read-only cache works. Raises as `refusal_is_an_error`, and what `build` raises.
     """
     with refusal_is_an_error(what):
-        if _is_intact(target):
+        if is_intact(target):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f"{target.name}.lock"))
         with _acquire(lock, f"Waiting for another process to prepare {what}", report):
-            if not _is_intact(target):
+            if not is_intact(target):
                 sweep(target.parent, target.name)
                 with staged(target, what) as staging:
                     build(staging)
@@ -239,7 +239,8 @@ def _acquire(lock: FileLock, waiting: str, report: Report) -> AcquireReturnProxy
         return lock.acquire()
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
+    """Return whether a folder of `cached_folder` is there and matches its seal; damage is logged."""
     if not folder.exists():
         return False
     try:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from model_store.process_memory import return_large_blocks
+from service.address_file import remove_address, write_address
 from service.api.app import create_app
 from service.engine.build import build_engine
 from service.engine.engine import Engine, State
@@ -101,11 +102,12 @@ def serve(
 
     async def run() -> None:
         restarting = _restart_on_hangup(engine)
-        announcing = asyncio.create_task(_announce(server, engine, on_ready))
+        announcing = asyncio.create_task(_announce(server, engine, settings, on_ready))
         try:
             await server.serve()
         finally:
             announcing.cancel()
+            remove_address(settings.data_dir)
             for task in restarting:
                 task.cancel()
 
@@ -149,16 +151,29 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     )
 
 
-async def _announce(server: DrainingServer, engine: Engine, on_ready: Callable[[str], object] | None) -> None:
-    """Log the address when the server accepts requests, and call `on_ready` with it."""
-    while engine.state is State.STARTING or not server.started:
+async def _announce(
+    server: DrainingServer, engine: Engine, settings: Settings, on_ready: Callable[[str], object] | None
+) -> None:
+    """Write the address to the data folder when the server listens.
+
+    When it accepts requests, log the address, and call `on_ready` with it.
+    """
+    while not server.started:
+        await asyncio.sleep(0.05)
+    url = _url(server)
+    write_address(settings, url)
+    while engine.state is State.STARTING:
         await asyncio.sleep(0.05)
     if engine.state is not State.READY:
         return
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound to
-    scheme = "https" if server.config.is_ssl else "http"
-    url = f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
     log.info("ready: %s answers, with documentation at %s/docs", url, url)
     if on_ready is not None:
         await asyncio.to_thread(on_ready, url)
+
+
+def _url(server: DrainingServer) -> str:
+    """Return the address of a server that listens, as this machine reaches it."""
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound to
+    scheme = "https" if server.config.is_ssl else "http"
+    return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"

@@ -1,4 +1,4 @@
-"""Readers of labelled examples and of inputs, from JSON Lines, CSV and TSV files.
+"""Readers of labelled examples and of inputs, from JSON Lines, CSV, TSV, Excel and Parquet files.
 
 Whatever a file holds, a reader gives its rows or raises one `AbmllError` that names the file, the
 line and the remedy; docs/files.md says what a file may look like. No reader guesses: where a row can
@@ -13,20 +13,33 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
+from abmll.text import tables
 from abmll.text.questions import TypedQuestion, Value
 from abmll.text.tasks import CANNOT_TELL, Example, Query, Task
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TABLES = {".csv": ",;\t", ".tsv": "\t"}
 """The separators of each kind of table. The first one that makes `input` a column is taken."""
-SUFFIXES = JSON_LINES | TABLES.keys()
+SUFFIXES = JSON_LINES | TABLES.keys() | tables.SUFFIXES
 
 MAX_FILE_BYTES = 256 * 2**20  # one character may take 4 bytes, twice: about 2.3 GB at the peak
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns, or fields of JSON Lines, that hold the text and its label."""
+
+    input: str = "input"
+    output: str = "output"
+
+
+USUAL = Columns()
 _FIELDS = ("input", "output", "options")
 _MARKS = {
     codecs.BOM_UTF8: "UTF-8",
@@ -38,9 +51,9 @@ _MARKS = {
 _OTHER_FILES = {
     b"\x1f\x8b": "a gzip file: unpack it",
     b"\x28\xb5\x2f\xfd": "a Zstandard file: unpack it",
-    b"PK\x03\x04": "a ZIP file, as spreadsheets are: save the sheet as CSV UTF-8",
+    b"PK\x03\x04": "a ZIP file, as spreadsheets are: save the sheet as CSV UTF-8, or name the file .xlsx",
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV UTF-8",
-    b"PAR1\x15": "a Parquet file: save its rows as CSV or JSON Lines",
+    b"PAR1\x15": "a Parquet file: save its rows as CSV or JSON Lines, or name it .parquet",
     b"%PDF-": "a PDF file: save its rows as CSV",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
 }
@@ -82,46 +95,48 @@ def read_task(folder: Path) -> Task:
         raise AbmllError(f"{folder.name}/{error}") from error
 
 
-def examples_by_line(path: Path) -> Iterator[tuple[str, Example]]:
+def examples_by_line(path: Path, columns: Columns = USUAL) -> Iterator[tuple[str, Example]]:
     """Yield the labelled examples of a file, each behind its place there, such as `x.csv line 3`.
 
     Raises `AbmllError`.
     """
-    for place, row in _rows(path, ("input", "output")):
-        yield place, Example(_text(place, row, "input"), _text(place, row, "output"), _options(place, row))
+    for place, row in _rows(path, (columns.input, columns.output)):
+        text, output = _text(place, row, columns.input), _text(place, row, columns.output)
+        yield place, Example(text, output, _options(place, row))
 
 
-def queries_by_line(path: Path) -> Iterator[tuple[str, Query]]:
+def queries_by_line(path: Path, columns: Columns = USUAL) -> Iterator[tuple[str, Query]]:
     """Yield the inputs of a file, each behind its place there. Raises `AbmllError`."""
-    for place, row in _rows(path, ("input",)):
-        yield place, Query(_text(place, row, "input"), _options(place, row))
+    for place, row in _rows(path, (columns.input,)):
+        yield place, Query(_text(place, row, columns.input), _options(place, row))
 
 
-def rows_by_line(path: Path) -> Iterator[tuple[str, Mapping[str, Any], Query]]:
+def rows_by_line(path: Path, columns: Columns = USUAL) -> Iterator[tuple[str, Mapping[str, Any], Query]]:
     """Yield the rows of inputs of a file of any size: the place, all fields, and the input.
 
     The file is read line by line, so no more than a row is in memory. Of a table, the field
     `options` is a list. Raises `AbmllError`.
     """
     suffix = _known_suffix(path)
-    encoding = _encoding(path)
-    lines = partial(_streamed_lines, path, encoding)
-    table = suffix in TABLES
-    rows = (
-        _table_rows(path.name, lines, TABLES[suffix], ("input",))
-        if table
-        else _json_rows(path.name, lines, _integer)
-    )
+    if suffix in tables.SUFFIXES:
+        rows = _sheet_rows(path, (columns.input,))
+    else:
+        lines = partial(_streamed_lines, path, _encoding(path))
+        rows = (
+            _table_rows(path.name, lines, TABLES[suffix], (columns.input,))
+            if suffix in TABLES
+            else _json_rows(path.name, lines, _integer)
+        )
     empty = True
     for place, row in rows:
         empty = False
-        yield place, row, Query(_text(place, row, "input"), _options(place, row))
+        yield place, row, Query(_text(place, row, columns.input), _options(place, row))
     if empty:
         raise AbmllError(f"{path.name} has no rows")
 
 
 def cases_by_line(
-    path: Path, questions: Sequence[TypedQuestion]
+    path: Path, questions: Sequence[TypedQuestion], columns: Columns = USUAL
 ) -> Iterator[tuple[str, str, Mapping[str, Value | None]]]:
     """Yield the cases of a file: the place, the input, and the answers by the names of questions.
 
@@ -129,22 +144,30 @@ def cases_by_line(
     which an empty cell is no answer and `CANNOT_TELL` says that the input does not tell; other
     columns are left out. Raises `AbmllError`, but not for answers that are not the question's.
     """
-    if path.suffix.lower() not in TABLES:
-        for place, row in _rows(path, ("input", "answers")):
+    if path.suffix.lower() in JSON_LINES:
+        for place, row in _rows(path, (columns.input, "answers")):
             answers = row.get("answers")
             if not isinstance(answers, dict):
                 raise AbmllError(f'{place}: `answers` is an object by question, such as {{"urgent": true}}')
-            yield place, _text(place, row, "input"), {name: _answer(given) for name, given in answers.items()}
+            yield (
+                place,
+                _text(place, row, columns.input),
+                {name: _answer(given) for name, given in answers.items()},
+            )
         return
-    for place, row in _rows(path, ("input",)):
+    for place, row in _rows(path, (columns.input,)):
         cells = {
-            typed.question.name: (typed, row.get(typed.question.name, "").strip()) for typed in questions
+            typed.question.name: (typed, _one_text(row.get(typed.question.name, ""))) for typed in questions
         }
         given = {name: _answer_of_cell(typed, cell) for name, (typed, cell) in cells.items() if cell}
         if not given:
             names = ", ".join(map(_shown, list(cells)[:8]))
             raise AbmllError(f"{place} answers no question: the columns of answers are {names}")
-        yield place, _text(place, row, "input"), given
+        yield place, _text(place, row, columns.input), given
+
+
+def _one_text(cell: str | list[str]) -> str:
+    return (cell if isinstance(cell, str) else ", ".join(cell)).strip()
 
 
 def _answer(given: Any) -> Any:
@@ -169,10 +192,7 @@ def read_text(path: Path) -> str:
     also for a file of more than `MAX_FILE_BYTES`.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise AbmllError(f"{path.name} is not a file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise AbmllError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: split it")
+        _check_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
@@ -192,6 +212,17 @@ def read_text(path: Path) -> str:
     return text
 
 
+def _check_file(path: Path) -> None:
+    """Raise `AbmllError` for what is no file, or one of more than `MAX_FILE_BYTES`."""
+    try:
+        if path.exists() and not path.is_file():
+            raise AbmllError(f"{path.name} is not a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise AbmllError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: split it")
+    except OSError as error:
+        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
+
+
 def _line_of(before: str) -> int:
     """Return the number of the line that comes behind the text `before`."""
     return 1 + len(_LINE_END.findall(before))
@@ -200,12 +231,17 @@ def _line_of(before: str) -> int:
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file with their places. Raises `AbmllError`, also where there are none."""
     suffix = _known_suffix(path)
-    text = read_text(path)
-    if not text.strip():
-        raise AbmllError(f"{path.name} is empty")
-    lines = partial(io.StringIO, text, newline="")
-    table = suffix in TABLES
-    rows = _table_rows(path.name, lines, TABLES[suffix], needed) if table else _json_rows(path.name, lines)
+    if suffix in tables.SUFFIXES:
+        rows = _sheet_rows(path, needed)
+    else:
+        text = read_text(path)
+        if not text.strip():
+            raise AbmllError(f"{path.name} is empty")
+        lines = partial(io.StringIO, text, newline="")
+        table = suffix in TABLES
+        rows = (
+            _table_rows(path.name, lines, TABLES[suffix], needed) if table else _json_rows(path.name, lines)
+        )
     first = next(rows, None)
     if first is None:
         raise AbmllError(f"{path.name} has no rows below its header")
@@ -217,7 +253,7 @@ def _known_suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         remedy = _OTHER_SUFFIXES.get(suffix, "save a spreadsheet as CSV UTF-8")
-        raise AbmllError(f"{path.name}: expected .jsonl, .csv or .tsv; {remedy}")
+        raise AbmllError(f"{path.name}: expected .jsonl, .csv, .tsv, .xlsx or .parquet; {remedy}")
     return suffix
 
 
@@ -325,7 +361,7 @@ def _table_rows(
     if named:
         lines, separators = partial(_without_first, lines, named.end()), named[1]
     header = next((line for line in lines() if line.strip(' \t\r\n,;"')), "")
-    separator = next((s for s in separators if "input" in _names(header.split(s))), separators[0])
+    separator = next((s for s in separators if needed[0] in _names(header.split(s))), separators[0])
     quoted = quoted or '"' in header
     records = _records(name, lines(), separator, quoted=quoted, spaced=f"{separator} " in header)
     names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
@@ -355,6 +391,31 @@ def _table_rows(
         yield place, row
 
 
+def _sheet_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a spreadsheet or a Parquet file as dictionaries, as `_table_rows` does.
+
+    Empty rows at the end are left out. Raises `AbmllError`.
+    """
+    _check_file(path)
+    rows = tables.records(path)
+    names = next((_names(cells) for _, cells in rows if any(cells)), [])
+    while names and not names[-1]:
+        names.pop()
+    _check_names(path.name, names, needed)
+    empty = ""
+    for place, cells in rows:
+        if not any(cells):
+            empty = empty or place
+            continue
+        if empty:
+            raise AbmllError(f"{empty} is an empty row: delete it")
+        row: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=False) if name}
+        options = row.get("options")
+        if isinstance(options, str):
+            row["options"] = _split(place, options)
+        yield place, row
+
+
 def _without_first(lines: Callable[[], Iterable[str]], count: int) -> Iterator[str]:
     """Yield the lines without the first `count` characters, which are of the first line."""
     rest = iter(lines())
@@ -374,7 +435,7 @@ def _check_names(name: str, names: Sequence[str], needed: Sequence[str]) -> None
         if column not in names:
             columns = ", ".join(map(_shown, names[:8])) or "empty"
             raise AbmllError(f"{name} has no column `{column}`: its columns are {columns}")
-    for column in _FIELDS:
+    for column in {**dict.fromkeys(_FIELDS), **dict.fromkeys(needed)}:
         if names.count(column) > 1:
             raise AbmllError(f"{name} has two columns `{column}`")
 

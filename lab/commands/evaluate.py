@@ -31,10 +31,14 @@ def evaluate(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Only make tables and plots from the cells that are there.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write tables and plots as one HTML file too, report.html.")
+    ] = False,
 ) -> None:
     """Compare methods on held-out tasks. Interrupted, the same command goes on where it was."""
     with failures_shown():
         from lab.evaluation.configuration import EvaluationConfig  # noqa: PLC0415
+        from lab.evaluation.html_report import write_html  # noqa: PLC0415
         from lab.evaluation.results import write_report  # noqa: PLC0415
         from lab.evaluation.run import run_evaluation  # noqa: PLC0415
 
@@ -50,4 +54,6 @@ def evaluate(
 
                 run_evaluation(study, folder, on_cell, processes=processes)
         written = write_report(study, folder, "abmll " + shlex.join(sys.argv[1:]))
+        if report:
+            written = write_html(folder)
     console.print(f"Results written to {shown(str(written))}.")

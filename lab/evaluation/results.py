@@ -5,6 +5,7 @@ foreign.json            whose items are out of distribution, by task: likewise
 cells/METHOD/*.npz      the answers to every item, one file a cell; what is there is kept
 results.md, .json.gz    tables; `write_report` makes them anew from the cells alone
 *.png                   reliability and risk-coverage plots
+report.html             tables and plots in one file, where asked for
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter
 
 from lab.evaluation.cells import Cell, CellResult
 from lab.evaluation.configuration import EvaluationConfig
+from lab.evaluation.html_report import plot_name
 from lab.evaluation.plots import plot_reliability, plot_risk_coverage
 from lab.evaluation.study import Study
 from lab.evaluation.tables import StudyResults, markdown, summarise
@@ -78,9 +80,8 @@ def _plot(found: StudyResults, summary: Mapping[str, Any], folder: Path) -> None
             for method in section["methods"]
         }
         if results:
-            stem = f"{split}-k{shots}".replace("/", "-").replace(" ", "-")
-            plot_reliability(results, folder / f"reliability-{stem}.png")
-            plot_risk_coverage(results, folder / f"risk-coverage-{stem}.png")
+            plot_reliability(results, folder / plot_name("reliability", split, shots))
+            plot_risk_coverage(results, folder / plot_name("risk-coverage", split, shots))
 
 
 def _add_scaled(study: Study, results: dict[Cell, CellResult]) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from model_store.devices import check_device, model_has_to_fit
+from model_store.errors import FetchError
 from model_store.pretrained.catalogue import BaseModel, Dtype, Quantisation, resolve_base
 from model_store.pretrained.convert import (
     cast_dense,
@@ -27,10 +28,10 @@ from model_store.pretrained.convert import (
     quantise,
 )
 from model_store.pretrained.identity import BaseIdentity
-from model_store.pretrained.sources import fetch_checkpoint, source_revision
+from model_store.pretrained.sources import cached_checkpoint, fetch_checkpoint, source_revision
 from model_store.process_memory import available_bytes
 from model_store.progress import Report, no_report, progress_bar
-from model_store.storage import cached_folder, require_free_space
+from model_store.storage import cached_folder, is_intact, require_free_space
 
 _LAYOUT = "bases-v1"  # changed when an older cache must not be read any more
 
@@ -110,6 +111,48 @@ def load_base_skeleton(
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
         folder = _model_folder(base, identity, cache_dir or default_cache_dir(), "cpu", report)
         return BaseSkeleton(load_skeleton(folder), identity)
+
+
+def fetch_base(
+    name: str,
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Return the folder of a base as `load_base` reads it, fetched and quantised where it is not there.
+
+    Raises as `load_base`.
+    """
+    check_device(device)
+    base = resolve_base(name)
+    with (
+        progress_bar() if progress else nullcontext(no_report) as report,
+        quiet_transformers(),
+        model_has_to_fit(device),
+    ):
+        identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
+        return _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
+
+
+def cached_base(
+    name: str, *, quantisation: Quantisation | None = None, cache_dir: Path | None = None
+) -> Path | None:
+    """Return the folder of a base that is there, intact; None where loading it would fetch or quantise.
+
+    Raises `UnknownBaseError`.
+    """
+    base = resolve_base(name)
+    try:
+        revision = source_revision(base.source)
+    except FetchError:
+        return None
+    cache = cache_folder((cache_dir or default_cache_dir()) / _LAYOUT, base.name, revision)
+    quantisation = quantisation or base.quantisation
+    if quantisation == "none":
+        return cached_checkpoint(base.source, revision, cache)
+    return cache / quantisation if is_intact(cache / quantisation) else None
 
 
 def default_cache_dir() -> Path:

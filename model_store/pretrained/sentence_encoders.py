@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from abmll.similarity.sentence_encoder import SentenceEncoder
-from model_store.errors import UnusableBaseError
+from model_store.errors import FetchError, UnusableBaseError
 from model_store.pretrained.bases import cache_folder, default_cache_dir, quiet_transformers
 from model_store.pretrained.catalogue import resolve_sentence_encoder
-from model_store.pretrained.sources import fetch_checkpoint, source_revision
+from model_store.pretrained.sources import cached_checkpoint, fetch_checkpoint, source_revision
 from model_store.progress import no_report, progress_bar
 
 _LAYOUT = "encoders-v1"
@@ -29,11 +29,8 @@ def load_sentence_encoder(
     """
     if name is None:
         return None
-    source = resolve_sentence_encoder(name)
-    with progress_bar() if progress else nullcontext(no_report) as report, quiet_transformers():
-        revision = source_revision(source)
-        cache = cache_folder((cache_dir or default_cache_dir()) / _LAYOUT, Path(name).name, revision)
-        folder = fetch_checkpoint(source, revision, cache, report)
+    folder = fetch_sentence_encoder(name, cache_dir=cache_dir, progress=progress)
+    with quiet_transformers():
         try:
             model = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
@@ -43,6 +40,31 @@ def load_sentence_encoder(
             raise UnusableBaseError(f"no sentence encoder could be loaded from {name!r}: {error}") from error
     max_tokens = _trained_length(folder) or int(model.config.max_position_embeddings)
     return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, max_tokens)
+
+
+def fetch_sentence_encoder(name: str, *, cache_dir: Path | None = None, progress: bool = True) -> Path:
+    """Return the folder of an encoder, fetched where it is not there. Raises as `load_sentence_encoder`."""
+    source = resolve_sentence_encoder(name)
+    with progress_bar() if progress else nullcontext(no_report) as report:
+        revision = source_revision(source)
+        return fetch_checkpoint(source, revision, _cache(name, revision, cache_dir), report)
+
+
+def cached_sentence_encoder(name: str, *, cache_dir: Path | None = None) -> Path | None:
+    """Return the folder of an encoder that is there; None where loading it would fetch it.
+
+    Raises `UnknownBaseError`.
+    """
+    source = resolve_sentence_encoder(name)
+    try:
+        revision = source_revision(source)
+    except FetchError:
+        return None
+    return cached_checkpoint(source, revision, _cache(name, revision, cache_dir))
+
+
+def _cache(name: str, revision: str, cache_dir: Path | None) -> Path:
+    return cache_folder((cache_dir or default_cache_dir()) / _LAYOUT, Path(name).name, revision)
 
 
 def _trained_length(folder: Path) -> int | None:

@@ -21,7 +21,13 @@ from model_store.errors import ChecksumError, FetchError, StorageFullError, Unus
 from model_store.pretrained.catalogue import FolderSource, HubSource, Source, WheelSource
 from model_store.pretrained.convert import convert_gguf
 from model_store.progress import Report
-from model_store.storage import cached_folder, file_sha256, refusal_is_an_error, require_free_space
+from model_store.storage import (
+    cached_folder,
+    file_sha256,
+    is_intact,
+    refusal_is_an_error,
+    require_free_space,
+)
 
 _ATTEMPTS = 3
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
@@ -65,6 +71,24 @@ def fetch_checkpoint(source: Source, revision: str, cache: Path, report: Report)
             folder = _snapshot(HubSource(source.repository, revision), _CHECKPOINT_FILES)
     _check_usable(folder)
     return folder
+
+
+def cached_checkpoint(source: Source, revision: str, cache: Path) -> Path | None:
+    """Return the folder of `fetch_checkpoint`, if it is there; None where it would be fetched."""
+    match source:
+        case WheelSource():
+            return cache / "checkpoint" if is_intact(cache / "checkpoint") else None
+        case FolderSource():
+            return source.folder
+        case HubSource():
+            files = list(_CHECKPOINT_FILES)
+            try:
+                found = snapshot_download(
+                    source.repository, revision=revision, allow_patterns=files, local_files_only=True
+                )
+            except (OSError, LocalEntryNotFoundError):
+                return None
+            return Path(found) if list(Path(found).glob("*.safetensors")) else None
 
 
 def _check_usable(folder: Path) -> None:

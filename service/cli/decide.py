@@ -1,4 +1,4 @@
-"""`abmll decide`: typed questions about the rows of a file, in this process."""
+"""`abmll decide`: typed questions about the rows of a file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abmll.errors import AbmllError
-from abmll.text.files import cases_by_line, queries_by_line, read_text
+from abmll.text.files import USUAL, Columns, cases_by_line, queries_by_line, read_text
+from service.cli.bars import bar_for
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local import CalibrationFolds, EffortOption, Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, show
-from service.cli.rows import parse_samples
+from service.cli.output import out as out_console
+from service.cli.remote import ApiKey, Remote, Url, here_or_there
+from service.cli.rows import InputColumn, parse_samples
 from service.cli.settings_options import with_settings
 from service.errors import ServiceError
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
+    from service.engine.pricing import DryRun
     from service.schemas import DecideRequest, DecideResponse
 
 _PLACE = re.compile(r"(questions|cases|inputs)\[(\d+)\](.*)")
@@ -41,7 +46,7 @@ def decide(
             metavar="[CASES] INPUTS",
             exists=True,
             dir_okay=False,
-            help="Cases to learn from, if there are any, and rows with `input`: JSON Lines, CSV or TSV.",
+            help="Cases to learn from, if there are any, and rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet.",
         ),
     ],
     questions: Annotated[
@@ -61,6 +66,7 @@ def decide(
             help="Write the answers to this .csv or .jsonl, which can be corrected and used as CASES.",
         ),
     ] = None,
+    input_column: InputColumn = USUAL.input,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -86,10 +92,13 @@ def decide(
         float | None, typer.Option(min=0, max=1, help="Abstain below this probability of an answer.")
     ] = None,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer typed questions about rows: zero-shot, by cases, or by a stored adapter."""
-    with expected_errors_in_one_line():
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
         if len(files) > 2:
             raise typer.BadParameter("give one file of inputs, and before it at most one of cases")
         *cases, inputs = files
@@ -112,13 +121,27 @@ def decide(
             "model": adapter, "samples": parse_samples(samples), "seed": seed, "truncate": truncate,
             "adapt": _given(fits) or None, "gate": _given(bounds) or None,
         }  # fmt: skip
-        body, places = _read(questions, cases[0] if cases else None, inputs, fields)
+        body, places = _read(questions, cases[0] if cases else None, inputs, fields, Columns(input_column))
         with _places_in_files(places):
-            answer = with_engine(settings, lambda engine: _decide(engine, body, settings))
+            if only_look:
+                return show_dry_run(
+                    settings,
+                    url,
+                    lambda engine: _dry_run(engine, body, settings),
+                    as_json,
+                    stored=adapter is not None,
+                )
+            answer = here_or_there(
+                settings,
+                url,
+                api_key,
+                lambda: with_engine(settings, lambda engine: _decide(engine, body, settings)),
+                lambda remote: _ask(remote, body),
+            )
         if out is not None:
             _write(out, body.inputs, answer)
         shown = answer.model_dump(mode="json")
-        show(shown, decision_tables(shown, body.inputs), as_json)
+        show(shown, decision_tables(shown, body.inputs, bar_for(out_console)), as_json)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +149,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(
-    questions: Path | None, cases: Path | None, inputs: Path, fields: Mapping[str, Any]
+    questions: Path | None, cases: Path | None, inputs: Path, fields: Mapping[str, Any], columns: Columns
 ) -> tuple[DecideRequest, Mapping[str, Sequence[str]]]:
     """Return the request that the files hold, and the places of its questions, cases and inputs.
 
@@ -138,7 +161,7 @@ def _read(
 
     found: dict[str, Any] = {}
     places: dict[str, list[str]] = {}
-    texts = [(place, query.input) for place, query in queries_by_line(inputs)]
+    texts = [(place, query.input) for place, query in queries_by_line(inputs, columns)]
     places["inputs"], found["inputs"] = [place for place, _ in texts], [text for _, text in texts]
     if questions is not None:
         found["questions"] = rows = _questions(questions)
@@ -148,7 +171,7 @@ def _read(
         if cases is None:
             return body, places
         asked = [typed_question(row) for row in body.questions or () if not isinstance(row, str)]
-        taught = list(cases_by_line(cases, asked))
+        taught = list(cases_by_line(cases, asked, columns))
         places["cases"] = [place for place, *_ in taught]
         found["cases"] = [{"input": text, "answers": answers} for _, text, answers in taught]
         return validated(DecideRequest, {**fields, **found}), places
@@ -178,6 +201,15 @@ def _places_in_files(places: Mapping[str, Sequence[str]]) -> Iterator[None]:
         raise AbmllError(f"{at}{f' ({rest})' if rest else ''}: {error.message}") from error
 
 
+async def _dry_run(engine: Engine, body: DecideRequest, settings: Settings) -> DryRun:
+    from service.api.decision_requests import placed_errors  # noqa: PLC0415
+    from service.api.native.asking import decision_body  # noqa: PLC0415
+
+    asked = await decision_body(body, engine)
+    with placed_errors(asked):
+        return await engine.dry_run(asked.request(engine.served.base.id, *settings.aliases))
+
+
 async def _decide(engine: Engine, body: DecideRequest, settings: Settings) -> DecideResponse:
     from service.api.decision_requests import placed_errors  # noqa: PLC0415
     from service.api.native.asking import decision_body  # noqa: PLC0415
@@ -187,6 +219,13 @@ async def _decide(engine: Engine, body: DecideRequest, settings: Settings) -> De
     with placed_errors(asked):
         decided = await engine.decide(asked.request(engine.served.base.id, *settings.aliases))
     return decide_response(decided, asked, "local")
+
+
+def _ask(remote: Remote, body: DecideRequest) -> DecideResponse:
+    from service.schemas import DecideResponse  # noqa: PLC0415
+
+    found = remote.request("POST", "/v1/decide", body.model_dump(mode="json", exclude_unset=True))
+    return DecideResponse.model_validate(found, strict=False, extra="ignore")
 
 
 # ---- the file of answers ----------------------------------------------------------------------------------

@@ -8,25 +8,25 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings, Thresholds
-from abmll.text.files import rows_by_line
+from abmll.text.files import USUAL, Columns, rows_by_line
 from abmll.text.tasks import Query, check_options
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.labelled import Answer, LabelledFile
 from service.cli.local import Truncate
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import err
-from service.cli.rows import parse_samples
-from service.cli.serve import is_here
+from service.cli.remote import ApiKey, Remote, Url, here_or_there
+from service.cli.rows import InputColumn, parse_samples
 from service.cli.settings_options import with_settings
 from service.engine.requests import PredictRequest
 from service.errors import ServiceError
@@ -35,14 +35,15 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.engine.engine import Engine
+    from service.engine.pricing import DryRun
 
 GROUP_ROWS = 32
 """Rows of a request."""
+LOOKED_AT_ROWS = 256
+"""Rows by which a dry run estimates the tokens and the seconds of all."""
 REQUESTS_AT_ONCE = 2
 """So that one request is prepared while another is answered."""
-_TRIES = 8
 INTERRUPTED = 130
-_BUSY = {429, 502, 503, 504}
 
 Answering: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Answer]]]
 """Answers the rows of a request. Raises `RowRefusedError` and `ServiceError`."""
@@ -68,22 +69,22 @@ def label(
     settings: Settings,
     *,
     rows: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     adapter: Annotated[str, typer.Option(help="Id or name of a stored adapter.")],
     out: Annotated[
-        Path,
-        typer.Option(dir_okay=False, help="The .csv, .tsv or .jsonl to write; one that is there goes on."),
-    ],
-    url: Annotated[
-        str | None, typer.Option(help="Address of a server that answers, instead of this process.")
-    ] = None,
-    api_key: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
-            envvar="ABMLL_API_KEY", show_envvar=True, help="Key of the server, with the scope `predict`."
+            dir_okay=False,
+            help="The .csv, .tsv or .jsonl to write; one that is there goes on. Needed but for --dry-run.",
         ),
     ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    input_column: InputColumn = USUAL.input,
     samples: Annotated[
         str,
         typer.Option(help="Posterior samples, 0 to 64. 0 uses the mean only; `auto` draws until it is sure."),
@@ -93,23 +94,43 @@ def label(
         float | None, typer.Option(min=0, max=1, help="Abstain below this confidence.")
     ] = None,
     truncate: Truncate = False,
+    only_look: OnlyLook = False,
 ) -> None:
     """Answer every row of a file, and write the answers beside the rows.
 
     Rows may be millions: they are read and written one after the other. Interrupted, the same command
     goes on where the file --out ends.
     """
-    with expected_errors_in_one_line():
-        total, names = _check(rows)
+    with expected_errors_in_one_line(REFUSED if only_look else 1):
+        columns = Columns(input_column)
+        total, names = _check(rows, columns)
+        if only_look:
+            asked = PredictSettings(parse_samples(samples), seed)
+            gate_asked = GateRequest(Thresholds(min_confidence))
+            request = PredictRequest(None, (), asked, gate_asked, truncate=truncate, model=adapter)
+            return show_dry_run(
+                settings,
+                url,
+                lambda engine: _look(engine, rows, columns, total, request),
+                as_json=False,
+                stored=True,
+            )
+        if out is None:
+            raise typer.BadParameter("name the file to write by --out")
         file = LabelledFile(out, names)
         try:
-            run = _Labelling(rows, file, total)
+            run = _Labelling(rows, columns, file, total)
             fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}
-            if url is not None:
-                gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
-                asyncio.run(_by_server(run, url, api_key, {"model": adapter, **fields, **gate}))
-            else:
-                with_engine(settings, lambda engine: _here(run, engine, adapter, fields, min_confidence))
+            gate = {} if min_confidence is None else {"gate": {"min_confidence": min_confidence}}
+            here_or_there(
+                settings,
+                url,
+                api_key,
+                lambda: with_engine(
+                    settings, lambda engine: _here(run, engine, adapter, fields, min_confidence)
+                ),
+                lambda remote: asyncio.run(_by_server(run, remote, {"model": adapter, **fields, **gate})),
+            )
         except KeyboardInterrupt as error:
             err.print(
                 f"[yellow]interrupted:[/] {out.name} is whole; the same command goes on", highlight=False
@@ -119,11 +140,11 @@ def label(
             file.close()
 
 
-def _check(path: Path) -> tuple[int, list[str]]:
+def _check(path: Path, columns: Columns) -> tuple[int, list[str]]:
     """Return the number of rows and the fields that any has. Raises `AbmllError` for any bad row."""
     names: dict[str, None] = {}
     total = 0
-    for place, fields, query in rows_by_line(path):
+    for place, fields, query in rows_by_line(path, columns):
         if query.options:
             try:
                 check_options(query.options)
@@ -134,20 +155,44 @@ def _check(path: Path) -> tuple[int, list[str]]:
     return total, list(names)
 
 
+async def _look(engine: Engine, path: Path, columns: Columns, total: int, request: PredictRequest) -> DryRun:
+    """Return the dry run of all rows: of `LOOKED_AT_ROWS` of them at even distances, times the others."""
+    step = max(1, total // LOOKED_AT_ROWS)
+    looked_at = list(itertools.islice(rows_by_line(path, columns), 0, None, step))[:LOOKED_AT_ROWS]
+    found: list[DryRun] = []
+    for start in range(0, len(looked_at), GROUP_ROWS):
+        group = looked_at[start : start + GROUP_ROWS]
+        with _named_rows([place for place, *_ in group]), _refused_rows():
+            found.append(await engine.dry_run(replace(request, queries=tuple(q for *_, q in group))))
+    more = total / len(looked_at)
+    prices = [one.price for one in found if one.price is not None]
+    seconds = sum(price.predict_seconds for price in prices) * more
+    shared = {one.options for one in found}
+    return replace(
+        found[0],
+        inputs=total,
+        options=shared.pop() if len(shared) == 1 else (),
+        tokens=round(sum(one.tokens for one in found) * more),
+        longest_tokens=max(one.longest_tokens for one in found),
+        price=replace(prices[0], predict_seconds=seconds) if prices else None,
+        refusal=next((one.refusal for one in found if one.refusal is not None), None),
+    )
+
+
 class _Labelling:
     """The rows that are left, and the file of answers."""
 
-    def __init__(self, path: Path, file: LabelledFile, total: int) -> None:
+    def __init__(self, path: Path, columns: Columns, file: LabelledFile, total: int) -> None:
         """Begin behind the rows that the file has.
 
         Raises `AbmllError` where these are not the first of `path`.
         """
         self._file, self.total, self.done = file, total, 0
         self._adapter_id: str | None = None
-        self._left = (_Row(*found) for found in rows_by_line(path))
+        self._left = (_Row(*found) for found in rows_by_line(path, columns))
         for written in file.rows():
             row = next(self._left, None)
-            if row is None or row.fields["input"] != written.get("input"):
+            if row is None or row.query.input != written.get(columns.input):
                 place = "has more rows" if row is None else f"has another input than {row.place}"
                 raise AbmllError(f"the file of answers {place}: name another --out")
             self._adapter_id = str(written["adapter_id"])
@@ -186,10 +231,8 @@ class _Labelling:
         return list(itertools.islice(self._left, GROUP_ROWS))
 
     async def _write(self, group: Sequence[_Row], work: Awaitable[Sequence[Answer]]) -> None:
-        try:
+        with _named_rows([row.place for row in group]):
             answers = await work
-        except RowRefusedError as error:
-            raise AbmllError(f"{group[error.index].place}: {error}") from error
         own = answers[0].adapter_id
         if self._adapter_id not in {None, own}:
             message = f"the file of answers is by the adapter {self._adapter_id}, this one is {own}"
@@ -227,63 +270,39 @@ async def _here(
     await run.run(answer)
 
 
-async def _by_server(run: _Labelling, url: str, api_key: str | None, fields: Mapping[str, Any]) -> None:
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    direct = httpx.AsyncHTTPTransport() if is_here(url) else None  # without a proxy
-    async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct, headers=headers) as client:
+async def _by_server(run: _Labelling, remote: Remote, fields: Mapping[str, Any]) -> None:
+    async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
+        inputs = [{"input": q.input, "options": list(q.options)} if q.options else q.input for q in queries]
+        with _refused_rows():
+            found = await asyncio.to_thread(
+                remote.request, "POST", "/v1/predict", {**fields, "inputs": inputs}
+            )
+        return [
+            Answer(row["decision"], row["answer"], round(row["confidence"], 6), found["adapter_id"])
+            for row in found["predictions"]
+        ]
 
-        async def answer(queries: Sequence[Query]) -> Sequence[Answer]:
-            inputs = [
-                {"input": q.input, "options": list(q.options)} if q.options else q.input for q in queries
-            ]
-            found = await _post(client, {**fields, "inputs": inputs})
-            return [
-                Answer(row["decision"], row["answer"], round(row["confidence"], 6), found["adapter_id"])
-                for row in found["predictions"]
-            ]
-
-        await run.run(answer)
-
-
-async def _post(client: httpx.AsyncClient, body: Mapping[str, Any]) -> Any:
-    """Return the answer of the server; what may pass is tried again.
-
-    Raises `RowRefusedError`, and `AbmllError` with what the server says.
-    """
-    for tries in itertools.count(1):
-        try:
-            response = await client.post("/v1/predict", json=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if tries >= _TRIES or not isinstance(error, httpx.TransportError):
-                raise AbmllError(f"no answer from {client.base_url}: {error!r}") from error
-            await asyncio.sleep(tries)
-            continue
-        if response.status_code == httpx.codes.OK:
-            return response.json()
-        if response.status_code in _BUSY and tries < _TRIES:
-            given = response.headers.get("retry-after", "")
-            await asyncio.sleep(min(60, int(given) if given.isdecimal() else tries))
-            continue
-        try:
-            refused = response.json()["error"]
-            message, param = str(refused["message"]), refused.get("param")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            message, param = f"status {response.status_code}", None
-        if (index := _index(param)) is not None:
-            raise RowRefusedError(index, message)
-        raise AbmllError(f"the server refused: {message}")
-    raise AssertionError
+    await run.run(answer)
 
 
 @contextmanager
 def _refused_rows() -> Iterator[None]:
-    """Turn errors of the engine about one input into `RowRefusedError`."""
+    """Turn errors about one input into `RowRefusedError`."""
     try:
         yield
     except ServiceError as error:
         if (index := _index(error.param)) is None:
             raise
         raise RowRefusedError(index, error.message) from error
+
+
+@contextmanager
+def _named_rows(places: Sequence[str]) -> Iterator[None]:
+    """Turn `RowRefusedError` into `AbmllError` with the place of the row."""
+    try:
+        yield
+    except RowRefusedError as error:
+        raise AbmllError(f"{places[error.index]}: {error}") from error
 
 
 def _index(param: Any) -> int | None:

@@ -1,31 +1,40 @@
-"""`abmll adapt`, `abmll predict` and `abmll diagnose` work in this process, without a server."""
+"""`abmll adapt`, `abmll predict` and `abmll diagnose`: in this process, or by a server."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import typer
 
 from abmll.adaptation.settings import Effort
 from abmll.prediction.settings import PredictSettings, Thresholds
-from model_store.progress import progress_bar
-from model_store.terminal import shown
+from abmll.text.files import USUAL, Columns
+from service.cli.adapting import adapted_here, adapted_there
+from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
-from service.cli.output import AsJson, err, show
-from service.cli.rows import Options, is_file, parse_samples, read_queries, read_support
+from service.cli.output import AsJson, show
+from service.cli.remote import ApiKey, Remote, Url, here_or_there, read
+from service.cli.rows import (
+    InferOptions,
+    InputColumn,
+    Options,
+    OutputColumn,
+    is_file,
+    parse_samples,
+    read_queries,
+    read_support,
+)
 from service.cli.settings_options import with_settings
 from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest, PredictRequest
 from service.gating.records import USUAL_DELTA, GateRequest
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.engine.answers import Diagnosed, Obtained
+    from service.engine.answers import Diagnosed
     from service.engine.engine import Engine
-    from service.engine.pricing import DryRun
 
 CalibrationFolds: TypeAlias = Annotated[
     int | None,
@@ -41,15 +50,6 @@ EffortOption: TypeAlias = Annotated[
 Truncate: TypeAlias = Annotated[
     bool, typer.Option("--truncate", help="Cut inputs that do not fit the context.")
 ]
-OnlyLook: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Load the model, show what the files mean and what they would take on this machine, and stop. "
-        "Exits with 2 where it would be refused.",
-    ),
-]
-REFUSED = 2  # exit status of a dry run
 
 
 @with_settings(*MODEL_SETTINGS)
@@ -57,47 +57,48 @@ def adapt(
     settings: Settings,
     *,
     support: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Labelled rows: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     effort: EffortOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate.")] = None,
     calibration_folds: CalibrationFolds = None,
     seed: Annotated[int, typer.Option(min=0, help="The same support and seed give the same adapter.")] = 0,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
-    """Adapt to labelled rows in this process, and store the adapter in the data folder."""
+    """Adapt to labelled rows, and store the adapter in the data folder, or at a server."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        columns = Columns(input_column, output_column)
         overrides = AdaptOverrides(effort, steps, learning_rate)
-        examples = read_support(support, option)
+        examples = read_support(support, option, columns, infer=infer_options)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
-            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
-        obtained = with_engine(settings, lambda engine: _adapted(engine, request))
+            return show_dry_run(settings, url, lambda engine: engine.dry_run(request), as_json, stored=False)
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
+        from service.cli.bodies import adapt_body  # noqa: PLC0415
         from service.cli.tables import adapter_table  # noqa: PLC0415
 
-        answer = adapter_object(obtained.adapter.manifest).model_dump(mode="json")
+        def here() -> dict[str, Any]:
+            obtained = with_engine(settings, lambda engine: adapted_here(engine, request))
+            return adapter_object(obtained.adapter.manifest).model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            return read(schemas.Adapter, adapted_there(remote, adapt_body(request)))
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, adapter_table(answer), as_json)
-
-
-async def _adapted(engine: Engine, request: AdaptRequest) -> Obtained:
-    """Return the adapter of `request`, and show on a terminal how far it is meanwhile."""
-    from service.engine.answers import Obtained  # noqa: PLC0415
-
-    begun = await engine.begin_adapter(request)
-    if isinstance(begun, Obtained):
-        return begun
-    owner = engine.long_adaptations
-    with progress_bar() as report:
-        async for now in owner.follow(begun.adapter_id, math.inf):
-            report("Adapting", len(now.losses), now.steps)
-    made = await owner.result(begun.adapter_id, 0.0)
-    assert isinstance(made, Obtained)  # what ended it was raised
-    return made
 
 
 @with_settings(*MODEL_SETTINGS)
@@ -105,7 +106,10 @@ def predict(
     settings: Settings,
     *,
     inputs: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV or TSV.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Rows with `input`: JSON Lines, CSV, TSV, Excel or Parquet."
+        ),
     ],
     support: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Labelled rows to adapt to.")
@@ -114,6 +118,9 @@ def predict(
         str | None, typer.Option(help="Id or name of a stored adapter, instead of --support.")
     ] = None,
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     samples: Annotated[
         str,
         typer.Option(
@@ -171,22 +178,26 @@ def predict(
         int, typer.Option(min=1, max=64, help="Free-text answers that each sample writes.")
     ] = 1,
     truncate: Truncate = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer rows in this process, with a stored adapter or one that is made from labelled rows."""
+    """Answer rows with a stored adapter, or one that is made from labelled rows."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import predict_response  # noqa: PLC0415
+        from service.cli.bodies import predict_body  # noqa: PLC0415
         from service.cli.tables import prediction_table  # noqa: PLC0415
 
         if (support is None) == (adapter is None):
             raise typer.BadParameter("give exactly one of --support and --adapter")
-        source = None
+        source, columns = None, Columns(input_column, output_column)
         if support is not None:
             overrides = AdaptOverrides(effort, steps, learning_rate)
-            examples = read_support(support, option)
+            examples = read_support(support, option, columns, infer=infer_options)
             source = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
-        queries = read_queries(inputs, option)
+        queries = read_queries(inputs, option, columns)
         thresholds = Thresholds(
             min_confidence, min_margin, max_mutual_information, max_semantic_entropy, min_logprob_per_token,
             min_typicality,
@@ -200,9 +211,18 @@ def predict(
         gate = GateRequest(thresholds, target_error, delta, target_coverage)
         request = PredictRequest(source, queries, asked, gate, confidence, truncate, adapter)
         if only_look:
-            return _show(with_engine(settings, lambda engine: engine.dry_run(request)), as_json)
-        answered = with_engine(settings, lambda engine: engine.predict(request))
-        answer = predict_response(answered, seed, "local").model_dump(mode="json")
+            return show_dry_run(
+                settings, url, lambda engine: engine.dry_run(request), as_json, stored=adapter is not None
+            )
+
+        def here() -> dict[str, Any]:
+            answered = with_engine(settings, lambda engine: engine.predict(request))
+            return predict_response(answered, seed, "local").model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            return read(schemas.PredictResponse, remote.request("POST", "/v1/predict", predict_body(request)))
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, prediction_table(answer, [query.input for query in queries]), as_json)
 
 
@@ -215,6 +235,9 @@ def diagnose(
         typer.Argument(metavar="ADAPTER|FILE", help="Id of an adapter, or labelled rows to adapt to first."),
     ],
     option: Options = None,
+    infer_options: InferOptions = False,
+    input_column: InputColumn = USUAL.input,
+    output_column: OutputColumn = USUAL.output,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -223,22 +246,30 @@ def diagnose(
     ] = None,
     samples: Annotated[int, typer.Option(min=0, max=64, help="Posterior samples of each answer.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the adaptation, with a file.")] = 0,
+    url: Url = None,
+    api_key: ApiKey = None,
     only_look: OnlyLook = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate how good an adapter is: adapt to some examples of its support, predict the others."""
     with expected_errors_in_one_line(REFUSED if only_look else 1):
+        from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import diagnose_response  # noqa: PLC0415
+        from service.cli.bodies import adapt_body  # noqa: PLC0415
         from service.cli.tables import diagnosis_table  # noqa: PLC0415
 
-        support = read_support(Path(source), option) if is_file(source) else None
+        columns = Columns(input_column, output_column)
+        support = (
+            read_support(Path(source), option, columns, infer=infer_options) if is_file(source) else None
+        )
 
         if only_look:
             if support is None:
                 raise typer.BadParameter("--dry-run needs labelled rows, not an adapter")
             new, asked = AdaptRequest(support, seed=seed), DiagnoseRequest("", folds, samples)
-            found = with_engine(settings, lambda engine: engine.dry_run_diagnosis(new, asked))
-            return _show(found, as_json)
+            return show_dry_run(
+                settings, url, lambda engine: engine.dry_run_diagnosis(new, asked), as_json, stored=False
+            )
 
         async def work(engine: Engine) -> Diagnosed:
             adapter = source
@@ -247,16 +278,19 @@ def diagnose(
                 adapter = obtained.adapter.manifest.id
             return await engine.diagnose(DiagnoseRequest(adapter, folds, samples))
 
-        answer = diagnose_response(with_engine(settings, work), "local").model_dump(mode="json")
+        def here() -> dict[str, Any]:
+            return diagnose_response(with_engine(settings, work), "local").model_dump(mode="json")
+
+        def there(remote: Remote) -> dict[str, Any]:
+            adapter = source
+            if support is not None:
+                made = adapt_body(AdaptRequest(support, seed=seed))
+                adapter = str(adapted_there(remote, made)["id"])
+            body = {"samples": samples, **({} if folds is None else {"folds": folds})}
+            return read(
+                schemas.DiagnoseResponse,
+                remote.request("POST", f"/v1/adapters/{quote(adapter, safe='')}/diagnose", body),
+            )
+
+        answer = here_or_there(settings, url, api_key, here, there)
         show(answer, diagnosis_table(answer), as_json)
-
-
-def _show(found: DryRun, as_json: bool) -> None:
-    """Print what a dry run found. Exits with 2 where the command itself would be refused."""
-    from service.cli.tables import dry_run_table  # noqa: PLC0415
-
-    answer = asdict(found)
-    show(answer, dry_run_table(answer), as_json)
-    if found.refusal is not None:
-        err.print(f"[red]refused:[/] {shown(found.refusal)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(REFUSED)

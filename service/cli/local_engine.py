@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from model_store.errors import StoreInUseError
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +21,21 @@ MODEL_SETTINGS = (
     "data_dir", "store_url", "cache_dir",
 )  # fmt: skip
 """The settings that a command with its own engine takes as options."""
+
+
+def without_doing(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]], *, stored: bool) -> T:
+    """Return the result of `work`, a dry run, as `with_engine`.
+
+    Beside a server it has an empty data folder of its own, unless it needs what is `stored`. Raises
+    `StoreInUseError` then.
+    """
+    try:
+        return with_engine(settings, work)
+    except StoreInUseError:
+        if stored:
+            raise
+    with TemporaryDirectory() as folder:
+        return with_engine(settings.model_copy(update={"data_dir": Path(folder)}), work)
 
 
 def with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:

@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from service.cli import decide, keys, label, local, models, names, peft, readapt, serve, store
+from service.cli import (
+    decide,
+    doctor,
+    fetch,
+    keys,
+    label,
+    local,
+    models,
+    names,
+    peft,
+    playground,
+    readapt,
+    serve,
+    store,
+)
 from service.cli.output import escape_what_cannot_be_encoded, out
 from service.cli.plugins import add_registered_commands
 from service.cli.settings_options import SettingsCommand
@@ -28,9 +42,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.nn.modules.module")
 
 app = typer.Typer(
-    help="Few-shot adaptation of language models, with uncertainty you can act on.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
@@ -42,18 +54,20 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
-def _of_every_command(
-    _: Annotated[
+def abmll(
+    show_version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    pass
+    """Few-shot adaptation of language models, with uncertainty you can act on."""
 
 
 for command in (
     serve.serve,
     serve.demo,
+    fetch.fetch,
+    doctor.doctor,
     local.adapt,
     local.predict,
     decide.decide,
@@ -68,4 +82,5 @@ for command in (
 app.add_typer(names.names, name="names")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(store.store, name="store")
+app.command("open", cls=SettingsCommand)(playground.open_playground)
 add_registered_commands(app)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote
 
-import httpx
 import typer
 
 from abmll.errors import AbmllError
@@ -16,7 +15,7 @@ from model_store.terminal import shown
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.local_engine import MODEL_SETTINGS, with_engine
 from service.cli.output import AsJson, err, show
-from service.cli.serve import is_here
+from service.cli.remote import ApiKey, Remote, Url, here_or_there
 from service.cli.settings_options import with_settings
 from service.errors import ServiceError
 from service.settings import Settings
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from service.engine.engine import Engine
 
 _PAGE = 100
-_TRIES = 8
-_BUSY = {429, 502, 503, 504}
 INTERRUPTED = 130
 
 
@@ -57,15 +54,8 @@ def readapt(
         bool,
         typer.Option("--keep-names", help="Leave names where they are, to calibrate the new adapters first."),
     ] = False,
-    url: Annotated[
-        str | None, typer.Option(help="Address of a server that does it, instead of this process.")
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ABMLL_API_KEY", show_envvar=True, help="Key of the server, with the scope `adapt`."
-        ),
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Make adapters again with the default posterior, of the examples that are stored with them.
@@ -83,7 +73,13 @@ def readapt(
 
     with expected_errors_in_one_line():
         try:
-            rows, refused = _by_server(url, api_key, work) if url else _here(settings, work)
+            rows, refused = here_or_there(
+                settings,
+                url,
+                api_key,
+                lambda: with_engine(settings, lambda engine: work(_Engine(engine))),
+                lambda remote: asyncio.run(work(_Server(remote))),
+            )
         except KeyboardInterrupt as error:
             err.print("[yellow]interrupted:[/] the same command goes on", highlight=False)
             raise typer.Exit(INTERRUPTED) from error
@@ -138,63 +134,25 @@ class _Engine:
 
 @dataclass(frozen=True)
 class _Server:
-    client: httpx.AsyncClient
+    """A server; one request at a time, so each may block."""
+
+    remote: Remote
 
     async def ids(self) -> list[str]:
         found = list[str]()
         more = True
         while more:
-            query = {"limit": _PAGE, **({"after": found[-1]} if found else {})}
-            page = await self._send("GET", "/v1/adapters", params=query)
+            after = f"&after={found[-1]}" if found else ""
+            page = self.remote.request("GET", f"/v1/adapters?limit={_PAGE}{after}")
             found += [adapter["id"] for adapter in page["data"]]
             more = page["has_more"] and bool(page["data"])
         return found
 
     async def named(self, name: str) -> str:
-        found = await self._send("GET", f"/v1/names/{quote(name, safe='')}")
+        found = self.remote.request("GET", f"/v1/names/{quote(name, safe='')}")
         return str(found["current"]["adapter_id"])
 
     async def readapt(self, adapter_id: str, only_look: bool, keep_names: bool) -> Mapping[str, Any]:
         body = {"dry_run": only_look, "move_names": not keep_names}
-        found = await self._send("POST", f"/v1/adapters/{quote(adapter_id, safe='')}/readapt", json=body)
-        return dict(found)
-
-    async def _send(self, method: str, path: str, **more: Any) -> Any:
-        """Return the answer of the server; what may pass is tried again. Raises `AbmllError`."""
-        for left in reversed(range(_TRIES)):
-            try:
-                response = await self.client.request(method, path, **more)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if not left or not isinstance(error, httpx.TransportError):
-                    raise AbmllError(f"no answer from {self.client.base_url}: {error!r}") from error
-                await asyncio.sleep(1)
-                continue
-            if response.is_success:
-                return response.json()
-            if response.status_code in _BUSY and left:
-                given = response.headers.get("retry-after", "")
-                await asyncio.sleep(min(60, int(given) if given.isdecimal() else 1))
-                continue
-            try:
-                message = str(response.json()["error"]["message"])
-            except (ValueError, KeyError, TypeError):
-                message = f"status {response.status_code}"
-            raise AbmllError(f"the server refused: {message}")
-        raise AssertionError
-
-
-_Work = Callable[[Maker], Coroutine[Any, Any, tuple[list[Mapping[str, Any]], int]]]
-
-
-def _here(settings: Settings, work: _Work) -> tuple[list[Mapping[str, Any]], int]:
-    return with_engine(settings, lambda engine: work(_Engine(engine)))
-
-
-def _by_server(url: str, api_key: str | None, work: _Work) -> tuple[list[Mapping[str, Any]], int]:
-    async def run() -> tuple[list[Mapping[str, Any]], int]:
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        direct = httpx.AsyncHTTPTransport() if is_here(url) else None  # without a proxy
-        async with httpx.AsyncClient(base_url=url, timeout=600, transport=direct, headers=headers) as client:
-            return await work(_Server(client))
-
-    return asyncio.run(run())
+        path = f"/v1/adapters/{quote(adapter_id, safe='')}/readapt"
+        return dict(self.remote.request("POST", path, body))

@@ -11,12 +11,28 @@ from typing import Annotated, TypeAlias
 import typer
 
 from abmll.errors import AbmllError
-from abmll.text.files import SUFFIXES, examples_by_line, queries_by_line
+from abmll.text.files import SUFFIXES, USUAL, Columns, examples_by_line, queries_by_line
 from abmll.text.tasks import Example, Query, check_example, check_options, check_support
+from model_store.terminal import shown
+from service.cli.output import err
 from service.schemas.fields import Samples
 
 Options: TypeAlias = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="One option to choose from; repeat it.")
+]
+
+
+InputColumn: TypeAlias = Annotated[
+    str, typer.Option(help="Column, or field of JSON Lines, that holds the texts.")
+]
+OutputColumn: TypeAlias = Annotated[
+    str, typer.Option(help="Column, or field of JSON Lines, that holds the labels.")
+]
+InferOptions: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--infer-options", help="Take the different labels as options, where rows and --option give none."
+    ),
 ]
 
 
@@ -26,13 +42,19 @@ def is_file(text: str) -> bool:
     return path.suffix.lower() in SUFFIXES or path.is_file()
 
 
-def read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:
+def read_support(
+    path: Path, options: list[str] | None, columns: Columns = USUAL, *, infer: bool = False
+) -> tuple[Example, ...]:
     """Read labelled examples that can be adapted to. `options` apply to rows without their own.
 
-    Raises `AbmllError` with the place in the file.
+    With `infer`, those are the different labels, if no row has its own. Without, a warning is printed
+    where labels repeat as those of classes do. Raises `AbmllError` with the place in the file.
     """
+    found = list(examples_by_line(path, columns))
+    if not options and not any(read.options for _, read in found):
+        options = _labels(path, [read.output for _, read in found], infer=infer)
     examples = []
-    for place, read in examples_by_line(path):
+    for place, read in found:
         example = replace(read, options=read.options or tuple(options or ()))
         with _at(place):
             check_example(example)
@@ -42,13 +64,36 @@ def read_support(path: Path, options: list[str] | None) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-def read_queries(path: Path, options: list[str] | None) -> tuple[Query, ...]:
+def _labels(path: Path, outputs: list[str], *, infer: bool) -> list[str] | None:
+    """Return the different outputs as options, if they are to be inferred; else warn if they repeat."""
+    labels = list(dict.fromkeys(outputs))
+    repeat = 2 <= len(labels) <= len(outputs) // 2
+    if infer:
+        if len(labels) < 2 or len(labels) == len(outputs):
+            raise AbmllError(
+                f"{path.name} has {len(labels)} different labels in {len(outputs)} rows, from which no options "
+                "can be inferred: give them by --option"
+            )
+        return labels
+    if repeat:
+        names = ", ".join(repr(label if len(label) <= 40 else f"{label[:39]}…") for label in labels[:8])
+        err.print(
+            f"[yellow]warning:[/] {shown(path.name)} has {len(labels)} different labels in {len(outputs)} rows "
+            f"({shown(names)}{', ...' if len(labels) > 8 else ''}) and no options, so any text may be the answer. "
+            "If they are all that there are, give --infer-options",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return None
+
+
+def read_queries(path: Path, options: list[str] | None, columns: Columns = USUAL) -> tuple[Query, ...]:
     """Read the inputs to answer. `options` apply to rows without their own.
 
     Raises `AbmllError` with the place in the file.
     """
     queries = []
-    for place, read in queries_by_line(path):
+    for place, read in queries_by_line(path, columns):
         query = replace(read, options=read.options or tuple(options or ()))
         with _at(place):
             if query.options:

@@ -39,6 +39,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
                     field.annotation | None,  # type: ignore[operator]
                     typer.Option(
                         help=f"{field.description} ({ENV_PREFIX}{name.upper()})",
+                        show_default=_default(field.default),
                         rich_help_panel=_panel(name),
                     ),
                 ],
@@ -104,6 +105,13 @@ def _without_empty_settings(args: Sequence[str]) -> list[str]:
         if not is_empty(value if equals else given[-1]):
             left += given
     return left
+
+
+def _default(value: Any) -> str | bool:
+    """Return what `--help` shows as the default of a setting; False where its text says it."""
+    if value is None or value == "":
+        return False
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _panel(name: str) -> str:

@@ -12,6 +12,9 @@ from rich.console import Group
 from rich.table import Table
 
 from model_store.terminal import shown
+from service.cli.bars import Bar, bar_lines
+
+MOST_BARS = 8
 
 
 def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
@@ -58,8 +61,11 @@ def keys_table(answer: Mapping[str, Any]) -> Group:
     return Group(keys, limits) if answer["limits"] else Group(keys)
 
 
-def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str]) -> Group:
-    """Make a table for each input, with a row for each question: answer, confidence and decision."""
+def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str], bar: Bar | None = None) -> Group:
+    """Make a table for each input, with a row for each question: answer, confidence and decision.
+
+    With `bar`, it draws the probability of each option too.
+    """
     timings = answer["timings"]
     source = (
         f"adapter {answer['adapter_id']} ({answer['cache']})" if answer["adapter_id"] else answer["model"]
@@ -69,16 +75,18 @@ def decision_tables(answer: Mapping[str, Any], inputs: Sequence[str]) -> Group:
         f"{timings['predict_seconds']:.1f} s\nanswerable: probability that the input tells the answer; "
         "*: zero-shot, without cases"
     )
-    return Group(*(_answers_table(row, inputs[row["index"]]) for row in answer["results"]), caption)
+    return Group(*(_answers_table(row, inputs[row["index"]], bar) for row in answer["results"]), caption)
 
 
-def _answers_table(result: Mapping[str, Any], text: str) -> Table:
+def _answers_table(result: Mapping[str, Any], text: str, bar: Bar | None) -> Table:
     table = Table(title=shown(_short(text, 160)), title_justify="left")
     for heading in ("question", "answer"):
         table.add_column(heading, overflow="fold", min_width=12)
     for heading in ("confidence", "answerable"):
         table.add_column(heading, justify="right")
     table.add_column("decision")
+    if bar is not None:
+        table.add_column("probabilities", no_wrap=True)
     for name, row in result["answers"].items():
         given = row["answer"]
         value = given if isinstance(given, str) else "yes" if given else "no"
@@ -89,8 +97,19 @@ def _answers_table(result: Mapping[str, Any], text: str) -> Table:
             f"{row['confidence']:.2f} ± {row['standard_error']:.2f}",
             "" if row["answerable"] is None else f"{row['answerable']:.2f}",
             "[green]answer[/]" if row["decision"] == "answer" else "[yellow]abstain[/]",
+            *([] if bar is None else [_bars(bar, row["probabilities"])]),
         )
     return table
+
+
+def _bars(bar: Bar, probabilities: Sequence[Mapping[str, Any]]) -> str:
+    """Return the bars of at most `MOST_BARS` options, the most probable ones, in their order."""
+    shown_options = sorted(probabilities, key=lambda row: -row["probability"])[:MOST_BARS]
+    rows = [row for row in probabilities if row in shown_options]
+    names = [("yes" if v else "no") if isinstance(v := row["value"], bool) else _short(v, 20) for row in rows]
+    lines = bar_lines(bar, [(name, row["probability"]) for name, row in zip(names, rows, strict=True)])
+    left_out = len(probabilities) - len(rows)
+    return "\n".join([*map(shown, lines), *([f"and {left_out} more"] if left_out else [])])
 
 
 def adapter_table(adapter: Mapping[str, Any]) -> Table:
@@ -195,6 +214,22 @@ def models_table(catalogue: Mapping[str, Any]) -> Table:
         table.add_column(heading)
     for base in catalogue["bases"]:
         table.add_row(shown(base["name"]), base["quantisation"], "yes" if base["default"] else "")
+    return table
+
+
+def fetched_table(answer: Mapping[str, Any]) -> Table:
+    """Make a table of what the first use needs: where it is from, where it lies, and its sizes."""
+    table = Table(title="what the first use needs")
+    for heading in ("what", "name", "state", "download", "folder", "on disk"):
+        table.add_column(heading, overflow="fold")
+    for row in answer["needed"]:
+        sizes = [
+            "" if row[name] is None else f"{row[name] / 1e6:.0f} MB"
+            for name in ("download_bytes", "folder_bytes")
+        ]
+        table.add_row(
+            row["what"], shown(row["name"]), row["state"], sizes[0], shown(row["folder"] or ""), sizes[1]
+        )
     return table
 
 

@@ -486,13 +486,21 @@ class Engine:
                 self.audit("name", name, "readapt")
         return done
 
-    async def dry_run(self, request: AdaptRequest | PredictRequest) -> DryRun:
+    async def dry_run(self, request: AdaptRequest | PredictRequest | DecideRequest) -> DryRun:
         """Return what `request` means and would take. Raises what it would be refused with."""
         deadline = self._settings.deadline_seconds
         async with self._context() as context:
             if isinstance(request, AdaptRequest):
                 new: AdaptationSpec | None = await self._answering.admit_adapt(request, context.served)
                 prediction = None
+            elif isinstance(request, DecideRequest):
+                adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
+                if adapter_id is not None:
+                    request = _named(request, adapter_id, called)
+                work = await asyncio.to_thread(admit_questions, request, self._settings)
+                with questions_named(request):
+                    source, _, prediction = await self._answering.admit(work, context, len(work.queries))
+                new = source if isinstance(source, AdaptationSpec) else None
             else:
                 with _wrong_field(request):
                     source, _, prediction = await self._answering.admit(request, context)

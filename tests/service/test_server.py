@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -152,3 +154,28 @@ def test_the_server_speaks_https_with_a_certificate(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/readyz", verify=trusted).status_code == 200
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"{running.url}/readyz")
+
+
+def test_the_data_folder_says_where_its_server_listens_while_it_does(tmp_path: Path) -> None:
+    """In this thread, since the first SIGTERM ends it."""
+    from service.address_file import running_server
+    from service.executors.inline import inline_executor
+    from service.metrics import Metrics
+    from service.server import serve
+    from tests.service.fakes import FakeWorker
+
+    seen = []
+
+    def on_ready(url: str) -> None:
+        seen.append((url, running_server(tmp_path)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    metrics = Metrics()
+    settings = Settings(data_dir=tmp_path, port=0)
+    assert serve(settings, inline_executor(FakeWorker().load, metrics), metrics, on_ready) == 0
+    ((url, found),) = seen
+    assert found is not None
+    assert (found.url, found.differs(settings)) == (url, [])
+    assert found.differs(settings.model_copy(update={"posterior": "untrained"})) == ["posterior"]
+    assert running_server(tmp_path) is None
+    assert not (tmp_path / "server.json").exists()

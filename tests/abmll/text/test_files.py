@@ -182,12 +182,12 @@ def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> No
         ("x.csv", b"PAR1\x15\x04", "x.csv is a Parquet file: save its rows as CSV or JSON Lines"),
         ("x.jsonl", "version https://git-lfs.github.com/spec/v1\nsize 1\n", "a pointer of Git LFS, .* `git lfs pull`"),
         ("x.json", '[{"input": "a", "output": "b"}]', "write one JSON object a line into a .jsonl"),
-        ("x.csv.gz", b"\x1f\x8b\x08\x00", "expected .jsonl, .csv or .tsv; unpack it"),
+        ("x.csv.gz", b"\x1f\x8b\x08\x00", "expected .jsonl, .csv, .tsv, .xlsx or .parquet; unpack it"),
         ("x.csv", "input,output,options\na,yes,\"['yes', 'no']\"\n", "line 2: `options` is .*, one option; write"),
         ("x.csv", 'input,output,options\na,yes,"yes,no"\n', "line 2: `options` is 'yes,no', one option"),
         ("x.csv", "sep=|\ninput|output\na|b\n", "no column `input`: its columns are 'sep=.'"),
-        ("x.xlsx", b"PK\x03\x04", "expected .jsonl, .csv or .tsv; save a spreadsheet as CSV"),
-        ("x", "", "expected .jsonl, .csv or .tsv"),
+        ("x.xls", b"\xd0\xcf\x11\xe0", "expected .jsonl, .csv, .tsv, .xlsx or .parquet; save a spreadsheet as CSV"),
+        ("x", "", "expected .jsonl, .csv, .tsv"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named_with_its_line(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from model_store.adapters.store import AdapterStore
 from service.cli.main import app
+from tests.service.cli.test_decide import CASES, QUESTIONS
 from tests.service.engine.test_diagnose import OPTIONS, SUPPORT
 from tests.service.engine.test_pricing import LONG, priced
 from tests.service.fakes import FakeWorker
@@ -96,3 +98,56 @@ def test_an_adapter_that_is_there_costs_nothing(tmp_path: Path, worker: FakeWork
     answer = json.loads(ended.output)
     assert (answer["made_already"], answer["price"]["adapt_seconds"]) == (True, 0.0)
     assert len(worker.adapted) == 1
+
+
+def test_questions_and_rows_of_any_number_have_their_price(
+    tmp_path: Path, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+    (tmp_path / "questions.json").write_text(json.dumps(QUESTIONS))
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in CASES))
+    questions = ("--questions", str(tmp_path / "questions.json"), "--json")
+    code, output = run(tmp_path, "decide", "cases.jsonl", "inputs.jsonl", *questions)
+    assert code == 0, output
+    assert (json.loads(output)["examples"], json.loads(output)["inputs"]) == (5, 3)  # answers, and questions
+    assert worker.adapted == worker.predicted == []
+    code, output = run(tmp_path, "decide", "inputs.jsonl", *questions, text=LONG)
+    assert (code, json.loads(output)["inputs"]) == (0, 3), output
+    assert json.loads(output)["price"]["predict_seconds"] > 100
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "60")
+    code, output = run(tmp_path, "decide", "inputs.jsonl", *questions, text=LONG)
+    assert (code, "its deadline is 60 s" in output) == (2, True)
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+
+    support = str(tmp_path / "support.jsonl")
+    made = CliRunner().invoke(app, ["adapt", support, "--data-dir", str(tmp_path / "data"), "--json"])
+    adapter = json.loads(made.output)["id"]
+    shown = {}
+    for count in (64, 2048):
+        rows = "".join(json.dumps({"input": f"text {n:04}"}) + "\n" for n in range(count))
+        (tmp_path / "rows.jsonl").write_text(rows)
+        code, output = run(tmp_path, "label", "rows.jsonl", "--adapter", adapter)
+        assert code == 0, output
+        cells = [line.strip("│ ").split("│") for line in output.splitlines() if "│" in line]
+        shown[count] = {name.strip(): value.strip() for name, value in cells}
+    assert shown[2048]["inputs"] == "2048"
+    seconds = [float(shown[count]["to predict"].split()[1]) for count in shown]
+    tokens = [int(shown[count]["tokens"].partition(",")[0]) for count in shown]
+    assert tokens[1] == 32 * tokens[0]
+    assert seconds[1] == pytest.approx(32 * seconds[0], rel=0.02)
+    assert worker.predicted == []
+    code, output = run(tmp_path, "label", "rows.jsonl", "--adapter", "nobody")
+    assert (code, "nobody" in output) == (2, True)
+
+
+def test_beside_a_server_a_dry_run_needs_no_data_folder(
+    tmp_path: Path, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+    with AdapterStore(tmp_path / "data" / "adapters"):
+        code, output = run(tmp_path, "adapt", "support.jsonl", "--json")
+        assert (code, json.loads(output)["examples"]) == (0, 6)
+        code, output = run(tmp_path, "predict", "inputs.jsonl", "--adapter", "adp_0")
+        assert (code, "another process uses" in output) == (2, True)
+    code, output = run(tmp_path, "adapt", "support.jsonl", "--url", "http://127.0.0.1:1")
+    assert (code, "leave --url out" in output) == (2, True)

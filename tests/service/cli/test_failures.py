@@ -179,4 +179,6 @@ def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "256.1.1.1", "192.0.2.1"])
 def test_an_address_of_another_machine_is_told(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr("service.executors.build.build_executor", None)
-    assert f"cannot listen on {host} port 0: " in line_of("serve", "--host", host, "--port", "0")
+    assert f"cannot listen on {host} port 0: " in line_of(
+        "serve", "--host", host, "--port", "0", "--insecure"
+    )

@@ -60,7 +60,7 @@ def test_spreadsheets_are_answered_as_json_lines_are(tmp_path: Path, worker: Fak
         ("s.jsonl", b'{"input": "\\ud83d", "output": "yes"}', "s.jsonl line 1: `input` holds \\ud83d, half of a character"),
         ("s.jsonl", b'{"input": "a", "output": 1}', "s.jsonl line 1: `output` is a number"),
         ("s.jsonl", b'{"input": "a", "output": "y", "options": "y|n"}', "s.jsonl line 1: `options` is a list of texts"),
-        ("s.xls", b"\xd0\xcf\x11\xe0", "s.xls: expected .jsonl, .csv or .tsv"),
+        ("s.xls", b"\xd0\xcf\x11\xe0", "s.xls: expected .jsonl, .csv, .tsv"),
     ],
 )  # fmt: skip
 def test_every_command_names_file_line_and_remedy(
@@ -105,3 +105,53 @@ def test_samples_are_a_number_or_auto(tmp_path: Path, worker: FakeWorker, sample
     code, _, err = run(tmp_path, "predict", str(tmp_path / "i.csv"), "--adapter", "a", f"--samples={samples}")
     assert code == 2
     assert "from 0 to 64, or auto" in err
+
+
+LABELLED = [("good", "yes"), ("bad", "no"), ("fine", "yes"), ("poor", "no")]
+
+
+def test_options_are_inferred_where_asked_and_missed_where_labels_repeat(
+    tmp_path: Path, worker: FakeWorker
+) -> None:
+    support = tmp_path / "s.csv"
+    support.write_text("input,output\n" + "".join(f"{text},{label}\n" for text, label in LABELLED))
+    code, out, err = run(tmp_path, "adapt", str(support), "--json")
+    assert code == 0, err
+    assert json.loads(out)["options"] == []
+    assert err.startswith("warning: s.csv has 2 different labels in 4 rows ('yes', 'no') and no options")
+    assert "--infer-options" in err
+    code, out, err = run(tmp_path, "adapt", str(support), "--infer-options", "--json")
+    assert (code, err) == (0, "")
+    inferred = json.loads(out)
+    assert inferred["options"] == ["yes", "no"]
+    code, out, err = run(tmp_path, "adapt", str(support), *OPTIONS, "--json")
+    assert (code, err, json.loads(out)["id"]) == (0, "", inferred["id"])
+    support.write_text("input,output\na,the first\nb,the second\n")
+    assert run(tmp_path, "adapt", str(support))[2] == ""
+    code, _, err = run(tmp_path, "adapt", str(support), "--infer-options")
+    assert (code, "s.csv has 2 different labels in 2 rows" in err) == (1, True)
+
+
+def test_columns_have_the_names_that_they_have(tmp_path: Path, worker: FakeWorker) -> None:
+    named, usual = ("Body", "Team"), ("input", "output")
+    found = []
+    for names, given in ((named, ("--input-column", "Body", "--output-column", "Team")), (usual, ())):
+        support, inputs = tmp_path / f"{names[0]}.csv", tmp_path / f"{names[0]}.jsonl"
+        rows = "".join(f"{i};{text};{label}\n" for i, (text, label) in enumerate(LABELLED))
+        support.write_text(";".join(("id", *names)) + "\n" + rows)
+        inputs.write_text(json.dumps({names[0]: "new", "input2": "other"}) + "\n")
+        arguments = ("predict", str(inputs), "--support", str(support), "--infer-options", *given, "--json")
+        code, out, err = run(tmp_path, *arguments)
+        assert code == 0, err
+        found.append((json.loads(out)["adapter_id"], json.loads(out)["predictions"]))
+        out_file = tmp_path / f"{names[0]}-out.csv"
+        label = ("label", str(support), "--adapter", found[-1][0], "--out", str(out_file), *given[:2])
+        for _ in range(2):  # the second time there is nothing left to do
+            assert run(tmp_path, *label)[0] == 0
+        assert (
+            out_file.read_text().splitlines()[0]
+            == f"id,{names[0]},{names[1]},decision,answer,confidence,adapter_id"
+        )
+    assert found[0] == found[1]
+    code, _, err = run(tmp_path, "adapt", str(tmp_path / "Body.csv"), "--input-column", "body")
+    assert (code, err) == (1, "error: Body.csv has no column `body`: its columns are 'id;Body;Team'\n")
