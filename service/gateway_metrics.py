@@ -31,6 +31,7 @@ class GatewayMetrics(Collector):
     def __init__(self) -> None:
         self.occupancy: Callable[[], Occupancy] = Occupancy
         self.queue_limit = 0  # most requests at a time; 0 where that is not known
+        self.shows_ids = True  # of adapters; not where those who have no key may read them
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the four gauges."""
@@ -53,10 +54,11 @@ class GatewayMetrics(Collector):
             labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
         )
         here = {*now.running, *now.held}
+        most = MOST_IDS if self.shows_ids else 0
         labels = [
             str(self.queue_limit),  # each request may bring its adapter
-            ",".join(sorted(here)[:MOST_IDS]),
-            ",".join(sorted({*now.waiting} - here)[:MOST_IDS]),
+            ",".join(sorted(here)[:most]),
+            ",".join(sorted({*now.waiting} - here)[:most]),
         ]
         adapters.add_metric(labels, time.time())
         yield adapters

@@ -69,7 +69,8 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
     """
     keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
 
-    bulk = BulkWork(settings, _row_endpoints(settings, engine), metrics)
+    metrics.gateway.shows_ids = keys is None or not settings.open_metrics
+    bulk = BulkWork(settings, _row_endpoints(settings, engine), metrics, keys.current if keys else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

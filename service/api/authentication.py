@@ -80,7 +80,7 @@ class Authentication:
 
     def _check(self, principal: Principal) -> None:
         if self._keys is not None:
-            self._keys.check(principal)
+            self._keys.current(principal)
 
 
 def _key_of(request: Request) -> str | None:

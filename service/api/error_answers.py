@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.http import request_id
+from service.api.http import path_of, request_id
 from service.api.wrong_paths import explain
 from service.errors import (
     BodyTimeoutError,
@@ -88,7 +88,7 @@ NATIVE = ErrorForm(native_error, InvalidRequestError.status)
 def form_of(request: Request) -> ErrorForm:
     """Return the error form of the request's surface, by its path. The path needs no route."""
     forms: dict[str, ErrorForm] = request.app.state.error_forms
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # a proxy may leave it there
+    path = path_of(request)
     return next((form for prefix, form in forms.items() if path.startswith(prefix)), NATIVE)
 
 
@@ -116,7 +116,7 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException) and error.status_code == NotFoundError.status:
         root = request.scope.get("root_path", "")
         templates = [root + template for template in request.app.state.paths]
-        return error_response(request, NotFoundError(explain(request.url.path, templates)))
+        return error_response(request, NotFoundError(explain(request.scope["path"], templates)))
     if isinstance(error, HTTPException):
         return error_response(request, from_status(error.status_code), dict(error.headers or {}))
     return error_response(request, from_exception(error))

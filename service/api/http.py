@@ -37,6 +37,16 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
+def path_of(request: Request) -> str:
+    """Return the path of the request below the root path, which a proxy may leave there.
+
+    It is the one by which the router chooses. `request.url` is made with the header `Host`, from
+    which some versions of Starlette take a path too: `Host: x/livez?` would open any path.
+    """
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
 def request_id(request: Request) -> str:
     """Return the id of the request, which the answer has in its header `x-request-id`."""
     return str(request.state.request_id)

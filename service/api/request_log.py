@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.http import path_of
 from service.metrics import Metrics
 from service.request_notes import RequestNotes, noting
 from service.tracing import Tracer
@@ -75,5 +76,5 @@ class RequestLog:
                 access_log.log(level, "%s %s %s %d %.3fs", *known, extra={"fields": fields})
 
     def _headers_for(self, request: Request) -> list[bytes]:
-        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        path = path_of(request)
         return [name.encode() for prefix, name in self._id_headers.items() if path.startswith(prefix)]

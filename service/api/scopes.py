@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
+from service.api.http import path_of, settings_of
+from service.errors import UnauthenticatedError
 from service.principals.records import Principal, Scope
 from service.settings import Settings
 
@@ -63,7 +65,10 @@ def scope_of(method: str, template: str) -> Scope | None:
 
 def is_open(request: Request, settings: Settings) -> bool:
     """Return whether the path of the request is open to all, also where others need a key."""
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return _needs_no_key(path_of(request), settings)
+
+
+def _needs_no_key(path: str, settings: Settings) -> bool:
     below = any(path == folder or path.startswith(f"{folder}/") for folder in _OPEN_BELOW)
     return below or path in _OPEN or (settings.open_metrics and path == METRICS)
 
@@ -76,8 +81,11 @@ def scope_dependencies(settings: Settings) -> list[Any]:
 
 async def _check_scope(request: Request) -> None:
     principal: Principal | None = getattr(request.state, "principal", None)
-    if principal is None:  # `Authentication` has let it pass: the path is open
+    template: str = request.scope["route"].path
+    if principal is None:  # `Authentication` has let it pass, since the path is open
+        if not _needs_no_key(template, settings_of(request)):
+            raise UnauthenticatedError("this path needs a key")
         return
-    scope = scope_of(request.method, request.scope["route"].path)
+    scope = scope_of(request.method, template)
     if scope is not None:
         principal.require(scope)

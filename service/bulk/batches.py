@@ -14,8 +14,9 @@ from pathlib import Path
 
 from model_store.storage import refusal_is_an_error, remove, staged, sweep, write_durably
 from service.bulk.durable import storing
+from service.bulk.parts import has_room, part
 from service.bulk.records import BatchRecord
-from service.errors import LimitExceededError, UnknownBatchError, over_limit
+from service.errors import LimitExceededError, UnknownBatchError
 
 _RECORD, _PROGRESS = "batch.json", "progress.json"
 _log = logging.getLogger(__name__)
@@ -28,12 +29,12 @@ class BatchStore:
     what it wrote survives a crash.
     """
 
-    def __init__(self, root: Path, max_batches: int) -> None:
+    def __init__(self, root: Path, max_batches: int, *, shared: bool = False) -> None:
         """Use `root`, creating it, and remove what interrupted writes left.
 
-        Raises `UnusableFolderError`.
+        `shared` says that several tenants have batches here. Raises `UnusableFolderError`.
         """
-        self._root, self._max_batches = root, max_batches
+        self._root, self._max_batches, self._shared = root, max_batches, shared
         self._mutex = threading.Lock()
         with refusal_is_an_error("batches"):
             root.mkdir(parents=True, exist_ok=True)
@@ -51,22 +52,33 @@ class BatchStore:
                 yield record
 
     def add(self, record: BatchRecord) -> None:
-        """Store a new batch. Of too many, the oldest one that has ended is deleted.
+        """Store a new batch. Of too many of a tenant, its oldest one that has ended is deleted.
 
         Raises `LimitExceededError` where none has, and `StoreFailedError`.
         """
-        with self._mutex:
-            if len(self._records) >= self._max_batches:
-                ended = [old for old in self._records.values() if old.status.ended]
+        with self._mutex, storing("the batch"):
+            if not self._has_room(record.tenant, 1):
+                ended = self._ended(record.tenant)
                 if not ended:
-                    found = f"{len(self._records)} batches wait or run"
-                    raise LimitExceededError(over_limit(found, self._max_batches, "max_batches"))
+                    there = part(self._max_batches, "max_batches", shared=self._shared)
+                    raise LimitExceededError(f"too many batches wait or run: {there}")
                 oldest = min(ended, key=lambda old: old.created_at)
                 remove(self._root / oldest.id)
                 del self._records[oldest.id]
-            with storing("the batch"), staged(self._root / record.id, "the batch") as folder:
+            with staged(self._root / record.id, "the batch") as folder:
                 (folder / _RECORD).write_text(json.dumps(record.to_json()), "utf-8")
             self._records[record.id] = record
+
+    def _has_room(self, tenant: str, more: int) -> bool:
+        own = sum(record.tenant == tenant for record in self._records.values())
+        total = len(self._records) + more
+        return has_room(own + more, total, self._max_batches, shared=self._shared)
+
+    def _ended(self, tenant: str) -> list[BatchRecord]:
+        """Return what may go for a batch of the tenant: its own, else of those that have too much."""
+        ended = [old for old in self._records.values() if old.status.ended]
+        own = [old for old in ended if old.tenant == tenant]
+        return own or [old for old in ended if not self._has_room(old.tenant, 0)]
 
     def put(self, record: BatchRecord) -> None:
         """Store a batch in place of what it was. Raises `StoreFailedError`."""
@@ -92,12 +104,12 @@ class BatchStore:
         return [record for record in self.all() if record.tenant == tenant]
 
     def delete_ended(self, before: float) -> None:
-        """Delete the batches that were made before this time and have ended."""
+        """Delete the batches that had ended before this time. Raises `StoreFailedError`."""
         for record in self.all():
-            if record.status.ended and record.created_at < before:
-                with self._mutex:
+            if record.status.ended and record.ended_at < before:
+                with self._mutex, storing("that a batch is deleted"):
                     remove(self._root / record.id)
-                    del self._records[record.id]
+                    self._records.pop(record.id, None)
 
     def progress_path(self, batch_id: str) -> Path:
         """Return where the progress of a batch lies."""

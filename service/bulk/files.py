@@ -22,6 +22,7 @@ from typing import IO
 
 from model_store.storage import refusal_is_an_error, remove, sweep, write_durably
 from service.bulk.durable import flush, storing
+from service.bulk.parts import has_room, part
 from service.bulk.records import FileRecord
 from service.errors import (
     BodyTooLargeError,
@@ -35,6 +36,7 @@ from service.settings import BulkSettings
 _RECORD, _CONTENT = "record.json", "content"
 _STAGING = ".staging-"
 _BLOCK_BYTES = 1 << 16
+_CHECK_BYTES = 1 << 20  # of an upload, after which it is asked again whether there is room
 _log = logging.getLogger(__name__)
 
 
@@ -45,13 +47,14 @@ class FileStore:
     and what belongs to another one is as if it were not there.
     """
 
-    def __init__(self, root: Path, settings: BulkSettings) -> None:
+    def __init__(self, root: Path, settings: BulkSettings, *, shared: bool = False) -> None:
         """Use `root`, creating it, and remove what interrupted writes left.
 
-        Raises `UnusableFolderError`.
+        `shared` says that several tenants have files here. Raises `UnusableFolderError`.
         """
-        self._root, self._settings = root, settings
+        self._root, self._settings, self._shared = root, settings, shared
         self._mutex = threading.Lock()
+        self._uploads: set[Upload] = set()  # they arrive, and count already
         self._in_use: dict[str, int] = {}
         with refusal_is_an_error("files"):
             root.mkdir(parents=True, exist_ok=True)
@@ -68,28 +71,52 @@ class FileStore:
             if record.id == path.parent.name and (path.parent / _CONTENT).is_file():
                 yield record
 
-    @property
-    def total_bytes(self) -> int:
-        """Return the bytes of all files."""
-        with self._mutex:
-            return sum(record.bytes for record in self._records.values())
-
-    def begin(self, filename: str) -> Upload:
+    def begin(self, filename: str, tenant: str) -> Upload:
         """Begin an upload.
 
         Raises `LimitExceededError` where there are too many files already, and `StoreFailedError`.
         """
-        limit = self._settings.max_files
-        if len(self._records) >= limit:
-            raise LimitExceededError(over_limit(f"{len(self._records)} files are stored", limit, "max_files"))
-        room = self._settings.max_stored_file_bytes - self.total_bytes
-        return Upload(self._root, filename, self._settings.max_file_bytes, room)
+        upload = Upload(self._root, filename, tenant, self._settings.max_file_bytes, self)
+        with self._mutex:
+            self._uploads.add(upload)
+        try:
+            self.check_room(tenant)
+        except LimitExceededError:
+            upload.discard()
+            raise
+        return upload
 
-    def finish(self, upload: Upload, purpose: str, tenant: str, lifetime_seconds: float) -> FileRecord:
-        """Make a file of an upload, which is on the disk then. Raises `StoreFailedError`."""
+    def check_room(self, tenant: str, more_files: int = 0) -> None:
+        """Raise `LimitExceededError` where a tenant has too much, counted with `more_files` files."""
+        limits = self._settings
+        with self._mutex:
+            held: list[FileRecord | Upload] = [*self._records.values(), *self._uploads]
+            own = [file for file in held if file.tenant == tenant]
+            own_files, all_files = len(own) + more_files, len(held) + more_files
+            own_bytes, all_bytes = (sum(file.bytes for file in files) for files in (own, held))
+        if not has_room(own_files, all_files, limits.max_files, shared=self._shared):
+            there = part(limits.max_files, "max_files", shared=self._shared)
+            raise LimitExceededError(f"too many files are stored: {there}: delete some")
+        if not has_room(own_bytes, all_bytes, limits.max_stored_file_bytes, shared=self._shared):
+            there = part(limits.max_stored_file_bytes, "max_stored_file_bytes", shared=self._shared)
+            raise LimitExceededError(
+                f"the stored files and this one have too many bytes: {there}: delete some"
+            )
+
+    def forget(self, upload: Upload) -> None:
+        """Count an upload no more."""
+        with self._mutex:
+            self._uploads.discard(upload)
+
+    def finish(self, upload: Upload, purpose: str, lifetime_seconds: float) -> FileRecord:
+        """Make a file of an upload, which is on the disk then.
+
+        Raises `LimitExceededError` and `StoreFailedError`.
+        """
+        self.check_room(upload.tenant)
         now = time.time()
         record = FileRecord(
-            upload.id, tenant, purpose, upload.filename, upload.bytes, now, now + lifetime_seconds
+            upload.id, upload.tenant, purpose, upload.filename, upload.bytes, now, now + lifetime_seconds
         )
         with storing("the file"):
             upload.close()
@@ -98,6 +125,7 @@ class FileStore:
             flush(self._root)
         with self._mutex:
             self._records[record.id] = record
+            self._uploads.discard(upload)
         return record
 
     def ensure(self, record: FileRecord) -> None:
@@ -197,12 +225,13 @@ class FileStore:
 
 
 class Upload:
-    """A file that arrives. It has at most `max_bytes` bytes, and no more than there is `room` for."""
+    """A file that arrives. It has at most `max_bytes` bytes, and no more than `store` has room for."""
 
-    def __init__(self, root: Path, filename: str, max_bytes: int, room: int) -> None:
-        self.id, self.filename, self.bytes = f"file-{uuid.uuid4().hex}", filename, 0
+    def __init__(self, root: Path, filename: str, tenant: str, max_bytes: int, store: FileStore) -> None:
+        self.id, self.filename, self.tenant, self.bytes = f"file-{uuid.uuid4().hex}", filename, tenant, 0
         self.folder = root / f"{_STAGING}{self.id}"
-        self._max_bytes, self._room = max_bytes, room
+        self._max_bytes, self._store = max_bytes, store
+        self._next_check = _CHECK_BYTES
         with storing("the file"):
             self.folder.mkdir()
             self._file: IO[bytes] = (self.folder / _CONTENT).open("wb")
@@ -217,11 +246,9 @@ class Upload:
         if self.bytes > self._max_bytes:
             limit = f"{self._max_bytes} bytes"
             raise BodyTooLargeError(over_limit("the file is too large", limit, "max_file_bytes"))
-        if self.bytes > self._room:
-            raise LimitExceededError(
-                over_limit("the stored files and this one are too large", "reached", "max_stored_file_bytes")
-                + ": delete some"
-            )
+        if self.bytes >= self._next_check:
+            self._next_check = self.bytes + _CHECK_BYTES
+            self._store.check_room(self.tenant)
         with storing("the file"):
             self._file.write(data)
 
@@ -232,6 +259,7 @@ class Upload:
 
     def discard(self) -> None:
         """Leave nothing behind. Does nothing once the upload is a file."""
+        self._store.forget(self)
         self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

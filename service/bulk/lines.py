@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Place:
     line: int = 0
 
 
+class StoppedError(Exception):
+    """Nobody wants to know what is in the file any more."""
+
+
 class LineRefusedError(ValueError):
     """A line is no row; the text says why."""
 
@@ -51,17 +55,30 @@ class LineRefusedError(ValueError):
 def rows(path: Path, url: str, max_line_bytes: int, start: Place = Place()) -> Iterator[Row]:
     """Yield the rows of a file that `check_file` found right. Raises `LineRefusedError` otherwise."""
     for line, end, text in _lines(path, max_line_bytes, start):
-        custom_id, body = _read(text, url, max_line_bytes)
-        yield Row(line, end, custom_id, body)
+        if text != b"":
+            custom_id, body = _read(text, url, max_line_bytes)
+            yield Row(line, end, custom_id, body)
 
 
-def check_file(path: Path, url: str, max_line_bytes: int, max_rows: int) -> tuple[int, tuple[LineError, ...]]:
+def check_file(
+    path: Path,
+    url: str,
+    max_line_bytes: int,
+    max_rows: int,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> tuple[int, tuple[LineError, ...]]:
     """Return the number of rows, and what is wrong with them: at most `MOST_ERRORS` errors.
 
-    Rows are sent to the path `url`, and have different ids. Needs 16 bytes a row.
+    Rows are sent to the path `url`, and have different ids. As many lines as rows may be blank. Needs
+    16 bytes a row. Raises `StoppedError` soon after `is_stopped`.
     """
     digests, errors, count = array("Q"), list[LineError](), 0
-    for line, _, text in _lines(path, max_line_bytes, Place()):
+    for line, _, text in _lines(path, max_line_bytes, Place(), is_stopped):
+        if line > 2 * max_rows:
+            found = f"the file has more than {2 * max_rows} lines, blank ones included"
+            return count, (LineError("too_many_lines", over_limit(found, max_rows, "max_batch_rows"), line),)
+        if text == b"":
+            continue
         count += 1
         if count > max_rows:
             message = over_limit(f"the file has more than {max_rows} rows", max_rows, "max_batch_rows")
@@ -78,27 +95,29 @@ def check_file(path: Path, url: str, max_line_bytes: int, max_rows: int) -> tupl
         return 0, (LineError("empty_file", "the file has no rows"),)
     repeated = _repeated(digests)
     if repeated:
-        errors += _repetitions(path, url, max_line_bytes, repeated, MOST_ERRORS - len(errors))
+        lines = _lines(path, max_line_bytes, Place(), is_stopped)
+        errors += _repetitions(lines, url, max_line_bytes, repeated, MOST_ERRORS - len(errors))
     return count, tuple(sorted(errors, key=lambda error: error.line or 0))
 
 
-def _lines(path: Path, max_bytes: int, start: Place) -> Iterator[tuple[int, int, bytes | None]]:
-    """Yield each line that is not blank: its number, the offset behind it, and its bytes.
+def _lines(
+    path: Path, max_bytes: int, start: Place, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield each line: its number, the offset behind it, and its bytes, which a blank one has none of.
 
-    Of a line of more than `max_bytes`, None stands for the bytes.
+    Of a line of more than `max_bytes`, None stands for the bytes. Raises `StoppedError`.
     """
     number = start.line
     with path.open("rb") as file:
         file.seek(start.offset)
         while part := file.readline(max_bytes + 2):
+            if is_stopped():
+                raise StoppedError
             number += 1
             whole = part.endswith(b"\n") or len(part) < max_bytes + 2
             while not part.endswith(b"\n") and (part_of_rest := file.readline(max_bytes)):
                 part = part_of_rest
-            if not whole:
-                yield number, file.tell(), None
-            elif text := part.removeprefix(BOM_UTF8).strip(b" \t\r\n"):
-                yield number, file.tell(), text
+            yield number, file.tell(), part.removeprefix(BOM_UTF8).strip(b" \t\r\n") if whole else None
 
 
 def _read(text: bytes | None, url: str, max_bytes: int) -> tuple[str, Mapping[str, Any]]:
@@ -142,11 +161,15 @@ def _repeated(digests: array[int]) -> frozenset[int]:
 
 
 def _repetitions(
-    path: Path, url: str, max_bytes: int, repeated: frozenset[int], most: int
+    lines: Iterable[tuple[int, int, bytes | None]],
+    url: str,
+    max_bytes: int,
+    repeated: frozenset[int],
+    most: int,
 ) -> Iterator[LineError]:
     """Yield an error for rows whose id an earlier row has, of the ids with these digests."""
     first: dict[str, int] = {}
-    for line, _, text in _lines(path, max_bytes, Place()):
+    for line, _, text in lines:
         try:
             custom_id, _ = _read(text, url, max_bytes)
         except LineRefusedError:

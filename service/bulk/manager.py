@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +22,7 @@ from service.bulk.lines import LineRefusedError, check_file
 from service.bulk.outputs import OutputLostError, Outputs, read_progress
 from service.bulk.records import INPUT, OUTPUT, BatchRecord, FileRecord, LineError, Progress, Status
 from service.bulk.running import BatchRun, Work, in_thread
-from service.errors import BatchEndedError, InvalidRequestError, ServiceError
+from service.errors import BatchEndedError, InvalidRequestError, ServiceError, UnauthenticatedError
 from service.metrics import Metrics
 from service.principals.records import Principal
 from service.settings import Settings
@@ -28,6 +30,7 @@ from service.settings import Settings
 SWEEP_SECONDS = 60.0
 """How often expired files are deleted."""
 _RETRY_SECONDS = 5.0
+_CHECKS_AT_ONCE = 2  # each has a thread of those that requests need too
 log = logging.getLogger(__name__)
 
 
@@ -70,13 +73,28 @@ class BulkWork:
     are.
     """
 
-    def __init__(self, settings: Settings, endpoints: Mapping[str, Endpoint], metrics: Metrics) -> None:
-        """Use the data folder. Raises `UnusableFolderError`."""
+    def __init__(
+        self,
+        settings: Settings,
+        endpoints: Mapping[str, Endpoint],
+        metrics: Metrics,
+        now_of: Callable[[Principal], Principal] | None = None,
+    ) -> None:
+        """Use the data folder.
+
+        With keys, `now_of` returns a principal with what its key allows now, and raises
+        `UnauthenticatedError`. Raises `UnusableFolderError`.
+        """
         self._settings, self._endpoints, self._metrics = settings, endpoints, metrics
-        self.files = FileStore(settings.files_dir, settings)
-        self._batches = BatchStore(settings.batches_dir, settings.max_batches)
+        self._now_of = now_of or (lambda principal: principal)
+        shared = now_of is not None
+        self.files = FileStore(settings.files_dir, settings, shared=shared)
+        self._batches = BatchStore(settings.batches_dir, settings.max_batches, shared=shared)
         self._running: dict[str, _Running] = {}
-        self._places = asyncio.Semaphore(settings.batches_at_once)
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.batches_at_once)
+        )  # by tenant, so that none waits for another's batches
+        self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         self._sweeping: asyncio.Task[None] | None = None
         self._open = False
         for record in self._batches.all():
@@ -130,6 +148,7 @@ class BulkWork:
         if file.purpose != INPUT:
             message = f"the file has the purpose {file.purpose!r}, and rows to answer have {INPUT!r}"
             raise InvalidRequestError(message, "input_file_id")
+        self.files.check_room(owner.tenant, more_files=2)
         now = time.time()
         record = BatchRecord(
             id=f"batch_{uuid.uuid4().hex}",
@@ -143,6 +162,7 @@ class BulkWork:
             expires_at=now + window_seconds,
             metadata=metadata,
             output_seconds=output_seconds,
+            key_id=owner.key_id,
             scopes=tuple(sorted(owner.scopes)),
             limits=owner.limits.model_dump(exclude_none=True),
         )
@@ -232,25 +252,33 @@ class BulkWork:
         if record.status is Status.CANCELLING:
             await self._end(record, Status.CANCELLED)
             return
-        async with self._places:
+        async with self._places[record.tenant]:
             try:
+                self._now_of(record.owner)
                 if record.status is Status.VALIDATING:
                     record = await self._validate(record)
                 if not record.status.ended:
                     await self._run(record)
-            except FileNotFoundError as error:
-                await self._fail(record, "file_lost", f"a file of the batch is not there: {error.filename}")
+            except FileNotFoundError:
+                await self._fail(record, "file_lost", "a file of the batch is not there")
+            except UnauthenticatedError:
+                await self._fail(
+                    record, "invalid_api_key", "the key that began it was revoked, or has expired"
+                )
 
     async def _validate(self, record: BatchRecord) -> BatchRecord:
         """Return the batch with its number of rows, or as failed with what is wrong with them."""
-        settings = self._settings
-        total, errors = await asyncio.to_thread(
+        settings, stopped = self._settings, threading.Event()
+        check = partial(
             check_file,
             self.files.path(record.input_file_id),
             record.endpoint,
             settings.max_body_bytes,
             settings.max_batch_rows,
+            stopped.is_set,
         )
+        async with self._checks:
+            total, errors = await in_thread(check, stopped.set)
         record = replace(record, total=total, errors=errors)
         if errors:
             return await self._end(record, Status.FAILED)
@@ -269,7 +297,7 @@ class BulkWork:
             record.id,
             self._endpoints[record.endpoint],
             record.endpoint,
-            record.owner,
+            lambda: self._now_of(record.owner),
             self.files.path(record.input_file_id),
             self._settings.max_body_bytes,
             min(GROUP_QUERIES, self._settings.max_inputs),
@@ -288,7 +316,7 @@ class BulkWork:
                 await self._end(record, Status.EXPIRED)
             except PausedError:
                 await run.leave()
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, UnauthenticatedError):
                 await run.leave()
                 raise
             except LineRefusedError as error:
@@ -381,6 +409,6 @@ class BulkWork:
                 await asyncio.to_thread(self.files.delete_expired)
                 before = time.time() - self._settings.file_ttl_seconds
                 await asyncio.to_thread(self._batches.delete_ended, before)
-            except ServiceError as error:
-                log.error("expired files could not be deleted: %s", error)
+            except Exception:  # what ends this task would have files stay for ever
+                log.exception("expired files could not be deleted; it is tried again")
             await asyncio.sleep(SWEEP_SECONDS)

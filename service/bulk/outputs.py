@@ -50,7 +50,7 @@ class Outputs:
         for file, size in zip(self._files, self._sizes(), strict=True):
             if os.fstat(file.fileno()).st_size < size:
                 self.close()
-                raise OutputLostError(f"{file.name} has lost answers that were on the disk")
+                raise OutputLostError("a file of answers has lost some that were on the disk")
             file.truncate(size)
 
     def _sizes(self) -> tuple[int, int]:

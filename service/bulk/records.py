@@ -79,6 +79,7 @@ class Progress:
 @dataclass(frozen=True)
 class BatchRecord:
     """A batch, which belongs to `tenant`, and whose rows may do what `scopes` and `limits` say.
+    `key_id` is the public id of the key that began it; None where the server had no keys.
 
     `output_file_id` and `error_file_id` are chosen when it is made; the files are there while it
     runs, and afterwards if they have a line. `times` has the time of each status. `progress` is that
@@ -101,13 +102,19 @@ class BatchRecord:
     errors: Sequence[LineError] = ()
     progress: Progress = Progress()
     output_seconds: float | None = None
+    key_id: str | None = None
     scopes: Sequence[Scope] = tuple(Scope)
     limits: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def owner(self) -> Principal:
-        """Return who asks the rows."""
-        return Principal(self.tenant, scopes=frozenset(self.scopes), limits=Limits(**self.limits))
+        """Return who asks the rows, as that was when the batch was made."""
+        return Principal(self.tenant, self.key_id, frozenset(self.scopes), limits=Limits(**self.limits))
+
+    @property
+    def ended_at(self) -> float:
+        """Return when the batch got its last status."""
+        return max(self.times.values(), default=self.created_at)
 
     def became(self, status: Status) -> Self:
         """Return the batch with another status from now on."""

@@ -32,12 +32,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """What a batch does: its rows, where they are sent and for whom, and how much at a time."""
+    """What a batch does: its rows, where they are sent and for whom, and how much at a time.
+
+    `owner` returns who asks now, and raises `UnauthenticatedError` where nobody may any more.
+    """
 
     batch_id: str
     endpoint: Endpoint
     url: str
-    owner: Principal
+    owner: Callable[[], Principal]
     path: Path
     max_line_bytes: int
     most_queries: int
@@ -57,7 +60,8 @@ class BatchRun:
     async def finish(self) -> None:
         """Answer all rows that are left.
 
-        Raises `PausedError`. Where this raises, or is cancelled, `leave` keeps what was answered.
+        Raises `PausedError` and `UnauthenticatedError`. Where this raises, or is cancelled, `leave`
+        keeps what was answered.
         """
         pending: deque[asyncio.Task[list[Line]]] = deque()
         waiting = self._groups()
@@ -67,7 +71,8 @@ class BatchRun:
                     group = await asyncio.to_thread(next, waiting, None)
                     if group is None:
                         break
-                    answer = answer_group(self._work.endpoint, self._work.batch_id, group, self._work.owner)
+                    owner = self._work.owner()
+                    answer = answer_group(self._work.endpoint, self._work.batch_id, group, owner)
                     pending.append(asyncio.create_task(answer))
                 if not pending:
                     break
@@ -133,14 +138,15 @@ class BatchRun:
             return ReadRow(row, from_exception(error))
 
 
-async def in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T], stop: Callable[[], object] = lambda: None) -> T:
     """Return the result of `work`, and wait for its end too where this is cancelled meanwhile.
 
-    A thread cannot be stopped, and must not go on unnoticed.
+    A thread cannot be stopped, and must not go on unnoticed. `stop` tells it to end early then.
     """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        stop()
         await asyncio.gather(task, return_exceptions=True)
         raise

@@ -7,7 +7,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from model_store.errors import StoreError
 from service.errors import AdapterNamedError, UnknownAdapterError
 from service.principals.audit import AuditLog
 from service.principals.records import Principal
@@ -46,19 +45,25 @@ class Expiry:
     async def look(self) -> None:
         """Delete what has not been used for `ttl_seconds`."""
         for tenant in await asyncio.to_thread(self._tenants.on_disk):
-            own = await self._tenants.of(tenant)
-            await own.registry.note_uses()
-            for adapter_id in await own.registry.unused_since(time.time() - self._ttl_seconds):
-                try:
-                    await own.delete_adapter(adapter_id)
-                except (AdapterNamedError, UnknownAdapterError):
-                    continue
-                self._audit.write(Principal(tenant), "expire", adapter_id)
+            try:
+                await self._look_at(tenant)
+            except Exception:  # what ends this task, or one tenant, would have texts stay for ever
+                log.exception("unused adapters of %s could not be deleted; it is tried again", tenant)
+
+    async def _look_at(self, tenant: str) -> None:
+        own = await self._tenants.of(tenant)
+        await own.registry.note_uses()
+        for adapter_id in await own.registry.unused_since(time.time() - self._ttl_seconds):
+            try:
+                await own.delete_adapter(adapter_id)
+            except (AdapterNamedError, UnknownAdapterError):
+                continue
+            self._audit.write(Principal(tenant), "expire", adapter_id)
 
     async def _run(self) -> None:
         while True:
             try:
                 await self.look()
-            except (OSError, StoreError) as error:
-                log.error("unused adapters could not be deleted: %s", error)
+            except Exception:  # such as a folder that cannot be listed
+                log.exception("unused adapters could not be deleted; it is tried again")
             await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, self._ttl_seconds / 10))

@@ -170,7 +170,11 @@ class AdapterRegistry:
             for id in used:
                 self._store.touch(id)
 
-        await asyncio.to_thread(touch)
+        try:
+            await asyncio.to_thread(touch)
+        except BaseException:  # else they would expire as if nobody had used them
+            self._used |= used
+            raise
 
     async def unused_since(self, moment: float) -> list[str]:
         """Return the ids of adapters that were last used before this time, in seconds of the epoch."""

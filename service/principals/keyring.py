@@ -31,6 +31,7 @@ class KeyRing:
         """Read the keys. Raises `SettingsError`."""
         self._path = path
         self._seen = self._stamp()
+        self._failed: tuple[object, str] | None = None  # what was logged last of the file
         self._looked = time.monotonic()
         self._take(read_keys(path))
 
@@ -49,15 +50,24 @@ class KeyRing:
         matches = hmac.compare_digest(digest_of(text), key.digest if key else _NO_DIGEST)
         if key is None or not matches or not key.is_valid(datetime.now(UTC)):
             raise _wrong()
-        limits = self._limits.get(key.tenant, UNLIMITED)
-        return Principal(key.tenant, key.id, key.scopes, limits=limits)
+        return self._principal(key)
 
-    def check(self, principal: Principal) -> None:
-        """Raise `UnauthenticatedError` where the principal's key has been revoked, or has expired."""
+    def current(self, principal: Principal) -> Principal:
+        """Return a principal that was known before with what its key allows now.
+
+        One without a key comes from before there were any, and stays. Raises `UnauthenticatedError`
+        where the key has been revoked, or has expired.
+        """
+        if principal.key_id is None:
+            return principal
         self._look()
-        key = self._keys.get(principal.key_id or "")
-        if key is None or not key.is_valid(datetime.now(UTC)):
+        key = self._keys.get(principal.key_id)
+        if key is None or key.tenant != principal.tenant or not key.is_valid(datetime.now(UTC)):
             raise _wrong()
+        return self._principal(key)
+
+    def _principal(self, key: Key) -> Principal:
+        return Principal(key.tenant, key.id, key.scopes, limits=self._limits.get(key.tenant, UNLIMITED))
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -67,12 +77,14 @@ class KeyRing:
         stamp = self._stamp()
         if stamp == self._seen:
             return
-        self._seen = stamp
         try:
             self._take(read_keys(self._path))
-        except SettingsError as error:
-            log.error("the keys that were read last stay: %s", error)
+        except SettingsError as error:  # tried again: it may be of the moment, such as too many open files
+            if (found := (stamp, str(error))) != self._failed:
+                self._failed = found
+                log.error("the keys that were read last stay: %s", error)
         else:
+            self._seen, self._failed = stamp, None
             log.info("%d keys were read again", len(self._keys))
 
     def _take(self, keys: Keys) -> None:

@@ -74,7 +74,8 @@ def tenant_of(request: Request) -> str:
 async def create_file(request: Request) -> wire.File:
     """Upload a file of rows for a batch. It may be as large as `max_file_bytes`."""
     files = bulk_of(request).files
-    received = await receive(request, files.begin)
+    tenant = tenant_of(request)
+    received = await receive(request, lambda filename: files.begin(filename, tenant))
     try:
         fields = dict(received.fields)
         if (purpose := fields.pop("purpose", None)) != INPUT:
@@ -83,8 +84,7 @@ async def create_file(request: Request) -> wire.File:
         if fields:
             name = next(iter(fields))
             raise InvalidRequestError(f"the form has no field {name!r:.80}", f"{name:.80}")
-        tenant = tenant_of(request)
-        return file_object(await asyncio.to_thread(files.finish, received.upload, purpose, tenant, lifetime))
+        return file_object(await asyncio.to_thread(files.finish, received.upload, purpose, lifetime))
     finally:
         received.upload.discard()
 

@@ -191,3 +191,28 @@ def test_a_tenant_that_has_not_asked_since_the_start_expires_too(tmp_path: Path)
         await until(lambda: not list(tmp_path.rglob("adp_*")))
 
     server.run(wait)
+
+
+def test_expiry_goes_on_after_a_store_that_failed_and_forgets_no_use(tmp_path: Path) -> None:
+    server = Server(tmp_path, ttl_seconds=1000.0)
+
+    async def work(one: Engine, two: Engine) -> None:
+        used = (await one.create_adapter(EQUAL)).adapter.manifest.id
+        await two.create_adapter(EQUAL)
+        expiry = server.engine._expiry
+        assert expiry is not None
+        await expiry.look()
+        for seal in tmp_path.rglob("seal.json"):
+            os.utime(seal, (1, 1))
+        await one.predict(PredictRequest(used, (SUPPORT[0].query,)))
+        store = one._registry._store
+        touch = store.touch
+        store.touch = lambda id: (_ for _ in ()).throw(RuntimeError("no answer"))  # type: ignore[method-assign]
+        await expiry.look()
+        assert (await two.adapters(None, 10))[0] == []
+        store.touch = touch  # type: ignore[method-assign]
+        await one._registry.note_uses()
+        assert await one._registry.unused_since(1000.0) == []
+        assert [m.id for m in (await one.adapters(None, 10))[0]] == [used]
+
+    as_two(server, work)

@@ -107,10 +107,10 @@ def test_revoked_and_expired_keys_end_without_a_restart(path: Path) -> None:
     was = ring.authenticate(revoked.text)
     ended = revoked.key.model_copy(update={"revoked": now})
     put(path, kept, NewKey(ended, revoked.text))
-    for refused in (lambda: ring.authenticate(revoked.text), lambda: ring.check(was)):
+    for refused in (lambda: ring.authenticate(revoked.text), lambda: ring.current(was)):
         with pytest.raises(UnauthenticatedError):
             refused()
-    ring.check(ring.authenticate(kept.text))
+    ring.current(ring.authenticate(kept.text))
     past = kept.key.model_copy(update={"expires": now - timedelta(seconds=1)})
     put(path, NewKey(past, kept.text))
     with pytest.raises(UnauthenticatedError):
@@ -131,6 +131,28 @@ def test_a_file_that_breaks_leaves_the_keys_and_one_that_never_was_is_refused(
     assert "the keys that were read last stay" in caplog.text
     with pytest.raises(SettingsError, match=r"keys\.json"):
         KeyRing(path)
+
+
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a key that was revoked at a bad moment would stay valid until the next change of the file."""
+    new = make_key("acme", PREDICT)
+    put(path, new)
+    ring = KeyRing(path)
+    revoked = NewKey(new.key.model_copy(update={"revoked": new.key.created}), new.text)
+    put(path, revoked)
+
+    def refused(_: Path) -> Keys:
+        raise SettingsError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring, "read_keys", refused)
+        for _ in range(3):
+            assert ring.authenticate(new.text).tenant == "acme"
+    assert caplog.text.count("too many open files") == 1
+    with pytest.raises(UnauthenticatedError):
+        ring.authenticate(new.text)
 
 
 def test_two_processes_that_add_keys_lose_none(path: Path) -> None:
