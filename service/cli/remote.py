@@ -43,6 +43,7 @@ class Remote:
     def __init__(self, url: str, api_key: str | None, *, timeout_seconds: float = 600) -> None:
         """Connect at the first request. Raises `AbmllError` for what is no address."""
         self.url = url.rstrip("/")
+        self._reached = False
         try:
             direct = httpx.HTTPTransport() if is_here(url) else None  # without a proxy
             self._http = httpx.Client(
@@ -61,7 +62,9 @@ class Remote:
     def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, tries: int = _TRIES
     ) -> Any:
-        """Return the answer as plain values. What may pass (429, 5xx, a lost connection) is tried again.
+        """Return the answer as plain values. What may pass (429, 502 to 504) is tried again.
+
+        So is a lost connection, where the server was reached before.
 
         Raises `ServiceError` with what the server says and the field that it names, and `AbmllError`
         where there is no answer.
@@ -70,10 +73,11 @@ class Remote:
             try:
                 response = self._http.request(method, path, json=body)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if attempt == tries or not isinstance(error, httpx.TransportError):
+                if attempt == tries or not self._reached or not isinstance(error, httpx.TransportError):
                     raise AbmllError(f"no answer from {self.url}: {error!r}") from error
                 time.sleep(attempt)
                 continue
+            self._reached = True
             if response.is_success:
                 return _json(response)
             if response.status_code not in _BUSY or attempt == tries:

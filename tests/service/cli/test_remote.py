@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from typer.testing import CliRunner
 
+from abmll.errors import AbmllError
 from model_store.adapters.store import AdapterStore
 from service.address_file import FILE, remove_address, running_server, write_address
 from service.cli.main import app
+from service.cli.remote import Remote
+from service.errors import ServiceError
 from service.settings import Settings
 from tests.service.cli.test_decide import CASES, QUESTIONS
 from tests.service.conftest import Listening, Server
@@ -108,11 +112,39 @@ def test_what_the_server_refuses_is_said_with_its_place_in_the_file(folder: Path
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
     code, output = run(folder, *COMMANDS["adapt"], "--url", "no address")
     assert (code, "no address" in output) == (1, True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.cli.remote.time.sleep", lambda seconds: None)
-        code, output = run(folder, *COMMANDS["adapt"], "--url", url)
+    code, output = run(folder, *COMMANDS["adapt"], "--url", url)
     assert (code, output.count("\n")) == (1, 1)
     assert f"no answer from {url}" in output
+
+
+def test_what_may_pass_is_tried_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("service.cli.remote.time.sleep", waited.append)
+    coming: list[Any] = [
+        httpx.Response(503, headers={"retry-after": "7"}),
+        httpx.ConnectError("restarting"),
+        httpx.Response(200, json={"a": 1}),
+        httpx.Response(422, json={"error": {"message": "no", "param": "inputs[3]"}}),
+        httpx.Response(200, text="<html>"),
+    ]
+    remote = Remote("http://127.0.0.1:1", None)
+
+    def answer(*_: Any, **__: Any) -> httpx.Response:
+        found = coming.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        found.request = httpx.Request("GET", "http://x/")
+        return found
+
+    monkeypatch.setattr(remote._http, "request", answer)
+    assert remote.request("GET", "/") == {"a": 1}
+    assert waited == [7, 2]
+    with pytest.raises(ServiceError, match="the server refused: no") as raised:
+        remote.request("GET", "/")
+    assert raised.value.param == "inputs[3]"
+    with pytest.raises(AbmllError, match="is it an ABMLL server"):
+        remote.request("GET", "/")
+    assert coming == []
 
 
 def test_a_server_with_another_model_is_not_asked_instead(folder: Path) -> None:
