@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
 from benchmarks import common
 from benchmarks.http_server import Server
@@ -122,14 +121,6 @@ def wait(
             time.sleep(POLL_SECONDS)
 
 
-def kill(server: Server) -> None:
-    """End the server and its workers as `kill -9` does."""
-    processes = server.processes()
-    for process in processes:
-        process.kill()
-    psutil.wait_procs(processes)
-
-
 def custom_ids(url: str, file_id: str) -> Iterator[str]:
     """Yield the ids of the rows in a file of answers."""
     with httpx.stream("GET", f"{url}/v1/files/{file_id}/content", timeout=600) as answer:
@@ -154,7 +145,7 @@ def measure(rows: int, kills: int, options: Sequence[str], inputs: int, at_once:
         batch_id = begin(server.url, path)
         for number in range(kills):
             wait(server.url, batch_id, rows * (number + 1) // (kills + 1))
-            kill(server)
+            server.kill()
             server = servers.enter_context(Server(data, options))
             starts += server.ready_seconds
         output = wait(server.url, batch_id, rows)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,23 +21,31 @@ from service.schemas import demo
 class Server:
     """Server process with its address and the seconds that it took to be ready.
 
-    A second server on the same `data` finds the adapters of the first. Raises `SystemExit` where
-    the server ends or is not ready in time.
+    A second server on the same `data` finds the adapters of the first. `environment` is added to
+    ours. `prefix` is a command that runs the one after it. Raises `SystemExit` where the server ends
+    or is not ready in time.
     """
 
-    def __init__(self, data: Path, options: Sequence[str] = (), *, ready_within_seconds: float = 600) -> None:
+    def __init__(
+        self,
+        data: Path,
+        options: Sequence[str] = (),
+        *,
+        ready_within_seconds: float = 600,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [
-            str(Path(sys.executable).parent / "abmll"), "serve", "--port", str(port), "--data-dir", str(data), *options,
-        ]  # fmt: skip
+        abmll = str(Path(sys.executable).parent / "abmll")
+        command = [*prefix, abmll, "serve", "--port", str(port), "--data-dir", str(data), *options]
         started = time.perf_counter()
-        log = (data.parent / f"{data.name}.log").open("ab")
-        self._process = subprocess.Popen(
-            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=log, stderr=log
-        )
+        self.log = data.parent / f"{data.name}.log"
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
             self._wait_until_ready(started + ready_within_seconds)
         except BaseException:
@@ -56,6 +64,31 @@ class Server:
                 pass
             time.sleep(0.05)
         raise SystemExit("the server did not become ready")
+
+    @property
+    def pid(self) -> int:
+        """The id of the server's process."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None while the server runs."""
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the server, not to its workers."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the server and its children as `kill -9` does."""
+        processes = self.processes()
+        for process in processes:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(processes)
+        self._process.wait()
 
     def processes(self) -> list[psutil.Process]:
         """Return the server and all its children."""

@@ -160,9 +160,14 @@ def slope(readings: Sequence[Reading]) -> tuple[float, float]:
     errors of neighbouring readings are alike: the true standard error is larger.
     """
     second = [reading for reading in readings if 2 * reading.adapters >= readings[-1].adapters]
-    if len(second) < 3:
+    return least_squares([(reading.adapters, reading.total) for reading in second])
+
+
+def least_squares(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the slope of `points` by least squares, and its standard error; nan for fewer than three."""
+    if len(points) < 3:
         return float("nan"), float("nan")
-    x, y = np.array([(reading.adapters, reading.total) for reading in second], float).T
+    x, y = np.array(points, float).T
     x, y = x - x.mean(), y - y.mean()
     growth = x @ y / (x @ x)
     error = np.sqrt(((y - growth * x) ** 2).sum() / (len(x) - 2) / (x @ x))

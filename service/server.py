@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -74,6 +75,23 @@ class DrainingServer(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         self.should_exit = True
+
+
+class Connection(H11Protocol):
+    """A connection whose request may turn out not to be HTTP after its handler has begun."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400, or close the connection if an answer has begun; drop what its handler still sends.
+
+        uvicorn would log a traceback for each answer that does not wait for the body, such as 401.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
 
 def _waits_for_a_head(connection: H11Protocol) -> bool:
@@ -143,7 +161,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         log_config=None,
         access_log=False,
-        http=H11Protocol,
+        http=Connection,
         timeout_keep_alive=settings.keep_alive_seconds,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,

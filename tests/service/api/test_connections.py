@@ -217,3 +217,19 @@ def test_the_log_and_the_metrics_say_that_it_was_head(
         httpx.head(f"{running.url}/v1/adapters/adp_0")
         running.wait_for(lambda: statuses(running, "/v1/adapters/{adapter_id}") == {"404": 1.0})
     assert any("HEAD /v1/adapters/{adapter_id} 404" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/predict"])
+@pytest.mark.parametrize("pause", [0, 0.1], ids=["at once", "after the answer"])
+def test_a_chunk_that_is_none_leaves_no_traceback(
+    server: Server, caplog: pytest.LogCaptureFixture, path: str, pause: float
+) -> None:
+    """A path that does not exist is answered before its body, as a request without a key is."""
+    with server.listening() as running, connect(running) as upload:
+        upload.sendall(HEAD % path.encode() + b"transfer-encoding: chunked\r\n\r\n")
+        time.sleep(pause)
+        upload.sendall(b"zz\r\nabc\r\n")
+        received = b"".join(iter(lambda: upload.recv(4096), b""))
+        assert received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
+        assert httpx.get(f"{running.url}/livez").status_code == 200
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []

@@ -83,3 +83,17 @@ def test_a_compressed_body_and_one_that_is_not_utf8_are_named(server: Server, nu
             assert f"the body is not UTF-8 (byte {byte}" in refused.text
 
     server.run(scenario)
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/decide", "/v1/systemone", "/v1/classify"])
+@pytest.mark.parametrize("wrong", ["unknown fields", "wrong items"])
+def test_more_wrong_fields_than_anyone_reads_are_counted_and_not_described(
+    server: Server, path: str, wrong: str
+) -> None:
+    field = "questions" if path == "/v1/systemone" else "inputs"
+    items: Any = {str(n): 0 for n in range(20_000)} if path == "/v1/systemone" else [0] * 20_000
+    body = {str(n): 0 for n in range(20_000)} if wrong == "unknown fields" else {field: items}
+    refused = server.post(path, body)
+    assert refused.status_code in {400, 422}
+    assert len(refused.content) < 500
+    assert "fields of the body are wrong or unknown: send fewer than 1000 of them" in refused.text
