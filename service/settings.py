@@ -416,7 +416,8 @@ class DeadlineSettings(BaseModel):
     queue_limit: int = Field(
         default=64,
         ge=1,
-        description="Most requests that wait or run at a time; one more gets 429 with Retry-After.",
+        description="Most requests that wait or run at a time; one more gets 429 with Retry-After. Tenants have "
+        "equal parts. Half as many adapters may be made without a client that waits.",
     )
     queue_seconds: float = Field(
         default=300.0,

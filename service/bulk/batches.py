@@ -14,9 +14,9 @@ from pathlib import Path
 
 from model_store.storage import refusal_is_an_error, remove, staged, sweep, write_durably
 from service.bulk.durable import storing
-from service.bulk.parts import has_room, part
 from service.bulk.records import BatchRecord
 from service.errors import LimitExceededError, UnknownBatchError
+from service.principals.parts import has_room, part
 
 _RECORD, _PROGRESS = "batch.json", "progress.json"
 _log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from typing import IO
 
 from model_store.storage import refusal_is_an_error, remove, sweep, write_durably
 from service.bulk.durable import flush, storing
-from service.bulk.parts import has_room, part
 from service.bulk.records import FileRecord
 from service.errors import (
     BodyTooLargeError,
@@ -31,6 +30,7 @@ from service.errors import (
     UnknownFileError,
     over_limit,
 )
+from service.principals.parts import has_room, part
 from service.settings import BulkSettings
 
 _RECORD, _CONTENT = "record.json", "content"

@@ -65,6 +65,7 @@ class Answering:
     _audit: AuditLog
     _estimates: Estimates
     _metrics: Metrics
+    _check_background: Callable[[], None]
 
     async def carry_out(
         self, request: PredictRequest, context: RequestContext, most_queries: int | None = None
@@ -206,10 +207,13 @@ class Answering:
         An adapter that is known, or is being made, costs nothing. Raises `PriceExceedsDeadlineError`
         where an idle worker would take longer than the `deadline`, in seconds and with the setting
         that sets it, by default a request's; and `QuotaExceededError` where the tenant may not have
-        one more adapter.
+        one more adapter. Raises `QueueFullError` where it would be refined, and nothing more may go on
+        in the background.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
-        limits = self._principal.limits
+        limits, refined = self._principal.limits, adaptation.refined if adaptation is not None else None
+        if refined is not None and not await self._own.registry.knows(refined.job.adapter_id):
+            self._check_background()
         if adaptation is not None:
             if await self._own.registry.knows(adaptation.job.adapter_id):
                 price = None if price is None else replace(price, adapt_seconds=0.0)

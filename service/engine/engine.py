@@ -53,6 +53,7 @@ from service.engine.traffic import RequestContext, Traffic
 from service.errors import (
     DrainingError,
     LoadFailedError,
+    QueueFullError,
     ServiceError,
     StartingError,
     UndiagnosableError,
@@ -69,6 +70,7 @@ from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOu
 from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.principals.audit import Action, AuditLog
+from service.principals.parts import has_room, part
 from service.principals.quotas import Meter
 from service.principals.records import LOCAL, Principal
 from service.settings import Settings
@@ -157,6 +159,7 @@ class Engine:
             self._audit,
             self._estimates,
             self._metrics,
+            self._check_background,
         )
 
     @property
@@ -296,6 +299,8 @@ class Engine:
                 return await self._obtain(spec, context)
             # What is being made for others costs nothing, and when it will be there is known.
             seconds = price.adapt_seconds or None if price is not None else None
+            if not self._long.goes_on(adapter_id):
+                self._check_background()
             await self._long.begin(spec, context.tenant, seconds, self._note_made)
         return await self._long.result(adapter_id, wait_seconds)
 
@@ -527,11 +532,12 @@ class Engine:
         Raises `QueueFullError`, and as `check_ready`.
         """
         self.check_ready()
-        self._traffic.enter()
+        tenant = self._principal.shares_time_as
+        self._traffic.enter(tenant)
         try:
             yield ProgressFeed()
         finally:
-            self._traffic.leave()
+            self._traffic.leave(tenant)
 
     async def adapter(self, adapter_id: str) -> StoredAdapter:
         """Return the adapter of this id. Raises `UnknownAdapterError`."""
@@ -590,7 +596,19 @@ class Engine:
         """Return how much work goes on, counting what is made in the background beside requests."""
         everyone = self._tenants.all()
         flights = sum(own.in_flight for own in everyone)
-        return max(flights, len(self._traffic) + sum(len(own.refining) + len(own.long) for own in everyone))
+        return max(flights, len(self._traffic) + sum(own.in_background for own in everyone))
+
+    def _check_background(self) -> None:
+        """Raise `QueueFullError` where no more may go on without a client.
+
+        That is half of `queue_limit` in all, so that requests always come through; and with keys a
+        tenant has at most as much of it as is left free.
+        """
+        total = 1 + sum(own.in_background for own in self._tenants.all())
+        most, shared = max(1, self._settings.queue_limit // 2), self._settings.keys_file is not None
+        if not has_room(1 + self._own.in_background, total, most, shared=shared):
+            there = part(most, "queue_limit, of which this is half", shared=shared)
+            raise QueueFullError(f"too many adapters are made without a client that waits: {there}", None, 60)
 
 
 @contextmanager

@@ -137,6 +137,11 @@ class LongAdaptations:
         """Return the number of those that have not ended."""
         return sum(not entry.latest.status.ended for entry in self._entries.values())
 
+    def goes_on(self, adapter_id: str) -> bool:
+        """Return whether there is such a long adaptation, and it has not ended."""
+        entry = self._entries.get(adapter_id)
+        return entry is not None and not entry.latest.status.ended
+
     def check_room(self, tenant: str, seconds: float) -> None:
         """Raise `QueueFullError` where so much work has no room."""
         self._backlog.check(tenant, seconds)

@@ -70,6 +70,11 @@ class Belongings:
         await self.registry.delete(adapter_id, first)
 
     @property
+    def in_background(self) -> int:
+        """Return the number of adapters that are made without a client that waits."""
+        return len(self.refining) + len(self.long)
+
+    @property
     def in_flight(self) -> int:
         """Return the number of adapters and diagnoses that are being made."""
         return self.registry.in_flight + len(self.diagnoses)

@@ -6,12 +6,13 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from service.engine.answers import Timings
-from service.engine.backlog import Backlog, Reservation
+from service.engine.backlog import PRESENT_SECONDS, Backlog, Reservation
 from service.engine.progress import ProgressFeed
 from service.errors import DeadlineExceededError, QueueFullError, over_limit
 from service.executors.contract import ServedModel
@@ -48,31 +49,50 @@ class RequestContext:
 class Traffic:
     """Counts requests, refuses more than `limit`, and ends those that take too long.
 
-    It also refuses work that `backlog` has no room for. `background` returns how much work goes on:
-    it continues for a while after requests have left, and counts too. Used from one event loop.
+    While several tenants have requests, or were refused a moment ago, each has an equal part. It also
+    refuses work that `backlog` has no room for. `background` returns how much work goes on: it
+    continues for a while after requests have left, and counts too. Used from one event loop.
     """
 
     def __init__(self, limit: int, backlog: Backlog, background: Callable[[], int], metrics: Metrics) -> None:
         self._limit, self._backlog, self._background = limit, backlog, background
         self._metrics = metrics
         self._count = 0
+        self._by_tenant: Counter[str] = Counter()
+        self._refused: dict[str, float] = {}
         self._request_seconds = 1.0  # moving average of a request's share of the time, for Retry-After
 
     def __len__(self) -> int:
         return self._count
 
-    def enter(self) -> None:
-        """Count a request until `leave`. Raises `QueueFullError` if too many are in flight."""
-        busy = max(self._count, self._background())
-        if busy >= self._limit:
-            message = over_limit(f"the server is busy with {busy} requests", self._limit, "queue_limit")
+    def enter(self, tenant: str) -> None:
+        """Count a request of a tenant until `leave`.
+
+        Raises `QueueFullError` if too many are in flight, in all or of this tenant.
+        """
+        busy, now = max(self._count, self._background()), time.monotonic()
+        self._refused = {name: when for name, when in self._refused.items() if now - when < PRESENT_SECONDS}
+        present = len({*self._by_tenant, *self._refused, tenant})
+        own, part = self._by_tenant[tenant], max(1, self._limit // present)
+        if busy >= self._limit or own >= part:
+            self._refused[tenant] = now
+            found, limit = f"the server is busy with {busy} requests", str(self._limit)
+            if present > 1:
+                found, limit = (
+                    f"this tenant has {own} requests",
+                    f"{self._limit}, and while others wait {part}",
+                )
+            message = over_limit(found, limit, "queue_limit")
             raise QueueFullError(message, None, self._retry_after_seconds())
         self._count += 1
+        self._by_tenant[tenant] += 1
         self._metrics.in_flight.set(self._count)
 
-    def leave(self) -> None:
+    def leave(self, tenant: str) -> None:
         """Count a request no more."""
         self._count -= 1
+        self._by_tenant[tenant] -= 1
+        self._by_tenant += Counter()  # without those that have none
         self._metrics.in_flight.set(self._count)
 
     @asynccontextmanager
@@ -92,7 +112,7 @@ class Traffic:
         """
         counted = feed is None and deadline_seconds is not None
         if counted:
-            self.enter()
+            self.enter(tenant)
         started = time.monotonic()
         deadline = asyncio.timeout(deadline_seconds)
         context = RequestContext(served, Timings(), tenant, deadline, feed)
@@ -119,7 +139,7 @@ class Traffic:
             if notes is not None and deadline_seconds is not None:
                 notes.adapter_id, notes.seconds = context.adapter_id, context.timings.by_part()
             if counted:
-                self.leave()
+                self.leave(tenant)
 
     def _retry_after_seconds(self) -> int:
         """Return when the requests in flight will be done (Little's law), or later; from 1 to 60 s.

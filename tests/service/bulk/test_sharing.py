@@ -16,9 +16,9 @@ from service.bulk import batches, manager
 from service.bulk.batches import BatchStore
 from service.bulk.files import FileStore
 from service.bulk.lines import StoppedError, check_file
-from service.bulk.parts import has_room
 from service.bulk.records import BatchRecord, Status
 from service.errors import LimitExceededError, UnknownBatchError
+from service.principals.parts import has_room
 from service.principals.records import Limits
 from service.settings import Settings
 from tests.service.api.test_keys import Guarded, by
