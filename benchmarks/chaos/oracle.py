@@ -44,7 +44,7 @@ def probabilities(answer: Mapping[str, Any]) -> list[list[float]]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sent:
     """A predict request and its distributions before the fault."""
 
     body: Mapping[str, Any]
@@ -61,12 +61,12 @@ class Oracle:
     """Adapters that were made before the fault, and requests with their answers."""
 
     adapters: Sequence[str]
-    asked: Sequence[Asked]
+    sent: Sequence[Sent]
 
     @property
-    def told_apart(self) -> tuple[int, int]:
+    def distinct_pairs(self) -> tuple[int, int]:
         """How many pairs of adapters have different answers, of all: the power of the comparison."""
-        by_adapter = [self.asked[i :: len(self.adapters)] for i in range(len(self.adapters))]
+        by_adapter = [self.sent[i :: len(self.adapters)] for i in range(len(self.adapters))]
         pairs = [(a, b) for i, a in enumerate(by_adapter) for b in by_adapter[:i]]
         differ = sum(
             any(common.largest_difference(x.answer, y.answer) > ALLOWED for x, y in zip(a, b, strict=True))
@@ -85,7 +85,7 @@ async def make_oracle(
     steps: int = 32,
 ) -> Oracle:
     """Make adapters and ask them. Raises `SystemExit` where no answer differs from another's."""
-    ids, asked = [], list[Asked]()
+    ids, sent = [], list[Sent]()
     for number in range(adapters):
         body = adapter_body(number, steps=steps, turned=bool(number % 2))
         ids.append((await http.post("/v1/adapters", json=body)).raise_for_status().json()["id"])
@@ -93,9 +93,9 @@ async def make_oracle(
         for adapter in ids:
             body = predict_body(adapter, 10 * question, inputs=inputs, samples=samples)
             answer = (await http.post("/v1/predict", json=body)).raise_for_status().json()
-            asked.append(Asked(body, probabilities(answer)))
-    oracle = Oracle(ids, asked)
-    if oracle.told_apart[0] == 0:
+            sent.append(Sent(body, probabilities(answer)))
+    oracle = Oracle(ids, sent)
+    if oracle.distinct_pairs[0] == 0:
         raise SystemExit("all adapters answer alike: a wrong answer would not be seen")
     return oracle
 
@@ -103,21 +103,21 @@ async def make_oracle(
 async def still_right(http: httpx.AsyncClient, oracle: Oracle) -> list[str]:
     """Ask everything again, one by one, and return what is not as before."""
     wrong = []
-    for number, asked in enumerate(oracle.asked):
-        answer = await http.post("/v1/predict", json=asked.body)
+    for number, sent in enumerate(oracle.sent):
+        answer = await http.post("/v1/predict", json=sent.body)
         if answer.status_code != 200:
             wrong.append(f"question {number}: {answer.status_code} {answer.text[:120]}")
-        elif not asked.right(answer.json()):
+        elif not sent.right(answer.json()):
             wrong.append(f"question {number}: other probabilities")
     return wrong
 
 
-async def missing(http: httpx.AsyncClient, adapters: Sequence[str], asked: int = 20) -> list[str]:
-    """Return the adapters that are not there, or of `asked` ones do not answer."""
+async def missing(http: httpx.AsyncClient, adapters: Sequence[str], tried: int = 20) -> list[str]:
+    """Return the adapters that are not there, or of `tried` ones do not answer."""
     lost = []
     for number, adapter in enumerate(adapters):
         found = await http.get(f"/v1/adapters/{adapter}")
-        if found.status_code == 200 and number % max(1, len(adapters) // asked) == 0:
+        if found.status_code == 200 and number % max(1, len(adapters) // tried) == 0:
             found = await http.post("/v1/predict", json=predict_body(adapter, 0))
         if found.status_code != 200:
             lost.append(f"{adapter}: {found.status_code} {found.text[:120]}")

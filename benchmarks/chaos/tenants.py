@@ -112,7 +112,7 @@ def look(report: Report, one: httpx.Client, other: httpx.Client) -> str:
 
 
 def differences(what: str, answers: list[httpx.Response], ids: tuple[str, ...]) -> list[str]:
-    """Return what tells two answers apart beside the id that was asked for."""
+    """Return what tells two answers apart beside the id that was sent for."""
     texts = []
     for answer in answers:
         error = answer.json().get("error", {})
