@@ -44,7 +44,7 @@ def probabilities(answer: Mapping[str, Any]) -> list[list[float]]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Known:
     """A predict request and its distributions before the fault."""
 
     body: Mapping[str, Any]
@@ -61,10 +61,10 @@ class Oracle:
     """Adapters that were made before the fault, and requests with their answers."""
 
     adapters: Sequence[str]
-    asked: Sequence[Asked]
+    asked: Sequence[Known]
 
     @property
-    def told_apart(self) -> tuple[int, int]:
+    def distinct_pairs(self) -> tuple[int, int]:
         """How many pairs of adapters have different answers, of all: the power of the comparison."""
         by_adapter = [self.asked[i :: len(self.adapters)] for i in range(len(self.adapters))]
         pairs = [(a, b) for i, a in enumerate(by_adapter) for b in by_adapter[:i]]
@@ -85,7 +85,7 @@ async def make_oracle(
     steps: int = 32,
 ) -> Oracle:
     """Make adapters and ask them. Raises `SystemExit` where no answer differs from another's."""
-    ids, asked = [], list[Asked]()
+    ids, asked = [], list[Known]()
     for number in range(adapters):
         body = adapter_body(number, steps=steps, turned=bool(number % 2))
         ids.append((await http.post("/v1/adapters", json=body)).raise_for_status().json()["id"])
@@ -93,9 +93,9 @@ async def make_oracle(
         for adapter in ids:
             body = predict_body(adapter, 10 * question, inputs=inputs, samples=samples)
             answer = (await http.post("/v1/predict", json=body)).raise_for_status().json()
-            asked.append(Asked(body, probabilities(answer)))
+            asked.append(Known(body, probabilities(answer)))
     oracle = Oracle(ids, asked)
-    if oracle.told_apart[0] == 0:
+    if oracle.distinct_pairs[0] == 0:
         raise SystemExit("all adapters answer alike: a wrong answer would not be seen")
     return oracle
 

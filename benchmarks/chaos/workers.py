@@ -34,7 +34,7 @@ async def run(setup: Setup) -> Report:
     with setup.server(OPTIONS) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE + 20) as http:
             oracle = await make_oracle(http, inputs=16, samples=16)
-            differ, pairs = oracle.told_apart
+            differ, pairs = oracle.distinct_pairs
             report.check("the oracle tells adapters apart", f"{differ} of {pairs} pairs", differ > 0)
             outcomes: list[Outcome] = []
             acknowledged: list[str] = []
