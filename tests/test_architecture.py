@@ -145,7 +145,7 @@ def third_party(package: str) -> Iterator[tuple[str, str]]:
 
 
 # Distributions that come with a declared one, and that its users may import.
-BROUGHT_BY = {"starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "scikit-learn"}
+BROUGHT_BY = {"h11": "uvicorn", "starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "scikit-learn"}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def probabilities(answer: Mapping[str, Any]) -> list[list[float]]:
 
 
 @dataclass(frozen=True)
-class Sent:
+class Known:
     """A predict request and its distributions before the fault."""
 
     body: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Oracle:
     """Adapters that were made before the fault, and requests with their answers."""
 
     adapters: Sequence[str]
-    sent: Sequence[Sent]
+    asked: Sequence[Known]
 
     @property
     def distinct_pairs(self) -> tuple[int, int]:
@@ -85,7 +85,7 @@ async def make_oracle(
     steps: int = 32,
 ) -> Oracle:
     """Make adapters and ask them. Raises `SystemExit` where no answer differs from another's."""
-    ids, sent = [], list[Sent]()
+    ids, asked = [], list[Known]()
     for number in range(adapters):
         body = adapter_body(number, steps=steps, turned=bool(number % 2))
         ids.append((await http.post("/v1/adapters", json=body)).raise_for_status().json()["id"])
@@ -93,8 +93,8 @@ async def make_oracle(
         for adapter in ids:
             body = predict_body(adapter, 10 * question, inputs=inputs, samples=samples)
             answer = (await http.post("/v1/predict", json=body)).raise_for_status().json()
-            sent.append(Sent(body, probabilities(answer)))
-    oracle = Oracle(ids, sent)
+            asked.append(Known(body, probabilities(answer)))
+    oracle = Oracle(ids, asked)
     if oracle.distinct_pairs[0] == 0:
         raise SystemExit("all adapters answer alike: a wrong answer would not be seen")
     return oracle

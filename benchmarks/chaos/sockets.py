@@ -63,9 +63,9 @@ async def run(setup: Setup) -> Report:
             )
             gate = asyncio.Semaphore(32)
             life: list[float] = []
-            looking = asyncio.create_task(seen(http, life))
+            observing = asyncio.create_task(observed(http, life))
             found = await asyncio.gather(*(send(port, attack, gate) for _, attack in attacks))
-            looking.cancel()
+            observing.cancel()
             judge(report, attacks, found)
             slowest = max(life, default=float("inf"))
             report.check("/livez answers 200 all along", f"slowest {1e3 * slowest:.0f} ms", slowest < 5)
@@ -230,7 +230,7 @@ async def write(writer: asyncio.StreamWriter, attack: Attack) -> None:
             writer.write_eof()
 
 
-async def seen(http: httpx.AsyncClient, seconds: list[float]) -> None:
+async def observed(http: httpx.AsyncClient, seconds: list[float]) -> None:
     """Ask for life five times a second."""
     while True:
         began = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.chaos import overload, traffic
 from benchmarks.chaos.__main__ import FAULTS
 from benchmarks.chaos.load import Outcome, check_outcomes
-from benchmarks.chaos.oracle import OPTIONS, Oracle, Sent
+from benchmarks.chaos.oracle import OPTIONS, Known, Oracle
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.report import Report
 from benchmarks.chaos.sockets import Attack, gets, judge, posts
@@ -64,15 +64,15 @@ def answer(*first: float) -> dict[str, Any]:
 
 
 def test_an_answer_is_right_if_all_its_probabilities_are_those_of_before() -> None:
-    sent = Sent({}, [[0.25, 0.75], [0.5, 0.5]])
-    assert sent.right(answer(0.26, 0.5))
-    assert not sent.right(answer(0.25, 0.54))
-    assert not sent.right(answer(0.25))
+    asked = Known({}, [[0.25, 0.75], [0.5, 0.5]])
+    assert asked.right(answer(0.26, 0.5))
+    assert not asked.right(answer(0.25, 0.54))
+    assert not asked.right(answer(0.25))
 
 
 def test_the_oracle_says_how_many_adapters_it_could_confuse() -> None:
-    sent = [Sent({}, [[p, 1 - p]]) for p in (0.1, 0.5, 0.51, 0.1, 0.5, 0.51)]
-    assert Oracle(["a", "b", "c"], sent).distinct_pairs == (2, 3)
+    asked = [Known({}, [[p, 1 - p]]) for p in (0.1, 0.5, 0.51, 0.1, 0.5, 0.51)]
+    assert Oracle(["a", "b", "c"], asked).distinct_pairs == (2, 3)
 
 
 def test_the_proxy_forwards_late_halts_and_cuts() -> None:
@@ -112,11 +112,11 @@ def test_the_proxy_forwards_late_halts_and_cuts() -> None:
 
 
 def test_a_queue_without_bound_slow_refusals_and_a_dead_probe_are_found() -> None:
-    seen = overload.Seen([0.01], ["ReadTimeout"], [3.0, overload.QUEUE + 1.0], [100] * 4 + [200] * 4)
+    observed = overload.Observed([0.01], ["ReadTimeout"], [3.0, overload.QUEUE + 1.0], [100] * 4 + [200] * 4)
     refused = [Outcome("predict", 429, "queue_full", 0.2, True, None, 0)] * 3
     report = Report("", [])
-    overload.judge(report, [outcome(right=True), *refused], seen, 1)
-    assert [check.sent for check in report.checks if not check.held] == [
+    overload.judge(report, [outcome(right=True), *refused], observed, 1)
+    assert [check.asked for check in report.checks if not check.held] == [
         "queue bounded", "refusals under 50 ms", "memory flat", "/livez answers 200 all along",
     ]  # fmt: skip
 
