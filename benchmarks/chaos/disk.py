@@ -75,7 +75,7 @@ async def broken(
     codes = {o.code for o in adapted if o.status not in {200, 201}}
     report.check(
         f"{phase}: an adapter that cannot be written is refused clearly",
-        f"{len(adapted)} begun, {len(load.acknowledged)} made, errors {sorted(codes)}",
+        f"{len(adapted)} asked for, {len(load.acknowledged)} made, errors {sorted(codes)}",
         bool(codes) and codes <= FULL,
     )
     check_outcomes(report, load.outcomes, f"{phase}: ", also=sorted(FULL))

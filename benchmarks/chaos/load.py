@@ -120,11 +120,11 @@ class Load:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _predict(self, number: int) -> Outcome:
-        sent = self._oracle.sent[(number * 7 + 3) % len(self._oracle.sent)]
-        outcome, answer = await self.send("predict", "/v1/predict", sent.body)
+        asked = self._oracle.asked[(number * 7 + 3) % len(self._oracle.asked)]
+        outcome, answer = await self.send("predict", "/v1/predict", asked.body)
         if answer is None or answer.status_code != 200:
             return outcome
-        right = sent.right(answer.json())
+        right = asked.right(answer.json())
         return Outcome(outcome.kind, 200, "", outcome.seconds, False, right, outcome.at)
 
     async def _adapt(self, number: int) -> Outcome:

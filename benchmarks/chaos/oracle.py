@@ -66,7 +66,7 @@ class Oracle:
     @property
     def distinct_pairs(self) -> tuple[int, int]:
         """How many pairs of adapters have different answers, of all: the power of the comparison."""
-        by_adapter = [self.sent[i :: len(self.adapters)] for i in range(len(self.adapters))]
+        by_adapter = [self.asked[i :: len(self.adapters)] for i in range(len(self.adapters))]
         pairs = [(a, b) for i, a in enumerate(by_adapter) for b in by_adapter[:i]]
         differ = sum(
             any(common.largest_difference(x.answer, y.answer) > ALLOWED for x, y in zip(a, b, strict=True))
@@ -103,21 +103,21 @@ async def make_oracle(
 async def still_right(http: httpx.AsyncClient, oracle: Oracle) -> list[str]:
     """Ask everything again, one by one, and return what is not as before."""
     wrong = []
-    for number, sent in enumerate(oracle.sent):
-        answer = await http.post("/v1/predict", json=sent.body)
+    for number, asked in enumerate(oracle.asked):
+        answer = await http.post("/v1/predict", json=asked.body)
         if answer.status_code != 200:
             wrong.append(f"question {number}: {answer.status_code} {answer.text[:120]}")
-        elif not sent.right(answer.json()):
+        elif not asked.right(answer.json()):
             wrong.append(f"question {number}: other probabilities")
     return wrong
 
 
-async def missing(http: httpx.AsyncClient, adapters: Sequence[str], tried: int = 20) -> list[str]:
-    """Return the adapters that are not there, or of `tried` ones do not answer."""
+async def missing(http: httpx.AsyncClient, adapters: Sequence[str], asked: int = 20) -> list[str]:
+    """Return the adapters that are not there, or of `asked` ones do not answer."""
     lost = []
     for number, adapter in enumerate(adapters):
         found = await http.get(f"/v1/adapters/{adapter}")
-        if found.status_code == 200 and number % max(1, len(adapters) // tried) == 0:
+        if found.status_code == 200 and number % max(1, len(adapters) // asked) == 0:
             found = await http.post("/v1/predict", json=predict_body(adapter, 0))
         if found.status_code != 200:
             lost.append(f"{adapter}: {found.status_code} {found.text[:120]}")

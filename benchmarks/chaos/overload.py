@@ -83,7 +83,7 @@ async def overloaded(
         while time.monotonic() - began < setup.seconds:
             due += draws.expovariate(rate)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            task = asyncio.create_task(one(draws.choice(oracle.sent)))
+            task = asyncio.create_task(one(draws.choice(oracle.asked)))
             running.add(task)
             task.add_done_callback(running.discard)
         await asyncio.gather(*running)

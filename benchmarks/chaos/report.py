@@ -11,9 +11,9 @@ from benchmarks import common
 
 @dataclass(frozen=True)
 class Check:
-    """One promise: what was promised, what was found, and whether it held."""
+    """One promise: what was asked, what was found, and whether it held."""
 
-    sent: str
+    asked: str
     found: str
     held: bool
 
@@ -28,16 +28,16 @@ class Report:
     tables: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, sent: str, found: object, held: bool) -> None:
+    def check(self, asked: str, found: object, held: bool) -> None:
         """Add a promise with what was found of it."""
-        self.checks.append(Check(sent, str(found), held))
-        print(f"{'held  ' if held else 'BROKEN'} {sent}: {found}", flush=True)
+        self.checks.append(Check(asked, str(found), held))
+        print(f"{'held  ' if held else 'BROKEN'} {asked}: {found}", flush=True)
 
-    def none(self, sent: str, found: Mapping[str, int] | list[Any], shown: int = 5) -> None:
+    def none(self, asked: str, found: Mapping[str, int] | list[Any], shown: int = 5) -> None:
         """Add the promise that there is none of something, with the first few that there are."""
         rows = [f"{key}: {count}" for key, count in found.items()] if isinstance(found, Mapping) else found
         text = "none" if not rows else f"{len(rows)}: {'; '.join(map(str, rows[:shown]))}"
-        self.check(sent, text, not rows)
+        self.check(asked, text, not rows)
 
     def table(self, heading: str, head: list[str], rows: list[list[object]]) -> None:
         """Add a table below its heading."""
@@ -54,5 +54,5 @@ class Report:
 
     def promises(self) -> str:
         """Return the table of the promises."""
-        rows = [[c.sent, c.found.replace("|", "/"), "yes" if c.held else "NO"] for c in self.checks]
-        return common.table(["sent", "found", "held"], rows)
+        rows = [[c.asked, c.found.replace("|", "/"), "yes" if c.held else "NO"] for c in self.checks]
+        return common.table(["asked", "found", "held"], rows)

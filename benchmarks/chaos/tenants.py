@@ -44,8 +44,8 @@ async def run(setup: Setup) -> Report:
         [
             f"Two tenants make an adapter of the same support. One of them tries the other's id on every path of an adapter, and "
             f"{guesses} ids that nobody has; {guesses} wrong keys are sent, every second with the id of a real key. Times are "
-            "those of requests on one connection, of all kinds in random order. AUC is the probability that a time of the first kind is "
-            "longer than one of the second; one half means that they cannot be told apart."
+            "those of requests on one connection, of all kinds in random order. AUC is the probability that a time of the first kind "
+            "is longer than one of the second; one half means that they cannot be told apart."
         ],
     )
     keys_file, audit = setup.folder / "keys.json", setup.folder / "audit.jsonl"
@@ -115,7 +115,7 @@ def look(report: Report, one: httpx.Client, other: httpx.Client) -> str:
 
 
 def differences(what: str, answers: list[httpx.Response], ids: tuple[str, ...]) -> list[str]:
-    """Return what tells two answers apart beside the id that was sent for."""
+    """Return what tells two answers apart beside the id that was asked for."""
     texts = []
     for answer in answers:
         error = answer.json().get("error", {})

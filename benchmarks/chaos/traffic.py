@@ -110,15 +110,15 @@ class Client:
 
     async def predict(self) -> None:
         """Predict what the oracle knows."""
-        sent = self._draws.choice(self._oracle.sent)
-        answer = await self.send("predict", "POST", "/v1/predict", sent.body)
-        if answer.status_code == 200 and not sent.right(answer.json()):
+        asked = self._draws.choice(self._oracle.asked)
+        answer = await self.send("predict", "POST", "/v1/predict", asked.body)
+        if answer.status_code == 200 and not asked.right(answer.json()):
             self._failures["predict: wrong answer"] += 1
 
     async def stream(self) -> None:
         """Read a stream to its end."""
-        sent = self._draws.choice(self._oracle.sent)
-        answer = await self.send("stream", "POST", "/v1/predict", {**sent.body, "stream": True})
+        asked = self._draws.choice(self._oracle.asked)
+        answer = await self.send("stream", "POST", "/v1/predict", {**asked.body, "stream": True})
         if "event: done" not in answer.text:
             self._failures["stream: not whole"] += 1
 

@@ -25,7 +25,7 @@ def outcome(status: int = 200, *, code: str = "", retry: bool = False, right: bo
 def broken(*outcomes: Outcome, **options: Any) -> list[str]:
     report = Report("", [])
     check_outcomes(report, [outcome(right=True), *outcomes], **options)
-    return [check.sent for check in report.checks if not check.held]
+    return [check.asked for check in report.checks if not check.held]
 
 
 CLEAR = "every request succeeds or gets a retryable error with Retry-After"
@@ -132,7 +132,7 @@ def test_statuses_of_the_server_and_open_connections_are_found() -> None:
     attacks = [("/v1/predict", Attack(name, ())) for name in ("a", "b", "c")]
     report = Report("", [])
     judge(report, attacks, [("400", 0.1), ("500", 0.1), ("closed", 20.0)])
-    assert [(check.sent, check.held) for check in report.checks] == [
+    assert [(check.asked, check.held) for check in report.checks] == [
         ("no 5xx", False), ("no connection hangs", False),
     ]  # fmt: skip
 
