@@ -22,7 +22,10 @@ from model_store.storage import DAMAGED, folder_bytes
 
 @dataclass(frozen=True)
 class Garbage:
-    """A thing that may go: `what` it is, where, its bytes, and when it was last changed (UTC)."""
+    """A thing that may go: `what` it is, where, its bytes, and when it was last changed (UTC).
+
+    `remove` looks once more whether it may, since servers may go on.
+    """
 
     what: str
     place: str
@@ -72,13 +75,21 @@ def _of_objects(stores: Stores, objects: Objects) -> Iterator[Garbage]:
     adapters = stores.adapters
     assert isinstance(adapters, SharedAdapterStore)
 
-    def garbage(what: str, listed: Listed, remove: Callable[[], object] | None = None) -> Garbage:
+    def garbage(
+        what: str,
+        listed: Listed,
+        id: str | None = None,
+        remove: Callable[[], object] | None = None,
+    ) -> Garbage:
+        """Return what belongs to the adapter `id`, if to any, which was not there."""
+
+        def unless_needed() -> None:
+            changed = objects.tag(listed.key) != listed.tag
+            if not changed and (id is None or not adapters.has(id)):
+                remove() if remove else objects.delete(listed.key)
+
         return Garbage(
-            what,
-            f"{objects.name}/{listed.key}",
-            listed.size_bytes,
-            listed.modified,
-            remove or (lambda: objects.delete(listed.key)),
+            what, f"{objects.name}/{listed.key}", listed.size_bytes, listed.modified, unless_needed
         )
 
     for listed in objects.list(f"{SHARED_DAMAGED}/"):
@@ -90,7 +101,7 @@ def _of_objects(stores: Stores, objects: Objects) -> Iterator[Garbage]:
         for listed in objects.list(f"{folder}/"):
             id = listed.key.removeprefix(f"{folder}/").removesuffix(".json")
             if not adapters.has(id):
-                yield garbage(what, listed)
+                yield garbage(what, listed, id)
     for folder, journals in ((NAMES, stores.names.journals), (CALIBRATIONS, stores.calibrations)):
         assert isinstance(journals, SharedJournals)
         for listed in objects.list(f"{folder}-parts/"):
@@ -103,6 +114,7 @@ def _of_objects(stores: Stores, objects: Objects) -> Iterator[Garbage]:
             yield garbage(
                 "calibration without adapter",
                 listed,
+                key.partition(".")[0],
                 lambda key=key: stores.calibrations.delete(key),  # type: ignore[misc]
             )
 

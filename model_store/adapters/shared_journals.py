@@ -73,6 +73,14 @@ class _Tip:
         return encoded(first) + b"".join(self.lines)
 
 
+class _DamagedTipError(CorruptArtifactError):
+    """The journal could not be read when its tip had `tag`."""
+
+    def __init__(self, error: CorruptArtifactError, tag: str) -> None:
+        super().__init__(str(error))
+        self.tag = tag
+
+
 class _PartGoneError(Exception):
     """A part is not there, so the tip that named it is no longer that of the journal."""
 
@@ -162,7 +170,10 @@ class SharedJournals:
         def read(key: str) -> None:
             tip = self._fetch(key, None)
             if tip is not None:  # else it was deleted meanwhile
-                check(key, tip.records)
+                try:
+                    check(key, tip.records)
+                except CorruptArtifactError as error:
+                    raise _DamagedTipError(error, tip.tag) from error
 
         return verify_each(self.keys(), read, self.move_aside)
 
@@ -189,13 +200,19 @@ class SharedJournals:
         return tip is not None and path in {self._part(key, part) for part, _ in tip.parts}
 
     def move_aside(self, key: str, error: CorruptArtifactError) -> None:
-        """Move a journal aside whose records mean nothing, as `error` says. Its parts stay."""
+        """Move a journal aside whose records mean nothing, as `error` says. Its parts stay.
+
+        One that another process has begun or changed since it was read stays.
+        """
         found = self._objects.get(self._path(key))
-        if found is not None:
+        known = self._last_seen(key)
+        seen = error.tag if isinstance(error, _DamagedTipError) else known.tag if known else None
+        if found is not None and found.tag == seen:
             _log.error("%s is moved aside: %s", key, error)
             aside = f"{DAMAGED}/{self._folder}/{key}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
             self._objects.put(aside, found.data)
-            self._objects.delete(self._path(key))
+            if self._objects.tag(self._path(key)) == seen:
+                self._objects.delete(self._path(key))
         self._forget(key)
 
     def delete(self, key: str) -> bool:
@@ -265,13 +282,15 @@ class SharedJournals:
         if not self._keys.fullmatch(key):
             return None
         known = self._last_seen(key)
-        try:
-            if look_first and known is not None and self._objects.tag(self._path(key)) == known.tag:
-                return known
-            tip = self._fetch(key, known)
-        except CorruptArtifactError as error:
-            self.move_aside(key, error)
-            return None
+        if look_first and known is not None and self._objects.tag(self._path(key)) == known.tag:
+            return known
+        tip = None
+        for _ in range(2):  # the second time for one that another process has begun meanwhile
+            try:
+                tip = self._fetch(key, known)
+                break
+            except CorruptArtifactError as error:
+                self.move_aside(key, error)
         if tip is None:
             self._forget(key)
         else:
@@ -279,7 +298,7 @@ class SharedJournals:
         return tip
 
     def _fetch(self, key: str, known: _Tip | None) -> _Tip | None:
-        """Read the journal, but for what is known. Raises `CorruptArtifactError`."""
+        """Read the journal, but for what is known. Raises `_DamagedTipError`."""
         tag = None
         while True:
             found = self._objects.get(self._path(key))
@@ -287,9 +306,12 @@ class SharedJournals:
                 return None
             try:
                 return self._parsed(key, found.data, found.tag, known)
+            except CorruptArtifactError as error:
+                raise _DamagedTipError(error, found.tag) from error
             except _PartGoneError as error:
                 if found.tag == tag:
-                    raise CorruptArtifactError(f"the {self._what} of {key} lacks a part") from error
+                    lacking = CorruptArtifactError(f"the {self._what} of {key} lacks a part")
+                    raise _DamagedTipError(lacking, tag) from error
                 tag = found.tag  # once more: it was begun anew between the two reads
 
     def _parsed(self, key: str, data: bytes, tag: str, known: _Tip | None) -> _Tip:

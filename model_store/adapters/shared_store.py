@@ -280,12 +280,24 @@ class SharedAdapterStore:
         return self._cache.put(id, files, record.digests, diagnosis)
 
     def _move_aside(self, id: str, error: CorruptArtifactError) -> None:
+        """Move the record aside, unless another process has put an intact one in its place meanwhile."""
         found = self._objects.get(_key(id))
-        if found is not None:
+        if found is not None and self._is_damaged(id, found.data):
             _log.error("%s is moved aside: %s", id, error)
             self._objects.put(f"{DAMAGED}/{RECORDS}/{id}-{uuid.uuid4().hex[:8]}.json", found.data)
             if self._objects.tag(_key(id)) == found.tag:
                 self._objects.delete(_key(id))
+
+    def _is_damaged(self, id: str, data: bytes) -> bool:
+        try:
+            record = _parsed(id, data)
+            parse_manifest(record.manifest, id)
+            self._downloaded(id, record)
+        except CorruptArtifactError:
+            return True
+        except UnsupportedFormatError:
+            return False
+        return False
 
 
 def check_format(objects: Objects) -> None:

@@ -162,7 +162,8 @@ def _unpack(file: Path, root: Path) -> None:
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
-                if not member.isreg() or not _MEMBER.fullmatch(member.name) or member.name in seen:
+                whole = member.isreg() and not member.issparse()  # a sparse one may be of any size
+                if not whole or not _MEMBER.fullmatch(member.name) or member.name in seen:
                     raise CorruptArtifactError(f"{file} is no export: it has {member.name[:200]!r}")
                 seen.add(member.name)
                 content = tar.extractfile(member)

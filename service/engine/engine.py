@@ -144,6 +144,7 @@ class Engine:
         Raises what opening the tenant's stores raises.
         """
         own, other = await self._tenants.of(principal.tenant), copy.copy(self)
+        own.registry.limits = principal.limits
         other._bind(principal, own)
         return other
 

@@ -15,6 +15,8 @@ from service.engine.adapter_cache import AdapterCache
 from service.engine.flights import Flights
 from service.engine.requests import CacheOutcome
 from service.errors import UnknownAdapterError, store_failure
+from service.principals.quotas import check_room
+from service.principals.records import UNLIMITED
 
 if TYPE_CHECKING:
     from abmll.assurance.diagnostics import Diagnosis
@@ -39,6 +41,9 @@ class AdapterRegistry:
     def __init__(self, store: Adapters, memory: AdapterCache, grace_seconds: float) -> None:
         self._store, self._memory = store, memory
         self._flights: Flights[_Made] = Flights("adapter", grace_seconds)
+        self.limits = UNLIMITED
+        """What the tenant may have, as its last request said."""
+        self._making, self._admitting = 0, asyncio.Lock()
         self._used: set[str] = set()
         """Adapters that were found since their use was last written down."""
         self._due: dict[str, float] = {}
@@ -245,17 +250,33 @@ class AdapterRegistry:
         adapter = await self._find(adapter_id)
         if adapter is not None:
             return adapter, False
-        adapter = await make()
-        async with self._lock:
-            try:
-                await asyncio.to_thread(self._store.put, adapter)
-            except (OSError, StoreError) as error:
-                log.exception("adapter %s could not be stored", adapter_id)
-                raise store_failure(
-                    error, "the adapter could not be stored, so it is not acknowledged"
-                ) from error
-            self._memory.put(adapter)
+        await self._take_room()
+        try:
+            adapter = await make()
+            async with self._lock:
+                try:
+                    await asyncio.to_thread(self._store.put, adapter)
+                except (OSError, StoreError) as error:
+                    log.exception("adapter %s could not be stored", adapter_id)
+                    raise store_failure(
+                        error, "the adapter could not be stored, so it is not acknowledged"
+                    ) from error
+                self._memory.put(adapter)
+        finally:
+            self._making -= 1
         return adapter, True
+
+    async def _take_room(self) -> None:
+        """Count one more adapter in the making. Raises `QuotaExceededError` where that is too many.
+
+        Requests that come at once were each alone when they were admitted.
+        """
+        async with self._admitting:
+            if self.limits != UNLIMITED:
+                making = self._making  # before: what is stored during the look may count twice, but not never
+                adapters, stored_bytes = await self.stored()
+                check_room(self.limits, adapters + making, stored_bytes)
+            self._making += 1
 
     def _unknown(self, adapter_id: str) -> UnknownAdapterError:
         """Return the error for an adapter that is not there, and may be being made."""

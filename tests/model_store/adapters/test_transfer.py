@@ -162,6 +162,17 @@ def test_links_and_members_that_come_twice_are_refused(opened: Callable[..., Sto
         import_stores(target, written(tmp_path / "a.tar", [STORE, STORE]), anything)
 
 
+def test_a_sparse_member_which_may_be_of_any_size_is_refused(
+    opened: Callable[..., Stores], tmp_path: Path
+) -> None:
+    """One of 10 KB may say that it is a terabyte of zeros."""
+    claimed = {"GNU.sparse.map": "0,21", "GNU.sparse.size": str(1 << 20)}
+    file = written(tmp_path / "a.tar", [STORE], pax_headers=claimed)
+    assert file.stat().st_size < 20_000
+    with pytest.raises(CorruptArtifactError, match=r"it has 'store\.json'"):
+        import_stores(opened("target"), file, anything)
+
+
 def changed(members: list[tuple[str, bytes]], name: str, change: Callable[[bytes], bytes]) -> Any:
     return [(n, change(data) if n == name else data) for n, data in members]
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.principals.records import Limits
 from tests.service.api.test_keys import SUPPORT, Guarded, by
 from tests.service.conftest import until
 from tests.service.engine.test_refining import SteppingWorker
@@ -74,5 +75,22 @@ def test_a_tenant_that_was_refused_has_a_part_of_the_places_from_then_on(tmp_pat
         guarded.worker.adapt_gate.set()
         assert (await mine).status_code == 201
         await asyncio.gather(*theirs, return_exceptions=True)
+
+    guarded.play(work)
+
+
+@pytest.mark.parametrize("wait_ms", [None, 20_000])
+def test_requests_at_once_get_no_more_adapters_than_their_tenant_may_have(
+    tmp_path: Path, wait_ms: int | None
+) -> None:
+    guarded = Guarded(tmp_path, Limits(adapters=3), SteppingWorker())
+    params = {} if wait_ms is None else {"wait_ms": wait_ms}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        answers = await asyncio.gather(*(create(client, guarded.one, seed, **params) for seed in range(9)))
+        codes = sorted(answer.status_code for answer in answers)
+        assert codes == [201] * 3 + [429] * 6
+        assert {a.json()["error"]["code"] for a in answers if a.status_code == 429} == {"quota_exceeded"}
+        assert len((await client.get("/v1/adapters", headers=by(guarded.one))).json()["data"]) == 3
 
     guarded.play(work)
