@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
+import importlib
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 
@@ -91,41 +86,15 @@ async def until_up(http: httpx.AsyncClient, workers: int) -> float:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[int]:
-    """Start a Ray cluster of its own, and yield the port of its clients' server."""
-    port, own = free_port(), free_port()
-    ray = str(Path(sys.executable).parent / "ray")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            ray, "start", "--head", "--block", "--port", str(own), "--ray-client-server-port", str(port),
-            "--num-cpus", str(workers), "--include-dashboard", "false", "--object-store-memory", str(100 << 20),
-            "--temp-dir", folder, "--disable-usage-stats",
-        ]  # fmt: skip
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            wait_for(port, process)
-            yield port
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
-    """Wait until something listens on the port. Raises `SystemExit`."""
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        if process.poll() is not None:
-            raise SystemExit(f"Ray did not start: status {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise SystemExit("Ray did not start in time")
+    """Start a Ray cluster of one node, and yield the port of its clients' server."""
+    utils = importlib.import_module("ray.cluster_utils")
+    port = free_port()
+    node = {"num_cpus": workers, "object_store_memory": 100 << 20, "include_dashboard": False}
+    made = utils.Cluster(initialize_head=True, head_node_args={**node, "ray_client_server_port": port})
+    try:
+        yield port
+    finally:
+        made.shutdown()
 
 
 def free_port() -> int:

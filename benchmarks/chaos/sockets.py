@@ -172,7 +172,7 @@ def gets(path: str) -> Iterator[Attack]:
         "raw bytes": b"GET " + target + b"\xff\xfe" + end,
         "a method that nobody has": b"BREW " + target + end,
         "HTTP/0.9": b"GET " + target + b"\r\n",
-        "HTTP/9.9": b"GET " + target + b" HTTP/9.9\r\n\r\n",
+        "HTTP/9.9": b"GET " + target + b" HTTP/9.9\r\nconnection: close\r\n\r\n",
         "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         "only newlines": b"\r\n" * 1000,

@@ -44,8 +44,8 @@ async def run(setup: Setup) -> Report:
         [
             f"Two tenants make an adapter of the same support. One of them tries the other's id on every path of an adapter, and "
             f"{guesses} ids that nobody has; {guesses} wrong keys are sent, every second with the id of a real key. Times are "
-            "those of requests on one connection, of all kinds in random order. AUC is the probability that a time of "
-            "the first kind is longer than one of the second; one half means that they cannot be told apart."
+            "those of requests on one connection, of all kinds in random order. AUC is the probability that a time of the first "
+            "is longer than one of the second; one half means that they cannot be told apart."
         ],
     )
     keys_file, audit = setup.folder / "keys.json", setup.folder / "audit.jsonl"
