@@ -134,6 +134,7 @@ if __name__ == "__main__":
     ended = subprocess.run(
         [sys.executable, str(path), str(tmp_path / "data")],
         check=False, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (0, "restarted\n"), ended.stderr
 
