@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -101,6 +102,19 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
     if free_bytes < needed_bytes:
         megabytes = f"{needed_bytes / 1e6:.0f} MB of disk but {free_bytes / 1e6:.0f} MB are free"
         raise StorageFullError(f"{what} needs {megabytes} in {folder}")
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of a secret durably, whole or not at all, for this user alone (mode 600)."""
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

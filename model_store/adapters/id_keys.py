@@ -5,13 +5,12 @@ It is a file in the tenant's folder, or an object of a shared store.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from model_store.errors import CorruptArtifactError
 from model_store.objects.contract import Objects
-from model_store.storage import refusal_is_an_error
+from model_store.storage import refusal_is_an_error, write_private
 
 _FILE = "id_key"
 _BYTES = 32
@@ -28,7 +27,7 @@ def read_or_make_id_key(folder: Path) -> bytes:
     with refusal_is_an_error("the key of a tenant's ids"):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write(path, secrets.token_bytes(_BYTES))
+            write_private(path, secrets.token_bytes(_BYTES))
         key = path.read_bytes()
     return _checked(key, str(path))
 
@@ -53,16 +52,3 @@ def _checked(key: bytes, place: str) -> bytes:
             "without it, requests of this tenant no longer find the adapters that they made"
         )
     return key
-
-
-def _write(path: Path, key: bytes) -> None:
-    """Write the file for this user alone, whole or not at all."""
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -69,16 +69,8 @@ def load_base(
     Raises `UnknownBaseError`, `UnusableBaseError`, `UnusableDeviceError`, `FetchError`
     (`ChecksumError`), `StorageFullError` and `UnusableFolderError`.
     """
-    check_device(device)
-    base = resolve_base(name)
-    with (
-        progress_bar() if progress else nullcontext(no_report) as report,
-        quiet_transformers(),
-        model_has_to_fit(device),
-    ):
-        identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
-        folder = _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
-        report(f"Loading {base.name}", 0, 0)
+    with _ready(name, quantisation, device, cache_dir, progress) as (folder, identity, report):
+        report(f"Loading {identity.id}", 0, 0)
         model = load_model(folder, device)
         computed: torch.dtype = getattr(torch, dtype) if dtype else compute_dtype(device)
         if _should_dequantise(model, device, computed, keep_dequantised):
@@ -121,10 +113,20 @@ def fetch_base(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Return the folder of a base as `load_base` reads it, fetched and quantised where it is not there.
+    """Return the folder of a base as `load_base` reads it, fetched and quantised where it is not
+    there.
 
     Raises as `load_base`.
     """
+    with _ready(name, quantisation, device, cache_dir, progress) as (folder, _, _):
+        return folder
+
+
+@contextmanager
+def _ready(
+    name: str, quantisation: Quantisation | None, device: str, cache_dir: Path | None, progress: bool
+) -> Iterator[tuple[Path, BaseIdentity, Report]]:
+    """Yield the folder of a base, fetched and quantised, its identity, and where to report."""
     check_device(device)
     base = resolve_base(name)
     with (
@@ -133,13 +135,18 @@ def fetch_base(
         model_has_to_fit(device),
     ):
         identity = BaseIdentity(base.name, source_revision(base.source), quantisation or base.quantisation)
-        return _model_folder(base, identity, cache_dir or default_cache_dir(), device, report)
+        yield (
+            _model_folder(base, identity, cache_dir or default_cache_dir(), device, report),
+            identity,
+            report,
+        )
 
 
 def cached_base(
     name: str, *, quantisation: Quantisation | None = None, cache_dir: Path | None = None
 ) -> Path | None:
-    """Return the folder of a base that is there, intact; None where loading it would fetch or quantise.
+    """Return the folder of a base that is there, intact; None where loading it would fetch or
+    quantise.
 
     Raises `UnknownBaseError`.
     """

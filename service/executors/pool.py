@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from service.errors import DeadlineExceededError, WorkerLostError
 from service.executors.contract import (
@@ -36,7 +36,6 @@ from service.executors.messages import (
     Beat,
     Began,
     Cancel,
-    Command,
     Done,
     Ended,
     Event,
@@ -47,6 +46,7 @@ from service.executors.messages import (
     UnitRan,
 )
 from service.executors.placement import place
+from service.executors.ports import Port
 from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.gateway_metrics import Occupancy
@@ -60,22 +60,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 END_SECONDS = 5.0
 """How long a worker has to end by itself, once it is asked to."""
-
-
-class Port(Protocol):
-    """Connection to one worker, until that ends. A restarted worker has a new port."""
-
-    def start(self, emit: Callable[[Event], None]) -> None:
-        """Load the worker, and call `emit` with its events, from any thread."""
-
-    def send(self, command: Command) -> None:
-        """Send a command, without waiting."""
-
-    def kill(self) -> None:
-        """End the worker in the middle of a unit; the event `Ended` follows."""
-
-    def close(self) -> None:
-        """Let the worker end after its unit, and wait a few seconds for it. Blocks."""
 
 
 @dataclass(eq=False)
@@ -138,8 +122,8 @@ class WorkerPool:
     ) -> None:
         """Get the port of each worker from `spawn`, by its index.
 
-        Without `supervision`, workers are not restarted. With `check`, a worker gets no job before it
-        has passed the check, and is checked again while it is idle.
+        Without `supervision`, workers are not restarted. With `check`, a worker gets no job before
+        it has passed the check, and is checked again while it is idle.
         """
         self._check, self._leaving = check, asyncio.Lock()
         self._spawn, self._metrics, self._supervision = spawn, metrics, supervision
@@ -561,7 +545,8 @@ class WorkerPool:
     def _on_left(self, member: _Member) -> None:
         """Start a worker again at once. Its jobs move to others, and are no suspects of a loss.
 
-        One that outgrew its memory soon after its start waits, longer each time: the limit is too low.
+        One that outgrew its memory soon after its start waits, longer each time: the limit is too
+        low.
         """
         assert self._supervision is not None
         soon = not self._supervision.is_stable(time.monotonic() - member.up_since)

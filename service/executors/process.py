@@ -18,6 +18,7 @@ from service.executors.contract import Worker
 from service.executors.link import Link
 from service.executors.messages import Command, Ended, Event, Failed, Stop, Submit
 from service.executors.pool import WorkerPool
+from service.executors.ports import begun_early
 from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.logs import set_up_logs
@@ -40,21 +41,16 @@ def process_executor(
 ) -> WorkerPool:
     """Build an executor with one worker process for each of `loads`.
 
-    Each of `loads` is pickled, and called in its process, and so is `set_up_logs`. With `early`, processes start to load now
-    and not when the executor is started, at the same time as this process's own imports.
+    Each of `loads` is pickled, and called in its process, and so is `set_up_logs`. With `early`,
+    processes start to load now and not when the executor is started, at the same time as this
+    process's own imports.
     """
     times = supervision or Supervision()
 
     def make(index: int) -> _ProcessPort:
         return _ProcessPort(str(index), loads[index], adapt_share, times.heartbeat_seconds, set_up_logs)
 
-    begun = {index: make(index) for index in range(len(loads) if early else 0)}
-    for port in begun.values():
-        port.begin()
-
-    def spawn(index: int) -> _ProcessPort:
-        return begun.pop(index, None) or make(index)
-
+    spawn = begun_early(make, len(loads) if early else 0)
     return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
 
 

@@ -24,6 +24,7 @@ from service.executors.actor import WorkerActor
 from service.executors.contract import Worker
 from service.executors.messages import Command, Ended, Event, Failed, Submit
 from service.executors.pool import WorkerPool
+from service.executors.ports import begun_early
 from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.logs import set_up_logs
@@ -91,7 +92,9 @@ class RayCluster:
             return self._connections
 
     def _hold(self, connected: Future[None]) -> None:
-        """Connect, and stay: processes of Ray on this machine end with the thread that started them."""
+        """Connect, and stay: processes of Ray on this machine end with the thread that started
+        them.
+        """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             if self.address is None:
@@ -137,9 +140,10 @@ def ray_executor(
 ) -> WorkerPool:
     """Build an executor with one actor for each of `loads`, each with so much `room`.
 
-    Each of `loads` is pickled, and called in its actor, and so is `set_up_logs`. `address` is that of a cluster: `auto`,
-    `host:port`, or `ray://host:port`. With `early`, actors start to load now and not when the
-    executor is started. Where the cluster has room for fewer, the others join when it has.
+    Each of `loads` is pickled, and called in its actor, and so is `set_up_logs`. `address` is that
+    of a cluster: `auto`, `host:port`, or `ray://host:port`. With `early`, actors start to load now
+    and not when the executor is started. Where the cluster has room for fewer, the others join when
+    it has.
     """
     times = supervision or Supervision()
     cluster = RayCluster(address, room, len(loads))
@@ -147,13 +151,7 @@ def ray_executor(
     def make(index: int) -> _RayPort:
         return _RayPort(str(index), cluster, loads[index], adapt_share, times.heartbeat_seconds, set_up_logs)
 
-    begun = {index: make(index) for index in range(len(loads) if early else 0)}
-    for port in begun.values():
-        port.begin()
-
-    def spawn(index: int) -> _RayPort:
-        return begun.pop(index, None) or make(index)
-
+    spawn = begun_early(make, len(loads) if early else 0)
     return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
 
 
@@ -280,7 +278,9 @@ class _RayPort:
 
 
 def _kill(actor: Future[Any]) -> None:
-    """End the process of the actor, which also frees its CPUs and GPU. Ray does it in the background."""
+    """End the process of the actor, which also frees its CPUs and GPU. Ray does it in the
+    background.
+    """
     if actor.exception() is not None or not ray.is_initialized():
         return
 

@@ -12,7 +12,6 @@ for passwords, which can be guessed, and would make each request slow. The id fi
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Annotated, TypeVar
 from filelock import FileLock
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
-from model_store.storage import refusal_is_an_error
+from model_store.storage import refusal_is_an_error, write_private
 from service.principals.records import TENANT, Limits, Scope, Strict
 from service.settings import SettingsError
 
@@ -128,30 +127,19 @@ def read_keys(path: Path) -> Keys:
 
 
 def change_keys(path: Path, change: Callable[[Keys], tuple[Keys, T]]) -> T:
-    """Replace the keys file by what `change` makes of it, and return the other thing that it returns.
+    """Replace the keys file by what `change` makes of it, and return the other thing that it
+    returns.
 
-    An absent file counts as an empty one. Changes of several processes come one after the other. The
-    file is for its user alone (mode 600), and whole at any time. Raises `SettingsError`, and
+    An absent file counts as an empty one. Changes of several processes come one after the other.
+    The file is for its user alone (mode 600), and whole at any time. Raises `SettingsError`, and
     `StoreError` where the folder cannot be written to.
     """
     with refusal_is_an_error("the keys file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock"), mode=0o600):
             keys, result = change(read_keys(path) if path.exists() else Keys())
-            _write(path, keys.model_dump_json(indent=1) + "\n")
+            write_private(path, f"{keys.model_dump_json(indent=1)}\n".encode())
     return result
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _first(error: ValidationError) -> str:
