@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from service.errors import QueueFullError
 
 PRESENT_SECONDS = 60.0
-"""How long a tenant that was refused counts as one that has work, so that the others leave it room."""
+"""How long a tenant that was refused counts as one that has work, so that the others leave it room.
+"""
 RATE_SECONDS = 60.0
 """The speed at which work is done is measured over about this time."""
 
@@ -97,10 +98,11 @@ class Backlog:
         if excess <= 0:
             return
         self._refused[tenant] = now
-        parts = "" if len(present) == 1 else f", {share:.3g} s for each of {len(present)} tenants"
+        # It has no number of other tenants.
         message = (
-            f"{total:.3g} s of work wait or run, {used:.3g} s of them of this tenant, and the request is about "
-            f"{own + more:.3g} s more; the limit is {self._limit:g} s{parts} (setting {self._setting})"
+            f"the request would take about {own + more:.3g} s, and {used:.3g} s of this tenant's work wait or run: "
+            f"there is no room now within {self._limit:g} s of all tenants, who have equal parts "
+            f"(setting {self._setting})"
         )
         raise QueueFullError(message, None, self._retry_after_seconds(excess))
 

@@ -45,8 +45,9 @@ def full(owner: Backlog, tenant: str, seconds: float) -> QueueFullError:
 def test_the_sum_is_bounded_but_an_empty_backlog_takes_anything() -> None:
     owner, _, shown = backlog()
     with owner.reserve("a", 50):
-        assert "50 s of work wait or run" in full(owner, "a", 1).message
-        assert "the limit is 10 s (setting queue_seconds)" in full(owner, "a", 1).message
+        message = full(owner, "a", 1).message
+        assert "about 1 s, and 50 s of this tenant's work wait or run" in message
+        assert "within 10 s of all tenants, who have equal parts (setting queue_seconds)" in message
     with owner.reserve("a", 6), owner.reserve("a", 4):
         full(owner, "a", 0.1)
         owner.check("a", 0.0)
@@ -58,7 +59,9 @@ def test_tenants_have_equal_parts_once_a_second_one_was_there() -> None:
     owner, clock, _ = backlog()
     with owner.reserve("heavy", 5), owner.reserve("heavy", 4):
         full(owner, "light", 2)  # no room now, but from now on half of it is not for the other
-        assert "5 s for each of 2 tenants" in full(owner, "heavy", 0.5).message
+        message = full(owner, "heavy", 0.5).message
+        assert "about 0.5 s, and 9 s of this tenant's work" in message
+        assert "about 2 s, and 0 s of this tenant's work" in full(owner, "light", 2).message
         with owner.reserve("light", 1):
             full(owner, "light", 0.5)
         clock.now = 61
