@@ -8,9 +8,8 @@ is the values of one task posterior in fp32. `adaptation` is what one adaptation
 beginning to its end, and `step` what it takes beside that while a step is made. `samples` is the
 adapters that the samples of a chunk are turned into. A pass that rests and has no room to be kept
 holds what its layers read, which is not counted: 15 layers of 8,000 tokens take 220 MB in bf16 with
-the embedded default. The cost of a token is what autograd keeps for
-it (adapt: counted on a small batch), or what the widest layer holds at once (predict: from its
-shapes).
+the embedded default. The cost of a token is what autograd keeps for it (adapt: counted on a small
+batch), or what the widest layer holds at once (predict: from its shapes).
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 PROBE_ROWS, PROBE_TOKENS = 2, 48
 # Copies of P values that an adaptation holds: phi, two moments, and the gradient of a step's parts.
 COPIES_HELD = 4
-# Copies of P values beside these in a step: phi and theta of all runs in one tensor, their gradient,
-# and that of a pass before and after autograd joins the views. Measured: 5.0 to 6.0.
+# Copies of P values beside these in a step: phi and theta of all runs in one tensor, their
+# gradient, and that of a pass before and after autograd joins the views. Measured: 5.0 to 6.0.
 COPIES_IN_STEP = 6
 # Tokens of a support of the usual size, of which an adaptation holds the trunk's activations.
 SUPPORT_TOKENS = 2048
@@ -49,11 +48,11 @@ MOST_ADAPTATIONS = 64
 class MemoryCosts:
     """Costs in bytes. Tokens are those of packed rows; in prediction, times samples.
 
-    `adaptation_bytes` is what an adaptation holds from its beginning to its end, with the activations
-    of `SUPPORT_TOKENS`; a longer support holds more. `step_bytes` is what its steps take beside that.
-    `slot_bytes` does not count an adapter's class examples. They lie on the host, and their size
-    depends on the support: with the posterior that ships, 73 KB beside 9.1 MB for 16 examples of 3
-    classes.
+    `adaptation_bytes` is what an adaptation holds from its beginning to its end, with the
+    activations of `SUPPORT_TOKENS`; a longer support holds more. `step_bytes` is what its steps
+    take beside that. `slot_bytes` does not count an adapter's class examples. They lie on the host,
+    and their size depends on the support: with the posterior that ships, 73 KB beside 9.1 MB for 16
+    examples of 3 classes.
     """
 
     base_bytes: int
@@ -98,8 +97,8 @@ class MemoryCosts:
     ) -> MemoryPlan:
         """Plan for a device that has `budget_bytes` beside the base.
 
-        The plan has at least one slot, one adaptation and one short row, also where the budget is too
-        small for them.
+        The plan has at least one slot, one adaptation and one short row, also where the budget is
+        too small for them.
         """
         fixed = self.transient_bytes + self.adaptation_bytes + max(self.step_bytes, self.samples_bytes)
         left = max(0, budget_bytes - fixed)
@@ -118,8 +117,8 @@ class MemoryCosts:
 class MemoryPlan:
     """How a device's memory is used.
 
-    The plan has the number of slots, that of adaptations at a time, and the most tokens of a pass by
-    lane.
+    The plan has the number of slots, that of adaptations at a time, and the most tokens of a pass
+    by lane.
     """
 
     costs: MemoryCosts

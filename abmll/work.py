@@ -123,8 +123,8 @@ class WorkCounter:
     which run for each sample.
 
     A chunk of samples has at most `chunk_tokens` (`OptionRun`), a chunk of a support
-    `support_tokens` (`Preparation`), and a backward pass `step_tokens` (`adapt_step`). `paired` says
-    whether samples are. Rows of at most `plain_tokens` are attended to without padding. The
+    `support_tokens` (`Preparation`), and a backward pass `step_tokens` (`adapt_step`). `paired`
+    says whether samples are. Rows of at most `plain_tokens` are attended to without padding. The
     sentence encoder reads `embedded_tokens` of a text; with 0 there is none.
     """
 

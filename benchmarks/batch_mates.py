@@ -3,8 +3,9 @@
     python -m benchmarks.batch_mates --data ../shared/data --threads 1
 
 The same inputs are answered alone and with others in one request, with the same adapter, by the
-base in the dtype of this machine and in fp32. Inputs are those of tasks; the same behind one prefix,
-which they then share in a row; and the same beside a text that is too long for plain attention.
+base in the dtype of this machine and in fp32. Inputs are those of tasks; the same behind one
+prefix, which they then share in a row; and the same beside a text that is too long for plain
+attention.
 """
 
 from __future__ import annotations

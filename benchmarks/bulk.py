@@ -1,12 +1,13 @@
-"""Compare a batch of rows with the same rows sent directly, and kill the server in the middle of it.
+"""Compare a batch of rows with the same rows sent directly, and kill the server in the middle of
+it.
 
     python -m benchmarks.bulk --rows 200000 --kills 3 --out bulk.md
     python -m benchmarks.bulk --rows 2000 --kills 1 --model ./base --posterior untrained
 
-Both ways have the same server, adapter and rows, one after the other: first the direct way, a client
-that sends requests of `--inputs` rows each, `--at-once` of them at a time. Then the batch. It is run
-again with `kill -9` of the server and its workers at equal parts of the rows, and each row has to be
-in the answers once, in order.
+Both ways have the same server, adapter and rows, one after the other: first the direct way, a
+client that sends requests of `--inputs` rows each, `--at-once` of them at a time. Then the batch.
+It is run again with `kill -9` of the server and its workers at equal parts of the rows, and each
+row has to be in the answers once, in order.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Server:
     """Server process with its address and the seconds that it took to be ready.
 
     A second server on the same `data` finds the adapters of the first. `environment` is added to
-    ours. `prefix` is a command that runs the one after it. Raises `SystemExit` where the server ends
-    or is not ready in time.
+    ours. `prefix` is a command that runs the one after it. Raises `SystemExit` where the server
+    ends or is not ready in time.
     """
 
     def __init__(

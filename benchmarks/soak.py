@@ -164,7 +164,9 @@ def slope(readings: Sequence[Reading]) -> tuple[float, float]:
 
 
 def least_squares(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return the slope of `points` by least squares, and its standard error; nan for fewer than three."""
+    """Return the slope of `points` by least squares, and its standard error; nan for fewer than
+    three.
+    """
     if len(points) < 3:
         return float("nan"), float("nan")
     x, y = np.array(points, float).T

@@ -39,9 +39,11 @@ def syllables(word: str) -> int:
 
 
 def flesch(text: str) -> float:
-    """Return Flesch's reading ease of a page's prose: 206.8 - 1.015 words a sentence - 84.6 syllables a word.
+    """Return Flesch's reading ease of a page's prose: 206.8 - 1.015 words a sentence - 84.6
+    syllables a word.
 
-    Code and what is no word are left out. 60 is plain English, 30 a scientific paper. NaN without prose.
+    Code and what is no word are left out. 60 is plain English, 30 a scientific paper. NaN without
+    prose.
     """
     found = [re.findall(r"[A-Za-z][A-Za-z'-]*", re.sub(r"`[^`]*`", "", line)) for line in sentences(text)]
     counted = [words for words in found if words]

@@ -39,7 +39,9 @@ def says_memory_is_short(error: RuntimeError) -> bool:
 
 @contextmanager
 def model_has_to_fit(device: str) -> Iterator[None]:
-    """Raise `UnusableDeviceError` where the memory of `device` is short while a model is loaded to it."""
+    """Raise `UnusableDeviceError` where the memory of `device` is short while a model is loaded to
+    it.
+    """
     try:
         yield
     except RuntimeError as error:

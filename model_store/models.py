@@ -100,8 +100,8 @@ def load_models(
     """Load the base that this name means once, and build the model of each start on it.
 
     The models share the weights of the base and sentence encoders, and nothing else: each may adapt
-    other layers. Without `quantisation` it is that of the base which the first posterior was trained
-    on. Raises as `load_base` and `build_model`.
+    other layers. Without `quantisation` it is that of the base which the first posterior was
+    trained on. Raises as `load_base` and `build_model`.
     """
     first = starts[0].manifest
     if quantisation is None and first is not None:
@@ -139,8 +139,8 @@ def build_model(
     """Build the model of `start` on a base that is loaded.
 
     A base carries the adapters of one model at a time. The sentence encoder is `sentences`, or else
-    `sentence_encoder` or the one that theta names, which is loaded to the device of the base. Raises
-    as `check_base`, `load_sentence_encoder` and `FewShotModel`.
+    `sentence_encoder` or the one that theta names, which is loaded to the device of the base.
+    Raises as `check_base`, `load_sentence_encoder` and `FewShotModel`.
     """
     if start.manifest is not None:
         check_base(start.manifest, base.identity)

@@ -21,5 +21,7 @@ def shown(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return `text` with escapes in place of what a terminal may obey. They are escapes of JSON too."""
+    """Return `text` with escapes in place of what a terminal may obey. They are escapes of JSON
+    too.
+    """
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

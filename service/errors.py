@@ -312,7 +312,9 @@ class RateLimitedError(ServiceError):
 
 
 class QuotaExceededError(ServiceError):
-    """The tenant has as many adapters, or bytes of them, as its limits allow. Waiting does not help."""
+    """The tenant has as many adapters, or bytes of them, as its limits allow. Waiting does not
+    help.
+    """
 
     code, status = "quota_exceeded", 429
 

@@ -193,7 +193,9 @@ class Metrics:
                 metric.labels(*value)
 
     def _known_values(self) -> dict[Counter, list[tuple[str, ...]]]:
-        """Return the labels that are known before they come: these series are there from the start, at 0."""
+        """Return the labels that are known before they come: these series are there from the start,
+        at 0.
+        """
         return {
             self.tokens: [("support",), ("prompt",), ("completion",)],
             self.cache: [("hit",), ("miss",), ("joined",)],

@@ -81,7 +81,8 @@ class Connection(H11Protocol):
     """A connection whose request may turn out not to be HTTP after its handler has begun."""
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 400, or close the connection if an answer has begun; drop what its handler still sends.
+        """Answer 400, or close the connection if an answer has begun; drop what its handler still
+        sends.
 
         uvicorn would log a traceback for each answer that does not wait for the body, such as 401.
         """

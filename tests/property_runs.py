@@ -3,7 +3,8 @@
 In the suite it tries a few, always the same ones. With the variable `EXAMPLES` it tries that many,
 others each time:
 
-    EXAMPLES=20000 pytest --timeout=0 tests/service/api/test_any_json.py tests/service/api/test_openapi.py
+    EXAMPLES=20000 pytest --timeout=0 tests/service/api/test_any_json.py \\
+        tests/service/api/test_openapi.py
     EXAMPLES=100000 pytest --timeout=0 tests/abmll/text/test_files.py -k rows_or_one_line
     EXAMPLES=100000 pytest --timeout=0 tests/abmll/text/test_tokens.py -k joint_text
     EXAMPLES=10000 pytest --timeout=0 tests/service/engine/test_interleavings.py

@@ -90,7 +90,7 @@ def of(name: str, folder: str) -> bool:
     return name == folder or name.startswith(f"{folder}.")
 
 
-# ---- circles -----------------------------------------------------------------------------------------------
+# ---- circles -------------------------------------------------------------------------------------
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -101,7 +101,7 @@ def test_nor_in_one_that_is_hidden_in_a_function_or_from_the_interpreter() -> No
     assert circles(IMPORTS) == []
 
 
-# ---- between the packages ----------------------------------------------------------------------------------
+# ---- between the packages ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def _distribution(requirement: str) -> str:
     return name.lower().replace("_", "-")
 
 
-# ---- inside abmll ------------------------------------------------------------------------------------------
+# ---- inside abmll --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_method_imports_one_way(folder: str) -> None:
     assert upward(folder, METHOD) == []
 
 
-# ---- inside service ----------------------------------------------------------------------------------------
+# ---- inside service ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_surfaces_import_no_other_surface_but_the_native_one() -> None:
     assert len({surface(name) for name in FILES} - {None}) >= 4
 
 
-# ---- the map -----------------------------------------------------------------------------------------------
+# ---- the map -------------------------------------------------------------------------------------
 
 MAP = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
@@ -284,7 +284,7 @@ def test_what_the_map_answers_is_there() -> None:
     assert [place for place in answers if not (ROOT / place).is_file()] == []
 
 
-# ---- the rules themselves ----------------------------------------------------------------------------------
+# ---- the rules themselves ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def runtime_environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in runtime("ENV").split())
 
 
-# ---- the image ---------------------------------------------------------------------------------------------
+# ---- the image -----------------------------------------------------------------------------------
 
 
 def test_image_is_built_in_two_stages_from_one_base() -> None:
@@ -116,7 +116,7 @@ def test_build_context_holds_what_the_package_needs() -> None:
     assert allowed == packages | files
 
 
-# ---- scripts and hooks -------------------------------------------------------------------------------------
+# ---- scripts and hooks ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("script", [".ci/run", ".ci/tools", "docker/build_and_run.sh"])

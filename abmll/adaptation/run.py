@@ -4,9 +4,9 @@ The loss of a step is sum_i E_q[NLL_i] + beta KL(phi || theta), with one posteri
 example i of the batch. With options, the likelihood is normalised over them; without, it is the
 likelihood of the label's tokens.
 
-`AdaptRun` is one task's adaptation: its phi, optimiser state, step count and seed. `adapt_step` makes
-a step of any number of runs, together. `resting_step` makes one of one run, in as many pieces as it
-takes; other passes may run between them (`decoder/passes.py`).
+`AdaptRun` is one task's adaptation: its phi, optimiser state, step count and seed. `adapt_step`
+makes a step of any number of runs, together. `resting_step` makes one of one run, in as many pieces
+as it takes; other passes may run between them (`decoder/passes.py`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def batch_order(size: int, batch_size: int, steps: int, seed: int) -> list[list[
 
 
 def check_fit(losses: Sequence[float], values: Tensor) -> None:
-    """Raise `FitDivergedError` where losses (nats an example) or values [P] are not finite, or explode."""
+    """Raise `FitDivergedError` where losses (nats an example) or values [P] are not finite, or
+    explode.
+    """
     remedy = "take a smaller learning rate or fewer steps"
     if not (all(map(math.isfinite, losses)) and bool(torch.isfinite(values).all())):
         raise FitDivergedError(f"the fit diverged: its losses or weights are no finite numbers; {remedy}")

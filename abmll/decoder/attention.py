@@ -1,10 +1,10 @@
 """Attention over packed rows: all tokens lie in one flat batch, and a token sees its own row only.
 
-On the CPU, short rows are computed by plain matrix products, one prompt after another without padding,
-with a backward pass of our own. For 8 rows of 48 tokens with 9 heads in bf16, forward and backward
-of one layer take 1.7 ms so, and 11.3 ms with the fused kernel. Plain products hold the whole matrix
-of scores. So longer rows take the fused kernel, one after another, and so do all rows on a GPU,
-padded to equal length. On the CPU a row has the same numbers alone and beside others
+On the CPU, short rows are computed by plain matrix products, one prompt after another without
+padding, with a backward pass of our own. For 8 rows of 48 tokens with 9 heads in bf16, forward and
+backward of one layer take 1.7 ms so, and 11.3 ms with the fused kernel. Plain products hold the
+whole matrix of scores. So longer rows take the fused kernel, one after another, and so do all rows
+on a GPU, padded to equal length. On the CPU a row has the same numbers alone and beside others
 (`benchmarks/batch_mates.py`). A row that is longer still is computed in blocks of its tokens
 (`decoder/passes.py`).
 """
@@ -25,7 +25,8 @@ from abmll.decoder.rows import LENGTH_MULTIPLE, Rows
 
 NAME = "abmll_packed"
 LONGEST_PLAIN_TOKENS = 512
-# Activations for which the CPU computes blocks by plain products: in fp32 the fused kernel is faster.
+# Activations for which the CPU computes blocks by plain products: in fp32 the fused kernel is
+# faster.
 BY_HEAD = torch.bfloat16
 # Tokens of a block whose weights are held at once, for the heads that share a key.
 STRIP_TOKENS = 256
@@ -190,7 +191,8 @@ class BlockView:
         return ones.tril_(self.keys - self.count)
 
     def strips(self) -> Iterator[tuple[slice, int, Tensor]]:
-        """Yield spans of the tokens, the number of first keys that they see, and what they do not see.
+        """Yield spans of the tokens, the number of first keys that they see, and what they do not
+        see.
 
         The last is [span, keys] where tokens are of several parts, and else [span, span]: of the
         last keys.
@@ -271,7 +273,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: flo
 
 
 class _ByHead(torch.autograd.Function):
-    """softmax(scale q k^T) v for queries [H, n, D] of a block, one key head and strip after another.
+    """softmax(scale q k^T) v for queries [H, n, D] of a block, one key head and strip after
+    another.
 
     `keys` and `values` are [H / groups, keys, D]. The weights are made again for the backward pass.
     In bf16 on one core, 512 queries of 9 heads and 4096 keys take 50 ms so, and 150 with the fused
@@ -315,7 +318,9 @@ class _ByHead(torch.autograd.Function):
 
 
 def _weights(scaled: Tensor, key: Tensor, hidden: Tensor) -> Tensor:
-    """Return the weights [groups, n, keys] of queries [groups, n, D]; `hidden` is that of the last keys."""
+    """Return the weights [groups, n, keys] of queries [groups, n, D]; `hidden` is that of the last
+    keys.
+    """
     scores = (scaled.flatten(0, 1) @ key.T).view(*scaled.shape[:2], len(key))
     scores[..., len(key) - hidden.shape[1] :].masked_fill_(hidden, -torch.inf)
     return scores.softmax(-1)

@@ -157,7 +157,8 @@ class Backbone:
         self._top_without_norm = _part(decoder, list(layers)[layout.first_layer :], norm)
         self.final_norm = getattr(decoder, norm)
         self.head = model.get_output_embeddings()
-        # See `decoder/option_references.py`; the model sets what makes the mean of its theta a draw.
+        # See `decoder/option_references.py`; the model sets what makes the mean of its theta a
+        # draw.
         self.offsets: dict[EncodedPrompt, Tensor] = {}
         self.global_draw: Callable[[Rows], Draw] | None = None
 

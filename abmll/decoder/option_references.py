@@ -2,11 +2,11 @@
 
 For any input, a longer text is less probable than a shorter one, and a rare text less probable than
 a common one: options compete by their surface form (Holtzman et al. 2021, "Surface Form
-Competition"). The domain-conditional pointwise mutual information, log p(option | input) -
-log p(option | no input), removes what is common to all inputs. The mean over an option's tokens
-removes its length. The option without input is scored by the base alone, so its score is a constant
-of the option. Behind an instruction, where the template has inputs that say nothing, it is scored by
-the global posterior there, which is a constant too.
+Competition"). The domain-conditional pointwise mutual information, log p(option | input) - log
+p(option | no input), removes what is common to all inputs. The mean over an option's tokens removes
+its length. The option without input is scored by the base alone, so its score is a constant of the
+option. Behind an instruction, where the template has inputs that say nothing, it is scored by the
+global posterior there, which is a constant too.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def option_references(
     """Return the reference of each prompt's continuations, for the score of its template.
 
     Runs the base, or the global posterior, once over each different set of options that is to be
-    scored without input. With `remember`, results are kept in `backbone.offsets` and read from there. Prediction uses this,
-    because the same options come again and again.
+    scored without input. With `remember`, results are kept in `backbone.offsets` and read from
+    there. Prediction uses this, because the same options come again and again.
     """
     return finish(resting_references(backbone, prompts, None, remember=remember))
 

@@ -39,9 +39,9 @@ def fitting_examples(
 
     With `ask`, each is as many examples as it is asked questions; those it does not answer are left
     out. There are fewer where the task has no more of them. With `shuffle`, the options of each are
-    in a random order. With `balanced`, classes are as equal as the task allows, and otherwise as the
-    task has them. With the `likelihood` of `tokens`, every example is free text: its output is the
-    only continuation. Raises `AbmllError` where no example fits.
+    in a random order. With `balanced`, classes are as equal as the task allows, and otherwise as
+    the task has them. With the `likelihood` of `tokens`, every example is free text: its output is
+    the only continuation. Raises `AbmllError` where no example fits.
     """
     draw = draw_support if balanced else draw_uniformly
     encoded: list[LabelledPrompt] = []

@@ -1,4 +1,5 @@
-"""What tasks ask, in words: instructions, descriptions of options, and questions that their labels answer.
+"""What tasks ask, in words: instructions, descriptions of options, and questions that their labels
+answer.
 
 A visit of meta-training draws how it asks its examples. So theta sees one task under several
 wordings, with and without descriptions, as a predicate, a choice or a score, and with questions
@@ -73,8 +74,9 @@ class Showing:
     one, where there are some. `statements`: that a task of pairs is asked statements. `described`:
     that options have descriptions, where there are at most `most_described` of them. `declinable`:
     that a visit's questions may be declined, and `strange` that an example is then asked what it
-    does not answer. `questions` is the most questions of a visit to one task, all about each input. `mixed`: that a visit
-    to a task with options has examples of `mixed_tasks` such tasks, each with its own question.
+    does not answer. `questions` is the most questions of a visit to one task, all about each input.
+    `mixed`: that a visit to a task with options has examples of `mixed_tasks` such tasks, each with
+    its own question.
     """
 
     instructed: float = 0.0

@@ -94,7 +94,9 @@ class Writing:
         return sum(self._lengths[i] for i in chunk) * len(answers)
 
     def _split(self, piece: Piece, max_tokens: int) -> Iterator[Piece]:
-        """Yield the piece in pieces of at most `max_tokens`: of fewer prompts, then of fewer answers."""
+        """Yield the piece in pieces of at most `max_tokens`: of fewer prompts, then of fewer
+        answers.
+        """
         if self._size(piece) <= max_tokens:
             yield piece
             return
@@ -355,7 +357,9 @@ class _State:
 
 
 def _spans(backbone: Backbone, ids: Tensor, rows: int, pace: Pace | None) -> Iterator[slice]:
-    """Yield the blocks of tokens in which prompts [B, P] are read, with `rows` in the adapted layers."""
+    """Yield the blocks of tokens in which prompts [B, P] are read, with `rows` in the adapted
+    layers.
+    """
     length, size = ids.shape[1], ids.shape[1]
     if pace is not None:
         of_token = _work(backbone, ids, rows, slice(0, length)) / length

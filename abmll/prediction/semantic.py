@@ -21,8 +21,8 @@ from torch import Tensor
 from abmll.prediction.uncertainty import Predictive, blocks_of, entropy, summarise
 
 ARTICLES = frozenset({"a", "an", "the"})
-# Punctuation that distinguishes answers: C# and C, 50% and 50, AT&T; per mille and per ten thousand,
-# the section sign, and the primes of feet and inches.
+# Punctuation that distinguishes answers: C# and C, 50% and 50, AT&T; per mille and per ten
+# thousand, the section sign, and the primes of feet and inches.
 _KEPT_MARKS = frozenset("#%&@*/\\\u2030\u2031\u00a7\u2032\u2033")
 # A mark that belongs to a number (1.5, 10:30, .5), and an apostrophe in a word (we're, 5'10).
 _INSIDE = re.compile(r"[.,:](?=\d)|(?<=[^\W_])'(?=[^\W_])")

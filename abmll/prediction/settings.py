@@ -20,8 +20,8 @@ class Thresholds:
 
     Information, entropy and log-probability are in nats. `max_semantic_entropy` and
     `min_logprob_per_token` are for free text: an answer that was chosen from options meets them
-    always. An input whose typicality is not known fails `min_typicality`, and one of a question that
-    is not declinable `min_answerable`.
+    always. An input whose typicality is not known fails `min_typicality`, and one of a question
+    that is not declinable `min_answerable`.
     """
 
     min_confidence: float | None = None

@@ -39,8 +39,8 @@ class ClassExamples:
     ) -> Self | None:
         """Return the record of examples of one question, from the trunk states `hidden` of each.
 
-        The states are [tokens, d]. `labels` are the positions of their labels among their continuations. Returns None where the
-        classes are not fixed.
+        The states are [tokens, d]. `labels` are the positions of their labels among their
+        continuations. Returns None where the classes are not fixed.
         """
         classes = prompts[0].continuations
         if len(classes) < 2 or options_differ(prompts):

@@ -1,8 +1,8 @@
 """Readers of labelled examples and of inputs, from JSON Lines, CSV, TSV, Excel and Parquet files.
 
 Whatever a file holds, a reader gives its rows or raises one `AbmllError` that names the file, the
-line and the remedy; docs/files.md says what a file may look like. No reader guesses: where a row can
-be read in two ways, it is refused.
+line and the remedy; docs/files.md says what a file may look like. No reader guesses: where a row
+can be read in two ways, it is refused.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _known_suffix(path: Path) -> str:
     return suffix
 
 
-# ---- line by line ------------------------------------------------------------------------------------------
+# ---- line by line --------------------------------------------------------------------------------
 
 
 def _encoding(path: Path) -> str:
@@ -305,7 +305,7 @@ def _first_wrong_line(path: Path, encoding: str) -> int:
     return number
 
 
-# ---- JSON Lines --------------------------------------------------------------------------------------------
+# ---- JSON Lines ----------------------------------------------------------------------------------
 
 
 def _json_rows(
@@ -343,7 +343,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-# ---- CSV and TSV -------------------------------------------------------------------------------------------
+# ---- CSV and TSV ---------------------------------------------------------------------------------
 
 
 def _table_rows(
@@ -370,7 +370,8 @@ def _table_rows(
     for number, cells in records:
         place = f"{name} line {number}"
         if _blank(cells):
-            # A blank line is no row where rows have separators. Other empty rows count, but at the end.
+            # A blank line is no row where rows have separators. Other empty rows count, but at the
+            # end.
             empty = empty or (place if cells or len(names) == 1 else "")
             continue
         if empty:
@@ -483,7 +484,7 @@ def _unquoted(cell: str) -> str:
     return inside.replace('""', '"') if escaped and '"' not in inside.replace('""', "") else cell
 
 
-# ---- fields ------------------------------------------------------------------------------------------------
+# ---- fields --------------------------------------------------------------------------------------
 
 
 def _text(place: str, row: Mapping[str, Any], name: str) -> str:

@@ -19,7 +19,8 @@ from abmll.text.tokens import TextTokens
 # its log-probability per token minus the same in a prompt without input (`pmi`,
 # `decoder/option_references.py`).
 OptionScore = Literal["total", "mean", "pmi"]
-# What is scored of an option with a description: its own text, its description, or one and the other.
+# What is scored of an option with a description: its own text, its description, or one and the
+# other.
 Described = Literal["name", "description", "both"]
 
 
@@ -104,11 +105,11 @@ class EncodedPrompt:
 
     A free-text query has no continuations. `neutral` is the prompt without input, where the score
     `pmi` compares with it, and otherwise empty. `content_free` are the same with inputs that say
-    nothing, where it compares with these; an example has none. With `per_token`, a score is a mean over tokens.
-    `text` is the input of the prompt. `options` are the texts of the continuations, where these are
-    options, and `meanings` the same with their descriptions. `question` are the tokens at the end of
-    the prompt that are not the input's; they are empty without an instruction. `declinable` is that
-    of the query.
+    nothing, where it compares with these; an example has none. With `per_token`, a score is a mean
+    over tokens. `text` is the input of the prompt. `options` are the texts of the continuations,
+    where these are options, and `meanings` the same with their descriptions. `question` are the
+    tokens at the end of the prompt that are not the input's; they are empty without an instruction.
+    `declinable` is that of the query.
     """
 
     prompt: tuple[int, ...]

@@ -19,10 +19,11 @@ _BATCH_ROWS = 1024
 
 
 def records(path: Path) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Yield the rows of the file, each as its place and its cells: first the names, then the others.
+    """Yield the rows of the file, each as its place and its cells: first the names, then the
+    others.
 
-    Of a spreadsheet the first sheet is read. A cell is a text, or a list of texts in Parquet. Raises
-    `AbmllError` for what cannot be read, and without the extra `tables`.
+    Of a spreadsheet the first sheet is read. A cell is a text, or a list of texts in Parquet.
+    Raises `AbmllError` for what cannot be read, and without the extra `tables`.
     """
     try:
         yield from _spreadsheet(path) if path.suffix.lower() == SPREADSHEET else _parquet(path)

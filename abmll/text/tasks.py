@@ -220,7 +220,8 @@ def unlabelled_options(examples: Sequence[Example]) -> tuple[str, ...]:
 
 
 def spelt_otherwise(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """Return those of `options` that are not among `known`, with the known one that each reads like.
+    """Return those of `options` that are not among `known`, with the known one that each reads
+    like.
 
     Two texts read alike where only case, space or the form of characters (NFKC) differs: `Billing`
     and `billing`.

@@ -1,4 +1,6 @@
-"""Kill the server by SIGKILL in the middle of a batch; `benchmarks/bulk.py` does it and counts the rows."""
+"""Kill the server by SIGKILL in the middle of a batch; `benchmarks/bulk.py` does it and counts the
+rows.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ async def run(setup: Setup) -> Report:
                     await asyncio.sleep(0.02)
                 drains.append(time.monotonic() - began)
             statuses.append(server.status)
-            # A server that has drained listens no more, and then ends: it has taken no such request.
+            # A server that has drained listens no more, and then ends: it has taken no such
+            # request.
             outcomes += [o for o in load.outcomes if not (o.code == "ConnectError" and o.at > began)]
             acknowledged += load.acknowledged
     bad = [f"{o.kind} {o.name}" for o in outcomes if o.status not in {200, 201, 503}]

@@ -1,4 +1,6 @@
-"""Clients that adapt and predict until they are stopped, and write down what became of each request."""
+"""Clients that adapt and predict until they are stopped, and write down what became of each
+request.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _numbers = itertools.count(100_000)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: its status, or 0 where the connection was lost, or -1 where no answer came in time.
+    """One request: its status, or 0 where the connection was lost, or -1 where no answer came in
+    time.
 
     `right` compares a prediction with the oracle. `at` is `time.monotonic()` at the end.
     """
@@ -172,8 +175,8 @@ def check_outcomes(
 ) -> None:
     """Check that answers are right, that no request hangs, and that errors are clear.
 
-    `where` begins each promise. With `lost_connections`, the fault itself ends connections. `also` has codes of errors that are
-    expected beside the retryable ones.
+    `where` begins each promise. With `lost_connections`, the fault itself ends connections. `also`
+    has codes of errors that are expected beside the retryable ones.
     """
     predictions = [o for o in outcomes if o.right is not None]
     wrong = sum(not o.right for o in predictions)

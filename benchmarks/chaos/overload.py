@@ -36,7 +36,9 @@ class Observed:
 
 
 async def run(setup: Setup) -> Report:
-    """Measure the capacity with clients that wait, and send ten times as much with some that do not."""
+    """Measure the capacity with clients that wait, and send ten times as much with some that do
+    not.
+    """
     report = Report("Ten times as many requests as the server can answer", [])
     with setup.server(OPTIONS) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE + 20) as http:

@@ -40,7 +40,9 @@ GETS = (
 
 @dataclass(frozen=True)
 class Attack:
-    """Bytes that are sent, in pieces with a pause after each; with `shut`, the client then closes its side."""
+    """Bytes that are sent, in pieces with a pause after each; with `shut`, the client then closes
+    its side.
+    """
 
     name: str
     pieces: tuple[bytes, ...]

@@ -29,7 +29,9 @@ from service.principals.records import Scope
 GUESSES = 200  # a fault; ten times as many keys
 REVOKED_SECONDS = 3.0
 DISTINCT = 0.05
-"""Largest excess over one half of the probability that one time of one kind is longer than one of another."""
+"""Largest excess over one half of the probability that one time of one kind is longer than one of
+another.
+"""
 OWN = (
     ("GET", ""), ("DELETE", ""), ("POST", "/pin"), ("POST", "/unpin"), ("GET", "/progress"), ("POST", "/cancel"),
     ("GET", "/calibration"), ("DELETE", "/calibration"),

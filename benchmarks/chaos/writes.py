@@ -1,4 +1,6 @@
-"""Kill the server and its workers by SIGKILL while it writes adapters and names, and start it again."""
+"""Kill the server and its workers by SIGKILL while it writes adapters and names, and start it
+again.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ async def run(setup: Setup) -> Report:
 
 
 async def name_adapters(http: httpx.AsyncClient, load: Load) -> int:
-    """Point a name to the newest adapter until the server is gone; return the last acknowledged version."""
+    """Point a name to the newest adapter until the server is gone; return the last acknowledged
+    version.
+    """
     version, named = 0, 0
     while True:
         if len(load.acknowledged) == named:

@@ -19,8 +19,8 @@ from benchmarks.reference_lora import PeftLora
 from benchmarks.scale_8b import most_step_tokens
 
 DROPOUT, ROWS_PER_PASS = 0.05, 32
-# Of a probability, with random weights. They amplify the rounding of bf16: 16 layers of width 512 on
-# the CPU differed by 0.023.
+# Of a probability, with random weights. They amplify the rounding of bf16: 16 layers of width 512
+# on the CPU differed by 0.023.
 ALLOWED_RANDOM = 0.1
 
 

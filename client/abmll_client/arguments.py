@@ -140,7 +140,9 @@ def check_characters(value: Any, name: str) -> None:
 
 
 def listed(rows: Iterable[Any], name: str, what: str = "texts") -> Iterable[Any]:
-    """Return `rows`. Raises `TypeError` for what would be taken apart into letters, keys or columns."""
+    """Return `rows`. Raises `TypeError` for what would be taken apart into letters, keys or
+    columns.
+    """
     if isinstance(rows, str | bytes):
         raise TypeError(f"{name} are a list of {what}, not one text")
     if isinstance(rows, Mapping):

@@ -33,8 +33,8 @@ class Call(Generic[AnswerT]):
     """One request and how to read its answer. `timeout_seconds` None takes the client's timeout.
 
     `accepted` reads an answer with the status 202, where there may be one. `affinity` names the
-    adapter to a load balancer, where the path and the body do not (see `affinity_of`). Making a call raises
-    `ValueError` for half a character in its body.
+    adapter to a load balancer, where the path and the body do not (see `affinity_of`). Making a
+    call raises `ValueError` for half a character in its body.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -68,7 +68,7 @@ class Call(Generic[AnswerT]):
             raise UnreadableAnswerError(message) from error
 
 
-# ---- adapters ----------------------------------------------------------------------------------------------
+# ---- adapters ------------------------------------------------------------------------------------
 
 
 def create_adapter(
@@ -132,7 +132,7 @@ def diagnose(adapter_id: str, **fields: int | None) -> Call[models.DiagnoseRespo
     return Call("POST", path, models.DiagnoseResponse, _given(fields))
 
 
-# ---- names of adapters -------------------------------------------------------------------------------------
+# ---- names of adapters ---------------------------------------------------------------------------
 
 
 def put_name(name: str, adapter_id: str, **fields: int | str | None) -> Call[models.Name]:
@@ -168,7 +168,7 @@ def delete_name(name: str) -> Call[models.DeletedName]:
     return Call("DELETE", _name_path(name), models.DeletedName)
 
 
-# ---- predictions -------------------------------------------------------------------------------------------
+# ---- predictions ---------------------------------------------------------------------------------
 
 
 def predict(inputs: InputsLike, **fields: Any) -> Call[models.PredictResponse]:
@@ -179,7 +179,7 @@ def predict(inputs: InputsLike, **fields: Any) -> Call[models.PredictResponse]:
     return Call("POST", "/v1/predict", models.PredictResponse, body)
 
 
-# ---- typed questions ---------------------------------------------------------------------------------------
+# ---- typed questions -----------------------------------------------------------------------------
 
 
 def decide(
@@ -200,7 +200,7 @@ def _asked(questions: Iterable[QuestionLike] | None, cases: CasesLike | None) ->
     }
 
 
-# ---- calibrated gates --------------------------------------------------------------------------------------
+# ---- calibrated gates ----------------------------------------------------------------------------
 
 
 def calibrate(adapter_id: str, examples: SupportLike, **fields: Any) -> Call[models.Calibration]:
@@ -226,7 +226,7 @@ def feedback(adapter_id: str, labels: Mapping[str, str]) -> Call[models.Feedback
     return Call("POST", path, models.FeedbackResponse, {"feedback": rows})
 
 
-# ---- the server --------------------------------------------------------------------------------------------
+# ---- the server ----------------------------------------------------------------------------------
 
 
 def served() -> Call[models.ModelList]:

@@ -124,8 +124,8 @@ class Client(Connection):
 
         The same support and fields always give the same id, and are adapted once. `options` belong
         to `support`. With `wait`, in seconds, the adaptation goes on without this client: it asks
-        again and again, in requests of 20 s at most, and calls `on_progress` with each answer. Raises
-        `NotAdaptedError` then, where the adaptation fails or takes longer.
+        again and again, in requests of 20 s at most, and calls `on_progress` with each answer.
+        Raises `NotAdaptedError` then, where the adaptation fails or takes longer.
         """
         call = calls.create_adapter(support, questions, cases, **fields)
         return self._send(call) if wait is None else self._run(plans.create_adapter(call, wait, on_progress))
@@ -180,8 +180,8 @@ class Client(Connection):
         """Point a name to an adapter, by a new version of the name.
 
         With `if_version`, only where that is the number of its current version (0: there is no such
-        name), else `InvalidRequestError` with the code `name_changed`. A request whose answer was lost
-        is sent again: that makes one more version, or with `if_version` is refused.
+        name), else `InvalidRequestError` with the code `name_changed`. A request whose answer was
+        lost is sent again: that makes one more version, or with `if_version` is refused.
         """
         return self._send(calls.put_name(name, adapter_id, if_version=if_version, note=note))
 

@@ -118,9 +118,9 @@ class _GateBase:
 class ConfidenceGate(_GateBase):
     """Decides for each input whose answer to take; `predictor` is one of `abmll_client.predictors`.
 
-    The model's answer is taken where the server did not abstain and every threshold holds. Otherwise
-    `fallback` is called. Where it returns None or raises, or there is none, the result goes to
-    `queue`: a callable, or a list, by default a new one.
+    The model's answer is taken where the server did not abstain and every threshold holds.
+    Otherwise `fallback` is called. Where it returns None or raises, or there is none, the result
+    goes to `queue`: a callable, or a list, by default a new one.
     """
 
     def __init__(

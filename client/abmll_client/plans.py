@@ -31,7 +31,8 @@ ResultT = TypeVar("ResultT")
 Plan: TypeAlias = Generator[Call[Any], Any, ResultT]
 
 POLL_SECONDS = 20.0
-"""Longest time of a request that waits for an adapter; proxies cut connections after 30 s and more."""
+"""Longest time of a request that waits for an adapter; proxies cut connections after 30 s and more.
+"""
 _FRAMING_BYTES = 64  # the name and the brackets of `inputs`
 
 

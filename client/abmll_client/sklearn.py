@@ -1,4 +1,6 @@
-"""scikit-learn classifiers of texts: of one label, and of several questions. Needs the extra `sklearn`."""
+"""scikit-learn classifiers of texts: of one label, and of several questions. Needs the extra
+`sklearn`.
+"""
 
 from __future__ import annotations
 
@@ -91,12 +93,12 @@ class FewShotClassifier(ClassifierMixin, _OfServer):  # type: ignore[misc]
     model reads as text. There is no `n_features_in_`, as in scikit-learn's own estimators of texts.
 
     With `client` or `base_url` a server does the work. With neither, an engine in this process does
-    (`abmll_client.local`), which all classifiers share. A client cannot be pickled, so use `base_url`
-    with `n_jobs`.
+    (`abmll_client.local`), which all classifiers share. A client cannot be pickled, so use
+    `base_url` with `n_jobs`.
 
-    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `effort` (work
-    of the fit: `full`, `fast` or `instant`; None: `full`), `steps` and `learning_rate` (None: those
-    of the effort), `calibration_folds` (parts of the support held out in turn to calibrate the
+    Parameters are those of the server's requests: `samples` (0 to 64, or "auto"), `effort` (work of
+    the fit: `full`, `fast` or `instant`; None: `full`), `steps` and `learning_rate` (None: those of
+    the effort), `calibration_folds` (parts of the support held out in turn to calibrate the
     adapter), `seed`, `gate` (how the server decides; see `predictions`), `truncate` (cut long
     texts), `model`.
 
@@ -215,11 +217,11 @@ class AbmllMultiOutputClassifier(_OfServer):
     gates by question.
 
     After `fit` there are `classes_`, a list with an array for each question: False and True, and
-    otherwise the question's values in their order, with the levels' indices in place of their labels
-    where `Y` has these; `adapter_id_`; and `cases_`, from which the adapter is made again.
+    otherwise the question's values in their order, with the levels' indices in place of their
+    labels where `Y` has these; `adapter_id_`; and `cases_`, from which the adapter is made again.
 
-    To scikit-learn's tools it is an estimator of no kind: as a classifier they would sort the answers,
-    which are booleans beside texts. So `cv=5` makes plain folds.
+    To scikit-learn's tools it is an estimator of no kind: as a classifier they would sort the
+    answers, which are booleans beside texts. So `cv=5` makes plain folds.
 
     Raises `ValueError` for an `X` or `Y` that is no set of labelled texts, and the client's errors.
     """

@@ -47,7 +47,8 @@ class Costs:
     def of(self, statistics: GateStatistics) -> dict[str, float]:
         """Costs by source.
 
-        A fallback that passed or failed was asked too, so every ticket that was not accepted counts.
+        A fallback that passed or failed was asked too, so every ticket that was not accepted
+        counts.
         """
         refused = statistics.fallen_back + statistics.queued
         return {

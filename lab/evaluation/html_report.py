@@ -50,7 +50,9 @@ def write_html(folder: Path) -> Path:
 
 
 def _blocks(page: str, folder: Path) -> Iterator[str]:
-    """Yield the parts of the Markdown that `lab.evaluation.tables` writes, with the plots of a section."""
+    """Yield the parts of the Markdown that `lab.evaluation.tables` writes, with the plots of a
+    section.
+    """
     for block in page.strip().split("\n\n"):
         if block.startswith("#"):
             level, _, text = block.partition(" ")

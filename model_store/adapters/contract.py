@@ -124,7 +124,9 @@ class Adapters(Protocol):
         ...
 
     def last_used_before(self, moment: float) -> Sequence[str]:
-        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        """Return the ids of adapters that were made and last used before this time of the epoch, in
+        s.
+        """
         ...
 
     def usage(self) -> tuple[int, int]:
@@ -132,7 +134,8 @@ class Adapters(Protocol):
         ...
 
     def is_current(self, id: str) -> bool:
-        """Return whether this process may use the adapter in its memory without a look at the store.
+        """Return whether this process may use the adapter in its memory without a look at the
+        store.
 
         It has no wait.
         """
@@ -159,7 +162,9 @@ class Adapters(Protocol):
         ...
 
     def list(self, after: str | None, limit: int) -> list[AdapterManifest]:
-        """Return the manifests of at most `limit` adapters behind `after`, in the order of their ids."""
+        """Return the manifests of at most `limit` adapters behind `after`, in the order of their
+        ids.
+        """
         ...
 
     def verify(self) -> tuple[int, Sequence[Finding]]:

@@ -36,7 +36,8 @@ class Journals:
 
     `root` belongs to the process that owns the adapter store beside it. A writer that was killed,
     or that ran out of disk, may leave the beginning of a record, without its end of line, after the
-    last acknowledged one: it is cut off. Any other damage moves the journal aside, as if it had never been there.
+    last acknowledged one: it is cut off. Any other damage moves the journal aside, as if it had
+    never been there.
     """
 
     def __init__(self, root: Path, keys: re.Pattern[str], what: str) -> None:

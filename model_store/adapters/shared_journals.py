@@ -266,8 +266,8 @@ class SharedJournals:
     def _let_others(self, key: str, write_seconds: float) -> None:
         """Pause after some writes in a row, in which another process can read and write.
 
-        A process that only writes needs one request for it, and one that has lost needs two: without
-        a pause the second would lose for ever.
+        A process that only writes needs one request for it, and one that has lost needs two:
+        without a pause the second would lose for ever.
         """
         writes = self._in_a_row.get(key, 0) + 1
         self._in_a_row[key] = 0 if writes >= _WRITES_IN_A_ROW else writes
@@ -277,7 +277,8 @@ class SharedJournals:
     def _tip(self, key: str, *, look_first: bool = True) -> _Tip | None:
         """Return the journal as it is now; None where there is no intact one.
 
-        `look_first` asks for its tag before its content, which saves that where nothing has changed.
+        `look_first` asks for its tag before its content, which saves that where nothing has
+        changed.
         """
         if not self._keys.fullmatch(key):
             return None

@@ -1,4 +1,5 @@
-"""The store of adapters among objects, which several processes use; `AdapterStore` is the other kind.
+"""The store of adapters among objects, which several processes use; `AdapterStore` is the other
+kind.
 
     store.json                            the format of all
     adapters/<id>.json                    manifest, digests of the files, and where the tensors are
@@ -58,7 +59,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """What the store says of an adapter: the text of its manifest, its files' digests, its tensors' key."""
+    """What the store says of an adapter: the text of its manifest, its files' digests, its tensors'
+    key.
+    """
 
     manifest: str
     digests: dict[str, str]
@@ -68,12 +71,14 @@ class StoredRecord:
 class SharedAdapterStore:
     """Owns no adapters: those below `objects`, as `Adapters`, for many processes.
 
-    It owns the folder of its cache. What another process stored or deleted is seen at once by `get`,
-    `has`, `manifest` and `list`; `is_current` says for how long a caller goes without them.
+    It owns the folder of its cache. What another process stored or deleted is seen at once by
+    `get`, `has`, `manifest` and `list`; `is_current` says for how long a caller goes without them.
     """
 
     def __init__(self, objects: Objects, cache: FolderCache, fresh_seconds: float) -> None:
-        """Use the adapters of `objects`. Raises `StoreUnavailableError` and `UnsupportedFormatError`."""
+        """Use the adapters of `objects`. Raises `StoreUnavailableError` and
+        `UnsupportedFormatError`.
+        """
         self._objects, self._cache, self._fresh_seconds = objects, cache, fresh_seconds
         self._mutex = threading.Lock()
         self._looked_at: dict[str, float] = {}
@@ -95,12 +100,16 @@ class SharedAdapterStore:
         return self._cache.total_bytes
 
     def touch(self, id: str) -> None:
-        """Write down that the adapter, if it is there, is used now, by the clock of the objects' place."""
+        """Write down that the adapter, if it is there, is used now, by the clock of the objects'
+        place.
+        """
         if self.has(id):
             self._objects.put(_use_key(id), b"{}")
 
     def last_used_before(self, moment: float) -> Sequence[str]:
-        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        """Return the ids of adapters that were made and last used before this time of the epoch, in
+        s.
+        """
         used = {listed.key: listed.modified.timestamp() for listed in self._objects.list(f"{USES}/")}
         return [
             id
@@ -164,7 +173,9 @@ class SharedAdapterStore:
         return self._read(id, lambda record: self._adapter(id, record))
 
     def manifest(self, id: str) -> AdapterManifest | None:
-        """Return the adapter's manifest, or None where there is no intact one. `id` may be any text."""
+        """Return the adapter's manifest, or None where there is no intact one. `id` may be any
+        text.
+        """
         return self._read(id, lambda record: parse_manifest(record.manifest, id))
 
     def record(self, id: str) -> StoredRecord | None:
@@ -190,7 +201,9 @@ class SharedAdapterStore:
         return [id for id in found if ADAPTER_ID.fullmatch(id) and (after is None or id > after)]
 
     def list(self, after: str | None, limit: int) -> list[AdapterManifest]:
-        """Return the manifests of at most `limit` adapters behind `after`, in the order of their ids."""
+        """Return the manifests of at most `limit` adapters behind `after`, in the order of their
+        ids.
+        """
         ids = iter(self.ids(after))
         found: list[AdapterManifest] = []
         with ThreadPoolExecutor(_READERS) as pool:
@@ -254,7 +267,8 @@ class SharedAdapterStore:
                 except CorruptArtifactError:
                     if seen.count(record) == 2:
                         raise
-                    # Else its answer was damaged, or it was deleted, and perhaps made again, meanwhile.
+                    # Else its answer was damaged, or it was deleted, and perhaps made again,
+                    # meanwhile.
         except UnsupportedFormatError as error:
             _log.warning("%s is ignored: %s", id, error)
         except CorruptArtifactError as error:
@@ -280,7 +294,9 @@ class SharedAdapterStore:
         return self._cache.put(id, files, record.digests, diagnosis)
 
     def _move_aside(self, id: str, error: CorruptArtifactError) -> None:
-        """Move the record aside, unless another process has put an intact one in its place meanwhile."""
+        """Move the record aside, unless another process has put an intact one in its place
+        meanwhile.
+        """
         found = self._objects.get(_key(id))
         if found is not None and self._is_damaged(id, found.data):
             _log.error("%s is moved aside: %s", id, error)

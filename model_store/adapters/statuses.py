@@ -1,4 +1,5 @@
-"""Statuses of long adaptations on disk, so that a server can say what became of them after a restart.
+"""Statuses of long adaptations on disk, so that a server can say what became of them after a
+restart.
 
     <root>/<adapter id>.json    its status, its times, and how it ended; no text of its support
 

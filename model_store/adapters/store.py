@@ -119,8 +119,8 @@ class AdapterStore:
         """Store `adapter` durably. One that is already there stays: an id names one content.
 
         Raises `StorageFullError` and `NonFiniteError`, with nothing stored. Raises `ValueError` for
-        an id that is not `adp_` and hexadecimal digits, or for a manifest that does not describe the
-        posterior.
+        an id that is not `adp_` and hexadecimal digits, or for a manifest that does not describe
+        the posterior.
         """
         text = checked_text(adapter)
         manifest, posterior = adapter.manifest, adapter.posterior
@@ -155,7 +155,9 @@ class AdapterStore:
             return self._read(id, read_folder)
 
     def manifest(self, id: str) -> AdapterManifest | None:
-        """Return the adapter's manifest, or None where there is no intact one. `id` may be any text."""
+        """Return the adapter's manifest, or None where there is no intact one. `id` may be any
+        text.
+        """
         if not ADAPTER_ID.fullmatch(id):
             return None
         with self._mutex:
@@ -188,7 +190,9 @@ class AdapterStore:
                 os.utime(self._root / id / SEAL_FILE)
 
     def last_used_before(self, moment: float) -> Sequence[str]:
-        """Return the ids of adapters that were made and last used before this time of the epoch, in s."""
+        """Return the ids of adapters that were made and last used before this time of the epoch, in
+        s.
+        """
         found = []
         for id in self._ids():
             with suppress(FileNotFoundError):

@@ -5,7 +5,8 @@
     names/<name>/journal.jsonl
     calibrations/<key>/journal.jsonl
 
-These are the files of a folder of stores. An adapter of an older form is written in the present one.
+These are the files of a folder of stores. An adapter of an older form is written in the present
+one.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ def export_stores(stores: Stores, file: Path) -> dict[str, int]:
 def import_stores(stores: Stores, file: Path, check_calibration: Check) -> list[Moved]:
     """Add the entries of a tar file to the stores, and say what became of each.
 
-    The whole file is checked first: nothing is added of a file with one damaged entry. An entry that
-    is there with another content stays as it is. A journal that goes on behind the records of the
-    file is the same, but newer. `check_calibration` is as in `Journals.verify`. Raises
+    The whole file is checked first: nothing is added of a file with one damaged entry. An entry
+    that is there with another content stays as it is. A journal that goes on behind the records of
+    the file is the same, but newer. `check_calibration` is as in `Journals.verify`. Raises
     `CorruptArtifactError` and `UnsupportedFormatError`.
     """
     with tempfile.TemporaryDirectory() as folder:

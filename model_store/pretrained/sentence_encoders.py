@@ -43,7 +43,9 @@ def load_sentence_encoder(
 
 
 def fetch_sentence_encoder(name: str, *, cache_dir: Path | None = None, progress: bool = True) -> Path:
-    """Return the folder of an encoder, fetched where it is not there. Raises as `load_sentence_encoder`."""
+    """Return the folder of an encoder, fetched where it is not there. Raises as
+    `load_sentence_encoder`.
+    """
     source = resolve_sentence_encoder(name)
     with progress_bar() if progress else nullcontext(no_report) as report:
         revision = source_revision(source)

@@ -66,8 +66,8 @@ class CasesBody:
 class DecisionBody:
     """A request of a wire, in the words that all wires have in common.
 
-    Errors are placed at `model`, `questions`, `input` or, with several inputs, `inputs`, and `below`
-    where the `extras` lie. `model` None stands for the base model.
+    Errors are placed at `model`, `questions`, `input` or, with several inputs, `inputs`, and
+    `below` where the `extras` lie. `model` None stands for the base model.
     """
 
     model: str | None

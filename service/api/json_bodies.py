@@ -16,7 +16,9 @@ from service.errors import InvalidRequestError, MalformedJsonError, UnsupportedM
 
 LARGE_BYTES = 1 << 15
 MOST_ERRORS = 1000
-"""pydantic describes an error in 8 us: the 330,000 of a body of 1 MB stopped the event loop for 4 s."""
+"""pydantic describes an error in 8 us: the 330,000 of a body of 1 MB stopped the event loop for 4
+s.
+"""
 
 
 class JsonRoute(APIRoute):
@@ -98,7 +100,9 @@ def check_media_type(request: Request, media_types: Collection[str] = ("applicat
 
 
 def _check_number_of_errors(checked: TypeAdapter[Any], parsed: Any) -> None:
-    """Raise `InvalidRequestError` where more than `MOST_ERRORS` fields are wrong, without a list of them."""
+    """Raise `InvalidRequestError` where more than `MOST_ERRORS` fields are wrong, without a list of
+    them.
+    """
     try:
         checked.validate_python(parsed)
     except ValidationError as error:

@@ -27,8 +27,8 @@ class RequestLog:
 
     The id is the client's `x-request-id` where that is well-formed, else a new one. It is in
     `request.state.request_id` and in the answer's header `x-request-id`. `id_headers` has one more
-    header for it by the beginning of the path, for clients that look there. An answer whose times are
-    known when it begins has them in `server-timing`.
+    header for it by the beginning of the path, for clients that look there. An answer whose times
+    are known when it begins has them in `server-timing`.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class RequestLog:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                # The route's template and not the path: ids in paths would make a new series for each.
+                # The route's template and not the path: ids in paths would make a new series for
+                # each.
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.monotonic() - started
                 self._tracer.end(span, request.method, route, status, notes)

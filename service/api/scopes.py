@@ -34,7 +34,9 @@ _PREDICT = {
     "/v2/models/{name:path}/infer",
     "/v2/models/{name:path}/versions/{version}/infer",
 }
-"""They need `adapt` as well where the request brings examples: the engine refuses to make an adapter."""
+"""They need `adapt` as well where the request brings examples: the engine refuses to make an
+adapter.
+"""
 _ADAPT = {
     "/v1/adapters",
     "/v1/adapters/{adapter_id}",

@@ -125,8 +125,8 @@ def cases_of(
     """Return `rows` as cases of the questions; the field `cases` lies `below` this place.
 
     Raises as `by_name`, also for a question that only its name tells from another, and, placed at
-    the answer, `InvalidSupportError` for an unknown question and `InvalidOptionsError` for an answer
-    that is no option.
+    the answer, `InvalidSupportError` for an unknown question and `InvalidOptionsError` for an
+    answer that is no option.
     """
     named = by_name(questions)
     keys: dict[object, str] = {}

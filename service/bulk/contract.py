@@ -14,8 +14,9 @@ from service.principals.records import Principal
 class RowRequest:
     """A request of one row, checked.
 
-    Rows with equal `key`s, which is not None, get the same answers together as one by one. `queries`
-    is the number of inputs that the model answers for it, and `chars` the length of its texts.
+    Rows with equal `key`s, which is not None, get the same answers together as one by one.
+    `queries` is the number of inputs that the model answers for it, and `chars` the length of its
+    texts.
     """
 
     request: Any
@@ -31,7 +32,8 @@ class Endpoint(Protocol):
         """Return the request of a row. Raises `ServiceError`."""
 
     async def answer(self, rows: Sequence[RowRequest], ids: Sequence[str], owner: Principal) -> Sequence[str]:
-        """Return the answers to rows of one key as JSON texts, in order; `ids` are their requests' ids.
+        """Return the answers to rows of one key as JSON texts, in order; `ids` are their requests'
+        ids.
 
         Nobody waits for it: it is done in leftover capacity. Raises `ServiceError`, which is about
         all rows.

@@ -165,7 +165,8 @@ class FileStore:
     def content(self, record: FileRecord) -> Iterator[bytes]:
         """Return the bytes of a file, as many as its record has, in blocks of 64 KiB.
 
-        The file is open when this returns. Raises `UnknownFileError` where it was deleted meanwhile.
+        The file is open when this returns. Raises `UnknownFileError` where it was deleted
+        meanwhile.
         """
         try:
             file = self.path(record.id).open("rb")

@@ -69,8 +69,8 @@ def check_file(
 ) -> tuple[int, tuple[LineError, ...]]:
     """Return the number of rows, and what is wrong with them: at most `MOST_ERRORS` errors.
 
-    Rows are sent to the path `url`, and have different ids. As many lines as rows may be blank. Needs
-    16 bytes a row. Raises `StoppedError` soon after `is_stopped`.
+    Rows are sent to the path `url`, and have different ids. As many lines as rows may be blank.
+    Needs 16 bytes a row. Raises `StoppedError` soon after `is_stopped`.
     """
     digests, errors, count = array("Q"), list[LineError](), 0
     for line, _, text in _lines(path, max_line_bytes, Place(), is_stopped):
@@ -103,7 +103,8 @@ def check_file(
 def _lines(
     path: Path, max_bytes: int, start: Place, is_stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, int, bytes | None]]:
-    """Yield each line: its number, the offset behind it, and its bytes, which a blank one has none of.
+    """Yield each line: its number, the offset behind it, and its bytes, which a blank one has none
+    of.
 
     Of a line of more than `max_bytes`, None stands for the bytes. Raises `StoppedError`.
     """

@@ -80,7 +80,8 @@ class Outputs:
     def commit(self) -> Progress:
         """Put all collected lines on the disk, and return how far the files are valid now.
 
-        Raises `OSError` where the disk refuses; the lines stay collected, and another call tries again.
+        Raises `OSError` where the disk refuses; the lines stay collected, and another call tries
+        again.
         """
         if self._next.rows == self._committed.rows:
             return self._committed

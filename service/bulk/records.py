@@ -82,8 +82,8 @@ class BatchRecord:
     `key_id` is the public id of the key that began it; None where the server had no keys.
 
     `output_file_id` and `error_file_id` are chosen when it is made; the files are there while it
-    runs, and afterwards if they have a line. `times` has the time of each status. `progress` is that
-    of an ended batch; while it runs, the batch has a file for it.
+    runs, and afterwards if they have a line. `times` has the time of each status. `progress` is
+    that of an ended batch; while it runs, the batch has a file for it.
     """
 
     id: str

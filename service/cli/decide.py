@@ -228,7 +228,7 @@ def _ask(remote: Remote, body: DecideRequest) -> DecideResponse:
     return DecideResponse.model_validate(found, strict=False, extra="ignore")
 
 
-# ---- the file of answers ----------------------------------------------------------------------------------
+# ---- the file of answers -------------------------------------------------------------------------
 
 
 def _write(path: Path, inputs: Sequence[str], answer: DecideResponse) -> None:

@@ -98,8 +98,8 @@ def label(
 ) -> None:
     """Answer every row of a file, and write the answers beside the rows.
 
-    Rows may be millions: they are read and written one after the other. Interrupted, the same command
-    goes on where the file --out ends.
+    Rows may be millions: they are read and written one after the other. Interrupted, the same
+    command goes on where the file --out ends.
     """
     with expected_errors_in_one_line(REFUSED if only_look else 1):
         columns = Columns(input_column)
@@ -156,7 +156,9 @@ def _check(path: Path, columns: Columns) -> tuple[int, list[str]]:
 
 
 async def _look(engine: Engine, path: Path, columns: Columns, total: int, request: PredictRequest) -> DryRun:
-    """Return the dry run of all rows: of `LOOKED_AT_ROWS` of them at even distances, times the others."""
+    """Return the dry run of all rows: of `LOOKED_AT_ROWS` of them at even distances, times the
+    others.
+    """
     step = max(1, total // LOOKED_AT_ROWS)
     looked_at = list(itertools.islice(rows_by_line(path, columns), 0, None, step))[:LOOKED_AT_ROWS]
     found: list[DryRun] = []
@@ -242,7 +244,7 @@ class _Labelling:
         self.done += len(group)
 
 
-# ---- who answers ----------------------------------------------------------------------------------------
+# ---- who answers ---------------------------------------------------------------------------------
 
 
 async def _here(

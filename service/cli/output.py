@@ -23,7 +23,8 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON inst
 def escape_what_cannot_be_encoded() -> None:
     """Make standard output write `\\u00e9` for an é that its encoding lacks, and raise no error.
 
-    Terminals and pipes outside of UTF-8 are those of Windows, and of `LC_ALL` or `PYTHONIOENCODING`.
+    Terminals and pipes outside of UTF-8 are those of Windows, and of `LC_ALL` or
+    `PYTHONIOENCODING`.
     """
     codecs.register_error("abmll_escapes", _escaped)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

@@ -66,8 +66,8 @@ class Remote:
 
         So is a lost connection, where the server was reached before.
 
-        Raises `ServiceError` with what the server says and the field that it names, and `AbmllError`
-        where there is no answer.
+        Raises `ServiceError` with what the server says and the field that it names, and
+        `AbmllError` where there is no answer.
         """
         for attempt in range(1, tries + 1):
             try:
@@ -127,8 +127,8 @@ def here_or_there(
     """Return the result of `here`, or of `there` on the server that does the work.
 
     That is the server at `url`, else the one that holds the lock of the data folder. Raises
-    `StoreInUseError` where something else holds it, `AbmllError` where that server has another model
-    than `settings`, and what the two functions raise.
+    `StoreInUseError` where something else holds it, `AbmllError` where that server has another
+    model than `settings`, and what the two functions raise.
     """
     if url is None:
         try:
@@ -158,7 +158,8 @@ def _server_of(settings: Settings, in_use: StoreInUseError) -> str:
 
 
 def read(model: type[ModelT], found: Any) -> dict[str, Any]:
-    """Return an answer of the server as one of this process prints: the fields of `model`, each there.
+    """Return an answer of the server as one of this process prints: the fields of `model`, each
+    there.
 
     Raises `AbmllError` where it is not such an answer.
     """

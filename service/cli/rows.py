@@ -47,8 +47,9 @@ def read_support(
 ) -> tuple[Example, ...]:
     """Read labelled examples that can be adapted to. `options` apply to rows without their own.
 
-    With `infer`, those are the different labels, if no row has its own. Without, a warning is printed
-    where labels repeat as those of classes do. Raises `AbmllError` with the place in the file.
+    With `infer`, those are the different labels, if no row has its own. Without, a warning is
+    printed where labels repeat as those of classes do. Raises `AbmllError` with the place in the
+    file.
     """
     found = list(examples_by_line(path, columns))
     if not options and not any(read.options for _, read in found):
@@ -65,7 +66,9 @@ def read_support(
 
 
 def _labels(path: Path, outputs: list[str], *, infer: bool) -> list[str] | None:
-    """Return the different outputs as options, if they are to be inferred; else warn if they repeat."""
+    """Return the different outputs as options, if they are to be inferred; else warn if they
+    repeat.
+    """
     labels = list(dict.fromkeys(outputs))
     repeat = 2 <= len(labels) <= len(outputs) // 2
     if infer:

@@ -32,7 +32,9 @@ KNOWN: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
         ("technical problem", 0.324),
     ),
 }
-"""The answers to `demo.INPUTS` with their probabilities, by base model with quantisation, and posterior."""
+"""The answers to `demo.INPUTS` with their probabilities, by base model with quantisation, and
+posterior.
+"""
 
 
 def run_self_test(settings: Settings) -> tuple[str, bool]:

@@ -118,7 +118,8 @@ def _show_demo(url: str, api_key: str | None = None, *, here: bool = False) -> b
         err.print(f"[red]The server refused:[/] {shown(error.response.text)}")
         return False
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
-        # httpx raises the last three for an address, or a proxy of the environment, that it cannot use.
+        # httpx raises the last three for an address, or a proxy of the environment, that it cannot
+        # use.
         err.print(f"[red]No answer from {shown(url)}:[/] {shown(str(error))}", soft_wrap=True)
         return False
     out.print(prediction_table(answer, demo_task.INPUTS))

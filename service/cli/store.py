@@ -24,7 +24,9 @@ store = typer.Typer(
 @store.command(cls=SettingsCommand)
 @with_settings("data_dir", "store_url")
 def verify(settings: Settings, *, as_json: AsJson = False) -> None:
-    """Read every adapter, name and calibration whole, and move damaged ones aside; status 1 if there are any."""
+    """Read every adapter, name and calibration whole, and move damaged ones aside; status 1 if
+    there are any.
+    """
     with expected_errors_in_one_line():
         # Reading an adapter takes torch, which `abmll --help` does without.
         from service.cli.tables import findings_table  # noqa: PLC0415
@@ -61,7 +63,9 @@ def gc(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what belongs to no adapter, name or calibration: what broken-off writes left, and damaged entries."""
+    """Remove what belongs to no adapter, name or calibration: what broken-off writes left, and
+    damaged entries.
+    """
     with expected_errors_in_one_line():
         from model_store.adapters.garbage import find_garbage  # noqa: PLC0415
         from service.cli.tables import garbage_table  # noqa: PLC0415

@@ -36,8 +36,8 @@ class _Memory:
 class AdapterCache:
     """The adapters of one tenant in a memory that all tenants share. Used from one event loop.
 
-    The memory holds at most `limit_bytes` of adapters, unless more are in use. An adapter of another
-    tenant is never found.
+    The memory holds at most `limit_bytes` of adapters, unless more are in use. An adapter of
+    another tenant is never found.
     """
 
     def __init__(self, limit_bytes: int, metrics: Metrics) -> None:

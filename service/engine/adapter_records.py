@@ -77,7 +77,9 @@ def spec_of(manifest: AdapterManifest, served: ServedModel) -> AdaptationSpec:
 
 
 def served_of(manifest: AdapterManifest, served: ServedModel) -> ServedModel | None:
-    """Return what is served with the global posterior of the adapter; None where that is not served."""
+    """Return what is served with the global posterior of the adapter; None where that is not
+    served.
+    """
     if manifest.base != served.base:
         return None
     found = (one for one in served.by_posterior if one.posterior_digest == manifest.posterior_digest)

@@ -182,7 +182,8 @@ class Answering:
         adaptation: AdaptationSpec | None,
         prediction: PredictionSpec | None,
     ) -> None:
-        """Put the price of a request in place of its estimate, and count it for the tenant's limits.
+        """Put the price of a request in place of its estimate, and count it for the tenant's
+        limits.
 
         Raises as `check_price` and `charge_price`, and `QueueFullError` where the estimate was too
         low and there is no room.
@@ -204,11 +205,11 @@ class Answering:
     ) -> Price | None:
         """Return what is left to do of a request, if its price is known.
 
-        An adapter that is known, or is being made, costs nothing. Raises `PriceExceedsDeadlineError`
-        where an idle worker would take longer than the `deadline`, in seconds and with the setting
-        that sets it, by default a request's; and `QuotaExceededError` where the tenant may not have
-        one more adapter. Raises `QueueFullError` where it would be refined, and nothing more may go on
-        in the background.
+        An adapter that is known, or is being made, costs nothing. Raises
+        `PriceExceedsDeadlineError` where an idle worker would take longer than the `deadline`, in
+        seconds and with the setting that sets it, by default a request's; and `QuotaExceededError`
+        where the tenant may not have one more adapter. Raises `QueueFullError` where it would be
+        refined, and nothing more may go on in the background.
         """
         price = await asyncio.to_thread(price_of, served, adaptation, prediction)
         limits, refined = self._principal.limits, adaptation.refined if adaptation is not None else None
@@ -282,7 +283,9 @@ class Answering:
         return adapter, cache
 
     async def refine(self, spec: AdaptationSpec, context: RequestContext) -> str | None:
-        """Begin to make what `spec` is refined to in the background, and return its id, if anything."""
+        """Begin to make what `spec` is refined to in the background, and return its id, if
+        anything.
+        """
         refined_id = await self._own.refining.begin(spec, context.tenant)
         if refined_id is not None:
             self._audit.write(self._principal, "adapt", refined_id, "refine")

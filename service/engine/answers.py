@@ -48,9 +48,9 @@ class Obtained:
 class Answered(Obtained):
     """Decided predictions in the order of the queries.
 
-    `calibrated_gate` is None where the request did not need the adapter's calibration. `warnings` are
-    about this request; the adapter's manifest has its own. `model` is the version of the name that
-    the request named its adapter by, such as `tickets@3`.
+    `calibrated_gate` is None where the request did not need the adapter's calibration. `warnings`
+    are about this request; the adapter's manifest has its own. `model` is the version of the name
+    that the request named its adapter by, such as `tickets@3`.
     """
 
     predictions: Sequence[DecidedPrediction]
@@ -70,10 +70,11 @@ class Decided:
     """Decided answers by input, and in each by question, in the orders of the request.
 
     `adapter_id` is None where no adapter answered, and `model` what answered: the base model, an
-    adapter's id, or a name with its version. `learned` says of each question whether the
-    adapter has cases of it; a question without is answered zero-shot. `tokens_by_input` has the
-    number of prompt tokens that were scored for each input, each counted once. `calibrated_gates` has what each question's
-    calibration gave, None where the request did not need it. `refines_to` is as in `Obtained`.
+    adapter's id, or a name with its version. `learned` says of each question whether the adapter
+    has cases of it; a question without is answered zero-shot. `tokens_by_input` has the number of
+    prompt tokens that were scored for each input, each counted once. `calibrated_gates` has what
+    each question's calibration gave, None where the request did not need it. `refines_to` is as in
+    `Obtained`.
     """
 
     rows: Sequence[Sequence[DecidedPrediction]]

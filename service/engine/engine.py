@@ -106,8 +106,8 @@ class _Life:
 class Engine:
     """Serves requests of one principal: at first the local one, who has the default tenant.
 
-    Call `start` once, then the others from any task, and `close` at the end. `of` returns the engine
-    for another principal, with the same workers, limits and life. Used from one event loop.
+    Call `start` once, then the others from any task, and `close` at the end. `of` returns the
+    engine for another principal, with the same workers, limits and life. Used from one event loop.
     """
 
     def __init__(
@@ -471,7 +471,8 @@ class Engine:
             return Diagnosed(adapter, cache, context.timings, diagnosis)
 
     async def readapt(self, adapter_id: str, *, dry_run: bool = False, move_names: bool = True) -> Readapted:
-        """Make an adapter of the same examples with the default posterior, and move the names to it.
+        """Make an adapter of the same examples with the default posterior, and move the names to
+        it.
 
         It is on disk before a name moves, so after an interruption the same call goes on. A dry run
         makes and moves nothing. Raises as `create_adapter`, `UnknownAdapterError` and
@@ -516,7 +517,8 @@ class Engine:
             return DryRun.of(new, prediction, price, deadline, made_already=known)
 
     async def dry_run_diagnosis(self, request: AdaptRequest, asked: DiagnoseRequest) -> DryRun:
-        """Return what a diagnosis of the adapter of `request` means and would take, without making it.
+        """Return what a diagnosis of the adapter of `request` means and would take, without making
+        it.
 
         `asked.adapter_id` does not matter. Raises what either would be refused with.
         """
@@ -583,7 +585,9 @@ class Engine:
         *,
         background: bool = False,
     ) -> AbstractAsyncContextManager[RequestContext]:
-        """Open a request, whose work is `asked` for: see `Traffic.request`. Raises as `check_ready`."""
+        """Open a request, whose work is `asked` for: see `Traffic.request`. Raises as
+        `check_ready`.
+        """
         served, share = self.check_ready(), self._principal.shares_time_as
         if background:
             return self._traffic.request(served, in_background(share), feed, None)

@@ -35,8 +35,8 @@ def adapter_id(
     """Return `adp_` and the first 128 bits of the digest, in hexadecimal.
 
     `folds` is the number of folds that choose the adapter's temperature. `questions` are the
-    adapter's own: it is found by their names, so they are part of what it is. `key` is the tenant's;
-    with none, that of the default tenant, the digest itself is the id.
+    adapter's own: it is found by their names, so they are part of what it is. `key` is the
+    tenant's; with none, that of the default tenant, the digest itself is the id.
     """
     determining = {
         "base": served.base.to_json(),

@@ -1,4 +1,4 @@
-"""Long adaptations: they go on without the client that asked for them, which asks how far they are."""
+"""Long adaptations: they go on without their client, which may read how far they are."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_ENDED = 10_000
-"""Most adaptations that ended without an adapter and are remembered; the oldest are forgotten first."""
+"""Most adaptations that ended without an adapter and are remembered; the oldest are forgotten
+first.
+"""
 POLL_SECONDS = 0.5
 """Time between two looks at an adapter that is made for a request, not as a long adaptation."""
 
@@ -155,7 +157,8 @@ class LongAdaptations:
     ) -> None:
         """Begin to make the adapter of `spec` in the time of `tenant`; what is begun goes on.
 
-        Its status is on disk then. `on_made` is called with the adapter. Raises `StoreFailedError`, and `QueueFullError`.
+        Its status is on disk then. `on_made` is called with the adapter. Raises `StoreFailedError`,
+        and `QueueFullError`.
         """
         self._forget_old()
         adapter_id = spec.job.adapter_id

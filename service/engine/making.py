@@ -23,7 +23,8 @@ async def make_adapter(
     timings: Timings | None = None,
     on_progress: Callable[[Losses], None] | None = None,
 ) -> StoredAdapter:
-    """Return the adapter that `jobs` make. `timings` are those of the request that waits, if one does.
+    """Return the adapter that `jobs` make. `timings` are those of the request that waits, if one
+    does.
 
     There is no deadline, since requests that wait for the same adapter may have more time left. The
     registry cancels it when none waits. Raises what the executor raises, and `FitDivergedError` for

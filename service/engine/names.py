@@ -95,7 +95,8 @@ class Names:
         return await _to_its_end(self._put(name, adapter_id, if_version, note, number))
 
     async def move(self, old_id: str, new_id: str, note: str) -> list[str]:
-        """Point every name that now points to the adapter `old_id` to `new_id`, by a new version each.
+        """Point every name that now points to the adapter `old_id` to `new_id`, by a new version
+        each.
 
         Return these names. Raises `UnknownAdapterError` and `StoreFailedError`.
         """
@@ -131,8 +132,8 @@ class Names:
     async def resolve(self, model: str, base_id: str) -> tuple[str, str]:
         """Return the adapter that a name, a version or an id stands for, and what to call it.
 
-        That is the version of a name (`tickets@3`), or the id. The adapter need not be there. Raises
-        `UnknownModelError`.
+        That is the version of a name (`tickets@3`), or the id. The adapter need not be there.
+        Raises `UnknownModelError`.
         """
         if model.startswith("adp_"):
             return model, model

@@ -1,4 +1,6 @@
-"""What is made of an adapter when the posterior that is served changes: another one, of its examples."""
+"""What is made of an adapter when the posterior that is served changes: another one, of its
+examples.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ NOTE = "readapted from {}"
 class Readapted:
     """The adapter `new_id` of the same examples as `adapter_id`, made with the default posterior.
 
-    They are one and the same where `adapter_id` is of that posterior itself. `names` moved to it, or
-    would. `loses_calibration` says that the old one has a calibration and the new one none: the
+    They are one and the same where `adapter_id` is of that posterior itself. `names` moved to it,
+    or would. `loses_calibration` says that the old one has a calibration and the new one none: the
     certificates of these names do not hold any more. `cache` says how the new one came to be there,
     and is None in a dry run, which alone has a `price`.
     """
@@ -45,8 +47,8 @@ class Readapted:
 def request_of(manifest: AdapterManifest, served: ServedModel) -> AdaptRequest:
     """Return the request for an adapter of the same examples.
 
-    The settings are those of the same effort, where the adapter has those of one and its posterior is
-    served, so that its defaults are known; else the same numbers. Raises `TextsNotStoredError`.
+    The settings are those of the same effort, where the adapter has those of one and its posterior
+    is served, so that its defaults are known; else the same numbers. Raises `TextsNotStoredError`.
     """
     support = manifest.support
     if not support.texts:

@@ -1,4 +1,6 @@
-"""Adaptations that go on in the background after their requests were answered by an instant adapter."""
+"""Adaptations that go on in the background after their requests were answered by an instant
+adapter.
+"""
 
 from __future__ import annotations
 

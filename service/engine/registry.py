@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_SECONDS = 60
-"""Most seconds after which a caller that wants an adapter which is being made is asked to come again."""
+"""Most seconds after which a caller that wants an adapter which is being made is asked to come
+again.
+"""
 _Made: TypeAlias = "tuple[StoredAdapter, bool]"  # True where the adapter was made, not found
 
 
@@ -161,7 +163,9 @@ class AdapterRegistry:
 
     @asynccontextmanager
     async def existing(self, adapter_id: str) -> AsyncIterator[None]:
-        """Keep the adapter from being deleted while the context lasts. Raises `UnknownAdapterError`."""
+        """Keep the adapter from being deleted while the context lasts. Raises
+        `UnknownAdapterError`.
+        """
         async with self._lock:
             if not await asyncio.to_thread(self._store.has, adapter_id):
                 raise self._unknown(adapter_id)

@@ -72,10 +72,10 @@ class PredictRequest:
     """Queries to answer, the adapter to answer them with, and the gate that decides.
 
     `adapter` is the id of one, or a request to make one. None stands for what `model` names (see
-    `Engine.resolve_model`), and without it for the global posterior. `model` is the base model where
-    `adapter` is given. Queries without options have the options
-    that all support examples share; if the support has no options, they are answered in free text.
-    `confidence` None stands for a calibrated one where the adapter has its own temperature.
+    `Engine.resolve_model`), and without it for the global posterior. `model` is the base model
+    where `adapter` is given. Queries without options have the options that all support examples
+    share; if the support has no options, they are answered in free text. `confidence` None stands
+    for a calibrated one where the adapter has its own temperature.
     """
 
     adapter: str | AdaptRequest | None
@@ -94,8 +94,8 @@ class DecideRequest:
     `adapter` is the id of an adapter, or a request to make one. None stands for what `model` names.
     Where that is the base model, or None, the global posterior answers, which has seen no example
     (zero-shot). `gate`, `confidence` and `settings` are as in `PredictRequest`, and hold for every
-    question. A question whose name is in `gates` has these thresholds in place of `gate`, which then
-    needs no calibration.
+    question. A question whose name is in `gates` has these thresholds in place of `gate`, which
+    then needs no calibration.
     """
 
     questions: tuple[Question, ...]

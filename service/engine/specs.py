@@ -80,10 +80,10 @@ class AdaptationSpec:
 class PredictionSpec:
     """All that decides predictions but the adapter: queries with their options, and settings.
 
-    `posterior` is the digest of the global posterior that the adapter was made from, by whose template
-    `prompts` has each query in tokens; `confidence_kinds` the kind of confidence of each answer
-    (`service.gating.confidence`). `warnings` are about what is accepted and may be meant otherwise.
-    `fixed_classes` says whether the adapter's examples all have the same options, and
+    `posterior` is the digest of the global posterior that the adapter was made from, by whose
+    template `prompts` has each query in tokens; `confidence_kinds` the kind of confidence of each
+    answer (`service.gating.confidence`). `warnings` are about what is accepted and may be meant
+    otherwise. `fixed_classes` says whether the adapter's examples all have the same options, and
     `answer_tokens` is the length of its longest free-text label: the price depends on them.
     """
 

@@ -81,7 +81,9 @@ class Belongings:
 
 
 class Tenants:
-    """Owns the belongings of all tenants, opened when a tenant first asks. Used from one event loop."""
+    """Owns the belongings of all tenants, opened when a tenant first asks. Used from one event
+    loop.
+    """
 
     def __init__(
         self,

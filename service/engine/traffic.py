@@ -1,4 +1,4 @@
-"""The requests that wait or run: how many there may be, how long each may take, and when to come back."""
+"""The requests that wait or run: how many, how long, and when a refused client may come back."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from service.request_notes import current_notes
 class RequestContext:
     """One request in flight: its model, times, tenant and deadline.
 
-    `served` is that of the posterior of its adapter, once that is known.
-    `feed` is None unless its progress is streamed; `adapter_id` is None until it is known. `model` is
-    the version of a name, where the request names its adapter by one. `refines_to` is as in
-    `service.engine.answers.Obtained`. `reservation` has its work in the backlog; None for work in the background.
+    `served` is the default model, and once the adapter is known, the model of the adapter's
+    posterior. `feed` is None unless the progress is streamed. `adapter_id` is None until it is
+    known. `model` is the version of a name, where the request names its adapter by one.
+    `refines_to` is as in `service.engine.answers.Obtained`. `reservation` is the request's work in
+    the backlog, and None for work in the background.
     """
 
     served: ServedModel
@@ -49,8 +50,8 @@ class RequestContext:
 class Traffic:
     """Counts requests, refuses more than `limit`, and ends those that take too long.
 
-    While several tenants have requests, or were refused a moment ago, each has an equal part. It also
-    refuses work that `backlog` has no room for. `background` returns how much work goes on: it
+    While several tenants have requests, or were refused a moment ago, each has an equal part. It
+    also refuses work that `backlog` has no room for. `background` returns how much work goes on: it
     continues for a while after requests have left, and counts too. Used from one event loop.
     """
 

@@ -90,8 +90,8 @@ class WorkerActor:
     def _tell(self, event: Began) -> None:
         """Wait until the front end knows that a job has begun.
 
-        If the job ends this process, the event would end with it. The pool would send the job to one
-        worker after the other, and lose them all.
+        If the job ends this process, the event would end with it. The pool would send the job to
+        one worker after the other, and lose them all.
         """
         self._known.clear()
         self._events.put(event)

@@ -76,8 +76,8 @@ class ServedModel:
 
     `base`, `posterior_digest` and `template` determine results, so they are part of adapter ids.
     `prices` were measured by the worker and may differ between equal models; None where they are
-    not known. `others` are what answers for adapters of other posteriors of the same base; they have
-    none themselves.
+    not known. `others` are what answers for adapters of other posteriors of the same base; they
+    have none themselves.
     """
 
     base: BaseIdentity
@@ -120,9 +120,9 @@ class AdaptJob:
 class PredictJob:
     """Prompts to answer with the adapter `adapter_id`, or with the global posterior (`GLOBAL`).
 
-    `posterior` is the digest of the global posterior that the adapter was made from; empty stands for
-    the default. Equal jobs give equal predictions. A job has no weights: they are sent with it to a
-    worker that does not hold the adapter (`messages.Submit`).
+    `posterior` is the digest of the global posterior that the adapter was made from; empty stands
+    for the default. Equal jobs give equal predictions. A job has no weights: they are sent with it
+    to a worker that does not hold the adapter (`messages.Submit`).
     """
 
     adapter_id: str

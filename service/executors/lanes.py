@@ -96,7 +96,8 @@ class LaneScheduler:
     def next(
         self, lane: Lane, taken: Container[int], ready: Callable[[int], bool] = lambda _: True
     ) -> int | None:
-        """Return the next job of the unit, of those `ready` and not `taken`; None where there is none.
+        """Return the next job of the unit, of those `ready` and not `taken`; None where there is
+        none.
 
         A job that is not ready keeps its place before those of its tenant that came later.
         """

@@ -74,7 +74,9 @@ class WorkerLoop:
 
     @property
     def unit_size(self) -> float:
-        """Return the tokens of the current unit over those of a usual one. Any thread may call this."""
+        """Return the tokens of the current unit over those of a usual one. Any thread may call
+        this.
+        """
         return self._unit_tokens / self._worker.tokens_per_unit
 
     def submit(self, command: Submit) -> None:

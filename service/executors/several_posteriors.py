@@ -49,7 +49,9 @@ class PosteriorsWorker:
         return run
 
     def advance(self, runs: Sequence[Run]) -> None:
-        """See `Worker.advance`. After an error in a batch, runs of other posteriors may have advanced."""
+        """See `Worker.advance`. After an error in a batch, runs of other posteriors may have
+        advanced.
+        """
         for worker in self._workers:
             own = [run for run in runs if self._owners[id(run)] is worker and not run.done]
             if own:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class Supervision:
     """Rules for finding lost workers and restarting them.
 
-    A worker hangs when one unit takes longer than `hang_seconds`, and longer in proportion where the
-    unit is larger than usual, since not all work can rest. It is silent when more than
-    `silent_beats` heartbeats in a row do not come. The wait before a restart doubles with each loss,
-    up to the longest. It is the first one again after a worker was up for `stable_seconds`.
+    A worker hangs when one unit takes longer than `hang_seconds`, and longer in proportion where
+    the unit is larger than usual, since not all work can rest. It is silent when more than
+    `silent_beats` heartbeats in a row do not come. The wait before a restart doubles with each
+    loss, up to the longest. It is the first one again after a worker was up for `stable_seconds`.
 
     A worker that has more than `most_memory_bytes`, or has done `most_jobs`, finishes its jobs for
-    at most `leave_seconds` and is started again; None sets no limit. An idle worker is checked every
-    `check_seconds`. It is slow when `slow_checks` in a row took over `slow_factor` times as long as
-    the fastest.
+    at most `leave_seconds` and is started again; None sets no limit. An idle worker is checked
+    every `check_seconds`. It is slow when `slow_checks` in a row took over `slow_factor` times as
+    long as the fastest.
     """
 
     heartbeat_seconds: float = 1.0

@@ -95,9 +95,9 @@ class GateKeeper:
     """Owns the state of all calibrated gates. Used from one event loop.
 
     The disk is written in threads, one write at a time, and always before memory. The caller checks
-    that the adapter exists. Where other servers write the same journals, a write happens only on top
-    of all that they have written: else it is decided anew, with that. `fresh_seconds` is for how long
-    thresholds may be of a journal as it was.
+    that the adapter exists. Where other servers write the same journals, a write happens only on
+    top of all that they have written: else it is decided anew, with that. `fresh_seconds` is for
+    how long thresholds may be of a journal as it was.
     """
 
     def __init__(
@@ -211,7 +211,8 @@ class GateKeeper:
         settings: PredictSettings,
         queries: Sequence[Query],
     ) -> list[ResolvedGate]:
-        """Return the gate of each query, for predictions with `settings` by the adapter of `manifest`.
+        """Return the gate of each query, for predictions with `settings` by the adapter of
+        `manifest`.
 
         Raises `CalibrationMissingError`, `CalibrationMismatchError`, `CannotCertifyError`,
         `CertificateRevokedError`, and `InvalidRequestError` for a prediction set without options;
@@ -361,7 +362,8 @@ class GateKeeper:
         )
 
     async def _of_adapter(self, manifest: AdapterManifest) -> list[tuple[AdapterQuestion | None, GateState]]:
-        """Return the questions of an adapter that have a calibration, with its state. Needs the lock.
+        """Return the questions of an adapter that have a calibration, with its state. Needs the
+        lock.
 
         Raises `CalibrationMissingError` where none has.
         """

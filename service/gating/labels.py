@@ -1,4 +1,6 @@
-"""Labels as texts; labels of predictions: of which calibration, and whether the prediction was right."""
+"""Labels as texts; labels of predictions: of which calibration, and whether the prediction was
+right.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class JudgedLabels:
 
 
 def label_text(label: Label, question: AdapterQuestion | None, param: str) -> str:
-    """Return the text that stands for a label; `CANNOT_TELL` is that of an input that does not tell.
+    """Return the text that stands for a label; `CANNOT_TELL` is that of an input that does not
+    tell.
 
     A label is what the caller of the question calls an option, or the option itself. Raises
     `InvalidRequestError` at `param` for a label without a text that is of no question, and

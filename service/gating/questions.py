@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from model_store.adapters.manifest import AdapterManifest
 
 WantedQuestion: TypeAlias = str | int | None
-"""A question of an adapter by its name or its index, which may be a text of digits; None stands for the
-only one."""
+"""A question of an adapter by its name or its index, which may be a text of digits; None stands for
+the only one."""
 _DIGEST_CHARS = 16
 
 

@@ -50,8 +50,8 @@ class GateRequest:
 
 
 Label: TypeAlias = str | bool | int | None
-"""A right answer: an option or a text; for a question also what its caller calls an option, and None
-for an input that does not tell the answer."""
+"""A right answer: an option or a text; for a question also what its caller calls an option, and
+None for an input that does not tell the answer."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class CalibrateRequest:
     """Labelled examples for the calibration of an adapter's question, and how to predict them.
 
     `question` says which one, for an adapter whose examples have instructions. There may then be
-    `cases` in place of examples: what they answer to other questions is left out. `replace` starts a new calibration
-    instead of adding to it. `more_follow` announces another request; until then nothing is
-    certified.
+    `cases` in place of examples: what they answer to other questions is left out. `replace` starts
+    a new calibration instead of adding to it. `more_follow` announces another request; until then
+    nothing is certified.
     """
 
     adapter_id: str
@@ -169,8 +169,8 @@ class FeedbackOutcome:
     """Result of sending labels.
 
     `stored` labels are new; `asked` of them had been asked for. `known` others were for predictions
-    that had a label already, which stays. `contradicted` has the ids of those that a label here says
-    the opposite of. `views` are the calibrations that the labels belong to, by first label.
+    that had a label already, which stays. `contradicted` has the ids of those that a label here
+    says the opposite of. `views` are the calibrations that the labels belong to, by first label.
     """
 
     stored: int

@@ -34,7 +34,9 @@ class AuditLog:
                 raise SettingsError(f"the audit log {path} cannot be written: {error.strerror}") from error
 
     def write(self, principal: Principal, action: Action, id: str, detail: str = "") -> None:
-        """Note that `principal` did `action` to what has this id. A full disk is logged, not raised."""
+        """Note that `principal` did `action` to what has this id. A full disk is logged, not
+        raised.
+        """
         if self._file is None:
             return
         record = {

@@ -7,8 +7,8 @@ def has_room(own: int, total: int, limit: int, *, shared: bool) -> bool:
     """Return whether a tenant may have `own` of `total`, both counted with what is to come.
 
     A limit that tenants share is never used up by one of them: each has at most as much as is left
-    free, so alone half of it, and beside another one a third. One more is allowed, so that a limit of
-    1 is one.
+    free, so alone half of it, and beside another one a third. One more is allowed, so that a limit
+    of 1 is one.
     """
     return total <= limit and (not shared or own <= limit - total + 1)
 

@@ -29,9 +29,11 @@ class _Bucket:
         return size - self.used
 
     def take(self, amount: float, size: float, now: float) -> float:
-        """Take `amount`, and return 0; or take nothing, and return the seconds until there is as much.
+        """Take `amount`, and return 0; or take nothing, and return the seconds until there is as
+        much.
 
-        More than `size` can be taken of a full bucket: what one request needs is not refused for ever.
+        More than `size` can be taken of a full bucket: what one request needs is not refused for
+        ever.
         """
         missing = min(amount, size) - self.remaining(size, now)
         if missing > 1e-9:

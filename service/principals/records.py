@@ -1,4 +1,6 @@
-"""A principal: the tenant that a request comes from, the key that proved it, and what the key may do."""
+"""A principal: the tenant that a request comes from, the key that proved it, and what the key may
+do.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,9 @@ UNLIMITED = Limits()
 class Scope(StrEnum):
     """What a key may do. A key has any of them; none includes another.
 
-    PREDICT: answer with adapters that are there, show them, and label their predictions. ADAPT: make,
-    name, calibrate, diagnose and delete adapters. ADMIN: see and change what all tenants share.
+    PREDICT: answer with adapters that are there, show them, and label their predictions. ADAPT:
+    make, name, calibrate, diagnose and delete adapters. ADMIN: see and change what all tenants
+    share.
     """
 
     PREDICT = "predict"

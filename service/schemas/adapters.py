@@ -126,7 +126,8 @@ class AdapterProgress(WireModel):
     """How far the making of an adapter is.
 
     The last four of the statuses are final: there is an adapter (`succeeded`), the adaptation
-    `failed`, a client `cancelled` it, or it was not done before `long_deadline_seconds` (`expired`).
+    `failed`, a client `cancelled` it, or it was not done before `long_deadline_seconds`
+    (`expired`).
     """
 
     id: str = Field(description="Id of the adapter, which is there once the status is `succeeded`.")

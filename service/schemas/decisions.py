@@ -48,7 +48,8 @@ AskedQuestion = Annotated[
 class DecideRequest(DecideOptions):
     """Typed questions about each of some inputs.
 
-    What answers is named by `adapter_id` or `model`, or made from `cases`, or else is the base model.
+    What answers is named by `adapter_id` or `model`, or made from `cases`, or else is the base
+    model.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [demo.decide_body()]})

@@ -11,7 +11,9 @@ from service.schemas.wire import WireModel
 
 
 class ModelCard(WireModel):
-    """A model that requests can name: the base model with its global posterior, an adapter, or a name."""
+    """A model that requests can name: the base model with its global posterior, an adapter, or a
+    name.
+    """
 
     id: str
     object: Literal["model"] = "model"

@@ -20,7 +20,7 @@ def tag_of_type(value: Any, kinds: Collection[str], default: str | None = None) 
     return f"<{kind}>" if isinstance(kind, str) and kind in kinds else None
 
 
-# ---- instructions -----------------------------------------------------------------------------------------
+# ---- instructions --------------------------------------------------------------------------------
 
 
 class InputText(WireModel):
@@ -74,7 +74,7 @@ Instructions = Annotated[
 ]
 
 
-# ---- questions --------------------------------------------------------------------------------------------
+# ---- questions -----------------------------------------------------------------------------------
 
 
 class _Question(WireModel):
@@ -173,7 +173,7 @@ Question = Annotated[
     one_of(kind_of_question, KINDS_OF_QUESTIONS),
 ]
 
-# ---- cases ------------------------------------------------------------------------------------------------
+# ---- cases ---------------------------------------------------------------------------------------
 
 
 def _answer(value: Any) -> Any:

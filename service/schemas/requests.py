@@ -170,7 +170,9 @@ class CreateAdapterRequest(WireModel):
 
 
 class PredictRequest(WireModel):
-    """Answer inputs with an adapter that is named by `adapter_id` or `model`, or made from `support`."""
+    """Answer inputs with an adapter that is named by `adapter_id` or `model`, or made from
+    `support`.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_PREDICT_EXAMPLE]})
 

@@ -1,4 +1,6 @@
-"""Work is what the model really runs: closed forms by hand, and the passes of a tiny model, counted."""
+"""Work is what the model really runs: closed forms by hand, and the passes of a tiny model,
+counted.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def prompt(tokens: int, *options: int, first: int = 1) -> EncodedPrompt:
     )
 
 
-# ---- closed forms ------------------------------------------------------------------------------------------
+# ---- closed forms --------------------------------------------------------------------------------
 
 
 def test_a_prediction_is_one_trunk_and_each_sample_of_the_layers_above() -> None:
@@ -126,7 +128,7 @@ def test_seconds_are_amounts_times_what_one_of_them_takes() -> None:
     assert speed.seconds((Work(frozen_tokens=3) + Work(scored=2)) * 2) == 46
 
 
-# ---- what really runs --------------------------------------------------------------------------------------
+# ---- what really runs ----------------------------------------------------------------------------
 
 
 class Counted(FewShotModel):
@@ -269,7 +271,7 @@ def test_free_text_reads_and_writes_the_tokens_that_are_counted(
         assert found[name] == getattr(counted, name), name
 
 
-# ---- the speed ---------------------------------------------------------------------------------------------
+# ---- the speed -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("readout_scale", [None, 2.0])

@@ -1,4 +1,6 @@
-"""What the benchmarks of faults count as broken, and what their proxy does. They themselves need real servers."""
+"""What the benchmarks of faults count as broken, and what their proxy does. They themselves need
+real servers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the client tells a load balancer: the same for one adapter, and never a header that is refused."""
+"""What the client tells a load balancer: the same for one adapter, and never a header that is
+refused.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_threads_that_share_a_client_share_its_places(tmp_path: Path) -> None:
     assert len(worker.predicted) == 120
 
 
-# ---- the rule of the window, against servers that are played ------------------------------------------------
+# ---- the rule of the window, against servers that are played -------------------------------------
 
 
 class Bounded(httpx.AsyncBaseTransport):

@@ -145,7 +145,7 @@ def test_cases_of_more_inputs_than_a_request_takes_are_learned_once(tmp_path: An
     assert len(server.worker.adapted) == 1
 
 
-# ---- frames -------------------------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------
 
 
 def test_cases_are_columns_and_missing_values_cannot_be_told() -> None:

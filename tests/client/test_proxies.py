@@ -1,4 +1,6 @@
-"""Proxies of the environment: this machine is reached without them, and one that cannot be used is named."""
+"""Proxies of the environment: this machine is reached without them, and one that cannot be used is
+named.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The pages on many questions: their Python runs on a fake model's server, their commands in this process."""
+"""The pages on many questions: their Python runs on a fake model's server, their commands in this
+process.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
 IMAGE = f"abmll-serve:{PYPROJECT['project']['version']}"
 
 
-# ---- one image ---------------------------------------------------------------------------------------------
+# ---- one image -----------------------------------------------------------------------------------
 
 
 def images() -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ def test_the_image_has_one_name_everywhere() -> None:
     assert built == repository == re.findall(r'title="([^"]*)"', runtime("LABEL"))[0]
 
 
-# ---- compose -----------------------------------------------------------------------------------------------
+# ---- compose -------------------------------------------------------------------------------------
 
 
 def interpolated(variables: dict[str, str]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_prometheus_and_grafana_find_what_they_are_given() -> None:
     assert source["url"] == f"http://prometheus:{services['prometheus']['ports'][0].rpartition(':')[2]}"
 
 
-# ---- KServe ------------------------------------------------------------------------------------------------
+# ---- KServe --------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -165,7 +165,9 @@ def kserve_models() -> dict[str, dict[str, str]]:
 
 
 def faults(value: Any, kind: str, place: str) -> Iterator[str]:
-    """Yield where `value` is not of this type of the SDK. Types of Kubernetes are taken as they are."""
+    """Yield where `value` is not of this type of the SDK. Types of Kubernetes are taken as they
+    are.
+    """
     scalars = {"str": str, "int": int, "bool": bool, "float": float}
     if kind.startswith("list["):
         for i, item in enumerate(value):

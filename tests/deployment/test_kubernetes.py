@@ -58,7 +58,7 @@ def environment_of(made: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry for entry in pod_of(made)["containers"][0]["env"]}
 
 
-# ---- its own tools -----------------------------------------------------------------------------------------
+# ---- its own tools -------------------------------------------------------------------------------
 
 
 def test_helm_finds_nothing_to_say() -> None:
@@ -99,7 +99,7 @@ def test_the_manifest_without_helm_is_what_the_chart_makes() -> None:
     assert MANIFEST.read_text("utf-8") == manifest(), "run python -m tests.deployment.made_files"
 
 
-# ---- values ------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def test_the_schema_and_the_defaults_name_the_same_values() -> None:
@@ -159,7 +159,7 @@ def test_a_setting_of_threads_takes_the_place_of_the_pods_share() -> None:
     assert environment_of(render({"settings": {"threads": 3}}))["ABMLL_THREADS"]["value"] == "3"
 
 
-# ---- the pod -----------------------------------------------------------------------------------------------
+# ---- the pod -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("before", "drain"), [(15, 45), (30, 120)])

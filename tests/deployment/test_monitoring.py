@@ -134,7 +134,7 @@ def used_by_panel(expression: str) -> dict[str, set[str]]:
     return used_by(expression.replace("$__rate_interval", "5m")).selected
 
 
-# ---- the dashboard -----------------------------------------------------------------------------------------
+# ---- the dashboard -------------------------------------------------------------------------------
 
 
 def read_by_grafana(dashboard: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def test_the_chart_hands_the_dashboard_on_unchanged() -> None:
     assert made["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-# ---- alerts, scrape, scaling -------------------------------------------------------------------------------
+# ---- alerts, scrape, scaling ---------------------------------------------------------------------
 
 
 def test_promtool_accepts_the_rules_and_the_configuration(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_autoscaler_asks_for_what_the_adapter_offers() -> None:
     assert asked == {rule["name"]["as"] for rule in ADAPTER["rules"]["custom"]}
 
 
-# ---- the page ----------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
 def test_the_page_of_the_metrics_is_fresh() -> None:

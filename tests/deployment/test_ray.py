@@ -1,4 +1,6 @@
-"""The Ray cluster and the server in front of it: valid, and in agreement with image, server and KubeRay."""
+"""The Ray cluster and the server in front of it: valid, and in agreement with image, server and
+KubeRay.
+"""
 
 from __future__ import annotations
 

@@ -71,9 +71,11 @@ def test_the_python_of_a_page_runs(
 
 @pytest.fixture
 def folder(linked: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
-    """A folder with the files that the pages name, a curl that fails as the server does, and an adapter.
+    """A folder with the files that the pages name, a curl that fails as the server does, and an
+    adapter.
 
-    The adapter is on the server, and in the data folder of the commands, under the same id and name.
+    The adapter is on the server, and in the data folder of the commands, under the same id and
+    name.
     """
     tmp_path = linked
     curl = tmp_path / "bin/curl"
@@ -158,7 +160,7 @@ def statements(text: str) -> list[str]:
     return [statement for statement in found if statement]
 
 
-# ---- what is left out ----------------------------------------------------------------------------------------
+# ---- what is left out ----------------------------------------------------------------------------
 
 
 def test_blocks_with_a_test_of_their_own_have_one() -> None:

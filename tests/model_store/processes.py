@@ -116,7 +116,9 @@ def hang_before_the_record(
 def share_forever(
     root: Path, url: str, environment: Mapping[str, str], adapter_id: str, acknowledge: Connection
 ) -> None:
-    """Add records 0, 1, ... to a shared journal, and send each number when its `append` has returned."""
+    """Add records 0, 1, ... to a shared journal, and send each number when its `append` has
+    returned.
+    """
     stores = open_shared(root, url, environment)
     number = 0
     while True:

@@ -61,10 +61,10 @@ def adapt_calibrated_timed(
 class Adapted(Method):
     """Answers with an adapted posterior.
 
-    `samples` 0 answers with the mean. Without `settings` they are those of `effort`, from those that
-    theta is to be served with. With `calibration_folds` that many parts of the support choose a
-    temperature for the adapter. With a `readout_scale`, samples differ in the readout alone, at that
-    scale.
+    `samples` 0 answers with the mean. Without `settings` they are those of `effort`, from those
+    that theta is to be served with. With `calibration_folds` that many parts of the support choose
+    a temperature for the adapter. With a `readout_scale`, samples differ in the readout alone, at
+    that scale.
     """
 
     kind: Literal["adapted"] = "adapted"

@@ -1,4 +1,6 @@
-"""Reads an upload, a multipart form with one file, to the disk: no part of the file stays in memory."""
+"""Reads an upload, a multipart form with one file, to the disk: no part of the file stays in
+memory.
+"""
 
 from __future__ import annotations
 

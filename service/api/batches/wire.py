@@ -17,7 +17,7 @@ MAX_WINDOW_HOURS = 720
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Value = Annotated[str, StringConstraints(max_length=512)]
 
-# ---- files ----------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 class File(WireModel):
@@ -52,7 +52,7 @@ class DeletedFile(WireModel):
     deleted: Literal[True] = True
 
 
-# ---- batches --------------------------------------------------------------------------------------------
+# ---- batches -------------------------------------------------------------------------------------
 
 
 class ExpiresAfter(WireModel):

@@ -24,8 +24,8 @@ _CHANGE_ERRORS = documented_errors(400, 404, 409, 413, 415, 422, 500, 503)
 async def put_name(name: str, body: schemas.PutNameRequest, request: Request) -> schemas.Name:
     """Point a name to an adapter, by a new version of the name. It is on disk by then.
 
-    A name has 1 to 64 of a-z, 0-9, `.`, `_` and `-`. It begins with a letter, not with `adp_`, and it
-    is not that of the base model. Each request makes a version, also an equal one.
+    A name has 1 to 64 of a-z, 0-9, `.`, `_` and `-`. It begins with a letter, not with `adp_`, and
+    it is not that of the base model. Each request makes a version, also an equal one.
     """
     engine = engine_of(request)
     history = await engine.names.put(

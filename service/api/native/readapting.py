@@ -27,8 +27,8 @@ async def readapt_adapter(
 ) -> schemas.ReadaptResponse:
     """Make an adapter of the same examples with the default posterior, and move its names to it.
 
-    The body may be left out. The old adapter stays, and so do the earlier versions of its names. Sent
-    again, the same request goes on where it was interrupted.
+    The body may be left out. The old adapter stays, and so do the earlier versions of its names.
+    Sent again, the same request goes on where it was interrupted.
     """
     given = body or schemas.ReadaptRequest()
     work = engine_of(request).readapt(adapter_id, dry_run=given.dry_run, move_names=given.move_names)

@@ -73,7 +73,9 @@ def predict_settings(body: schemas.PredictRequest | schemas.CalibrateRequest) ->
 def gate_request(
     gate: schemas.Gate | None, set_request: schemas.SetRequest | None = None, *, log: bool = False
 ) -> GateRequest:
-    """Return the gate that a body asks for, with its prediction sets, and whether answers are logged."""
+    """Return the gate that a body asks for, with its prediction sets, and whether answers are
+    logged.
+    """
     gate = gate or schemas.Gate()
     return GateRequest(
         thresholds=Thresholds(**{field.name: getattr(gate, field.name) for field in fields(Thresholds)}),

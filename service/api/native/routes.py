@@ -35,11 +35,13 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
 async def create_adapter(
     body: schemas.CreateAdapterRequest, request: Request, wait_ms: progress.WaitMs = None
 ) -> Response:
-    """Adapt to a support, or to cases of questions. Equal bodies give the same id, and are adapted to once.
+    """Adapt to a support, or to cases of questions. Equal bodies give the same id, and are adapted
+    to once.
 
     The status is 201 when this request made the adapter, 200 when it was there or was being made.
-    Either way the adapter is on disk. With `wait_ms`, the adaptation goes on without its client: where
-    the adapter is not there in time, the status is 202, and `Location` has the way to its progress.
+    Either way the adapter is on disk. With `wait_ms`, the adaptation goes on without its client:
+    where the adapter is not there in time, the status is 202, and `Location` has the way to its
+    progress.
     """
     engine = engine_of(request)
     with asking.placed(body):
@@ -114,8 +116,8 @@ async def predict(body: schemas.PredictRequest, request: Request) -> Response:
 async def decide(body: schemas.DecideRequest, request: Request) -> Response:
     """Answer typed questions about each input.
 
-    The base model answers without cases (zero-shot), an adapter by what it has learned. With `cases`,
-    one is made first. Abstaining is an answer, as in `POST /v1/predict`.
+    The base model answers without cases (zero-shot), an adapter by what it has learned. With
+    `cases`, one is made first. Abstaining is an answer, as in `POST /v1/predict`.
     """
     asked = await asking.decision_body(body, engine_of(request))
     decided = await decision_answers.decide(asked, request)

@@ -97,7 +97,7 @@ def _is_cut(prediction: Prediction, max_new_tokens: int) -> bool:
     return prediction.completion_tokens >= max(1, prediction.predictive.samples) * max_new_tokens
 
 
-# ---- chats ----------------------------------------------------------------------------------------------------------
+# ---- chats ---------------------------------------------------------------------------------------
 
 
 def chat_completion(answers: Answers, body: wire.ChatCompletionRequest) -> wire.ChatCompletion:
@@ -159,7 +159,7 @@ def _chat_logprobs(
     return wire.ChatLogprobs(content=[answer], refusal=None)
 
 
-# ---- completions ----------------------------------------------------------------------------------------------------
+# ---- completions ---------------------------------------------------------------------------------
 
 
 def completion(answers: Answers, body: wire.CompletionRequest) -> wire.Completion:
@@ -216,7 +216,7 @@ def _completion_logprobs(
     )
 
 
-# ---- both -----------------------------------------------------------------------------------------------------------
+# ---- both ----------------------------------------------------------------------------------------
 
 
 def dump(answer: schemas.WireModel) -> str:

@@ -33,7 +33,9 @@ async def list_models(
     after: Annotated[str | None, Query(description="`last_id` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=0, le=1000, description="Most adapters and names on the page.")] = 100,
 ) -> schemas.ModelList:
-    """List what a request can name as `model`: the base model, its stored adapters, then names of them."""
+    """List what a request can name as `model`: the base model, its stored adapters, then names of
+    them.
+    """
     engine = engine_of(request)
     served = engine.served
     last = after
@@ -75,7 +77,9 @@ async def retrieve_model(model_id: str, request: Request) -> schemas.ModelCard:
     responses={200: {"content": _STREAM}, **DOCUMENTED},
 )
 async def create_chat_completion(body: wire.ChatCompletionRequest, request: Request) -> Response:
-    """Answer the message with the adapter that `model` names, or with one made from `abmll.support`."""
+    """Answer the message with the adapter that `model` names, or with one made from
+    `abmll.support`.
+    """
     inputs = "messages[0].content"
     return await _answer(body, request, inputs, rendering.chat_completion, rendering.chat_chunks)
 

@@ -1,4 +1,6 @@
-"""In bf16 too, a prompt has the same scores alone and beside others, in every order and on every row."""
+"""In bf16 too, a prompt has the same scores alone and beside others, in every order and on every
+row.
+"""
 
 from collections.abc import Callable
 

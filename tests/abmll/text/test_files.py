@@ -1,7 +1,7 @@
 """What a file of rows may look like, and that any bytes give rows or one clear line.
 
-A long run, of a million byte strings and 100,000 of hypothesis', takes about 15 minutes of one core:
-tests/property_runs.py has its command. Give `--basetemp` a folder in memory.
+A long run, of a million byte strings and 100,000 of hypothesis', takes about 15 minutes of one
+core: tests/property_runs.py has its command. Give `--basetemp` a folder in memory.
 """
 
 import codecs
@@ -52,7 +52,7 @@ def complaint(path: Path) -> str:
     return str(caught.value)
 
 
-# ---- files as people have them -----------------------------------------------------------------------------
+# ---- files as people have them -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> No
     assert read[0][0].options == ("billing", "delivery")
 
 
-# ---- what is refused, in one line --------------------------------------------------------------------------
+# ---- what is refused, in one line ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_file_of_more_bytes_than_memory_is_planned_for_is_refused(tmp_path: Pa
     assert complaint(path) == "x.csv is larger than 256 MB: split it"
 
 
-# ---- any bytes ---------------------------------------------------------------------------------------------
+# ---- any bytes -----------------------------------------------------------------------------------
 
 PIECES = (
     *("input", "output", "options", "Input", "label", "yes", "no", "yes|no", "|", " ", "  ", "café", "🙂"),
@@ -263,7 +263,9 @@ VALUES = (
 
 
 def like_a_file(random: Random, suffix: str) -> bytes:
-    """Return bytes: most often of this kind of file and in UTF-8, else of another or of pieces of both."""
+    """Return bytes: most often of this kind of file and in UTF-8, else of another or of pieces of
+    both.
+    """
     own = write_json_lines if suffix in files.JSON_LINES else write_a_table
     text = "".join(random.choice((own, own, own, write_a_table, write_json_lines, write_pieces))(random))
     encoding = random.choice(
@@ -307,7 +309,8 @@ EXAMPLES = examples(300)
 
 
 def check_any_bytes(path: Path, data: bytes) -> int:
-    """Read `data` as examples and as inputs: both give whole texts, or one line with the file's name.
+    """Read `data` as examples and as inputs: both give whole texts, or one line with the file's
+    name.
 
     Returns how many of the two gave rows.
     """

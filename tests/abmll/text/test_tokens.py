@@ -88,7 +88,9 @@ def test_prompt_and_option_have_the_tokens_of_the_joint_text(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_joint_text_is_what_is_compared_in_most_cases(name: str) -> None:
-    """The property above is not empty: the first template never lets a token span prompt and option."""
+    """The property above is not empty: the first template never lets a token span prompt and
+    option.
+    """
     twin = family(name).twin
     for option in ("billing", "not related", "0123"):
         joint = twin.encode(f"great film\nAnswer: {option}", add_special_tokens=False)

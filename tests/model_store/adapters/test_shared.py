@@ -67,7 +67,7 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
         return list(pool.map(run, works))
 
 
-# ---- adapters ----------------------------------------------------------------------------------------------
+# ---- adapters ------------------------------------------------------------------------------------
 
 
 def test_an_adapter_is_seen_by_others_until_one_of_them_deletes_it(pair: tuple[Stores, Stores]) -> None:
@@ -122,7 +122,7 @@ def test_an_adapter_that_is_deleted_while_it_is_loaded_is_there_whole_or_not_at_
         assert two.verify() == (0, [])
 
 
-# ---- journals ----------------------------------------------------------------------------------------------
+# ---- journals ------------------------------------------------------------------------------------
 
 
 def values(stores: Stores, key: str = ID) -> list[int] | None:
@@ -193,7 +193,9 @@ def test_of_records_that_are_added_at_once_none_is_lost(
 
 
 def test_a_journal_that_is_shortened_loses_no_record_of_others(pair: tuple[Stores, Stores]) -> None:
-    """One adds, and the other shortens what it has read to its number of records, each on condition."""
+    """One adds, and the other shortens what it has read to its number of records, each on
+    condition.
+    """
     pair[0].calibrations.begin(ID, [{"value": 0}])
 
     def count() -> int:
@@ -234,7 +236,7 @@ def test_the_journals_of_an_adapter_go_with_it(pair: tuple[Stores, Stores]) -> N
     assert pair[0].calibrations.keys() == [IDS[1]]
 
 
-# ---- names -------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
 def test_two_that_change_a_name_at_once_make_two_versions(pair: tuple[Stores, Stores]) -> None:
@@ -284,7 +286,7 @@ def test_names_of_others_are_seen_and_their_numbers_never_come_again(pair: tuple
     assert two.verify() == (2, [])
 
 
-# ---- what others share only --------------------------------------------------------------------------------
+# ---- what others share only ----------------------------------------------------------------------
 
 
 def test_a_name_is_fresh_for_the_time_that_is_set(s3_url: str, tmp_path: Path, s3: Any) -> None:

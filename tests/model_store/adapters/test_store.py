@@ -345,7 +345,9 @@ def test_what_is_not_finite_is_not_stored(store, tmp_path, value):
 
 
 def spoil(folder: Path, how: str) -> None:
-    """Damage a sealed entry, and seal it anew, as a version without these checks would have written it."""
+    """Damage a sealed entry, and seal it anew, as a version without these checks would have written
+    it.
+    """
     manifest, tensors = folder / "manifest.json", folder / "posterior.safetensors"
     values = json.loads(manifest.read_text())
     if how == "a loss that is no number":

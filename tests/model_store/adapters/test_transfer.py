@@ -221,7 +221,9 @@ def test_of_a_file_with_one_damaged_entry_nothing_is_added(
 def test_every_form_ever_written_moves_to_every_kind_of_store(
     opened: Callable[..., Stores], url: str | None, tmp_path: Path
 ) -> None:
-    """The kept samples: an adapter from before configurations had parts, a calibration without questions."""
+    """The kept samples: an adapter from before configurations had parts, a calibration without
+    questions.
+    """
     members = [STORE]
     for root, kind in ((BEFORE, "adapters"), (JOURNAL_BEFORE, "calibrations")):
         members += [

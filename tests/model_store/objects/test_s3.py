@@ -1,4 +1,6 @@
-"""S3 that answers 503, is slow, or drops the connection: tried again for a bounded time, and never guessed."""
+"""S3 that answers 503, is slow, or drops the connection: tried again for a bounded time, and never
+guessed.
+"""
 
 from __future__ import annotations
 

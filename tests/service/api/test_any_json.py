@@ -1,4 +1,5 @@
-"""Any JSON to any surface: an answer of its form, or an error that it documents; never 5xx, never a lost worker.
+"""Any JSON to any surface: an answer of its form, or an error that it documents; never 5xx, never a
+lost worker.
 
 tests/property_runs.py has the command of the long run.
 """
@@ -30,7 +31,7 @@ from service.api.systemone import wire as systemone
 from tests.property_runs import tries
 from tests.service.conftest import Server
 
-# ---- surfaces -----------------------------------------------------------------------------------------------
+# ---- surfaces ------------------------------------------------------------------------------------
 
 BASE = "fake-1b"
 SUPPORT = [
@@ -187,7 +188,7 @@ SURFACES = {
     ),
 }  # fmt: skip
 
-# ---- bodies -------------------------------------------------------------------------------------------------
+# ---- bodies --------------------------------------------------------------------------------------
 
 texts = st.text(max_size=8) | st.sampled_from(
     ["", " ", "\0", "\ud83d", "a\u2028b", "yes", "yes ", "auto", "AUTO", "x" * 300]
@@ -257,7 +258,7 @@ def torn(draw: st.DrawFn, body: Mapping[str, Any]) -> bytes:
     return text[:begin] + draw(st.binary(max_size=6)) + text[end:]
 
 
-# ---- the server ---------------------------------------------------------------------------------------------
+# ---- the server ----------------------------------------------------------------------------------
 
 Post = Callable[[str, bytes], httpx.Response]
 

@@ -1,4 +1,6 @@
-"""Pages in a browser: requests from other origins, the documentation without a network, a path in front."""
+"""Pages in a browser: requests from other origins, the documentation without a network, a path in
+front.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ PREFLIGHT = {
     "access-control-request-headers": "authorization,content-type,x-stainless-lang",
 }
 
-# ---- other origins ------------------------------------------------------------------------------------------
+# ---- other origins -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("origins", [PAGE, f"http://localhost:3000, {PAGE}", "*"])
@@ -82,7 +84,7 @@ def test_what_no_browser_sends_as_an_origin_is_refused(origin: str) -> None:
         load_settings(cors_origins=f"https://good.org,{origin}")
 
 
-# ---- the documentation --------------------------------------------------------------------------------------
+# ---- the documentation ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("root_path", ["", "/abmll", "/team/abmll"])

@@ -1,4 +1,6 @@
-"""`POST /v1/decide`, and adapters of questions: several inputs, the adapter's own questions, gates by question."""
+"""`POST /v1/decide`, and adapters of questions: several inputs, the adapter's own questions, gates
+by question.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ async def decide(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
     return await client.post("/v1/decide", json={"inputs": ["a mail", "another"], **body})
 
 
-# ---- adapters of questions ----------------------------------------------------------------------------------
+# ---- adapters of questions -----------------------------------------------------------------------
 
 
 def test_an_adapter_has_questions_of_its_own_with_the_numbers_of_their_cases(server: Server) -> None:
@@ -120,7 +122,7 @@ def test_a_question_is_shown_as_it_was_given(question: Mapping[str, Any]) -> Non
     assert question_object(typed_question(given)).model_dump(exclude_none=True) == question
 
 
-# ---- deciding -----------------------------------------------------------------------------------------------
+# ---- deciding ------------------------------------------------------------------------------------
 
 
 def test_every_question_about_every_input_is_answered(server: Server) -> None:
@@ -257,7 +259,7 @@ def test_an_adapter_of_questions_is_read_from_the_disk_as_it_was(tmp_path: Path)
     }
 
 
-# ---- what is refused ----------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 SUPPORT = [{"input": "a", "output": "yes"}, {"input": "b", "output": "no"}]
 

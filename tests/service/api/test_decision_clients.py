@@ -50,7 +50,7 @@ def running(tmp_path: Path) -> Iterator[Listening]:
         yield running
 
 
-# ---- OpenAI -------------------------------------------------------------------------------------------------
+# ---- OpenAI --------------------------------------------------------------------------------------
 
 
 def check_decision(decision: Decision) -> None:
@@ -107,7 +107,7 @@ def test_openais_client_reads_refusals_and_errors(running: Listening) -> None:
         assert refused.value.param == "questions[0].instructions"
 
 
-# ---- TypeSafe -----------------------------------------------------------------------------------------------
+# ---- TypeSafe ------------------------------------------------------------------------------------
 
 
 def check_answers(answer: typesafe.SystemOneResponse) -> None:
@@ -153,7 +153,7 @@ def test_typesafes_client_reads_errors(running: Listening) -> None:
             client.system_one(photo, NAMED)
 
 
-# ---- models -------------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 def test_both_clients_list_the_models(running: Listening) -> None:
@@ -167,7 +167,7 @@ def test_both_clients_list_the_models(running: Listening) -> None:
         assert listed.request_id
 
 
-# ---- LangChain ----------------------------------------------------------------------------------------------
+# ---- LangChain -----------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")

@@ -38,7 +38,7 @@ def parsed(**changes: Any) -> wire.DecisionRequest:
     return wire.DecisionRequest.model_validate_json(json.dumps({**BODY, **changes}))
 
 
-# ---- the input ----------------------------------------------------------------------------------------------
+# ---- the input -----------------------------------------------------------------------------------
 
 
 def message(role: str, content: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_parts_of_instructions_are_one_text() -> None:
     assert typed.question.instruction == "Is it in the list?\nlist:\n  - a"
 
 
-# ---- questions ----------------------------------------------------------------------------------------------
+# ---- questions -----------------------------------------------------------------------------------
 
 
 def test_questions_are_those_of_the_wire() -> None:
@@ -108,7 +108,7 @@ def test_questions_are_those_of_the_wire() -> None:
     )  # fmt: skip
 
 
-# ---- answers ------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 PROBABILITIES = ((0.8, 0.2), (0.25, 0.5, 0.25), (0.125, 0.25, 0.625))
 
@@ -182,7 +182,7 @@ def test_the_model_the_tokens_and_the_adapter_are_told() -> None:
     assert answered(parsed())["model"] == BASE
 
 
-# ---- over HTTP ----------------------------------------------------------------------------------------------
+# ---- over HTTP -----------------------------------------------------------------------------------
 
 
 def test_a_request_reaches_the_engine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

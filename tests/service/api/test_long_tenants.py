@@ -109,7 +109,9 @@ def spent(answer: httpx.Response) -> int:
 
 
 def stepping(seconds: float) -> SteppingWorker:
-    """Return a worker with which a token of a gradient step costs so many seconds, and nothing else."""
+    """Return a worker with which a token of a gradient step costs so many seconds, and nothing
+    else.
+    """
     prices = Prices(COUNTER, Speed(Work(learnt_tokens=seconds).amounts))
     return SteppingWorker(replace(served_model(), prices=prices))
 

@@ -100,7 +100,7 @@ def check_equal(result: triton.InferResult, native: dict[str, Any]) -> None:
     assert response["parameters"]["seed"] == native["seed"]
 
 
-# ---- health and metadata --------------------------------------------------------------------------------------------
+# ---- health and metadata -------------------------------------------------------------------------
 
 
 def test_the_server_is_live_and_ready_and_tells_what_it_is(service: Service) -> None:
@@ -147,7 +147,7 @@ def test_metadata_agrees_with_what_comes(service: Service) -> None:
         assert [len(TEXTS) if length == -1 else length for length in promise["shape"]] == gift["shape"]
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["", "1"])
@@ -304,7 +304,7 @@ def test_the_documented_examples_run(service: Service, capsys: pytest.CaptureFix
     assert confidence["data"] == [row["confidence"] for row in native["predictions"]]
 
 
-# ---- refusals -------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
 
 def text(**fields: Any) -> dict[str, Any]:
@@ -465,7 +465,7 @@ def test_paths_below_v2_that_are_none_have_the_protocols_error(service: Service,
     assert response.json()["error"].startswith(f"there is no such route: {path!r}; ")
 
 
-# ---- binary data ----------------------------------------------------------------------------------------------------
+# ---- binary data ---------------------------------------------------------------------------------
 
 
 def test_texts_as_binary_data_are_as_tritons_client_writes_and_reads_them() -> None:

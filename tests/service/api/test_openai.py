@@ -82,7 +82,7 @@ async def streamed(client: openai.AsyncOpenAI, **ask: Any) -> tuple[ChatCompleti
     return answer, [chunk for chunk in chunks if chunk.choices][-1]
 
 
-# ---- models ---------------------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 def test_models_are_the_base_and_the_adapters_made_for_it(server: Server) -> None:
@@ -158,7 +158,7 @@ def test_ids_of_models_may_have_slashes(tmp_path: Path) -> None:
     play(Server(tmp_path, FakeWorker(named)), scenario)
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extras", [{}, {"samples": 0}, {"samples": 3, "seed": 5}, {"options": ["a", "b"]}])
@@ -298,7 +298,7 @@ def test_decisions_are_counted_as_on_our_own_surface(server: Server) -> None:
     play(server, scenario)
 
 
-# ---- abstaining -----------------------------------------------------------------------------------------------------
+# ---- abstaining ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -328,7 +328,7 @@ def test_abstaining_is_in_the_answer_and_the_content_is_withheld_on_request(
     play(server, scenario)
 
 
-# ---- log-probabilities ----------------------------------------------------------------------------------------------
+# ---- log-probabilities ---------------------------------------------------------------------------
 
 
 def test_logprobs_of_a_chat_are_the_predictive(server: Server) -> None:
@@ -382,7 +382,7 @@ def test_logprobs_of_completions_are_the_predictive(server: Server) -> None:
     play(server, scenario)
 
 
-# ---- streaming ------------------------------------------------------------------------------------------------------
+# ---- streaming -----------------------------------------------------------------------------------
 
 
 def stable(answer: ChatCompletion, extras: Any) -> dict[str, Any]:
@@ -467,7 +467,7 @@ def test_streamed_completions_come_to_the_same(server: Server) -> None:
     play(server, scenario)
 
 
-# ---- parameters -----------------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 HARMLESS: dict[str, Any] = {
     "temperature": 0.7,
@@ -749,7 +749,7 @@ def test_options_that_the_examples_do_not_share_are_asked_for(server: Server) ->
     play(server, scenario)
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------
 
 
 def check_shape(error: openai.APIStatusError, status: int, kind: str, code: str) -> None:
@@ -847,7 +847,7 @@ def test_what_is_no_request_has_openais_errors_too(tmp_path: Path) -> None:
     play(Server(tmp_path, max_body_bytes=2000), scenario)
 
 
-# ---- the documentation ----------------------------------------------------------------------------------------------
+# ---- the documentation ---------------------------------------------------------------------------
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/interfaces-openai.md").read_text("utf-8")
 

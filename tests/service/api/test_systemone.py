@@ -40,7 +40,7 @@ def asked(question: Any) -> Question:
     return typed.question
 
 
-# ---- requests -----------------------------------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------------
 
 
 def test_the_state_is_one_text() -> None:
@@ -78,7 +78,7 @@ def test_questions_are_those_of_the_wire(
     assert found.descriptions == descriptions
 
 
-# ---- answers ------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
 def test_answers_have_the_names_of_their_questions() -> None:
@@ -124,7 +124,7 @@ def test_a_request_reaches_the_engine(server: Server, monkeypatch: pytest.Monkey
     ]  # fmt: skip
 
 
-# ---- errors -------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------
 
 
 def one(question: Any, **changes: Any) -> dict[str, Any]:

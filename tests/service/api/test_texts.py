@@ -1,4 +1,6 @@
-"""Any text is taken alike by every surface: also an empty one, and one that reads like a control token."""
+"""Any text is taken alike by every surface: also an empty one, and one that reads like a control
+token.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FLAG = choice("flag", "Which?", ["true", True, False], ["", "", ""])
 BASE = "fake-1b"
 
 
-# ---- questions ----------------------------------------------------------------------------------------------
+# ---- questions -----------------------------------------------------------------------------------
 
 
 def test_questions_have_options_and_descriptions_in_order() -> None:
@@ -106,7 +106,7 @@ def test_other_answers_are_refused_with_those_that_there_are(
     assert str(refused.value).endswith(known)
 
 
-# ---- cases --------------------------------------------------------------------------------------------------
+# ---- cases ---------------------------------------------------------------------------------------
 
 
 def test_cases_have_options_as_answers() -> None:
@@ -133,7 +133,7 @@ def test_cases_that_fit_no_question_are_refused(
     assert refused.value.location == location
 
 
-# ---- the engine's request -----------------------------------------------------------------------------------
+# ---- the engine's request ------------------------------------------------------------------------
 
 
 def body(

@@ -1,4 +1,6 @@
-"""The files of a running batch: whatever a crash or a full disk leaves, no row is lost or there twice."""
+"""The files of a running batch: whatever a crash or a full disk leaves, no row is lost or there
+twice.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ INPUTS = [f"new {i}" for i in range(8)]
 
 
 def calibrated(root: Path) -> tuple[str, dict[str, Any]]:
-    """An adapter with 40 labelled outcomes in the data folder `root`, and what the server answers with its gate."""
+    """An adapter with 40 labelled outcomes in the data folder `root`, and what the server answers
+    with its gate.
+    """
     server, found = Server(root), {}
 
     async def scenario(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,6 @@
-"""`abmll decide`: answers as the server's, files that come back as cases, errors with their place in a file."""
+"""`abmll decide`: answers as the server's, files that come back as cases, errors with their place
+in a file.
+"""
 
 from __future__ import annotations
 

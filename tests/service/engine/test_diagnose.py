@@ -206,7 +206,7 @@ def test_a_body_that_is_there_must_be_declared_as_json(server: Server) -> None:
     server.run(scenario)
 
 
-# ---- the real worker on a tiny model --------------------------------------------------------------------------------
+# ---- the real worker on a tiny model -------------------------------------------------------------
 
 
 def tiny_worker() -> tuple[ModelWorker, FewShotModel]:

@@ -41,7 +41,8 @@ def priced_server(root: Path, **settings: Any) -> Server:
     return Server(root, FakeWorker(priced()), **settings)
 
 
-# A row of the support: `text 0` has 6 tokens, and options of 3 and 2 add what stands behind their first.
+# A row of the support: `text 0` has 6 tokens, and options of 3 and 2 add what stands behind their
+# first.
 ROW = 6 + 2 + 1
 
 
@@ -115,7 +116,7 @@ def test_workers_of_different_speed_are_equal() -> None:
     assert slow.identity == fast.identity
 
 
-# ---- over HTTP ---------------------------------------------------------------------------------------------
+# ---- over HTTP -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

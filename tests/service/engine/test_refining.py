@@ -1,4 +1,5 @@
-"""`refine: true`: the instant adapter answers, the refined one is made in the background, names move.
+"""`refine: true`: the instant adapter answers, the refined one is made in the background, names
+move.
 
 Through HTTP, with a worker that answers while adaptations of gradient steps are held.
 """

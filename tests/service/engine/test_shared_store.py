@@ -1,4 +1,6 @@
-"""Two servers that share a store, a folder or S3: each sees what the other did, and nothing is lost."""
+"""Two servers that share a store, a folder or S3: each sees what the other did, and nothing is
+lost.
+"""
 
 from __future__ import annotations
 

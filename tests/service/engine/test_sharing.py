@@ -1,4 +1,6 @@
-"""Several tenants at one server: none keeps the others out by requests, or by what goes on without a client."""
+"""Several tenants at one server: none keeps the others out by requests, or by what goes on without
+a client.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""With `store_support: digest` no text of an example reaches the disk, and the rest goes on as it was."""
+"""With `store_support: digest` no text of an example reaches the disk, and the rest goes on as it
+was.
+"""
 
 from __future__ import annotations
 

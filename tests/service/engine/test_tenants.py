@@ -1,4 +1,6 @@
-"""Two tenants of one server: each has its own adapters, names and gates, and sees nothing of the other."""
+"""Two tenants of one server: each has its own adapters, names and gates, and sees nothing of the
+other.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_keys_that_have_left_are_forgotten_once_they_owe_nothing() -> None:
     assert len(queue._used) == 2
 
 
-# ---- jobs in the background --------------------------------------------------------------------------------
+# ---- jobs in the background ----------------------------------------------------------------------
 
 
 def test_jobs_in_the_background_run_only_where_no_others_are() -> None:

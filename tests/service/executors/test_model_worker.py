@@ -181,7 +181,9 @@ def long_jobs(adapter: TaskPosterior) -> list[Any]:
 
 
 def test_passes_that_rest_go_on_beside_each_other(model: FewShotModel) -> None:
-    """Long jobs, one piece of each at a time, give what they give one after the other, in whole passes."""
+    """Long jobs, one piece of each at a time, give what they give one after the other, in whole
+    passes.
+    """
     adapter = TaskPosterior.start(model.prior)
     jobs = [*long_jobs(adapter), adapt_job(1), predict_job(adapter, "adp_a")]
     whole = [work(make_worker(model), [job])[0] for job in jobs]

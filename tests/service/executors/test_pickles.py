@@ -1,4 +1,6 @@
-"""What crosses the pipe between server and worker, made by a real worker: its size is that of its tensors."""
+"""What crosses the pipe between server and worker, made by a real worker: its size is that of its
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ TEXTS = ("great film", "dull story", "money back", "the actors were great")
 
 @pytest.fixture
 def model() -> FewShotModel:
-    """A model with a sentence encoder and an adapter large enough for its pickle to be mostly tensors."""
+    """A model with a sentence encoder and an adapter large enough for its pickle to be mostly
+    tensors.
+    """
     torch.set_num_threads(1)
     config = make_config(rank=32, similarity=SimilarityConfig(sentence_encoder="tiny"))
     sentences = SentenceEncoder(*tiny_sentence_encoder(), max_tokens=40)

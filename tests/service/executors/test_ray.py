@@ -110,7 +110,9 @@ def test_an_actor_is_checked_and_started_again_after_its_job() -> None:
 
 
 def test_a_job_that_takes_two_actors_down_is_refused() -> None:
-    """An actor's last event must not be lost with it: otherwise the job would take every actor down."""
+    """An actor's last event must not be lost with it: otherwise the job would take every actor
+    down.
+    """
 
     async def scenario() -> None:
         executor = make("ray-2")

@@ -63,7 +63,7 @@ def test_a_calibrated_confidence_that_can_be_had_is_given_on_request(
     assert server.post("/v1/predict", body).json()["calibrator"] == "held_out"
 
 
-# ---- the functions --------------------------------------------------------------------------------------------------
+# ---- the functions -------------------------------------------------------------------------------
 
 
 def test_confidences_by_hand() -> None:

@@ -351,7 +351,7 @@ def test_an_adapter_without_instructions_has_no_questions(server: Server) -> Non
     server.run(scenario)
 
 
-# ---- the functions --------------------------------------------------------------------------------------------------
+# ---- the functions -------------------------------------------------------------------------------
 
 
 def test_a_journal_that_was_written_before_there_were_questions_is_read_as_it_was(tmp_path: Path) -> None:

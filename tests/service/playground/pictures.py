@@ -3,7 +3,8 @@
     python -m tests.service.playground.pictures http://localhost:8000
 
 It learns from the built-in example, answers its inputs, labels one and learns again. Written are
-`playground-light.png`, `-dark` and `-phone` in `docs/images`. The server's name `mails` gets versions.
+`playground-light.png`, `-dark` and `-phone` in `docs/images`. The server's name `mails` gets
+versions.
 """
 
 from __future__ import annotations

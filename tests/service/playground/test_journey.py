@@ -181,7 +181,7 @@ def test_a_file_of_cases_replaces_the_questions_of_the_example_and_no_others(ope
     assert [names.nth(n).input_value() for n in range(names.count())] == ["team", "anger", "kind"]
 
 
-# ---- errors in words, beside what is wrong ----------------------------------------------------------------
+# ---- errors in words, beside what is wrong -------------------------------------------------------
 
 
 def test_what_is_wrong_is_said_where_it_is(open_page, listening: Listening) -> None:
@@ -228,7 +228,7 @@ def test_one_input_that_is_too_long_says_so_and_the_others_are_answered(open_pag
     assert "256" in rows[1]["problem"]
 
 
-# ---- files ------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 class Halting(FakeWorker):
@@ -303,7 +303,7 @@ def test_a_table_of_5000_rows_draws_those_in_sight(open_page) -> None:
     assert page.get_by_label("Input of case 4999", exact=True).input_value() == "changed"
 
 
-# ---- code, keys, paths -----------------------------------------------------------------------------------
+# ---- code, keys, paths ---------------------------------------------------------------------------
 
 
 COMMANDS = {
@@ -369,7 +369,7 @@ def test_it_works_below_the_path_of_a_proxy(tmp_path, browser) -> None:
         page.context.close()
 
 
-# ---- for everyone ----------------------------------------------------------------------------------------
+# ---- for everyone --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -136,7 +136,9 @@ def test_a_file_that_breaks_leaves_the_keys_and_one_that_never_was_is_refused(
 def test_a_file_that_could_not_be_read_once_is_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Else a key that was revoked at a bad moment would stay valid until the next change of the file."""
+    """Else a key that was revoked at a bad moment would stay valid until the next change of the
+    file.
+    """
     new = make_key("acme", PREDICT)
     put(path, new)
     ring = KeyRing(path)
