@@ -104,18 +104,25 @@ def test_a_hangup_starts_the_workers_again_and_the_first_signal_to_end_still_dra
 import sys
 
 def main():
-    import os, signal, threading, time
+    import os, signal, threading, time, urllib.error, urllib.request
     from pathlib import Path
     from service.executors.process import process_executor
     from service.metrics import Metrics
     from service.server import serve
     from service.settings import Settings
-    from tests.service.executors.conftest import QUICK
     from tests.service.executors.fake import load
 
-    executor = process_executor([load], supervision=QUICK, early=True)
+    executor = process_executor([load], early=True)
 
-    def send():
+    def is_ready(url):
+        try:
+            return urllib.request.urlopen(url + "/readyz").status == 200
+        except urllib.error.HTTPError:
+            return False
+
+    def send(url):
+        while not is_ready(url):  # before, a SIGHUP has no effect
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGHUP)
         while [(w.state, w.restarts) for w in executor.workers()] != [("up", 1)]:
             time.sleep(0.05)
@@ -123,7 +130,7 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
 
     settings = Settings(data_dir=Path(sys.argv[1]), port=0, drain_seconds=5)
-    begin = lambda url: threading.Thread(target=send, daemon=True).start()
+    begin = lambda url: threading.Thread(target=send, args=(url,), daemon=True).start()
     sys.exit(serve(settings, executor, Metrics(), begin))
 
 if __name__ == "__main__":
