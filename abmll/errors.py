@@ -19,6 +19,17 @@ class PromptTooLongError(AbmllError):
         return type(self), (self.tokens, self.limit)
 
 
+class MissingColumnError(AbmllError):
+    """Error for a table without the column of inputs, or that of outputs, as `holds` says."""
+
+    def __init__(self, message: str, holds: str) -> None:
+        super().__init__(message)
+        self.holds = holds
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.holds)
+
+
 class OptionsError(AbmllError):
     """Error for options that cannot be scored.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step, batch_order
-from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.settings import AdaptSettings, for_questions
 from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
@@ -124,7 +124,7 @@ class FewShotModel:
         self, prepared: Prepared, settings: AdaptSettings | None = None, seed: int = 0
     ) -> AdaptRun:
         """Return what `begin_adapt` does, for support that is prepared already."""
-        settings = settings or self.defaults
+        settings = settings or for_questions(self.defaults, len(prepared.rows), prepared.questions)
         batches = batch_order(len(prepared.rows), settings.batch_size, settings.steps, seed)
         return AdaptRun.start(
             self.backbone, self.prior, prepared, settings, batches, seed, features=self.features

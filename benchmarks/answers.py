@@ -1,7 +1,7 @@
 """Read the answers of one method of an evaluation, for benchmarks that need no model.
 
-    python -m benchmarks.answers --cells runs/seeds --method abmll-S16 \\
-        --out benchmarks/results/seeds/abmll-S16.json.gz
+    python -m benchmarks.answers --cells runs/shipped --method abmll-S16 \\
+        --out benchmarks/results/shipped/abmll-S16.json.gz
 
 The command makes one compressed file of a method's cells. `Answers` reads the file like the folder
 that it comes from (`abmll evaluate --out FOLDER`).

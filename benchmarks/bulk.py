@@ -12,11 +12,8 @@ row has to be in the answers once, in order.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -57,6 +54,16 @@ class Found:
     def ratio(self) -> float:
         """Return the rows a second of the batch over those of the direct way."""
         return self.direct_seconds / self.batch_seconds
+
+    @property
+    def ways(self) -> list[tuple[str, float, float]]:
+        """Return each way with its seconds and its rows a second."""
+        seconds = {
+            "direct": self.direct_seconds,
+            "batch": self.batch_seconds,
+            f"batch, {self.kills} kills": self.killed_seconds,
+        }
+        return [(name, found, self.rows / found) for name, found in seconds.items()]
 
 
 def text_of(number: int) -> str:
@@ -160,14 +167,7 @@ def measure(rows: int, kills: int, options: Sequence[str], inputs: int, at_once:
 
 def page(found: Found, how: str) -> str:
     """Return the page of results."""
-    way = {
-        "direct": found.direct_seconds,
-        "batch": found.batch_seconds,
-        f"batch, {found.kills} kills": found.killed_seconds,
-    }
-    table = "\n".join(
-        f"| {name} | {seconds:.1f} | {found.rows / seconds:.1f} |" for name, seconds in way.items()
-    )
+    table = "\n".join(f"| {name} | {seconds:.1f} | {rate:.1f} |" for name, seconds, rate in found.ways)
     order = "each once and in order" if found.in_order else "NOT each once and in order"
     return f"""# A batch beside the direct way
 
@@ -188,9 +188,7 @@ without kills.
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--inputs", type=int, default=64, help="inputs of a direct request")
@@ -198,11 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="page to write")
     arguments, options = parser.parse_known_args()
     found = measure(arguments.rows, arguments.kills, options, arguments.inputs, arguments.at_once)
-    command = shlex.join(["python", "-m", "benchmarks.bulk", *sys.argv[1:]])
-    text = page(found, f"Command: `{command}`. Commit {common.commit()}. Machine: {common.processor()}.")
-    if arguments.out is not None:
-        arguments.out.write_text(text, "utf-8")
-    print(text)
+    common.show_page(page(found, common.how_made("benchmarks.bulk")), arguments.out)
     if not found.in_order:
         raise SystemExit(1)
 

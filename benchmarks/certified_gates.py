@@ -1,7 +1,7 @@
 """Simulate certified gates: how often is a certificate wrong, and how much coverage does it cost?
 
     python -m benchmarks.certified_gates
-    python -m benchmarks.certified_gates --cells benchmarks/results/seeds/abmll-S16.json.gz \\
+    python -m benchmarks.certified_gates --cells benchmarks/results/shipped/abmll-S16.json.gz \\
         --method abmll-S16
 
 A task is a population of (confidence, correct) pairs: the toy below, or the answers of an

@@ -53,9 +53,28 @@ def processor() -> str:
     return f"{name} ({platform.machine()}), {capabilities.get('num_logical_cores')} cores"
 
 
+def how_made(module: str) -> str:
+    """Return the command, commit and machine of this run of a module, for its page of results."""
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return f"Command: `{command}`. Commit {commit()}. Machine: {processor()}."
+
+
+def show_page(text: str, out: Path | None) -> None:
+    """Print a page of results, and write it to the file `out` if there is one."""
+    print(text)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, "utf-8")
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser without arguments, whose help is the text of a module."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def arguments(doc: str | None, *, repeats: int = 3, data: bool = False) -> argparse.ArgumentParser:
     """Return a parser with the arguments that every benchmark has."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(doc)
     parser.add_argument("--quick", action="store_true", help="tiny sizes; writes to runs/quick")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=repeats)
@@ -169,8 +188,12 @@ def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Return the allowed difference of probabilities from batches of different shapes."""
-    return 1e-3 if dtype == torch.float32 else 0.03
+    """Return the allowed difference of probabilities from batches of different shapes.
+
+    In bf16 the untempered answers of PEFT itself differ by up to .027 between batches of 1 and of
+    32 rows (128 inputs of two tasks).
+    """
+    return 1e-3 if dtype == torch.float32 else 0.05
 
 
 def check_close(what: str, difference: float, allowed: float) -> str:

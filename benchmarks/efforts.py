@@ -1,24 +1,30 @@
-"""Measure what each effort of an adaptation takes, with one answer behind it.
+"""Measure what each effort of an adaptation takes over HTTP, with one answer behind it.
 
     python -m benchmarks.efforts
 
-The unit is one forward pass of the base over the support with its options, in passes of the same
-size. All arms run in one process, interleaved.
+A server that does nothing else gets one request after the other, each with the examples and one
+input. The unit is one forward pass of the base over the support with its options, in passes of the
+same size, in this process while the server waits. All arms are interleaved.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 from typing import get_args
 
+import httpx
 import torch
 
-from abmll.adaptation.settings import Effort, settings_of
+from abmll.adaptation.settings import Effort
 from abmll.adaptation.support import TOKENS_PER_TRUNK
 from abmll.decoder.rows import collate, packed_length, token_batches
 from benchmarks import common
 from benchmarks.common import Cell, Served
+from benchmarks.http_server import Server
 
 TASKS = ("ag_news", "emotion", "social_i_qa")
 SHOTS = 16
@@ -31,14 +37,20 @@ def main() -> None:
     if options.quick:
         tasks, options.repeats = TASKS[:1], 1
     served = common.load_served(options.posterior, options.threads)
+    serve = ["--threads", str(options.threads), "--posterior", options.posterior or served.manifest.id]
     found = {}
-    for name in tasks:
-        cell = common.read_cell(options.data, name, SHOTS, 1, options.seed)
-        found[name] = timed(served, cell, options)
-        print(name, found[name], flush=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(Path(folder) / "data", serve) as server,
+        httpx.Client(base_url=server.url, timeout=600) as http,
+    ):
+        for name in tasks:
+            cell = common.read_cell(options.data, name, SHOTS, 1, options.seed)
+            found[name] = timed(served, http, cell, options)
+            print(name, found[name], flush=True)
     about = (
-        f"Adaptation to {SHOTS} examples and one answer (S = 16), in this process. The first column is one forward pass of "
-        "the base over the support; the others are multiples of it."
+        f"`POST /v1/predict` with {SHOTS} examples and one input (S = 16), over HTTP, on a server that does nothing else. The "
+        "first column is one forward pass of the base over the support; the others are multiples of it."
     )
     head = ["task", "base forward s", *get_args(Effort)]
     rows = [
@@ -51,10 +63,11 @@ def main() -> None:
     )  # fmt: skip
 
 
-def timed(served: Served, cell: Cell, options: argparse.Namespace) -> dict[str, float]:
+def timed(served: Served, http: httpx.Client, cell: Cell, options: argparse.Namespace) -> dict[str, float]:
     """Return the median seconds of the base's forward pass and of each effort."""
     model, backbone = served.model, served.model.backbone
     prompts = [example.prompt for example in model.encode_support(cell.support, truncate=True)]
+    seeds = count(options.seed)
     batches = token_batches([packed_length(prompt) for prompt in prompts], TOKENS_PER_TRUNK)
 
     @torch.no_grad()
@@ -64,11 +77,20 @@ def timed(served: Served, cell: Cell, options: argparse.Namespace) -> dict[str, 
             backbone.log_probs(backbone.trunk(rows), rows, None).cpu()
 
     def answered(effort: Effort) -> Callable[[], object]:
-        settings = settings_of(effort, model.defaults)
-
         def run() -> None:
-            posterior = model.adapt(cell.support, settings, options.seed, truncate=True).posterior
-            model.predict(posterior, cell.queries, samples=16, seed=options.seed, truncate=True)
+            body = {
+                "support": [
+                    {"input": row.input, "output": row.output, "options": row.options} for row in cell.support
+                ],
+                "inputs": [{"input": query.input, "options": query.options} for query in cell.queries],
+                "adapt": {"effort": effort},
+                "seed": next(seeds),  # an adapter of its own
+                "samples": 16,
+                "truncate": True,
+            }
+            answer = http.post("/v1/predict", json=body).raise_for_status().json()
+            if answer["cache"] != "miss":
+                raise SystemExit(f"the adapter was there already: {answer['cache']}")
 
         return run
 

@@ -11,7 +11,8 @@ in the cache from one product to the next.
   forward and backward, and the rank-r products of the means forward and backward (activations, A
   and B).
 - predict: the trunk once over the queries. For every sample: the adapted layers, the head at the
-  scored positions, and the rank-r products.
+  scored positions, and the rank-r products. Where samples differ in the readout alone, the mean
+  once, and for every sample the rank-r products of the readout at the scored positions.
 
 In the last layer only scored positions count, except in the products of keys and values.
 
@@ -138,14 +139,16 @@ class Shapes:
         adapted: Sequence[str],
         rank: int,
         steps: tuple[int, int],
+        *,
+        readout: bool = False,
     ) -> None:
         """Keep the sizes.
 
         `layers` are the numbers of frozen and of adapted layers, `head` is (d, vocabulary), and
-        `steps` is (steps, batch size).
+        `steps` is (steps, batch size). With `readout`, samples differ in the last linear alone.
         """
         self.linears, self.layers, self.head = linears, layers, head
-        self.adapted, self.rank, self.steps = set(adapted), rank, steps
+        self.adapted, self.rank, self.steps, self.readout = set(adapted), rank, steps, readout
 
     @classmethod
     def of(cls, model: FewShotModel) -> Shapes:
@@ -161,7 +164,8 @@ class Shapes:
         settings = model.defaults
         layers = layout.first_layer, config.num_hidden_layers - layout.first_layer
         head, steps = (d, config.vocab_size), (settings.steps, settings.batch_size)
-        return cls(linears, layers, head, layout.modules, layout.rank, steps)
+        readout = model.sampled(model.prior.config).noise.readout_scale is not None
+        return cls(linears, layers, head, layout.modules, layout.rank, steps, readout=readout)
 
     def adaptation(self, support: Sequence[EncodedPrompt]) -> Counter[Product]:
         """Count the products of an adaptation whose steps go through the support in order."""
@@ -186,6 +190,16 @@ class Shapes:
         frozen, adapted = self.layers
         tokens, scored = packed_tokens(queries), scored_positions(queries)
         work = self._forward(tokens, tokens, frozen)
+        if self.readout:
+            work += self._forward(tokens, scored, adapted) + self._low_rank(tokens, scored, adapted)
+            d_in, d_out, _ = self.linears[-1]
+            return work + Counter(
+                {
+                    (scored, *self.head): 1,
+                    (scored, d_in, self.rank): samples,
+                    (scored, self.rank, d_out): samples,
+                }
+            )
         together = max(1, min(samples, TOKENS_PER_PRODUCT // tokens))
         for start in range(0, samples, together):
             count = min(together, samples - start)

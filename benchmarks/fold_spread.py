@@ -1,7 +1,7 @@
 """Measure the NLL on validation tasks by the spread of the prior of an adapter's own temperature.
 
     python -m benchmarks.fold_spread --answers benchmarks/results/shots/validation.json.gz \\
-        --method v5-S8 --estimates runs/leave_one_out.jsonl
+        --method raw-S16 --estimates runs/leave_one_out.jsonl
 
 The spread says how far the own temperature may differ from that of the posterior. `SPREAD` and
 `CHOICE_SPREAD` of `abmll/assurance/held_out.py` are chosen from the results. `--answers` is the

@@ -1,6 +1,6 @@
 """Measure how well the accuracy on held-out examples predicts an adapter's accuracy on test items.
 
-    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/seeds \\
+    python -m benchmarks.leave_one_out --data ../shared/data --cells runs/shipped \\
         --method abmll-S16 --tasks TASK... --shots 16
 
 For every task, k and support seed the support is cut into folds. For each fold an adapter is fitted

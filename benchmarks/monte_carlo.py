@@ -1,8 +1,8 @@
 """Compare predictions from samples of the weights with predictions from their mean.
 
     python -m benchmarks.monte_carlo \\
-        --sampled benchmarks/results/seeds/abmll-S16.json.gz abmll-S16 \\
-        --mean benchmarks/results/seeds/abmll-S0.json.gz abmll-S0 --fit TASK...
+        --sampled benchmarks/results/shipped/abmll-S16.json.gz abmll-S16 \\
+        --mean benchmarks/results/shipped/abmll-S0.json.gz abmll-S0 --fit TASK...
 
 `--sampled` and `--mean` name the results folder of an evaluation, or a file made of one
 (`benchmarks.answers`), and a method there. Both are adapters of one posterior. The result is

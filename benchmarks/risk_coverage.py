@@ -86,7 +86,7 @@ def draw(found: Dots, rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    cells = Answers(RESULTS / f"seeds/{METHOD}.json.gz", METHOD).cells([], ["16"])
+    cells = Answers(RESULTS / f"shipped/{METHOD}.json.gz", METHOD).cells([], ["16"])
     names = sorted({cell.cell.task for cell in cells})
     tasks = [Records.of(name, [cell for cell in cells if cell.cell.task == name]) for name in names]
     rows = json.loads((RESULTS / "certified_gates_records.json").read_text("utf-8"))["rows"]

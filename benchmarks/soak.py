@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +36,7 @@ from service.executors.contract import AdaptJob, PredictJob
 from service.executors.loop import WorkerLoop
 from service.executors.messages import Done, LoopEvent, Submit
 from service.executors.worker import load_worker
-from service.settings import load_settings
+from service.settings.loading import load_settings
 
 OPTIONS = ("billing", "delivery")
 TEXTS = (
@@ -88,9 +86,7 @@ class Soak:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser_of(__doc__)
     parser.add_argument("--adapters", type=int, default=300)
     parser.add_argument("--every", type=int, default=10, help="adapters between two readings")
     for name, default in BUDGETS.items():
@@ -99,13 +95,9 @@ def main() -> None:
     parser.add_argument("--pickles", action="store_true", help="only the pickled sizes of records")
     parser.add_argument("--out", type=Path, help="the page to write")
     options = parser.parse_args()
-    command = f"python -m benchmarks.soak {shlex.join(sys.argv[1:])}".strip()
-    how = f"Command: `{command}`. Commit {common.commit()}. Machine: {common.processor()}."
+    how = common.how_made("benchmarks.soak")
     text = f"{how}\n\n{pickled_sizes()}" if options.pickles else page(soak(options), how)
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+    common.show_page(text + "\n", options.out)
 
 
 def soak(options: argparse.Namespace) -> Soak:

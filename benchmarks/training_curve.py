@@ -1,6 +1,6 @@
 """Plot the losses of a meta-training run from its log.
 
-    python -m benchmarks.training_curve --log benchmarks/results/meta_training/all_tasks_v5.jsonl
+    python -m benchmarks.training_curve --log benchmarks/results/meta_training/all_tasks_v6.jsonl
 
 The plot is a PNG beside the log. It has the losses of each visit at theta (the first inner step)
 and at the last inner step, and their medians over the last 20 visits. Visits are to different

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 
 from handbook.markdown import code, page, paragraph, table
-from service.errors import ServiceError
+from service.errors import ServiceError, error_kinds
 
 
 def errors_page() -> str:
     """Return the page: each code with its status, whether a retry may help, and when it comes."""
-    found = sorted({error.code: error for error in _classes(ServiceError)}.values(), key=_order)
+    found = sorted({error.code: error for error in error_kinds()}.values(), key=_order)
     rows = [
         (
             code(error.code),
@@ -37,14 +36,6 @@ def errors_page() -> str:
             "or null where more labels of this kind do not help."
         ),
     )
-
-
-def _classes(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
-    """Yield every error with a code of its own, the first class of a code first."""
-    for error in base.__subclasses__():
-        yield from _classes(error)
-        if "code" in vars(error) or error.__name__ == "InternalError":
-            yield error
 
 
 def _order(error: type[ServiceError]) -> tuple[int, str]:

@@ -72,12 +72,11 @@ def http_page() -> str:
 def objects_page() -> str:
     """Return the page of every object of the wire with its fields."""
     schemas: Schema = document()["components"]["schemas"]
-    titled = sorted((title(name), schema) for name, schema in schemas.items())
     return page(
         "HTTP objects",
         "the OpenAPI document",
         paragraph("The objects that [the paths](http.md) take and answer, in the order of their names."),
-        *(_object(name, schema) for name, schema in titled),
+        *(_object(name, schema) for name, schema in sorted(schemas.items())),
     )
 
 
@@ -92,23 +91,17 @@ def limits_page() -> str:
             rows.append((code(name), "of the base model", str(field.description or "")))
     return page(
         "Limits",
-        "`LimitsReport` in `service/schemas/operations.py` and `service/settings.py`",
+        "`LimitsReport` in `service/schemas/operations.py` and `service/settings`",
         paragraph(
             "`GET /v1/limits` answers those of a running server, with [prices](../serving-internals.md#prices). "
-            "A request over a limit is refused before any model work: `max_body_bytes` with 413, "
-            "`queue_limit` with 429, others with 422 `limit_exceeded`. The message has the limit and its setting."
+            "A request over a limit is refused before any model work: `max_body_bytes` with 413, `queue_limit` "
+            "and `queue_seconds` with 429, `max_prompt_tokens` with 422 `prompt_too_long` unless the request sets "
+            "`truncate`, others with 422 `limit_exceeded`. The message has the limit and its setting. Three are no "
+            "refusals at once: a request that takes longer than its deadline gets 504, feedback beyond "
+            "`max_calibration` is warned of, and `max_logged` deletes the oldest predictions."
         ),
         table(("limit", "default", "meaning"), rows),
     )
-
-
-def title(name: str) -> str:
-    """Return a schema's name for readers: `Score (decisions)` for one of several of the name."""
-    *modules, last = name.split("__")
-    if not modules:
-        return last
-    room = modules[-2] if modules[-1] in {"wire", "errors"} else modules[-1]
-    return f"{last} ({room})"
 
 
 def _operation(name: str, operation: Schema) -> str:
@@ -168,7 +161,7 @@ def _default(field: str, about: Schema, required: list[str]) -> str:
 def _type(schema: Schema) -> str:
     """Return the type of a field in words, with links to objects."""
     if "$ref" in schema:
-        name = title(schema["$ref"].rpartition("/")[2])
+        name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](http-objects.md#{anchor(name)})"
     for union in ("anyOf", "oneOf"):
         if union in schema:

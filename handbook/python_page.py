@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 
 import abmll_client
-from abmll_client import sklearn
+from abmll_client import plot, sklearn
 from handbook.markdown import documentation, page, paragraph
 
 _CLASSIFIERS = (sklearn.FewShotClassifier, sklearn.AbmllMultiOutputClassifier)
+_PICTURES = (plot.risk_coverage, plot.reliability, plot.label_board)
 _ERRORS = "Errors"
 
 
@@ -28,6 +29,7 @@ def python_page() -> str:
         ),
         *(block for thing in others for block in _blocks(thing)),
         *(block for thing in _CLASSIFIERS for block in _blocks(thing, "abmll_client.sklearn.")),
+        *(block for thing in _PICTURES for block in _blocks(thing, "abmll_client.plot.")),
         f"## {_ERRORS}",
         *(f"`{error.__name__}`\n\n{documentation(error)}" for error in errors),
     )

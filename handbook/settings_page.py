@@ -1,4 +1,4 @@
-"""The page of the settings, from `service/settings.py`."""
+"""The page of the settings, from `service/settings`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from handbook.markdown import code, page, paragraph, table, type_words
-from service.settings import ENV_PREFIX, Settings
+from service.settings import Settings
+from service.settings.values import ENV_PREFIX
 
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 _OF_THE_MACHINE = {"data_dir": "the user's data folder"}
@@ -16,7 +17,9 @@ _OF_THE_MACHINE = {"data_dir": "the user's data folder"}
 
 def settings_page() -> str:
     """Return the page: each setting with its variable, type, default and meaning, by group."""
-    groups = [base for base in reversed(Settings.__bases__) if base.__module__ == Settings.__module__]
+    groups = [
+        base for base in reversed(Settings.__bases__) if base.__module__.startswith(Settings.__module__)
+    ]
     groups = [base for base in groups if set(Settings.model_fields) & set(vars(base)["__annotations__"])]
     blocks = [
         f"## {str(base.__doc__).rstrip('.')}\n\n"
@@ -28,7 +31,7 @@ def settings_page() -> str:
     ]
     return page(
         "Settings",
-        "`service/settings.py`",
+        "`service/settings`",
         paragraph(
             "The command line wins over the environment, which wins over the default. "
             "An empty value counts as not given. `abmll serve --print-config` prints what is in force."

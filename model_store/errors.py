@@ -17,6 +17,10 @@ class FetchError(StoreError):
     """A download failed after every retry."""
 
 
+class PublishError(StoreError):
+    """The model hub did not take what was sent, or did not answer."""
+
+
 class ChecksumError(FetchError):
     """A download differs from what the catalogue expects, after every retry."""
 

@@ -21,14 +21,25 @@ from abmll.posterior.config import PosteriorConfig
 from abmll.posterior.posteriors import GlobalPosterior
 from model_store.card import model_card
 from model_store.errors import CorruptArtifactError, UnknownArtifactError, UnsupportedFormatError
+from model_store.pretrained.catalogue import hub_source
 from model_store.pretrained.identity import BaseIdentity
 from model_store.storage import finite_json, refusal_is_an_error, staged
-from model_store.tensors import posterior_digest, read_tensors, sites_from_json, sites_to_json, write_tensors
+from model_store.tensors import (
+    TENSORS_FILE,
+    posterior_digest,
+    read_tensors,
+    sites_from_json,
+    sites_to_json,
+    write_tensors,
+)
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_CARD = "README.md"
+ARTIFACT_FILES = (_MANIFEST, TENSORS_FILE, _CARD)
+"""The files of an artifact. A copy of it has no others."""
 _SHIPPED = Path(__file__).parent / "posteriors"
-DEFAULT_POSTERIORS = {"smollm2-135m-instruct": "smollm2-135m-all-tasks-v5"}
+DEFAULT_POSTERIORS = {"smollm2-135m-instruct": "smollm2-135m-all-tasks-v6"}
 """The posterior that each base is served with by default: base by name, posterior by id.
 
 To serve another by default is a decision of its own, made here: adapters that were made with one
@@ -145,7 +156,7 @@ def save_posterior(folder: Path, prior: GlobalPosterior, manifest: PosteriorMani
     with staged(folder, f"posterior {manifest.id}") as staging:
         write_tensors(staging, prior)
         (staging / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
-        (staging / "README.md").write_text(model_card(manifest.to_json()), encoding="utf-8")
+        (staging / _CARD).write_text(model_card(manifest.to_json()), encoding="utf-8")
 
 
 def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
@@ -154,14 +165,7 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     Raises `UnknownArtifactError`, `UnsupportedFormatError`, and `CorruptArtifactError` where the
     manifest cannot be read or the tensors are not those of this posterior.
     """
-    folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
-    with refusal_is_an_error(f"posterior {str(id_or_path)!r}"):
-        found = (folder / _MANIFEST).is_file()
-    if not found:
-        shipped = ", ".join(shipped_posteriors()) or "none"
-        raise UnknownArtifactError(
-            f"{str(id_or_path)!r} is no posterior: neither a folder with one nor of {shipped}"
-        )
+    folder = posterior_folder(id_or_path)
     try:
         manifest = PosteriorManifest.from_json(finite_json((folder / _MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
@@ -170,6 +174,27 @@ def load_posterior(id_or_path: str | Path) -> LoadedPosterior:
     if posterior_digest(prior) != manifest.digest:
         raise CorruptArtifactError(f"the tensors of {folder.name} do not match the digest in its manifest")
     return LoadedPosterior(prior, manifest)
+
+
+def posterior_folder(id_or_path: str | Path) -> Path:
+    """Return the folder of the artifact that ships under this id, or this folder.
+
+    Raises `UnknownArtifactError` where there is no manifest.
+    """
+    folder = _SHIPPED / id_or_path if id_or_path in shipped_posteriors() else Path(id_or_path)
+    with refusal_is_an_error(f"posterior {str(id_or_path)!r}"):
+        found = (folder / _MANIFEST).is_file()
+    if not found:
+        shipped = ", ".join(shipped_posteriors()) or "none"
+        remedy = (
+            f"; one of the hub is fetched by `abmll posterior pull {id_or_path} --out FOLDER`"
+            if hub_source(str(id_or_path))
+            else ""
+        )
+        raise UnknownArtifactError(
+            f"{str(id_or_path)!r} is no posterior: neither a folder with one nor of {shipped}{remedy}"
+        )
+    return folder
 
 
 def shipped_posteriors() -> list[str]:

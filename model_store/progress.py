@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -75,7 +76,8 @@ def progress_bar() -> Iterator[Report]:
 def counting_bar(console: Console, detail: str = "") -> Progress:
     """Return a bar of counted work: name, bar, count, remaining time, and `detail`.
 
-    `detail` is a format string of the task's fields, such as `{task.fields[cell]}`.
+    `detail` is a format string of the task's fields, such as `{task.fields[cell]}`. Nothing is
+    drawn without a terminal: see `line_without_terminal`.
     """
     return Progress(
         _AsItIs("{task.description}", style="bold"),
@@ -84,4 +86,12 @@ def counting_bar(console: Console, detail: str = "") -> Progress:
         TimeRemainingColumn(),
         _AsItIs(detail),
         console=console,
+        disable=not console.is_terminal,
     )
+
+
+def line_without_terminal(console: Console, text: str) -> None:
+    """Print `text` on a line of its own behind the time, where a bar cannot be drawn."""
+    if not console.is_terminal:
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 
 from model_store.errors import (
     CorruptArtifactError,
+    FolderNotEmptyError,
     NonFiniteError,
     StorageFullError,
     UnusableFolderError,
@@ -91,6 +92,12 @@ def _unusable(path: str, what: str, number: int) -> UnusableFolderError:
     return UnusableFolderError(
         f"cannot use {path} for {what}: {os.strerror(number)}; name another folder, or let this user write here"
     )
+
+
+def require_empty(folder: Path) -> None:
+    """Raise `FolderNotEmptyError` unless `folder` does not exist or is an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FolderNotEmptyError(f"{folder} exists and is not empty")
 
 
 def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:

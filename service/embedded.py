@@ -29,7 +29,7 @@ from service.api.app import create_app
 from service.engine.build import build_engine
 from service.executors.build import build_executor
 from service.metrics import Metrics
-from service.settings import load_settings
+from service.settings.loading import load_settings
 
 T = TypeVar("T")
 

@@ -3,13 +3,14 @@
 Status codes: 400 not JSON, 401 no valid key, 403 the key lacks a scope, 404 unknown, 408 body too
 slow, 409 refused because of how things stand now, 413 body too large, 415 not declared as JSON, 422
 JSON that cannot be accepted, 429 busy, 500 error of the server, 503 this server accepts no requests
-now, 504 took too long.
+now, 504 took too long, 507 the disk takes nothing.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import errno
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from abmll.errors import AbmllError, FitDivergedError, OptionsError, PromptTooLongError, SupportError
@@ -75,9 +76,9 @@ class InternalError(ServiceError):
 
 
 class StoreFailedError(ServiceError):
-    """The adapter could not be written to disk, so the request fails."""
+    """The disk is full, may not be written, or failed. Nothing of the request was stored."""
 
-    code, retryable = "store_failed", True
+    code, status, retryable, usual_retry_seconds = "store_failed", 507, True, 30
 
 
 class MalformedJsonError(ServiceError):
@@ -198,7 +199,7 @@ class LimitExceededError(InvalidRequestError):
 
 
 class PriceExceedsDeadlineError(InvalidRequestError):
-    """An idle worker would take longer than the deadline, so the work is not begun.
+    """An idle worker would take over 1.5 times the deadline, so the work is not begun.
 
     The message has the price and the deadline.
     """
@@ -386,6 +387,8 @@ _BY_METHOD_ERROR: tuple[tuple[type[AbmllError], type[ServiceError]], ...] = (
     (FitDivergedError, DivergedError),
     (AbmllError, InvalidRequestError),
 )
+# How a system refuses to store. Requests touch no files but those of stores.
+_NOT_STORED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_IN_THE_REQUEST = {"body", "query", "path"}
 _BY_STATUS: dict[int, tuple[type[ServiceError], str]] = {
     404: (NotFoundError, "there is no such route"),
@@ -398,6 +401,14 @@ def over_limit(found: str, limit: int | str, setting: str) -> str:
     return f"{found}; the limit is {limit} (setting {setting})"
 
 
+def error_kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """Yield every error of this module with a code of its own, the first class of a code first."""
+    for error in base.__subclasses__():
+        yield from error_kinds(error)
+        if error.__module__ == __name__ and ("code" in vars(error) or error is InternalError):
+            yield error
+
+
 def from_exception(error: BaseException, param: str | None = None) -> ServiceError:
     """Map any exception to a service error.
 
@@ -407,17 +418,32 @@ def from_exception(error: BaseException, param: str | None = None) -> ServiceErr
         return error
     if isinstance(error, stored.StoreUnavailableError):
         return StoreUnavailableError(str(error))
+    if _is_refusal_to_store(error):
+        return store_failure(error, "the request is not done, because the server cannot store it")
     for theirs, ours in _BY_METHOD_ERROR:
         if isinstance(error, theirs):
             return ours(str(error), param)
     return InternalError("the server failed to answer; its log has the details under this request id")
 
 
-def store_failure(error: Exception, message: str) -> ServiceError:
-    """Map the error of a write: to a 503 where a shared store does not answer, else to `message`."""
+def store_failure(error: BaseException, message: str) -> ServiceError:
+    """Map the error of a write: to a 503 where a shared store does not answer, else to a 507.
+
+    The new message is `message` and the reason. It names no folder of the server.
+    """
     if isinstance(error, stored.StoreUnavailableError):
         return StoreUnavailableError(f"{message}: {error}")
-    return StoreFailedError(message)
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return StoreFailedError(f"{message}: {cause.strerror}")
+    full = isinstance(error, stored.StorageFullError)
+    return StoreFailedError(f"{message}: the disk is full" if full else message)
+
+
+def _is_refusal_to_store(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NOT_STORED
+    return isinstance(error, stored.StorageFullError | stored.UnusableFolderError)
 
 
 def from_status(status: int) -> ServiceError:

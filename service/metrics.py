@@ -6,6 +6,11 @@ few values.
 
 from __future__ import annotations
 
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service.gateway_metrics import GatewayMetrics
@@ -110,6 +115,17 @@ class Metrics:
         self.evictions = Counter(
             "abmll_adapter_evictions", "Adapters removed from memory.", registry=registry
         )
+        self.store_errors = Counter(
+            "abmll_store_errors",
+            "Requests that were refused because nothing could be stored or read: store_failed (disk) or "
+            "store_unavailable (shared store).",
+            ["code"],
+            registry=registry,
+        )
+        self.disk_bytes = Gauge("abmll_disk_bytes", "Size of the data folder's disk.", registry=registry)
+        self.disk_free_bytes = Gauge(
+            "abmll_disk_free_bytes", "Bytes that are free on the data folder's disk.", registry=registry
+        )
         self.worker_up = Gauge("abmll_worker_up", "1 while the worker is up.", ["worker"], registry=registry)
         self.worker_restarts = Counter(
             "abmll_worker_restarts", "Restarts of a worker.", ["worker"], registry=registry
@@ -202,6 +218,7 @@ class Metrics:
             self.refined: [("done",), ("failed",), ("dropped",)],
             self.long_adaptations: [("succeeded",), ("failed",), ("cancelled",), ("expired",)],
             self.fenced: [("hung",), ("silent",), ("wrong",), ("slow",), ("memory",), ("requests",)],
+            self.store_errors: [("store_failed",), ("store_unavailable",)],
             self.decisions: [("answer", ""), *(("abstain", reason) for reason in _REASONS)],
             self.diagnoses: [("healthy",), ("weak",), ("unfit",)],
             self.drift_alarms: [("risk",), ("domain",)],
@@ -211,6 +228,11 @@ class Metrics:
     def show_process(self) -> None:
         """Show the memory, the processor time and the open files of this process too (`process_*`)."""
         ProcessCollector(registry=self._registry)
+
+    def show_disk(self, folder: Path) -> None:
+        """Show how large the disk of `folder` is, and how much of it is free, whenever it is asked."""
+        self.disk_bytes.set_function(partial(_disk_usage, folder, "total"))
+        self.disk_free_bytes.set_function(partial(_disk_usage, folder, "free"))
 
     def record_unit(self, lane: str, runs: int, tokens: int, seconds: float) -> None:
         """Record a unit that has run."""
@@ -226,3 +248,11 @@ class Metrics:
     def render(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+def _disk_usage(folder: Path, what: str) -> float:
+    """Return the `total` or `free` bytes of a folder's disk; not a number where there is no folder."""
+    try:
+        return float(getattr(shutil.disk_usage(folder), what))
+    except OSError:
+        return math.nan

@@ -13,13 +13,15 @@ from types import FrameType
 import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from model_store.process_memory import return_large_blocks
 from service.address_file import remove_address, write_address
 from service.api.app import create_app
 from service.engine.build import build_engine
-from service.engine.engine import Engine, State
+from service.engine.engine import Engine
+from service.engine.life import State
 from service.executors.contract import Executor
 from service.metrics import Metrics
 from service.settings import Settings
@@ -47,9 +49,18 @@ class DrainingServer(uvicorn.Server):
         await super().main_loop()
         log.info("draining for at most %g s", self._drain_seconds)
         self._engine.drain()
+        self._end_connections()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_seconds):
                 await self._engine.idle()
+
+    def _end_connections(self) -> None:
+        """Have each connection end with its next answer: no client sends to one that is closing."""
+        state = self.server_state
+        state.default_headers = [*state.default_headers, CLOSE_HEADER]
+        for connection in state.connections:
+            if isinstance(connection, H11Protocol) and (cycle := connection.cycle) is not None:
+                cycle.default_headers = [*cycle.default_headers, CLOSE_HEADER]
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop serving."""
@@ -113,6 +124,7 @@ def serve(
     `on_ready` is called in a thread with the server's address when the server accepts requests.
     """
     metrics.show_process()
+    metrics.show_disk(settings.data_dir)
     return_large_blocks()  # of adapters that were sent to workers or written to disk
     engine = build_engine(settings, executor, metrics)
     app = create_app(settings, engine, metrics)

@@ -145,7 +145,13 @@ def third_party(package: str) -> Iterator[tuple[str, str]]:
 
 
 # Distributions that come with a declared one, and that its users may import.
-BROUGHT_BY = {"h11": "uvicorn", "starlette": "fastapi", "pydantic-core": "pydantic", "numpy": "scikit-learn"}
+BROUGHT_BY = {
+    "h11": "uvicorn",
+    "starlette": "fastapi",
+    "pydantic-core": "pydantic",
+    "typing-extensions": "pydantic",
+    "numpy": "scikit-learn",
+}
 
 
 @pytest.mark.parametrize(

@@ -150,5 +150,5 @@ def test_commit_hooks_run_the_tools_of_the_dev_extra() -> None:
         re.split(r"[<>=\[]", requirement)[0]
         for requirement in PYPROJECT["project"]["optional-dependencies"]["dev"]
     }
-    assert tools == {"ruff", "mypy"}
+    assert tools == {"ruff", "mypy", "codespell"}
     assert tools <= dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -36,3 +37,18 @@ PROSE = [
 def test_paths_in_prose_are_there(path: Path) -> None:
     named = {found.group(1) for found in PATH.finditer(path.read_text("utf-8"))}
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+RESULTS = [
+    path
+    for path in sorted((ROOT / "benchmarks/results").rglob("*"))
+    if path.suffix in (".md", ".json", ".jsonl", ".gz")
+]
+OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(?:work|tmp|home|root|mnt)/[\w./-]*")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_results_name_no_folder_of_the_machine_that_made_them(path: Path) -> None:
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    assert sorted(set(OF_A_MACHINE.findall(text))) == []

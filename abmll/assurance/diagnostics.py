@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from abmll.assurance.estimates import (
     LEVEL,
@@ -21,6 +20,7 @@ from abmll.assurance.estimates import (
     best_guess,
 )
 from abmll.assurance.folds import HeldOutAnswer
+from abmll.assurance.verdicts import ReasonCode, Verdict
 from abmll.posterior.movement import Movement
 from abmll.text.questions import Question
 from abmll.text.tasks import Example, QuestionKey, examples_by_question, question_key, tells
@@ -29,8 +29,6 @@ from abmll.text.tasks import Example, QuestionKey, examples_by_question, questio
 SURE = 0.8
 # An interval wider than this says too little. Up to eight examples can have one.
 WIDE = 0.6
-
-Verdict = Literal["healthy", "weak", "unfit"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Conflict:
 class Reason:
     """Reason for a verdict: a stable code and a sentence."""
 
-    code: str
+    code: ReasonCode
     message: str
 
 
@@ -300,10 +298,11 @@ def judge(found: Evidence) -> tuple[Verdict, tuple[Reason, ...]]:
     reasons = []
     if own.low <= guess.accuracy:
         reasons.append(Reason("not_shown_to_beat_guessing", f"{shown} may be guessing; {guessing}"))
-    for code, name, comparison in (
+    others: tuple[tuple[ReasonCode, str, Comparison], ...] = (
         ("no_gain_over_prior", "the prior without adaptation", found.over_prior),
         ("no_gain_over_in_context", "the examples in the prompt", found.over_in_context),
-    ):
+    )
+    for code, name, comparison in others:
         if comparison.log_likelihood_gain <= 0:
             gain = f"{comparison.log_likelihood_gain:+.2f} ± {comparison.standard_error:.2f} nats an example"
             reasons.append(Reason(code, f"no better than {name}: {gain}"))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.errors import AbmllError
-from abmll.text.files import read_task, read_text
+from abmll.text.files import read_task
 from abmll.text.tasks import Task
+from abmll.text.text_files import read_text
 
 
 @dataclass(frozen=True)

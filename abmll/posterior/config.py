@@ -59,9 +59,9 @@ class TemperatureRule:
     A temperature above 1 flattens the predictive, one below 1 sharpens it. After n examples it is
     `base` x (16 / n)^`exponent`, so `base` is the temperature after 16 examples. `multiple_choice`
     takes the place of `base` where options differ from input to input; with None, `base` is for
-    both. `zero_shot` is the temperature of questions without examples; with None, it is `base`.
-    `by_question` has the temperatures that questions of a task posterior have of their own,
-    each with the tokens of its question (`EncodedPrompt.question`).
+    both. `zero_shot` is the temperature of questions without examples whose options have
+    descriptions; with None, it is `base`. `by_question` has the temperatures that questions of a
+    task posterior have of their own, each with the tokens of its question (`EncodedPrompt.question`).
     """
 
     base: float = 1.0

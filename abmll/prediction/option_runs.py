@@ -134,10 +134,10 @@ class OptionRun:
         self.config, self.values, self.sampling = posterior.config, posterior.values, sampling
         self.max_tokens = max_tokens
         self.scores: list[list[Tensor]] = [[] for _ in prompts]
-        self._zero_shot = [posterior.is_zero_shot(prompt.question) for prompt in prompts]
+        zero_shot = [posterior.is_zero_shot(prompt.question) for prompt in prompts]
         prompts = [
-            prompt if zero_shot or not prompt.content_free else replace(prompt, content_free=())
-            for prompt, zero_shot in zip(prompts, self._zero_shot, strict=True)
+            prompt if without or not prompt.content_free else replace(prompt, content_free=())
+            for prompt, without in zip(prompts, zero_shot, strict=True)
         ]
         self._references: dict[int, OptionReference] = {}
         similarity = posterior.config.similarity
@@ -146,6 +146,9 @@ class OptionRun:
             for examples in (posterior.class_examples if similarity else ())
             if similarity
         }
+        self._sharpened = [
+            without and prompt.described for prompt, without in zip(prompts, zero_shot, strict=True)
+        ]
         self._questions = [prompt.question for prompt in prompts]
         self._declinable = [prompt.declinable for prompt in prompts]
         self._features, self._features_of = features or Features(), dict[int, Tensor]()
@@ -267,7 +270,7 @@ class OptionRun:
     def temperature(self, number: int) -> float:
         """Return the temperature of the question of one prompt."""
         rule = self.config.temperature
-        if self._zero_shot[number] and rule.zero_shot is not None:
+        if self._sharpened[number] and rule.zero_shot is not None:
             return rule.zero_shot
         return rule.of_question(self._questions[number])
 

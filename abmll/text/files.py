@@ -7,7 +7,6 @@ can be read in two ways, it is refused.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -18,17 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from abmll.errors import AbmllError
+from abmll.errors import AbmllError, MissingColumnError
 from abmll.text import tables
 from abmll.text.questions import TypedQuestion, Value
 from abmll.text.tasks import CANNOT_TELL, Example, Query, Task
+from abmll.text.text_files import MAX_FILE_BYTES, check_file, encoding_of, read_text, streamed_lines
 
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
 TABLES = {".csv": ",;\t", ".tsv": "\t"}
 """The separators of each kind of table. The first one that makes `input` a column is taken."""
 SUFFIXES = JSON_LINES | TABLES.keys() | tables.SUFFIXES
-
-MAX_FILE_BYTES = 256 * 2**20  # one character may take 4 bytes, twice: about 2.3 GB at the peak
 
 
 @dataclass(frozen=True)
@@ -41,23 +39,6 @@ class Columns:
 
 USUAL = Columns()
 _FIELDS = ("input", "output", "options")
-_MARKS = {
-    codecs.BOM_UTF8: "UTF-8",
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark is the beginning of this one
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-_OTHER_FILES = {
-    b"\x1f\x8b": "a gzip file: unpack it",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file: unpack it",
-    b"PK\x03\x04": "a ZIP file, as spreadsheets are: save the sheet as CSV UTF-8, or name the file .xlsx",
-    b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV UTF-8",
-    b"PAR1\x15": "a Parquet file: save its rows as CSV or JSON Lines, or name it .parquet",
-    b"%PDF-": "a PDF file: save its rows as CSV",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
-}
-"""What a file is that begins with these bytes, and the remedy."""
 _OTHER_SUFFIXES = {
     ".json": "write one JSON object a line into a .jsonl",
     ".gz": "unpack it",
@@ -73,7 +54,6 @@ _JSON_KINDS = {
     list: "a list",
     dict: "an object",
 }
-_LINE_END = re.compile(r"\r\n?|\n")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -121,7 +101,7 @@ def rows_by_line(path: Path, columns: Columns = USUAL) -> Iterator[tuple[str, Ma
     if suffix in tables.SUFFIXES:
         rows = _sheet_rows(path, (columns.input,))
     else:
-        lines = partial(_streamed_lines, path, _encoding(path))
+        lines = partial(streamed_lines, path, encoding_of(path))
         rows = (
             _table_rows(path.name, lines, TABLES[suffix], (columns.input,))
             if suffix in TABLES
@@ -133,6 +113,14 @@ def rows_by_line(path: Path, columns: Columns = USUAL) -> Iterator[tuple[str, Ma
         yield place, row, Query(_text(place, row, columns.input), _options(place, row))
     if empty:
         raise AbmllError(f"{path.name} has no rows")
+
+
+def separator_of(path: Path, columns: Columns = USUAL) -> str:
+    """Return the separator of a CSV file, and a comma for other files. Raises `AbmllError`."""
+    if path.suffix.lower() != ".csv":
+        return ","
+    lines = partial(streamed_lines, path, encoding_of(path))
+    return _written(lines, TABLES[".csv"], columns.input).separator
 
 
 def cases_by_line(
@@ -185,49 +173,6 @@ def _answer_of_cell(typed: TypedQuestion, cell: str) -> Value | None:
     return cell
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
-
-    The mark is left out, and the Ctrl-Z with which some programs end a text. Raises `AbmllError`,
-    also for a file of more than `MAX_FILE_BYTES`.
-    """
-    try:
-        _check_file(path)
-        data = path.read_bytes()
-    except OSError as error:
-        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
-    other = next((found for mark, found in _OTHER_FILES.items() if data.startswith(mark)), None)
-    if other:
-        raise AbmllError(f"{path.name} is {other}")
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "UTF-8")
-    try:
-        text = data.decode(encoding).removeprefix("\ufeff").removesuffix("\x1a")
-    except UnicodeDecodeError as error:
-        line = _line_of(data[: error.start].decode(encoding, "ignore"))
-        found = f"{path.name} line {line} is not {encoding} (byte {data[error.start]:02X})"
-        raise AbmllError(f"{found}: save the file as UTF-8, in a spreadsheet as CSV UTF-8") from error
-    if "\0" in text:
-        line = _line_of(text[: text.index("\0")])
-        raise AbmllError(f"{path.name} line {line} holds a NUL character: save the file as text, in UTF-8")
-    return text
-
-
-def _check_file(path: Path) -> None:
-    """Raise `AbmllError` for what is no file, or one of more than `MAX_FILE_BYTES`."""
-    try:
-        if path.exists() and not path.is_file():
-            raise AbmllError(f"{path.name} is not a file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise AbmllError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MB: split it")
-    except OSError as error:
-        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _line_of(before: str) -> int:
-    """Return the number of the line that comes behind the text `before`."""
-    return 1 + len(_LINE_END.findall(before))
-
-
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file with their places. Raises `AbmllError`, also where there are none."""
     suffix = _known_suffix(path)
@@ -255,54 +200,6 @@ def _known_suffix(path: Path) -> str:
         remedy = _OTHER_SUFFIXES.get(suffix, "save a spreadsheet as CSV UTF-8")
         raise AbmllError(f"{path.name}: expected .jsonl, .csv, .tsv, .xlsx or .parquet; {remedy}")
     return suffix
-
-
-# ---- line by line --------------------------------------------------------------------------------
-
-
-def _encoding(path: Path) -> str:
-    """Return the encoding of a file by its mark. Raises `AbmllError` for what is no text."""
-    try:
-        if path.exists() and not path.is_file():
-            raise AbmllError(f"{path.name} is not a file")
-        with path.open("rb") as file:
-            data = file.read(64)
-    except OSError as error:
-        raise AbmllError(f"{path.name} cannot be read: {error.strerror}") from error
-    other = next((found for mark, found in _OTHER_FILES.items() if data.startswith(mark)), None)
-    if other:
-        raise AbmllError(f"{path.name} is {other}")
-    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), "UTF-8")
-
-
-def _streamed_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Yield the lines of a file with their ends. Raises `AbmllError`, as `read_text`."""
-    codec = "utf-8-sig" if encoding == "UTF-8" else encoding
-    with path.open(encoding=codec, newline="") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if "\0" in line:
-                    raise AbmllError(
-                        f"{path.name} line {number} holds a NUL character: save the file as text, in UTF-8"
-                    )
-                yield line.removesuffix("\x1a")
-        except UnicodeDecodeError as error:
-            found = f"{path.name} line {_first_wrong_line(path, encoding)} is not {encoding}"
-            raise AbmllError(f"{found}: save the file as UTF-8, in a spreadsheet as CSV UTF-8") from error
-
-
-def _first_wrong_line(path: Path, encoding: str) -> int:
-    """Return the number of the first line of a file that its encoding cannot read."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    number = 1
-    with path.open("rb") as file:
-        while data := file.read(1 << 16):
-            for start in range(len(data)):
-                try:
-                    number += decoder.decode(data[start : start + 1]) == "\n"
-                except UnicodeDecodeError:
-                    return number
-    return number
 
 
 # ---- JSON Lines ----------------------------------------------------------------------------------
@@ -351,21 +248,13 @@ def _table_rows(
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a table as dictionaries, with the cell `options` as a list.
 
-    `lines` returns its lines with their ends, and is called several times.
-    The header tells how the rows are written: with which separator, with a space behind it, and in
-    TSV whether cells are quoted. In CSV, a line `sep=;` before the header names the separator, as
-    Excel writes it. Raises `AbmllError`.
+    `lines` returns its lines with their ends, and is called several times. Raises `AbmllError`.
     """
-    quoted = separators != TABLES[".tsv"]
-    named = _SEPARATOR_LINE.match(next(iter(lines()), "")) if quoted else None
-    if named:
-        lines, separators = partial(_without_first, lines, named.end()), named[1]
-    header = next((line for line in lines() if line.strip(' \t\r\n,;"')), "")
-    separator = next((s for s in separators if needed[0] in _names(header.split(s))), separators[0])
-    quoted = quoted or '"' in header
-    records = _records(name, lines(), separator, quoted=quoted, spaced=f"{separator} " in header)
+    written = _written(lines, separators, needed[0])
+    lines, separator, quoted = written.lines, written.separator, written.quoted
+    records = _records(name, lines(), separator, quoted=quoted, spaced=written.spaced)
     names = next((_names(cells) for _, cells in records if not _blank(cells)), [])
-    _check_names(name, names, needed)
+    _check_names(name, names, needed, separator)
     empty = ""
     for number, cells in records:
         place = f"{name} line {number}"
@@ -392,12 +281,39 @@ def _table_rows(
         yield place, row
 
 
+@dataclass(frozen=True)
+class _Written:
+    """How a table is written. `lines` are those from its header on."""
+
+    lines: Callable[[], Iterable[str]]
+    separator: str
+    quoted: bool
+    spaced: bool
+
+
+def _written(lines: Callable[[], Iterable[str]], separators: str, needed: str) -> _Written:
+    """Return how a table is written, as its header tells.
+
+    That is with which separator, with a space behind it, and in TSV whether cells are quoted. The
+    separator is the first that makes `needed` a column, else the one that makes most columns. In
+    CSV, a line `sep=;` before the header names it, as Excel writes that.
+    """
+    quoted = separators != TABLES[".tsv"]
+    named = _SEPARATOR_LINE.match(next(iter(lines()), "")) if quoted else None
+    if named:
+        lines, separators = partial(_without_first, lines, named.end()), named[1]
+    header = next((line for line in lines() if line.strip(' \t\r\n,;"')), "")
+    most = max(separators, key=header.count)
+    separator = next((s for s in separators if needed in _names(header.split(s))), most)
+    return _Written(lines, separator, quoted or '"' in header, f"{separator} " in header)
+
+
 def _sheet_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a spreadsheet or a Parquet file as dictionaries, as `_table_rows` does.
 
     Empty rows at the end are left out. Raises `AbmllError`.
     """
-    _check_file(path)
+    check_file(path)
     rows = tables.records(path)
     names = next((_names(cells) for _, cells in rows if any(cells)), [])
     while names and not names[-1]:
@@ -431,11 +347,16 @@ def _split(place: str, cell: str) -> list[str]:
     return options
 
 
-def _check_names(name: str, names: Sequence[str], needed: Sequence[str]) -> None:
-    for column in needed:
+def _check_names(name: str, names: Sequence[str], needed: Sequence[str], separator: str = "") -> None:
+    """Raise `AbmllError` where a column is not there or is there twice.
+
+    `needed` are the column of inputs and that of labels. `separator` is what was taken for it.
+    """
+    for column, holds in zip(needed, ("input", "output"), strict=False):
         if column not in names:
             columns = ", ".join(map(_shown, names[:8])) or "empty"
-            raise AbmllError(f"{name} has no column `{column}`: its columns are {columns}")
+            by = f" (separated by {_SEPARATOR_NAMES[separator]})" if separator and len(names) > 1 else ""
+            raise MissingColumnError(f"{name} has no column `{column}`: its columns are {columns}{by}", holds)
     for column in {**dict.fromkeys(_FIELDS), **dict.fromkeys(needed)}:
         if names.count(column) > 1:
             raise AbmllError(f"{name} has two columns `{column}`")

@@ -133,6 +133,11 @@ class EncodedPrompt:
         """Return the number of tokens at the beginning of the prompt that depend on no question."""
         return len(self.prompt) - len(self.question)
 
+    @property
+    def described(self) -> bool:
+        """Return whether some options have descriptions."""
+        return self.meanings != self.options
+
 
 def by_question(prompts: Sequence[EncodedPrompt]) -> dict[tuple[int, ...], list[int]]:
     """Return the numbers of the prompts of each question, by its tokens, in order of appearance."""

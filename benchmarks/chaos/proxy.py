@@ -85,7 +85,7 @@ class Proxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one direction to its end, and then close it there."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # also where the other side was not connected any more
             while piece := await reader.read(_PIECE):
                 if self.mode == "delay":
                     await asyncio.sleep(self.delay_seconds)

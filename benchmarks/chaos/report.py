@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Report:
         text = "none" if not rows else f"{len(rows)}: {'; '.join(map(str, rows[:shown]))}"
         self.check(asked, text, not rows)
 
-    def table(self, heading: str, head: list[str], rows: list[list[object]]) -> None:
+    def table(self, heading: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Add a table below its heading."""
         self.tables += [heading, common.table(head, rows)]
 

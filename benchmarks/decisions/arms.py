@@ -7,26 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from abmll.adaptation.settings import AdaptSettings
 from abmll.model import FewShotModel
-from abmll.posterior.posteriors import TaskPosterior
+from abmll.posterior.config import TemperatureRule
+from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.demonstrations import fitting
 from abmll.text.questions import Case, Question, examples_of
-from abmll.text.tasks import Query
+from abmll.text.tasks import Example, Query
 from lab.evaluation.methods.embeddings import fit_and_predict
 
 # Tokens of a prompt with demonstrations.
 DEMONSTRATED_TOKENS = 2048
 # Samples of an answer.
-SAMPLES = 16
+SAMPLES = 8
 
 
 @dataclass(frozen=True)
 class Answer:
     """Probabilities of a question's options, and what speaks for or against any answer.
 
-    `answerable` and `typicality` are None where an arm does not know them.
+    `answerable`, `typicality` and `information` (nats) are None where an arm does not know them.
     """
 
     probabilities: tuple[float, ...]
@@ -36,26 +37,60 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock, and seconds of the processor, which other programs do not lengthen."""
+
+    seconds: float = 0.0
+    processor: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.processor + other.processor)
+
+
+class Watch:
+    """Measures what this process does from one lap to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), time.process_time()
+
+    def lap(self) -> Cost:
+        """Return the cost since the last lap, or since the start."""
+        now = time.perf_counter(), time.process_time()
+        found = Cost(now[0] - self._last[0], now[1] - self._last[1])
+        self._last = now
+        return found
+
+
+@dataclass(frozen=True)
 class Answers:
-    """Answers by input and question, and the seconds that learning and answering took."""
+    """Answers by input and question, and what learning and answering cost."""
 
     rows: list[list[Answer]]
-    learn_seconds: float
-    answer_seconds: float
+    learn: Cost
+    answer: Cost
 
 
-Arm = Callable[[FewShotModel, Sequence[Question], Sequence[Case], Sequence[str], int], Answers]
+@dataclass(frozen=True)
+class Trial:
+    """What an arm is given: labelled cases of some questions, and the inputs to answer them about."""
+
+    questions: Sequence[Question]
+    cases: Sequence[Case]
+    inputs: Sequence[str]
+    seed: int
+
+
+Arm = Callable[[FewShotModel, Trial], Answers]
 
 
 def _ask(
     model: FewShotModel,
     posterior: TaskPosterior | None,
     questions: Sequence[Question],
-    inputs: Sequence[str],
-    seed: int,
+    trial: Trial,
 ) -> list[list[Answer]]:
-    queries = [question.query(text) for text in inputs for question in questions]
-    found = model.predict(posterior, queries, samples=SAMPLES, seed=seed, truncate=True)
+    queries = [question.query(text) for text in trial.inputs for question in questions]
+    found = model.predict(posterior, queries, samples=SAMPLES, seed=trial.seed, truncate=True)
     flat = [
         Answer(
             one.predictive.probabilities,
@@ -68,116 +103,103 @@ def _ask(
     return [flat[start : start + len(questions)] for start in range(0, len(flat), len(questions))]
 
 
-def zero_shot(
-    model: FewShotModel,
-    questions: Sequence[Question],
-    cases: Sequence[Case],
-    inputs: Sequence[str],
-    seed: int,
-) -> Answers:
+def zero_shot(model: FewShotModel, trial: Trial) -> Answers:
     """Answer by the global posterior, which sees no case."""
-    started = time.perf_counter()
-    rows = _ask(model, None, questions, inputs, seed)
-    return Answers(rows, 0.0, time.perf_counter() - started)
+    watch = Watch()
+    rows = _ask(model, None, trial.questions, trial)
+    return Answers(rows, Cost(), watch.lap())
 
 
-def one_adapter(settings: AdaptSettings | None = None) -> Arm:
-    """Return the arm of one adapter for all questions."""
-
-    def answer(
-        model: FewShotModel,
-        questions: Sequence[Question],
-        cases: Sequence[Case],
-        inputs: Sequence[str],
-        seed: int,
-    ) -> Answers:
-        started = time.perf_counter()
-        posterior = model.adapt(examples_of(questions, cases), settings, seed, truncate=True).posterior
-        learned = time.perf_counter()
-        rows = _ask(model, posterior, questions, inputs, seed)
-        return Answers(rows, learned - started, time.perf_counter() - learned)
-
-    return answer
+def one_adapter(model: FewShotModel, trial: Trial) -> Answers:
+    """Answer by one adapter of all questions."""
+    watch = Watch()
+    posterior = model.adapt(
+        examples_of(trial.questions, trial.cases), seed=trial.seed, truncate=True
+    ).posterior
+    learn = watch.lap()
+    rows = _ask(model, posterior, trial.questions, trial)
+    return Answers(rows, learn, watch.lap())
 
 
-def adapter_each(settings: AdaptSettings | None = None) -> Arm:
-    """Return the arm of an adapter for each question alone."""
-
-    def answer(
-        model: FewShotModel,
-        questions: Sequence[Question],
-        cases: Sequence[Case],
-        inputs: Sequence[str],
-        seed: int,
-    ) -> Answers:
-        columns, learn, ask = [], 0.0, 0.0
-        for question in questions:
-            started = time.perf_counter()
-            own = _of_question(question, cases)
-            posterior: TaskPosterior | None = None
-            if len({case.answers[question.name] for case in own}) > 1:
-                posterior = model.adapt(examples_of([question], own), settings, seed, truncate=True).posterior
-            learned = time.perf_counter()
-            columns.append([row[0] for row in _ask(model, posterior, [question], inputs, seed)])
-            learn, ask = learn + learned - started, ask + time.perf_counter() - learned
-        return Answers([list(row) for row in zip(*columns, strict=True)], learn, ask)
-
-    return answer
+def adapter_each(model: FewShotModel, trial: Trial) -> Answers:
+    """Answer each question by an adapter of its own; zero-shot where its cases have one answer."""
+    columns, learn, answer = [], Cost(), Cost()
+    for question in trial.questions:
+        watch = Watch()
+        own = of_question(question, trial.cases)
+        posterior: TaskPosterior | None = None
+        if len({example.output for example in own}) > 1:
+            posterior = model.adapt(own, seed=trial.seed, truncate=True).posterior
+        learn += watch.lap()
+        columns.append([row[0] for row in _ask(model, posterior, [question], trial)])
+        answer += watch.lap()
+    return Answers(by_input(columns), learn, answer)
 
 
-def embeddings(
-    model: FewShotModel,
-    questions: Sequence[Question],
-    cases: Sequence[Case],
-    inputs: Sequence[str],
-    seed: int,
-) -> Answers:
-    """Answer by logistic regression on sentence embeddings, one for each question."""
+def embeddings(model: FewShotModel, trial: Trial) -> Answers:
+    """Answer by logistic regression on sentence embeddings, one for each question.
+
+    Each text is embedded once. All of the cost is that of learning.
+    """
     assert model.sentences is not None
-    encode = model.sentences
-    started, columns = time.perf_counter(), []
-    for question in questions:
-        support = examples_of([question], _of_question(question, cases))
-        classes, found = fit_and_predict(support, inputs, lambda texts: encode(texts).numpy(), 1.0)
-        unseen = 1 / (len(support) + len(question.scored))
-        rows = np.full((len(inputs), len(question.scored)), unseen)
-        share = 1 - unseen * (len(question.scored) - len(classes))
-        rows[:, [question.scored.index(name) for name in classes]] = share * found
-        columns.append([_of_scored(row) for row in rows])
-    return Answers([list(row) for row in zip(*columns, strict=True)], 0.0, time.perf_counter() - started)
+    watch = Watch()
+    texts = [*(case.input for case in trial.cases), *trial.inputs]
+    known = dict(zip(texts, model.sentences(texts).numpy(), strict=True))
+    columns = []
+    for question in trial.questions:
+        support = of_question(question, trial.cases)
+        classes, found = fit_and_predict(
+            support, trial.inputs, lambda texts: np.stack([known[text] for text in texts]), 1.0
+        )
+        columns.append(from_classes(question, len(support), classes, found))
+    return Answers(by_input(columns), watch.lap(), Cost())
 
 
-def _of_question(question: Question, cases: Sequence[Case]) -> list[Case]:
-    """Return the cases with their answers to one question alone."""
-    return [Case(case.input, {question.name: case.answers[question.name]}) for case in cases]
-
-
-def _of_scored(row: np.ndarray) -> Answer:
-    given = row[:-1] / row[:-1].sum()
-    return Answer(tuple(given.tolist()), 1 - float(row[-1]))
-
-
-def in_context(
-    model: FewShotModel,
-    questions: Sequence[Question],
-    cases: Sequence[Case],
-    inputs: Sequence[str],
-    seed: int,
-) -> Answers:
+def in_context(model: FewShotModel, trial: Trial) -> Answers:
     """Answer by the base with the cases of a question in its prompt, as many as fit."""
-    started, columns = time.perf_counter(), []
-    template = model.encoder.template
-    for question in questions:
-        support = examples_of([question], _of_question(question, cases))
+    watch, columns = Watch(), []
+    template, base = model.encoder.template, _base(model)
+    for question in trial.questions:
+        support = of_question(question, trial.cases)
         queries: list[Query] = [
             fitting(support, question.query(text), model.encoder, template, DEMONSTRATED_TOKENS)
-            for text in inputs
+            for text in trial.inputs
         ]
-        found = model.predict(None, queries, samples=0, truncate=True)
+        found = model.predict(base, queries, samples=0, truncate=True)
         columns.append([Answer(one.predictive.probabilities, one.answerable) for one in found])
-    return Answers([list(row) for row in zip(*columns, strict=True)], 0.0, time.perf_counter() - started)
+    return Answers(by_input(columns), Cost(), watch.lap())
 
 
-def steps(count: int, batch: int, rate: float, model: FewShotModel) -> AdaptSettings:
-    """Return the model's settings with other steps."""
-    return replace(model.defaults, steps=count, batch_size=batch, learning_rate=rate)
+def _base(model: FewShotModel) -> TaskPosterior:
+    """Return the posterior whose mean changes nothing: the base, without any temperature."""
+    config = replace(model.prior.config, similarity=None, temperature=TemperatureRule())
+    untrained = GlobalPosterior.untrained(config, model.prior.sites)
+    return TaskPosterior(config, untrained.sites, untrained.values)
+
+
+def of_question(question: Question, cases: Sequence[Case]) -> list[Example]:
+    """Return the examples that the cases are of one question."""
+    answered = [case for case in cases if question.name in case.answers]
+    return [question.example(case.input, case.answers[question.name]) for case in answered]
+
+
+def from_classes(
+    question: Question, labelled: int, classes: Sequence[str], found: NDArray[np.float64]
+) -> list[Answer]:
+    """Return answers from the probabilities [inputs, classes] of the classes that a support has.
+
+    A class without an example among `labelled` has the probability of add-one smoothing.
+    """
+    unseen = 1 / (labelled + len(question.scored))
+    rows = np.full((len(found), len(question.scored)), unseen)
+    share = 1 - unseen * (len(question.scored) - len(classes))
+    rows[:, [question.scored.index(name) for name in classes]] = share * found
+    given = rows[:, :-1] / rows[:, :-1].sum(1, keepdims=True)
+    return [
+        Answer(tuple(options.tolist()), 1 - float(row[-1])) for options, row in zip(given, rows, strict=True)
+    ]
+
+
+def by_input(columns: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
+    """Return the answers by input and question, from those by question and input."""
+    return [list(row) for row in zip(*columns, strict=True)]

@@ -1,7 +1,8 @@
-"""A client of the server: typed answers, typed errors, retries, frames, a gate for apps.
+"""A client of the server: typed answers, typed errors, retries, streams, frames, a gate for apps.
 
 It imports neither torch nor the server. `abmll_client.sklearn` has a scikit-learn classifier and
-needs the extra `sklearn`; frames need the extra `pandas`.
+needs the extra `sklearn`; `abmll_client.plot` has pictures and needs the extra `plot`; frames need
+the extra `pandas`.
 """
 
 from abmll_client.async_client import AsyncClient
@@ -20,6 +21,7 @@ from abmll_client.errors import (
     UnavailableError,
     UnreadableAnswerError,
 )
+from abmll_client.events import AdapterEvent, DoneEvent, PredictionEvent, RefinementEvent, StepEvent
 from abmll_client.frames import cases_from_frame, support_from_frame
 from abmll_client.gate import AsyncConfidenceGate, ConfidenceGate
 from abmll_client.gate_results import GateResult, GateStatistics
@@ -33,11 +35,14 @@ from abmll_client.predictors import (
 )
 from abmll_client.question_gates import AsyncQuestionGates, QuestionGates
 from abmll_client.questions import Choice, Predicate, Score
+from abmll_client.streams import AsyncEventStream, EventStream
 
 __all__ = [
     "AccessError",
+    "AdapterEvent",
     "AsyncClient",
     "AsyncConfidenceGate",
+    "AsyncEventStream",
     "AsyncQuestionGates",
     "BusyError",
     "Choice",
@@ -45,6 +50,8 @@ __all__ = [
     "ClientError",
     "ConfidenceGate",
     "ConnectionFailedError",
+    "DoneEvent",
+    "EventStream",
     "GateResult",
     "GateStatistics",
     "InvalidRequestError",
@@ -52,10 +59,13 @@ __all__ = [
     "NotAdaptedError",
     "NotFoundError",
     "Predicate",
+    "PredictionEvent",
     "QuestionGates",
+    "RefinementEvent",
     "Score",
     "ServerError",
     "StatusError",
+    "StepEvent",
     "TookTooLongError",
     "UnavailableError",
     "UnreadableAnswerError",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
 from tenacity import AsyncRetrying
 
-from abmll_client import calls, frames, plans
+from abmll_client import calls, events, frames, plans
 from abmll_client.arguments import (
     AdaptFields,
     CalibrateFields,
@@ -31,6 +32,7 @@ from abmll_client.connection import (
     with_key,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
+from abmll_client.events import EventT, StreamCall, StreamEvent
 from abmll_client.models import (
     Adapter,
     AdapterList,
@@ -56,6 +58,7 @@ from abmll_client.models import (
 from abmll_client.plans import Plan, ResultT
 from abmll_client.questions import CasesLike, QuestionLike
 from abmll_client.retries import polling, waiting
+from abmll_client.streams import AsyncEventStream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +117,18 @@ class AsyncClient(Connection):
             self._send(call) if wait is None else self._run(plans.create_adapter(call, wait, on_progress))
         )
 
+    async def begin_adapter(
+        self,
+        support: SupportLike | None = None,
+        *,
+        questions: Iterable[QuestionLike] | None = None,
+        cases: CasesLike | None = None,
+        **fields: Unpack[AdaptFields],
+    ) -> AdapterProgress:
+        """As `Client.begin_adapter`."""
+        call = calls.create_adapter(support, questions, cases, **fields)
+        return await self._run(plans.begin_adapter(call))
+
     async def adapters(self, page_size: int = 100) -> AsyncIterator[Adapter]:
         """As `Client.adapters`."""
         call: Call[AdapterList] | None = calls.adapters(page_size)
@@ -135,6 +150,10 @@ class AsyncClient(Connection):
     async def progress(self, adapter_id: str, wait: float = 0.0) -> AdapterProgress:
         """As `Client.progress`."""
         return await self._send(calls.progress(adapter_id, int(wait * 1000)))
+
+    def follow(self, adapter_id: str) -> AsyncEventStream[AdapterProgress]:
+        """As `Client.follow`; what it returns is for `async with`."""
+        return AsyncEventStream(self._events(events.follow(adapter_id)))
 
     async def cancel(self, adapter_id: str) -> AdapterProgress:
         """As `Client.cancel`."""
@@ -184,6 +203,10 @@ class AsyncClient(Connection):
     async def predict(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> PredictResponse:
         """As `Client.predict`."""
         return await self._send(calls.predict(inputs, **fields))
+
+    def stream(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> AsyncEventStream[StreamEvent]:
+        """As `Client.stream`; what it returns is for `async with`."""
+        return AsyncEventStream(self._events(events.stream(inputs, **fields)))
 
     async def predict_all(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> list[Prediction]:
         """As `Client.predict_all`."""
@@ -302,3 +325,43 @@ class AsyncClient(Connection):
         except BROKEN as error:
             raise connection_failed(call, error) from error
         return call.read(response)
+
+    async def _events(self, call: StreamCall[EventT]) -> AsyncGenerator[EventT]:
+        bounded = call.request.method == "POST"  # the server bounds work only
+
+        async def begin() -> tuple[EventT, AsyncGenerator[EventT]]:
+            if not bounded:
+                return await self._begin(call)
+            return await self._places.keep(lambda: self._begin(call), patient=self._retries.max_retries > 0)
+
+        begun: tuple[EventT, AsyncGenerator[EventT]]
+        begun = await AsyncRetrying(**self._retries.arguments())(begin)
+        first, rest = begun
+        try:
+            async with aclosing(rest):
+                yield first
+                async for event in rest:
+                    yield event
+        finally:
+            if bounded:
+                self._places.leave()
+
+    async def _begin(self, call: StreamCall[EventT]) -> tuple[EventT, AsyncGenerator[EventT]]:
+        """Send the request; return its first event, and the rest with the open connection."""
+        received = self._received(call)
+        return await anext(received), received
+
+    async def _received(self, call: StreamCall[EventT]) -> AsyncGenerator[EventT]:
+        reader = call.reader()
+        try:
+            async with self._http.stream(**request_arguments(call.request)) as response:
+                if not response.is_success:
+                    await response.aread()
+                call.check(response)
+                async for piece in response.aiter_bytes():
+                    for event in reader.read(piece):
+                        yield event
+        except BROKEN as error:
+            if not reader.ended:
+                raise connection_failed(call.request, error) from error
+        reader.check_end()

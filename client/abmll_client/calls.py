@@ -59,13 +59,17 @@ class Call(Generic[AnswerT]):
         answer: type[Any] = self.answer
         if self.accepted is not None and response.status_code == 202:
             answer = self.accepted
-        try:
-            read: AnswerT = answer.model_validate_json(response.content)
-            return read
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "the body"
-            message = f"{self.method} {self.path}: {where} is not as a {answer.__name__} has it"
-            raise UnreadableAnswerError(message) from error
+        read: AnswerT = read_as(answer, response.content, f"{self.method} {self.path}")
+        return read
+
+
+def read_as(answer: type[AnswerT], content: bytes | str, what: str) -> AnswerT:
+    """Read JSON as a record. Raises `UnreadableAnswerError`, which calls the JSON `what`."""
+    try:
+        return answer.model_validate_json(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "the body"
+        raise UnreadableAnswerError(f"{what}: {where} is not as a {answer.__name__} has it") from error
 
 
 # ---- adapters ------------------------------------------------------------------------------------
@@ -88,6 +92,11 @@ def progress(adapter_id: str, wait_ms: int = 0) -> Call[models.AdapterProgress]:
     """Get how far the making of an adapter is, once that is final or after `wait_ms`."""
     path = f"{_adapter_path(adapter_id)}/progress"
     return Call("GET", path, models.AdapterProgress, query={"wait_ms": wait_ms})
+
+
+def events(adapter_id: str) -> Call[models.AdapterProgress]:
+    """Get each change of the making of an adapter, as events (`abmll_client.events` reads them)."""
+    return Call("GET", f"{_adapter_path(adapter_id)}/events", models.AdapterProgress)
 
 
 def cancel(adapter_id: str) -> Call[models.AdapterProgress]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Self, Unpack
 
 import httpx
 from tenacity import Retrying
 
-from abmll_client import calls, frames, plans
+from abmll_client import calls, events, frames, plans
 from abmll_client.arguments import (
     AdaptFields,
     CalibrateFields,
@@ -31,6 +32,7 @@ from abmll_client.connection import (
     with_key,
 )
 from abmll_client.errors import ConnectionFailedError, UnavailableError
+from abmll_client.events import EventT, StreamCall, StreamEvent
 from abmll_client.models import (
     Adapter,
     AdapterList,
@@ -56,6 +58,7 @@ from abmll_client.models import (
 from abmll_client.plans import Plan, ResultT
 from abmll_client.questions import CasesLike, QuestionLike
 from abmll_client.retries import polling, waiting
+from abmll_client.streams import EventStream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +133,21 @@ class Client(Connection):
         call = calls.create_adapter(support, questions, cases, **fields)
         return self._send(call) if wait is None else self._run(plans.create_adapter(call, wait, on_progress))
 
+    def begin_adapter(
+        self,
+        support: SupportLike | None = None,
+        *,
+        questions: Iterable[QuestionLike] | None = None,
+        cases: CasesLike | None = None,
+        **fields: Unpack[AdaptFields],
+    ) -> AdapterProgress:
+        """Begin an adaptation that goes on without this client, and return how far it is.
+
+        `follow` shows the rest. Arguments are as of `create_adapter`. Begun again, it goes on.
+        """
+        call = calls.create_adapter(support, questions, cases, **fields)
+        return self._run(plans.begin_adapter(call))
+
     def adapters(self, page_size: int = 100) -> Iterator[Adapter]:
         """Iterate over every adapter that the server keeps, ordered by id, asking page by page."""
         call: Call[AdapterList] | None = calls.adapters(page_size)
@@ -153,6 +171,14 @@ class Client(Connection):
     def progress(self, adapter_id: str, wait: float = 0.0) -> AdapterProgress:
         """Get how far the making of an adapter is, once that is final or after `wait` seconds."""
         return self._send(calls.progress(adapter_id, int(wait * 1000)))
+
+    def follow(self, adapter_id: str) -> EventStream[AdapterProgress]:
+        """Get each change of the making of an adapter, to its end; the last status is final.
+
+        Where the making goes on beyond the server's `long_deadline_seconds`, or the connection
+        breaks, raises `ConnectionFailedError`: follow it again. `timeout` is as of `stream`.
+        """
+        return EventStream(self._events(events.follow(adapter_id)))
 
     def cancel(self, adapter_id: str) -> AdapterProgress:
         """End an adaptation that was begun with `wait`. What has ended stays as it is."""
@@ -210,6 +236,17 @@ class Client(Connection):
     def predict(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> PredictResponse:
         """Answer `inputs` in one request, with `model=` and a name, `adapter_id=` or `support=`."""
         return self._send(calls.predict(inputs, **fields))
+
+    def stream(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> EventStream[StreamEvent]:
+        """Answer `inputs` as events: predictions as they stand, refined as samples arrive.
+
+        Arguments are as of `predict`, and the last event, `done`, has what `predict` returns. Read
+        the events inside a `with` statement: where it is left, the server ends the work. The server
+        bounds a stream by its `deadline_seconds` and sends a sign of life every 15 s, so the
+        client's `timeout`, which is the longest silence, should be longer. A stream is one of
+        `max_concurrency` requests until it ends.
+        """
+        return EventStream(self._events(events.stream(inputs, **fields)))
 
     def predict_all(self, inputs: InputsLike, **fields: Unpack[PredictFields]) -> list[Prediction]:
         """Answer any number of `inputs`, in as many requests as the server's limits ask for."""
@@ -342,3 +379,39 @@ class Client(Connection):
         except BROKEN as error:
             raise connection_failed(call, error) from error
         return call.read(response)
+
+    def _events(self, call: StreamCall[EventT]) -> Generator[EventT]:
+        bounded = call.request.method == "POST"  # the server bounds work only
+
+        def begin() -> tuple[EventT, Generator[EventT]]:
+            if not bounded:
+                return self._begin(call)
+            return self._places.keep(lambda: self._begin(call), patient=self._retries.max_retries > 0)
+
+        first, rest = Retrying(**self._retries.arguments())(begin)
+        try:
+            with closing(rest):
+                yield first
+                yield from rest
+        finally:
+            if bounded:
+                self._places.leave()
+
+    def _begin(self, call: StreamCall[EventT]) -> tuple[EventT, Generator[EventT]]:
+        """Send the request; return its first event, and the rest with the open connection."""
+        received = self._received(call)
+        return next(received), received
+
+    def _received(self, call: StreamCall[EventT]) -> Generator[EventT]:
+        reader = call.reader()
+        try:
+            with self._http.stream(**request_arguments(call.request)) as response:
+                if not response.is_success:
+                    response.read()
+                call.check(response)
+                for piece in response.iter_bytes():
+                    yield from reader.read(piece)
+        except BROKEN as error:
+            if not reader.ended:
+                raise connection_failed(call.request, error) from error
+        reader.check_end()

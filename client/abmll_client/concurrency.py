@@ -76,22 +76,32 @@ class Places:
         Where the server is busy with other requests of this client, it is called again after one of
         them, if `patient`. Raises what it raises.
         """
+        answer = self.keep(send, patient=patient)
+        self.leave()
+        return answer
+
+    def keep(self, send: Callable[[], T], *, patient: bool) -> T:
+        """As `run`, for what goes on after `send` has returned: its place is taken until `leave`."""
         while True:
             with self._changed:
                 while not self._window.free:
                     self._changed.wait(self._window.seconds_shrunk or None)
                 self._window.enter()
-            busy: BusyError | None = None
             try:
                 return send()
-            except BusyError as error:
-                busy = error
-            finally:
-                with self._changed:
-                    follow = self._window.leave(busy)
-                    self._changed.notify(self._window.free)
-            if not (patient and follow):
-                raise busy
+            except BusyError as busy:
+                if not (self.leave(busy) and patient):
+                    raise
+            except BaseException:
+                self.leave()
+                raise
+
+    def leave(self, busy: BusyError | None = None) -> bool:
+        """Give a place back, and return whether other requests of this client have one."""
+        with self._changed:
+            others = self._window.leave(busy)
+            self._changed.notify(self._window.free)
+        return others
 
 
 class AsyncPlaces:
@@ -103,19 +113,30 @@ class AsyncPlaces:
 
     async def run(self, send: Callable[[], Awaitable[T]], *, patient: bool) -> T:
         """As `Places.run`."""
+        answer = await self.keep(send, patient=patient)
+        self.leave()
+        return answer
+
+    async def keep(self, send: Callable[[], Awaitable[T]], *, patient: bool) -> T:
+        """As `Places.keep`."""
         while True:
             await self._enter()
-            busy: BusyError | None = None
             try:
                 return await send()
-            except BusyError as error:
-                busy = error
-            finally:
-                follow = self._window.leave(busy)
-                self._wake()
-            asyncio.get_running_loop().call_later(self._window.seconds_shrunk, self._wake)
-            if not (patient and follow):
-                raise busy
+            except BusyError as busy:
+                others = self.leave(busy)
+                asyncio.get_running_loop().call_later(self._window.seconds_shrunk, self._wake)
+                if not (patient and others):
+                    raise
+            except BaseException:
+                self.leave()
+                raise
+
+    def leave(self, busy: BusyError | None = None) -> bool:
+        """As `Places.leave`."""
+        others = self._window.leave(busy)
+        self._wake()
+        return others
 
     async def _enter(self) -> None:
         while not self._window.free:

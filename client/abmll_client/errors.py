@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from abmll_client.models import ErrorBody, ErrorResponse
 
-_RETRYABLE = frozenset({408, 429, 502, 503, 504})
+_RETRYABLE = frozenset({408, 429, 502, 503, 504, 507})
 _QUOTA = "quota_exceeded"
 _WILL_NOT_RECOVER = frozenset({"load_failed", _QUOTA})
 
@@ -28,7 +28,9 @@ class ClientError(Exception):
 
 
 class ConnectionFailedError(ClientError):
-    """The server could not be reached, or the connection broke or timed out before an answer."""
+    """The server could not be reached, or the connection broke or timed out before an answer, or
+    before the end of a stream.
+    """
 
     retryable = True
 
@@ -93,7 +95,9 @@ class ServerError(StatusError):
 
 
 class UnavailableError(ServerError):
-    """502, 503: the server starts, shuts down or has no worker, or a proxy cannot reach it."""
+    """502, 503, 507: the server starts, shuts down, has no worker or no room on its disk, or a proxy
+    cannot reach it.
+    """
 
 
 class TookTooLongError(ServerError):
@@ -109,7 +113,32 @@ _BY_STATUS: dict[int, type[StatusError]] = {
     502: UnavailableError,
     503: UnavailableError,
     504: TookTooLongError,
+    507: UnavailableError,
 }
+
+
+_CODES: dict[int, str] = {
+    400: "malformed_json",
+    401: "invalid_api_key",
+    403: "insufficient_scope",
+    404: "not_found unknown_adapter unknown_batch unknown_file unknown_model unknown_name unknown_prediction",
+    405: "method_not_allowed",
+    408: "body_timeout",
+    409: "adaptation_cancelled adapter_named batch_ended file_in_use name_changed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "adapter_mismatch calibration_mismatch calibration_missing cannot_certify certificate_revoked "
+    "fit_diverged invalid_name invalid_options invalid_request invalid_support limit_exceeded "
+    "price_exceeds_deadline prompt_too_long texts_not_stored undiagnosable",
+    429: "queue_full quota_exceeded rate_limited",
+    499: "client_closed_request",
+    500: "internal_error",
+    503: "adaptation_lost draining load_failed starting store_unavailable worker_lost",
+    504: "deadline_exceeded",
+    507: "store_failed",
+}
+"""The server's codes by the status of their answers: events have no status."""
+STATUS_OF_CODE = {code: status for status, codes in _CODES.items() for code in codes.split()}
 
 
 def error_of(response: httpx.Response) -> StatusError:
@@ -124,10 +153,19 @@ def error_of(response: httpx.Response) -> StatusError:
             param=None,
             request_id=response.headers.get("x-request-id", "unknown"),
         )
+    return _error(body, status, retry_after_seconds(response.headers.get("retry-after", "")))
+
+
+def error_of_event(answer: ErrorResponse) -> StatusError:
+    """Make the error of an event `error`. Its status is that of an answer with the same code."""
+    return _error(answer.error, STATUS_OF_CODE.get(answer.error.code, 500), None)
+
+
+def _error(body: ErrorBody, status: int, retry_after: float | None) -> StatusError:
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else InvalidRequestError)
     if body.code == _QUOTA:  # unlike a busy server, it does not help to wait
         kind = AccessError
-    return kind(body, status, retry_after_seconds(response.headers.get("retry-after", "")))
+    return kind(body, status, retry_after)
 
 
 def retry_after_seconds(header: str) -> float | None:

@@ -46,7 +46,7 @@ def create_adapter(
     `on_progress` is called with how far it is. Raises `NotAdaptedError`, also after `wait_seconds`.
     """
     until = time.monotonic() + wait_seconds
-    begin = replace(create, query={"wait_ms": 0}, accepted=models.AdapterProgress)
+    begin = _without_waiting(create)
     answer = yield begin
     while isinstance(answer, models.AdapterProgress):
         if on_progress is not None:
@@ -64,6 +64,19 @@ def create_adapter(
         answer = yield replace(poll, affinity=affinity_of(create.path, create.body))
     made: models.CreateAdapterResponse = answer
     return made
+
+
+def begin_adapter(create: Call[models.CreateAdapterResponse]) -> Plan[models.AdapterProgress]:
+    """Begin to make the adapter of the call `create`, without waiting, and get how far it is."""
+    answer = yield _without_waiting(create)
+    if not isinstance(answer, models.AdapterProgress):  # it was there already
+        answer = yield replace(calls.progress(answer.id), affinity=affinity_of(create.path, create.body))
+    begun: models.AdapterProgress = answer
+    return begun
+
+
+def _without_waiting(create: Call[models.CreateAdapterResponse]) -> Call[models.CreateAdapterResponse]:
+    return replace(create, query={"wait_ms": 0}, accepted=models.AdapterProgress)
 
 
 def _wait_ms(until: float) -> int:

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 
 from lab.commands.failures import failures_shown
-from model_store.progress import counting_bar
+from model_store.progress import counting_bar, line_without_terminal
 from model_store.terminal import shown
 
 if TYPE_CHECKING:
     from lab.evaluation.cells import Cell
 
 console = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def evaluate(
@@ -45,12 +46,14 @@ def evaluate(
         study = EvaluationConfig.read(config)
         folder = out or Path("runs") / study.id
         if not report_only:
-            with counting_bar(console, "{task.fields[cell]}") as progress:
+            line_without_terminal(err, f"evaluating {study.id}, into {folder}")
+            with counting_bar(err, "{task.fields[cell]}") as progress:
                 bar = progress.add_task(study.id, total=None, cell="")
 
                 def on_cell(done: int, total: int, cell: Cell) -> None:
                     name = f"{cell.method} {cell.task} k={cell.shots} seed {cell.seed}"
                     progress.update(bar, completed=done, total=total, cell=name)
+                    line_without_terminal(err, f"cell {done} of {total}: {name}")
 
                 run_evaluation(study, folder, on_cell, processes=processes)
         written = write_report(study, folder, "abmll " + shlex.join(sys.argv[1:]))

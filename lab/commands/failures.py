@@ -12,8 +12,9 @@ from abmll.errors import AbmllError
 from model_store.errors import StoreError
 from model_store.terminal import shown
 
-# What the extra `lab` of pyproject.toml brings.
+# What the extra `lab` of pyproject.toml brings, and the extra that brings another library.
 LIBRARIES = ("matplotlib", "sklearn")
+_EXTRAS = {**dict.fromkeys(LIBRARIES, "lab"), "datasets": "tasks"}
 
 _err = Console(stderr=True, emoji=False)
 
@@ -22,17 +23,18 @@ _err = Console(stderr=True, emoji=False)
 def failures_shown() -> Iterator[None]:
     """Print one line on standard error and exit with 2 for a failure that is expected.
 
-    These are the errors of the method and of the stores, and a library of the extra `lab` that is
-    not installed. Anything else keeps its traceback.
+    These are the errors of the method and of the stores, and a library of an extra that is not
+    installed. Anything else keeps its traceback.
     """
     try:
         yield
     except (AbmllError, StoreError) as error:
         message = str(error)
     except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] not in LIBRARIES:
+        extra = _EXTRAS.get(str(error.name).partition(".")[0])
+        if extra is None:
             raise
-        message = f"{error.name} is not installed: pip install '.[lab]'"
+        message = f"{error.name} is not installed: pip install '.[{extra}]'"
     else:
         return
     _err.print(f"[red]error:[/] {shown(message)}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.commands.failures import failures_shown
-from model_store.progress import counting_bar
+from model_store.progress import counting_bar, line_without_terminal
 from model_store.terminal import shown
 
 if TYPE_CHECKING:
     from lab.training.dry_run import DryRun
 
 console = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def meta_train(
@@ -29,6 +31,9 @@ def meta_train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again instead of resuming the run found in --out.")
     ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1; by default as the file says.")
+    ] = None,
     only_look: Annotated[
         bool,
         typer.Option("--dry-run", help="Check the data, count tokens and estimate the time; train nothing."),
@@ -45,25 +50,25 @@ def meta_train(
         from model_store.posteriors import save_posterior  # noqa: PLC0415
 
         run = TrainingConfig.read(config)
+        if device is not None:
+            run = replace(run, device=device)
         if only_look:
             _show(dry_run(run), run.meta.visits)
             return
         folder = out or Path("runs") / run.id
-        with counting_bar(
-            console, "{task.fields[task]}  inner loss (last 20) {task.fields[loss]}"
-        ) as progress:
-            bar = progress.add_task(run.id, total=run.meta.visits, task="", loss="")
+        visits = run.meta.visits
+        line_without_terminal(err, f"meta-training {run.id}: {visits} visits, into {folder}")
+        with counting_bar(err, "{task.fields[task]}  inner loss (last 20) {task.fields[loss]}") as progress:
+            bar = progress.add_task(run.id, total=visits, task="", loss="")
             recent: list[float] = []
 
             def on_visit(metrics: dict[str, Any]) -> None:
                 recent[:] = [*recent[-19:], metrics["losses"][-1]]
-                mean = sum(recent) / len(recent)
-                progress.update(
-                    bar,
-                    completed=metrics["visit"],
-                    task=", ".join(metrics["tasks"]),
-                    loss=f"{mean:.3f}",
-                )
+                done, tasks = metrics["visit"], ", ".join(metrics["tasks"])
+                mean = f"{sum(recent) / len(recent):.3f}"
+                progress.update(bar, completed=done, task=tasks, loss=mean)
+                line = f"visit {done} of {visits}: {tasks}, inner loss (last 20) {mean}"
+                line_without_terminal(err, line)
 
             trained = run_training(run, folder, on_visit, resume=not fresh)
         target = artifact or folder / "posterior"

@@ -34,15 +34,15 @@ def training_record(
 
 
 def mean_losses(folder: Path) -> dict[str, Any]:
-    """Return the mean inner losses of a run in nats per example, read from its `metrics.jsonl`.
+    """Return the visits, the seconds and the mean inner losses of a run, from its `metrics.jsonl`.
 
-    They are those of the first and the last inner step, over the first and the last tenth of the
-    visits.
+    Losses are in nats per example: those of the first and the last inner step, over the first and
+    the last tenth of the visits to one task. A run whose visits are all mixed has those of these.
     """
     visits = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    visits = [visit for visit in visits if not visit.get("mixed")] or visits
-    tenth = max(1, len(visits) // 10)
-    parts = {"first_tenth": visits[:tenth], "last_tenth": visits[-tenth:]}
+    shown = [visit for visit in visits if not visit.get("mixed")] or visits
+    tenth = max(1, len(shown) // 10)
+    parts = {"first_tenth": shown[:tenth], "last_tenth": shown[-tenth:]}
     return {
         "visits": len(visits),
         "seconds": round(sum(visit["seconds"] for visit in visits)),

@@ -35,7 +35,8 @@ class TrainingConfig:
     """Everything that determines a run.
 
     `posterior` is the configuration of the finished posterior. Its noise scale, its temperature and
-    its similarity take no part in training. `serve` are the settings to adapt it with.
+    its similarity take no part in training. `serve` are the settings to adapt it with, and
+    `serve_template` is the template to prompt it with, where that is not the one of training.
 
     `device`, `dtype`, `keep_dequantised` (see `load_base`), `threads` and `tokens_per_pass` fit the
     machine that trains. `tokens_per_pass` bounds the tokens of one backward pass.
@@ -49,6 +50,7 @@ class TrainingConfig:
     template: PromptTemplate = RECOMMENDED_TEMPLATE
     meta: MetaSettings = field(default_factory=MetaSettings)
     serve: AdaptSettings = field(default_factory=AdaptSettings)
+    serve_template: PromptTemplate | None = None
     device: str = "cpu"
     dtype: Dtype | None = None
     keep_dequantised: bool | None = None

@@ -55,7 +55,7 @@ def run_training(
         id=config.id,
         base=base.identity,
         adapt=asdict(config.serve),
-        template=config.template.to_json(),
+        template=(config.serve_template or config.template).to_json(),
         training=training_record(config, collection, names, started_at.read_text().strip()),
         metrics=mean_losses(folder),
     )

@@ -10,12 +10,14 @@ returned: it is on the disk by then. Damaged journals are kept for whoever inves
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from model_store.adapters.contract import ABSENT, Loaded, Mark, Record
@@ -84,13 +86,18 @@ class Journals:
             length = self._lengths[key]
             with (
                 refusal_is_an_error(f"the {self._what} of {key}"),
-                (self._root / key / JOURNAL_FILE).open("r+b") as file,
+                (self._root / key / JOURNAL_FILE).open("r+b", buffering=0) as file,
             ):
                 file.truncate(length)
                 file.seek(length)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:  # what is refused must not be there after a restart
+                    with suppress(OSError):
+                        file.truncate(length)
+                    raise
             self._lengths[key] = length + len(line)
             before = self._marks[key]
             self._marks[key] = Mark(before.begun, before.records + 1)

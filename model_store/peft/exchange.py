@@ -23,12 +23,12 @@ from abmll.posterior.plain_lora import (
 from abmll.posterior.posteriors import GlobalPosterior, Posterior
 from abmll.text.prompting import PromptTemplate
 from model_store.card import card
-from model_store.errors import FolderNotEmptyError, UnsupportedPeftError
+from model_store.errors import UnsupportedPeftError
 from model_store.peft.format import PeftAdapter, public_name, write_peft
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
 from model_store.pretrained.bases import BaseSkeleton
 from model_store.pretrained.identity import BaseIdentity
-from model_store.storage import staged
+from model_store.storage import require_empty, staged
 
 # Every module that can be adapted, in every layer.
 _EVERYWHERE = AdapterLayout(modules=tuple(dict.fromkeys(MODULE_NAMES.values())))
@@ -42,12 +42,6 @@ class Subject:
     posterior: Posterior
     base: BaseIdentity
     template: Mapping[str, str]
-
-
-def require_empty(folder: Path) -> None:
-    """Raise `FolderNotEmptyError` unless `folder` does not exist or is an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FolderNotEmptyError(f"{folder} exists and is not empty")
 
 
 def export_mean(out: Path, subject: Subject, skeleton: BaseSkeleton) -> int:

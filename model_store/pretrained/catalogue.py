@@ -165,6 +165,11 @@ def _source(name: str) -> FolderSource | HubSource | None:
     """Return the folder or the hub repository that a name means, if it means one."""
     if _is_folder(name):
         return FolderSource(Path(name).resolve())
+    return hub_source(name)
+
+
+def hub_source(name: str) -> HubSource | None:
+    """Return the hub repository that `owner/name[@revision]` means; None for all else."""
     match = _HUB_ID.fullmatch(name)
     return HubSource(match["repository"], match["revision"] or "main") if match else None
 

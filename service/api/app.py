@@ -23,6 +23,7 @@ from service.api.absolute_targets import AbsoluteTargets
 from service.api.authentication import Authentication
 from service.api.body_limit import BodyLimit
 from service.api.decisions.rows import DecisionRows
+from service.api.document import operation_id, shorten_names
 from service.api.error_answers import ErrorForm, UnexpectedErrors, answer_error
 from service.api.head_requests import HeadAsGet
 from service.api.native import diagnosis as diagnose
@@ -90,8 +91,10 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         dependencies=scope_dependencies(settings),
     )
+    shorten_names(app)
     app.state.settings, app.state.engine, app.state.metrics = settings, engine, metrics
     app.state.bulk = bulk
     app.state.started = datetime.now(UTC)

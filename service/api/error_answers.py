@@ -26,6 +26,8 @@ from service.errors import (
     NotFoundError,
     QuotaExceededError,
     ServiceError,
+    StoreFailedError,
+    StoreUnavailableError,
     UnauthenticatedError,
     from_exception,
     from_status,
@@ -103,6 +105,8 @@ def error_response(
         sent["www-authenticate"] = _CHALLENGES[type(error)]
     if isinstance(error, QuotaExceededError):
         sent["x-should-retry"] = "false"  # clients of OpenAI and of Cohere try 429 again otherwise
+    if isinstance(error, StoreFailedError | StoreUnavailableError):
+        request.app.state.metrics.store_errors.labels(error.code).inc()
     if isinstance(error, BodyTimeoutError):  # the rest of the body may still come, for ever
         sent["connection"] = "close"
     form = form_of(request)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from service.errors import (
     PromptTooLongForContextError,
@@ -14,6 +15,7 @@ from service.errors import (
     ServiceError,
     UnknownAdapterError,
     UnknownModelError,
+    error_kinds,
 )
 from service.schemas import WireModel
 
@@ -27,13 +29,25 @@ _CODES: dict[type[ServiceError], str] = {
 }
 
 
+OpenAIErrorCode = TypeAliasType(
+    "OpenAIErrorCode",
+    Annotated[
+        str,
+        Field(
+            description="Stable name of the error. Later versions may have more.",
+            json_schema_extra={"enum": sorted({_CODES.get(error, error.code) for error in error_kinds()})},
+        ),
+    ],
+)
+
+
 class ErrorBody(WireModel):
     """Why a request was refused or failed."""
 
     message: str
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: str | None = Field(description="The field that is wrong.")
-    code: str = Field(description="Stable name of the error.")
+    code: OpenAIErrorCode
 
 
 class ErrorResponse(WireModel):

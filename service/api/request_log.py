@@ -19,7 +19,8 @@ from service.tracing import Tracer
 access_log = logging.getLogger("service.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_PROBES = {"/livez", "/readyz", "/metrics"}  # called every few seconds: logged at DEBUG
+# Called every few seconds: see `RequestLog._level`.
+_PROBES = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 
 class RequestLog:
@@ -36,6 +37,7 @@ class RequestLog:
     ) -> None:
         self._app, self._metrics, self._id_headers = app, metrics, id_headers
         self._tracer = tracer or Tracer()
+        self._failing: set[str] = set()  # probes whose last answer was an error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -71,10 +73,21 @@ class RequestLog:
                 self._tracer.end(span, request.method, route, status, notes)
                 self._metrics.requests.labels(route, status).inc()
                 self._metrics.request_seconds.labels(route).observe(seconds)
-                level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+                level = self._level(route, status)
                 known = (request_id, request.method, route, status, seconds)
                 fields = dict(zip(("method", "route", "status", "seconds"), known[1:], strict=True))
                 access_log.log(level, "%s %s %s %d %.3fs", *known, extra={"fields": fields})
+
+    def _level(self, route: str, status: int) -> int:
+        """Return the level of a line: DEBUG for probes, but INFO where one begins to fail."""
+        if route not in _PROBES:
+            return logging.INFO
+        if status < 400:
+            self._failing.discard(route)
+            return logging.DEBUG
+        begins = route not in self._failing
+        self._failing.add(route)
+        return logging.INFO if begins else logging.DEBUG
 
     def _headers_for(self, request: Request) -> list[bytes]:
         path = path_of(request)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_store.errors import StoreError
-from service.errors import StoreFailedError
+from service.errors import store_failure
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,5 @@ def storing(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, StoreError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         log.error("%s could not be stored: %s", what, error)
-        raise StoreFailedError(f"{what} could not be stored: {reason}") from error
+        raise store_failure(error, f"{what} could not be stored") from error

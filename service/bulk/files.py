@@ -27,11 +27,12 @@ from service.errors import (
     BodyTooLargeError,
     FileInUseError,
     LimitExceededError,
+    ServiceError,
     UnknownFileError,
     over_limit,
 )
 from service.principals.parts import has_room, part
-from service.settings import BulkSettings
+from service.settings.bulk import BulkSettings
 
 _RECORD, _CONTENT = "record.json", "content"
 _STAGING = ".staging-"
@@ -208,11 +209,17 @@ class FileStore:
         self.drop(file_id)
 
     def drop(self, file_id: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it is there. Raises `StoreFailedError`, and the file stays."""
         with self._mutex:
-            self._records.pop(file_id, None)
-        with storing("the file"):
-            remove(self._root / file_id)
+            record = self._records.pop(file_id, None)
+        try:
+            with storing("the deletion of the file"):
+                remove(self._root / file_id)
+        except ServiceError:
+            if record is not None:
+                with self._mutex:
+                    self._records[file_id] = record
+            raise
 
     def delete_expired(self) -> None:
         """Delete the files whose time is over, on the disk too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from abmll.errors import AbmllError
-from abmll.text.files import USUAL, Columns, cases_by_line, queries_by_line, read_text
+from abmll.text.files import (
+    JSON_LINES,
+    USUAL,
+    Columns,
+    cases_by_line,
+    queries_by_line,
+    separator_of,
+)
+from abmll.text.text_files import read_text
 from service.cli.bars import bar_for
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
@@ -108,8 +117,6 @@ def decide(
             raise typer.BadParameter("give --questions, or by --adapter an adapter with questions of its own")
         if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
             raise typer.BadParameter(f"--out {out.name}: the name ends with .csv or .jsonl")
-        from service.cli.tables import decision_tables  # noqa: PLC0415
-
         fits = {
             "effort": effort, "steps": steps, "learning_rate": learning_rate, "calibration_folds": calibration_folds,
         }  # fmt: skip
@@ -121,7 +128,11 @@ def decide(
             "model": adapter, "samples": parse_samples(samples), "seed": seed, "truncate": truncate,
             "adapt": _given(fits) or None, "gate": _given(bounds) or None,
         }  # fmt: skip
-        body, places = _read(questions, cases[0] if cases else None, inputs, fields, Columns(input_column))
+        columns = Columns(input_column)
+        body, places = _read(questions, cases[0] if cases else None, inputs, fields, columns)
+        separator = separator_of(inputs, columns)
+        from service.cli.tables import decision_tables  # noqa: PLC0415
+
         with _places_in_files(places):
             if only_look:
                 return show_dry_run(
@@ -129,7 +140,7 @@ def decide(
                     url,
                     lambda engine: _dry_run(engine, body, settings),
                     as_json,
-                    stored=adapter is not None,
+                    stored=adapter,
                 )
             answer = here_or_there(
                 settings,
@@ -139,7 +150,7 @@ def decide(
                 lambda remote: _ask(remote, body),
             )
         if out is not None:
-            _write(out, body.inputs, answer)
+            _write(out, body.inputs, answer, separator)
         shown = answer.model_dump(mode="json")
         show(shown, decision_tables(shown, body.inputs, bar_for(out_console)), as_json)
 
@@ -155,17 +166,23 @@ def _read(
 
     Raises `AbmllError` with the place in a file.
     """
-    from service.api.native.predicting import validated  # noqa: PLC0415
-    from service.api.typed_questions import typed_question  # noqa: PLC0415
-    from service.schemas import DecideRequest  # noqa: PLC0415
-
     found: dict[str, Any] = {}
     places: dict[str, list[str]] = {}
     texts = [(place, query.input) for place, query in queries_by_line(inputs, columns)]
+    if cases is not None:
+        is_table = cases.suffix.lower() not in JSON_LINES
+        checked: Iterator[object] = (
+            queries_by_line(cases, columns) if is_table else cases_by_line(cases, (), columns)
+        )
+        deque(checked, maxlen=0)  # so that what is wrong with a row is said before anything is loaded
     places["inputs"], found["inputs"] = [place for place, _ in texts], [text for _, text in texts]
     if questions is not None:
         found["questions"] = rows = _questions(questions)
         places["questions"] = [f"{questions.name} question {number}" for number in range(1, len(rows) + 1)]
+    from service.api.native.predicting import validated  # noqa: PLC0415
+    from service.api.typed_questions import typed_question  # noqa: PLC0415
+    from service.schemas import DecideRequest  # noqa: PLC0415
+
     with _places_in_files(places):
         body = validated(DecideRequest, {**fields, **found})
         if cases is None:
@@ -231,8 +248,11 @@ def _ask(remote: Remote, body: DecideRequest) -> DecideResponse:
 # ---- the file of answers -------------------------------------------------------------------------
 
 
-def _write(path: Path, inputs: Sequence[str], answer: DecideResponse) -> None:
-    """Write the answers to a file of the form of cases, with their confidence and decision."""
+def _write(path: Path, inputs: Sequence[str], answer: DecideResponse, separator: str) -> None:
+    """Write the answers to a file of the form of cases, with their confidence and decision.
+
+    `separator` is that of a .csv.
+    """
     rows = [(text, result.answers) for text, result in zip(inputs, answer.results, strict=True)]
     if path.suffix.lower() == ".jsonl":
         lines = [
@@ -253,7 +273,7 @@ def _write(path: Path, inputs: Sequence[str], answer: DecideResponse) -> None:
             f"{path.name} would have two columns {twice!r}: rename the question, or write .jsonl"
         )
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, delimiter=separator)
         writer.writerow(columns)
         for text, answers in rows:
             cells = [(_cell(a.answer), f"{a.confidence:.4f}", a.decision) for a in answers.values()]

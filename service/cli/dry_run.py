@@ -34,11 +34,12 @@ def show_dry_run(
     look: Callable[[Engine], Coroutine[Any, Any, DryRun]],
     as_json: bool,
     *,
-    stored: bool,
+    stored: str | None,
 ) -> None:
     """Print what `look` finds. Exits with 2 where the command itself would be refused.
 
-    `stored` says that it needs an adapter of the data folder. Raises what `look` raises.
+    `stored` is the id or name of the adapter of the data folder that it needs. Raises what `look`
+    raises.
     """
     from service.cli.tables import dry_run_table  # noqa: PLC0415
 

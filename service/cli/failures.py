@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import typer
 
-from abmll.errors import AbmllError
+from abmll.errors import AbmllError, MissingColumnError
 from model_store.errors import StoreError
 from model_store.terminal import shown
 from service.cli.output import err
 from service.errors import ServiceError
-from service.settings import SettingsError
+from service.settings.values import SettingsError
 
 
 @contextmanager
@@ -24,6 +24,8 @@ def expected_errors_in_one_line(status: int = 1) -> Iterator[None]:
     """
     try:
         yield
+    except MissingColumnError as error:
+        message = f"{error}. Name the right one by --{error.holds}-column"
     except (AbmllError, ServiceError, StoreError, SettingsError) as error:
         message = str(error)
     except OSError as error:

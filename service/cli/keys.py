@@ -11,7 +11,8 @@ import typer
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.output import AsJson, err, show
 from service.cli.settings_options import SettingsCommand, with_settings
-from service.settings import Settings, SettingsError
+from service.settings import Settings
+from service.settings.values import SettingsError
 
 if TYPE_CHECKING:
     from service.principals.keys_file import Key, Keys

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from abmll.errors import AbmllError
 from abmll.prediction.settings import PredictSettings, Thresholds
-from abmll.text.files import USUAL, Columns, rows_by_line
+from abmll.text.files import USUAL, Columns, rows_by_line, separator_of
 from abmll.text.tasks import Query, check_options
 from service.cli.dry_run import REFUSED, OnlyLook, show_dry_run
 from service.cli.failures import expected_errors_in_one_line
@@ -113,11 +113,11 @@ def label(
                 url,
                 lambda engine: _look(engine, rows, columns, total, request),
                 as_json=False,
-                stored=True,
+                stored=adapter,
             )
         if out is None:
             raise typer.BadParameter("name the file to write by --out")
-        file = LabelledFile(out, names)
+        file = LabelledFile(out, names, separator_of(rows, columns))
         try:
             run = _Labelling(rows, columns, file, total)
             fields = {"samples": parse_samples(samples), "seed": seed, "truncate": truncate}

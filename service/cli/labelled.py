@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from abmll.errors import AbmllError
-from abmll.text.files import JSON_LINES, MAX_FILE_BYTES, TABLES
+from abmll.text.files import JSON_LINES, TABLES
+from abmll.text.text_files import MAX_FILE_BYTES
 
 _MAX_HEADER_BYTES = 1 << 20
 COLUMNS = ("decision", "answer", "confidence", "adapter_id")
@@ -34,8 +35,10 @@ class Answer:
 class LabelledFile:
     """Owns the file. Rows are written in the order of the file that they come from."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, names: Sequence[str], separator: str = ",") -> None:
         """Go on with `path`, or begin it, for rows with the fields `names`.
+
+        `separator` is that of a .csv.
 
         A row that was written in part is cut off. Raises `AbmllError` for a suffix that is not
         known, for a field that is one of `COLUMNS`, and for a file that has other columns.
@@ -45,7 +48,7 @@ class LabelledFile:
             raise AbmllError(f"{path.name}: the name ends with .csv, .tsv or .jsonl")
         if twice := next((name for name in COLUMNS if name in names), None):
             raise AbmllError(f"the rows have a field {twice!r} already: rename it, {path.name} gets one too")
-        self._path, self._separator = path, "\t" if suffix == ".tsv" else ","
+        self._path, self._separator = path, "\t" if suffix == ".tsv" else separator
         self._is_table = suffix in TABLES
         self._columns = [*names, *COLUMNS]
         csv.field_size_limit(MAX_FILE_BYTES)

@@ -84,7 +84,7 @@ def adapt(
         examples = read_support(support, option, columns, infer=infer_options)
         request = AdaptRequest(examples, overrides, seed, truncate, calibration_folds=calibration_folds)
         if only_look:
-            return show_dry_run(settings, url, lambda engine: engine.dry_run(request), as_json, stored=False)
+            return show_dry_run(settings, url, lambda engine: engine.dry_run(request), as_json, stored=None)
         from service import schemas  # noqa: PLC0415
         from service.api.native.rendering import adapter_object  # noqa: PLC0415
         from service.cli.bodies import adapt_body  # noqa: PLC0415
@@ -212,7 +212,7 @@ def predict(
         request = PredictRequest(source, queries, asked, gate, confidence, truncate, adapter)
         if only_look:
             return show_dry_run(
-                settings, url, lambda engine: engine.dry_run(request), as_json, stored=adapter is not None
+                settings, url, lambda engine: engine.dry_run(request), as_json, stored=adapter
             )
 
         def here() -> dict[str, Any]:
@@ -268,7 +268,7 @@ def diagnose(
                 raise typer.BadParameter("--dry-run needs labelled rows, not an adapter")
             new, asked = AdaptRequest(support, seed=seed), DiagnoseRequest("", folds, samples)
             return show_dry_run(
-                settings, url, lambda engine: engine.dry_run_diagnosis(new, asked), as_json, stored=False
+                settings, url, lambda engine: engine.dry_run_diagnosis(new, asked), as_json, stored=None
             )
 
         async def work(engine: Engine) -> Diagnosed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,19 +24,23 @@ MODEL_SETTINGS = (
 """The settings that a command with its own engine takes as options."""
 
 
-def without_doing(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]], *, stored: bool) -> T:
+def without_doing(
+    settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]], *, stored: str | None
+) -> T:
     """Return the result of `work`, a dry run, as `with_engine`.
 
-    Beside a server it has an empty data folder of its own, unless it needs what is `stored`. Raises
-    `StoreInUseError` then.
+    Where another process owns the data folder, it runs in a folder of its own, with a copy of the
+    adapter that it needs: `stored`, an id or a name.
     """
-    try:
+    from service.cli.stored_copy import copy_stored  # noqa: PLC0415
+
+    with suppress(StoreInUseError):
         return with_engine(settings, work)
-    except StoreInUseError:
-        if stored:
-            raise
     with TemporaryDirectory() as folder:
-        return with_engine(settings.model_copy(update={"data_dir": Path(folder)}), work)
+        own = settings.model_copy(update={"data_dir": Path(folder)})
+        if stored is not None and settings.store_url is None:
+            copy_stored(settings, stored, own)
+        return with_engine(own, work)
 
 
 def with_engine(settings: Settings, work: Callable[[Engine], Coroutine[Any, Any, T]]) -> T:

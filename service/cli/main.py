@@ -23,6 +23,7 @@ from service.cli import (
     names,
     peft,
     playground,
+    posterior,
     readapt,
     serve,
     store,
@@ -82,5 +83,6 @@ for command in (
 app.add_typer(names.names, name="names")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(store.store, name="store")
+app.add_typer(posterior.posterior, name="posterior")
 app.command("open", cls=SettingsCommand)(playground.open_playground)
 add_registered_commands(app)

@@ -58,8 +58,9 @@ def export(
     if samples is not None and mean:
         raise typer.BadParameter("give one of --mean and --samples")
     with expected_errors_in_one_line():
-        from model_store.peft.exchange import export_mean, export_samples, require_empty  # noqa: PLC0415
+        from model_store.peft.exchange import export_mean, export_samples  # noqa: PLC0415
         from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
+        from model_store.storage import require_empty  # noqa: PLC0415
         from service.executors.worker import sequence_seed  # noqa: PLC0415
 
         target = out.resolve()
@@ -113,10 +114,11 @@ def import_peft(
     """
     with expected_errors_in_one_line():
         from model_store.models import check_base  # noqa: PLC0415
-        from model_store.peft.exchange import import_posterior, require_empty  # noqa: PLC0415
+        from model_store.peft.exchange import import_posterior  # noqa: PLC0415
         from model_store.peft.format import read_peft  # noqa: PLC0415
         from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
         from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
+        from model_store.storage import require_empty  # noqa: PLC0415
         from service.executors.worker import choose_posterior  # noqa: PLC0415
 
         target = out.resolve()

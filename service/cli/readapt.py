@@ -30,8 +30,8 @@ INTERRUPTED = 130
 class Maker(Protocol):
     """Makes adapters again: an engine in this process, or a server."""
 
-    async def ids(self) -> list[str]:
-        """Return the ids of all adapters."""
+    async def page(self, after: str | None) -> tuple[list[str], bool]:
+        """Return the ids of adapters that come after one, and whether there are more."""
 
     async def named(self, name: str) -> str:
         """Return the id of the adapter that a name points to."""
@@ -69,7 +69,7 @@ def readapt(
         if adapter is not None or name is not None:
             own = adapter if adapter is not None else await maker.named(name or "")
             return [await maker.readapt(own, only_look, keep_names)], 0
-        return await _each(maker, await maker.ids(), only_look, keep_names)
+        return await _each(maker, await _ids(maker), only_look, keep_names)
 
     with expected_errors_in_one_line():
         try:
@@ -90,6 +90,15 @@ def readapt(
     show(answer, readapted_table(answer), as_json)
     if refused:
         raise typer.Exit(1)
+
+
+async def _ids(maker: Maker) -> list[str]:
+    """Return the ids of all adapters."""
+    found, more = list[str](), True
+    while more:
+        page, more = await maker.page(found[-1] if found else None)
+        found += page
+    return found
 
 
 async def _each(
@@ -113,13 +122,9 @@ async def _each(
 class _Engine:
     engine: Engine
 
-    async def ids(self) -> list[str]:
-        found = list[str]()
-        more = True
-        while more:
-            page, more = await self.engine.adapters(found[-1] if found else None, _PAGE)
-            found += [manifest.id for manifest in page]
-        return found
+    async def page(self, after: str | None) -> tuple[list[str], bool]:
+        manifests, more = await self.engine.adapters(after, _PAGE)
+        return [manifest.id for manifest in manifests], more
 
     async def named(self, name: str) -> str:
         adapter_id, _ = await self.engine.names.resolve(name, self.engine.served.base.id)
@@ -138,15 +143,11 @@ class _Server:
 
     remote: Remote
 
-    async def ids(self) -> list[str]:
-        found = list[str]()
-        more = True
-        while more:
-            after = f"&after={found[-1]}" if found else ""
-            page = self.remote.request("GET", f"/v1/adapters?limit={_PAGE}{after}")
-            found += [adapter["id"] for adapter in page["data"]]
-            more = page["has_more"] and bool(page["data"])
-        return found
+    async def page(self, after: str | None) -> tuple[list[str], bool]:
+        rest = f"&after={after}" if after else ""
+        page = self.remote.request("GET", f"/v1/adapters?limit={_PAGE}{rest}")
+        ids = [adapter["id"] for adapter in page["data"]]
+        return ids, page["has_more"] and bool(ids)
 
     async def named(self, name: str) -> str:
         found = self.remote.request("GET", f"/v1/names/{quote(name, safe='')}")

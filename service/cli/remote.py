@@ -15,7 +15,8 @@ from model_store.errors import StoreInUseError
 from service.address_file import running_server
 from service.cli.serve import is_here
 from service.errors import ServiceError
-from service.settings import ENV_PREFIX, Settings
+from service.settings import Settings
+from service.settings.values import ENV_PREFIX
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)

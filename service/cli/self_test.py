@@ -23,13 +23,13 @@ EFFORT: Effort = "fast"
 TOLERANCE = 0.03
 """Most difference of a probability. Between bf16 and float32, 0.003 was measured."""
 KNOWN: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
-    ("smollm2-135m-instruct (int8)", "smollm2-135m-all-tasks-v5"): (
-        ("billing", 0.449),
-        ("delivery", 0.867),
-        ("technical problem", 0.901),
-        ("account access", 0.753),
-        ("billing", 0.859),
-        ("technical problem", 0.324),
+    ("smollm2-135m-instruct (int8)", "smollm2-135m-all-tasks-v6"): (
+        ("billing", 0.492),
+        ("delivery", 0.912),
+        ("technical problem", 0.869),
+        ("account access", 0.825),
+        ("billing", 0.919),
+        ("billing", 0.382),
     ),
 }
 """The answers to `demo.INPUTS` with their probabilities, by base model with quantisation, and

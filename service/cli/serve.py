@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from functools import partial
 from ipaddress import ip_address
 from typing import Annotated
 
@@ -16,7 +18,10 @@ from service.cli.output import err, out
 from service.cli.settings_options import with_settings
 from service.logs import set_up_logs
 from service.schemas import demo as demo_task
-from service.settings import Settings, SettingsError
+from service.settings import Settings
+from service.settings.values import SettingsError
+
+log = logging.getLogger(__name__)
 
 
 @with_settings()
@@ -37,6 +42,7 @@ def serve(
         _check_access(settings)
         _check_address(settings.host, settings.port)
     set_up_logs(settings.log_format, settings.log_level)
+    log.info("loading the model; requests get 503 until the line that begins with `ready`")
     from service.executors.build import build_executor  # noqa: PLC0415
     from service.metrics import Metrics  # noqa: PLC0415
 
@@ -47,7 +53,9 @@ def serve(
     from service.server import serve as run  # noqa: PLC0415
 
     with expected_errors_in_one_line():
-        raise typer.Exit(run(settings, executor, metrics, on_ready=_demo_here if demo else None))
+        raise typer.Exit(
+            run(settings, executor, metrics, on_ready=partial(_demo_here, settings) if demo else None)
+        )
 
 
 def _check_access(settings: Settings) -> None:
@@ -95,8 +103,10 @@ def demo(
         raise typer.Exit(1)
 
 
-def _demo_here(url: str) -> None:
+def _demo_here(settings: Settings, url: str) -> None:
     _show_demo(url, os.environ.get("ABMLL_API_KEY"), here=True)
+    if settings.playground:
+        out.print(f"Your own examples: {shown(url)}/playground in a browser. Ctrl-C stops the server.")
 
 
 def _show_demo(url: str, api_key: str | None = None, *, here: bool = False) -> bool:

@@ -16,7 +16,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from service.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, SettingsError, is_empty, load_settings
+from service.settings import Settings
+from service.settings.loading import CONFIG_VARIABLE, load_settings
+from service.settings.values import ENV_PREFIX, SettingsError, is_empty
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

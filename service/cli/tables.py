@@ -24,7 +24,7 @@ def prediction_table(answer: Mapping[str, Any], inputs: Sequence[str]) -> Table:
         title=f"adapter {shown(answer['adapter_id'])} ({answer['cache']})",
         caption=(
             f"adapted in {timings['adapt_seconds']:.1f} s, predicted in {timings['predict_seconds']:.1f} s; "
-            "information: mutual information between answer and weights, in nats"
+            "information: mutual information, in nats; 0 where all samples agree"
         ),
     )
     for heading in ("input", "answer"):

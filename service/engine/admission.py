@@ -31,7 +31,7 @@ from abmll.text.tasks import (
 )
 from service.engine.decisions import check_questions
 from service.engine.requests import AdaptRequest, DiagnoseRequest, PredictRequest
-from service.engine.specs import AdaptationSpec, PredictionSpec, encode_labelled
+from service.engine.specs import AdaptationSpec, PredictionSpec, encode_labelled, for_support
 from service.errors import (
     InvalidOptionsError,
     InvalidRequestError,
@@ -73,6 +73,8 @@ def admit_adapt(request: AdaptRequest, served: ServedModel, settings: Settings) 
         _encoded(i, example, served, truncate=request.truncate) for i, example in enumerate(request.support)
     )
     applied = request.overrides.apply(served.defaults)
+    if request.overrides.full:
+        applied = for_support(applied, request.support, examples)
     folds = tuple(_calibration_folds(request, settings))
     spec = AdaptationSpec(
         served,

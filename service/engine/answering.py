@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from service.engine.requests import AdaptRequest, CacheOutcome, PredictRequest
 from service.engine.specs import AdaptationSpec, PredictionSpec
 from service.engine.tenants import Belongings
 from service.engine.traffic import RequestContext
-from service.errors import InvalidRequestError, UnknownAdapterError, UnknownModelError
+from service.errors import InvalidRequestError, ServiceError, UnknownAdapterError, UnknownModelError
 from service.executors.contract import GLOBAL, Executor, ServedModel, Timed
 from service.gating.confidence import confidence_of
 from service.gating.decisions import DecidedPrediction, decide
@@ -206,7 +206,7 @@ class Answering:
         """Return what is left to do of a request, if its price is known.
 
         An adapter that is known, or is being made, costs nothing. Raises
-        `PriceExceedsDeadlineError` where an idle worker would take longer than the `deadline`, in
+        `PriceExceedsDeadlineError` where an idle worker would take far longer than the `deadline`, in
         seconds and with the setting that sets it, by default a request's; and `QuotaExceededError`
         where the tenant may not have one more adapter. Raises `QueueFullError` where it would be
         refined, and nothing more may go on in the background.
@@ -303,6 +303,17 @@ class Answering:
             self._metrics.samples.inc(prediction.predictive.samples)
             self._metrics.tokens.labels("prompt").inc(prediction.prompt_tokens)
             self._metrics.tokens.labels("completion").inc(prediction.completion_tokens)
+
+
+@contextmanager
+def wrong_field(request: PredictRequest) -> Iterator[None]:
+    """Have errors about the adapter of `request` name the field that names it."""
+    try:
+        yield
+    except ServiceError as error:
+        if request.adapter is not None or error.param != "adapter_id":
+            raise
+        raise error.at("model") from error
 
 
 def named_twice(called: str) -> InvalidRequestError:

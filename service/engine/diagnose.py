@@ -13,6 +13,7 @@ from abmll.text.demonstrations import fitting
 from abmll.text.prompting import EncodedPrompt, PromptTemplate
 from service.engine.adaptation_jobs import AdaptationJobs, ModelTime, together
 from service.engine.adapter_records import spec_of
+from service.engine.estimates import IN_CONTEXT_TOKENS
 from service.engine.pricing import Price, price_of, price_of_diagnosis
 from service.engine.requests import DiagnoseRequest
 from service.engine.specs import AdaptationSpec
@@ -21,9 +22,6 @@ from service.executors.contract import Executor, ServedModel
 if TYPE_CHECKING:
     from abmll.posterior.posteriors import TaskPosterior
     from model_store.adapters.store import StoredAdapter
-
-# Most tokens of a prompt with demonstrations, as in the evaluation of in-context learning.
-IN_CONTEXT_TOKENS = 2048
 
 
 async def diagnose(
@@ -34,11 +32,11 @@ async def diagnose(
     executor: Executor,
     tenant: str,
     deadline_seconds: float,
-    charge: Callable[[float], None],
+    take: Callable[[float], None],
 ) -> tuple[diagnostics.Diagnosis, ModelTime]:
     """Return the diagnosis of `adapter` by `folds` of its support, and the workers' time for it.
 
-    `charge` gets the price before the work begins. Raises what it and the executor raise, and
+    `take` gets the price before the work begins. Raises what it and the executor raise, and
     `PriceExceedsDeadlineError`.
     """
     whole = await asyncio.to_thread(spec_of, adapter.manifest, served)
@@ -46,7 +44,7 @@ async def diagnose(
     price = await asyncio.to_thread(price_of_diagnosis, whole, folds, request.samples, demonstrated)
     if price is not None:
         price.check(deadline_seconds)
-        charge(price.seconds)
+        take(price.seconds)
     jobs = AdaptationJobs(executor, tenant, whole)
     (theta, prior, in_context), *by_fold = await together(
         _unadapted(jobs, folds, demonstrated), *(jobs.held_out(fold, request.samples) for fold in folds)

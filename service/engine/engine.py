@@ -4,7 +4,7 @@ Each request passes the same steps: the gate is resolved, the request is checked
 its adapter is found or made, its job is done, the gate decides, and the predictions are logged
 where the gate needs it. Surfaces and the command line only render what the engine returns.
 
-The engine owns the state of the server; `Traffic` counts its requests and enforces their deadline.
+`Life` owns the state of the server; `Traffic` counts its requests and enforces their deadline.
 """
 
 from __future__ import annotations
@@ -14,30 +14,22 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from model_store.adapters.statuses import StatusStore
-from service.engine.adapter_records import check_adapter
-from service.engine.admission import admit_adapt, admit_diagnosis
-from service.engine.answering import Answering, named_twice
+from service.engine.answering import Answering, wrong_field
 from service.engine.answers import Answered, Decided, Diagnosed, Obtained
 from service.engine.backlog import Backlog
-from service.engine.decisions import (
-    admit_questions,
-    by_input,
-    decided_by_question,
-    learned,
-    placed_in_examples,
-    questions_named,
-)
-from service.engine.diagnose import diagnose, price_to_diagnose
+from service.engine.calibrating import Calibrating
+from service.engine.deciding import decide
+from service.engine.diagnosing import Diagnosing
+from service.engine.dry_runs import dry_run, dry_run_diagnosis
 from service.engine.estimates import Estimates, Size
 from service.engine.expiry import Expiry
+from service.engine.life import Life, State
 from service.engine.long_adaptations import LongAdaptation, LongAdaptations
 from service.engine.names import Names
-from service.engine.pricing import DryRun, price_of
+from service.engine.pricing import DryRun
 from service.engine.progress import ProgressFeed
 from service.engine.readapting import Readapted, readapt
 from service.engine.requests import (
@@ -50,24 +42,9 @@ from service.engine.requests import (
 from service.engine.specs import AdaptationSpec
 from service.engine.tenants import Belongings, Tenants, TenantStores
 from service.engine.traffic import RequestContext, Traffic
-from service.errors import (
-    DrainingError,
-    LoadFailedError,
-    QueueFullError,
-    ServiceError,
-    StartingError,
-    UndiagnosableError,
-    WorkerLostError,
-)
-from service.executors.contract import (
-    Executor,
-    ServedModel,
-    WorkerStatus,
-    in_background,
-)
+from service.errors import QueueFullError, WorkerLostError
+from service.executors.contract import Executor, ServedModel, WorkerStatus, in_background
 from service.gating.keeper import GateKeeper
-from service.gating.records import CalibrateRequest, CalibrationView, FeedbackOutcome, Label
-from service.gating.rules import missing_calibration
 from service.metrics import Metrics
 from service.principals.audit import Action, AuditLog
 from service.principals.parts import has_room, part
@@ -76,31 +53,12 @@ from service.principals.records import LOCAL, Principal
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from abmll.assurance.diagnostics import Diagnosis
     from model_store.adapters.contract import Adapters
     from model_store.adapters.manifest import AdapterManifest
     from model_store.adapters.names import NameStore
     from model_store.adapters.store import StoredAdapter
-    from service.gating.questions import WantedQuestion
 
 log = logging.getLogger(__name__)
-
-
-class State(StrEnum):
-    """State of the engine: from starting to ready or failed, from starting or ready to draining."""
-
-    STARTING = "starting"
-    READY = "ready"
-    FAILED = "failed"
-    DRAINING = "draining"
-
-
-@dataclass
-class _Life:
-    """What changes in the life of an engine; the engines of all principals share it."""
-
-    state: State = State.STARTING
-    served: ServedModel | None = None
 
 
 class Engine:
@@ -122,20 +80,20 @@ class Engine:
     ) -> None:
         """Serve the default tenant from these stores, and others from those of `open_stores`."""
         self._settings, self._executor, self._metrics = settings, executor, metrics
-        self._life, self._audit = _Life(), AuditLog(settings.audit_log)
+        self._life, self._audit = Life(metrics), AuditLog(settings.audit_log)
         own = TenantStores(store, names, gates, StatusStore(settings.statuses_dir))
         self._tenants = Tenants(own, open_stores, settings, executor, metrics)
         self._expiry = (
             Expiry(self._tenants, settings.ttl_seconds, self._audit) if settings.ttl_seconds else None
         )
-        backlog = Backlog(
+        self._backlog = Backlog(
             settings.queue_seconds * settings.workers,
             settings.workers,
             "queue_seconds",
             metrics.waiting_work_seconds.labels("request").set,
         )
         self._estimates = Estimates()
-        self._traffic = Traffic(settings.queue_limit, backlog, self._background, metrics)
+        self._traffic = Traffic(settings.queue_limit, self._backlog, self._background, metrics)
         self._bind(LOCAL, self._tenants.default)
 
     async def of(self, principal: Principal) -> Engine:
@@ -150,8 +108,8 @@ class Engine:
 
     def _bind(self, principal: Principal, own: Belongings) -> None:
         self._principal, self._own = principal, own
-        self._registry, self._names, self._gates = own.registry, own.names, own.gates
-        self._refining, self._diagnoses, self._long = own.refining, own.diagnoses, own.long
+        self._registry, self._names = own.registry, own.names
+        self._refining, self._long = own.refining, own.long
         self._answering = Answering(
             lambda: self._settings,
             self._executor,
@@ -162,6 +120,15 @@ class Engine:
             self._metrics,
             self._check_background,
         )
+        self._diagnosing = Diagnosing(
+            lambda: self._settings,
+            self._executor,
+            own,
+            self._answering,
+            self._backlog,
+            self._estimates,
+            self._metrics,
+        )
 
     @property
     def state(self) -> State:
@@ -170,14 +137,7 @@ class Engine:
 
     @property
     def served(self) -> ServedModel:
-        """Return the loaded model, also while draining.
-
-        Raises `StartingError` before it is loaded, `LoadFailedError` if loading failed.
-        """
-        if self._life.state is State.FAILED:
-            raise LoadFailedError("the model could not be loaded; the server's log says why")
-        if self._life.served is None:
-            raise StartingError("the model is loading")
+        """Return the loaded model. See `Life.served`."""
         return self._life.served
 
     @property
@@ -201,22 +161,12 @@ class Engine:
 
     async def start(self) -> None:
         """Load the model, and accept requests from then on. Raises what loading raises."""
-        try:
-            self._life.served = await self._executor.start()
-        except Exception:
-            self._life.state = State.FAILED
-            raise
-        if self._life.state is State.STARTING:
-            self._life.state = State.READY
-            self._metrics.ready.set(1)
-            if self._expiry is not None:
-                self._expiry.start()
+        if await self._life.start(self._executor) and self._expiry is not None:
+            self._expiry.start()
 
     def check_ready(self) -> ServedModel:
         """Return the loaded model. Raises `StartingError`, `LoadFailedError` or `DrainingError`."""
-        if self._life.state is State.DRAINING:
-            raise DrainingError("the server is shutting down")
-        return self.served
+        return self._life.check_ready()
 
     def check_serving(self) -> ServedModel:
         """Return as `check_ready`, and raise `WorkerLostError` as well, while no worker is up."""
@@ -236,9 +186,7 @@ class Engine:
 
     def drain(self) -> None:
         """Accept no more requests; those in flight go on."""
-        if self._life.state is not State.FAILED:
-            self._life.state = State.DRAINING
-        self._metrics.ready.set(0)
+        self._life.drain()
 
     async def idle(self) -> None:
         """Wait until no request and no adaptation is in flight."""
@@ -326,7 +274,7 @@ class Engine:
         `create_adapter`; where the adapter's calibration is needed, also as `GateKeeper.resolve`
         and `log_predictions`.
         """
-        with _wrong_field(request):
+        with wrong_field(request):
             answered = await self._predict(request, feed, background=background)
         self._answering.record(answered.predictions)
         return answered
@@ -355,82 +303,12 @@ class Engine:
         `predict`. Raises as `predict`; errors name the input or the question of the request.
         """
         async with self._context(asked=request, background=background) as context:
-            adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
-            if adapter_id is not None:
-                request = _named(request, adapter_id, called)
-            work = await asyncio.to_thread(admit_questions, request, self._settings)
-            with questions_named(request):
-                done = await self._answering.carry_out(work, context, most_queries=len(work.queries))
-            adapter, rows = done.adapter, decided_by_question(request, done.rows)
-            self._answering.record(rows)
-            return Decided(
-                rows=by_input(rows, len(request.questions)),
-                learned=learned(request.questions, adapter.manifest.support.examples if adapter else ()),
-                calibrated_gates=[gate.calibrated for gate in done.gates[: len(request.questions)]],
-                adapter_id=adapter.manifest.id if adapter else None,
-                model=called if adapter is None or adapter_id else adapter.manifest.id,
-                cache=done.cache,
-                timings=context.timings,
-                tokens_by_input=list(
-                    map(sum, by_input([p.tokens for p in done.spec.prompts], len(request.questions)))
-                ),
-                warnings=done.spec.warnings,
-                refines_to=context.refines_to,
-            )
+            return await decide(request, context, self._answering, self._settings)
 
-    async def calibrate(self, request: CalibrateRequest) -> CalibrationView:
-        """Predict labelled examples, and add their outcomes to the adapter's calibration.
-
-        Examples that are in the support or in the calibration already are left out with a warning.
-        Raises `ServiceError`.
-        """
-        manifest = (await self._registry.get(request.adapter_id)).manifest
-        admitted = await self._gates.admit(request, manifest)
-        queries = tuple(example.query for example in admitted.examples)
-        work = PredictRequest(request.adapter_id, queries, request.settings, truncate=request.truncate)
-        try:
-            answered = await self._predict(work)
-        except ServiceError as error:
-            raise placed_in_examples(error, admitted.places) from error
-        async with self._registry.existing(request.adapter_id):  # its calibration must not outlive it
-            view = await self._gates.add(request, manifest, admitted, answered.predictions)
-        self.audit("gate", request.adapter_id, "calibrate")
-        return view
-
-    async def calibrations(
-        self, adapter_id: str, question: WantedQuestion = None
-    ) -> Sequence[CalibrationView]:
-        """Return the calibrations of the adapter's questions, or of one of them.
-
-        Raises `UnknownAdapterError`, `CalibrationMissingError` where there is none, and
-        `InvalidRequestError` for an unknown question.
-        """
-        manifest = (await self._registry.get(adapter_id)).manifest
-        async with self._registry.existing(adapter_id):  # not while it is deleted, which takes two steps
-            return await self._gates.views(manifest, question)
-
-    async def delete_calibration(self, adapter_id: str, question: WantedQuestion = None) -> None:
-        """Delete the calibration of a question and its feedback, or without `question` all of them.
-
-        Raises as `calibrations`, and `InvalidRequestError` for an unknown question.
-        """
-        manifest = (await self._registry.get(adapter_id)).manifest
-        async with self._registry.existing(adapter_id):
-            if question is None:
-                deleted = await self._gates.forget(adapter_id)
-            else:
-                deleted = await self._gates.forget_question(manifest, question)
-            if not deleted:
-                raise missing_calibration(adapter_id)
-        self.audit("gate", adapter_id, "delete")
-
-    async def feedback(self, adapter_id: str, labels: Sequence[tuple[str, Label]]) -> FeedbackOutcome:
-        """Add labels of logged predictions, each a pair of prediction id and label.
-
-        Raises `UnknownAdapterError`, and as `GateKeeper.feedback`.
-        """
-        manifest = (await self._registry.get(adapter_id)).manifest
-        return await self._gates.feedback(manifest, labels)
+    @property
+    def calibrations(self) -> Calibrating:
+        """Return what calibrates the gates of the tenant's adapters."""
+        return Calibrating(self._own, self._predict, self.audit)
 
     async def diagnose(self, request: DiagnoseRequest) -> Diagnosed:
         """Return the diagnosis of an adapter, which is stored with it by then.
@@ -440,35 +318,7 @@ class Engine:
         `UnknownAdapterError`, and `UndiagnosableError`.
         """
         async with self._context() as context:
-            adapter = await self._registry.get(request.adapter_id)
-            context.adapter_id = request.adapter_id
-            context.served = check_adapter(adapter.manifest, context.served)
-            support = adapter.manifest.support.examples
-            if not adapter.manifest.support.texts:
-                raise UndiagnosableError(
-                    "a diagnosis learns from the examples again, and this adapter was stored without them "
-                    "(setting store_support): make it again where that is `text`",
-                    "adapter_id",
-                )
-            folds = await asyncio.to_thread(admit_diagnosis, request, support, self._settings)
-            stored = adapter.diagnosis
-            if stored and (stored.asked_folds, stored.samples) == (request.folds, request.samples):
-                return Diagnosed(adapter, CacheOutcome.HIT, context.timings, stored)
-
-            async def make() -> Diagnosis:
-                found, spent = await diagnose(
-                    adapter, request, folds, context.served, self._executor, context.tenant,
-                    self._settings.deadline_seconds, self._answering.charge,
-                )  # fmt: skip
-                context.timings.adapt_seconds = spent.adapt_seconds
-                context.timings.predict_seconds = spent.predict_seconds
-                await self._registry.put_diagnosis(request.adapter_id, found)
-                self._metrics.diagnoses.labels(found.verdict).inc()
-                return found
-
-            diagnosis, joined = await self._diagnoses.join(request, make, context.deadline.expired)
-            cache = CacheOutcome.JOINED if joined else CacheOutcome.MISS
-            return Diagnosed(adapter, cache, context.timings, diagnosis)
+            return await self._diagnosing.diagnose(request, context)
 
     async def readapt(self, adapter_id: str, *, dry_run: bool = False, move_names: bool = True) -> Readapted:
         """Make an adapter of the same examples with the default posterior, and move the names to
@@ -495,26 +345,8 @@ class Engine:
 
     async def dry_run(self, request: AdaptRequest | PredictRequest | DecideRequest) -> DryRun:
         """Return what `request` means and would take. Raises what it would be refused with."""
-        deadline = self._settings.deadline_seconds
         async with self._context() as context:
-            if isinstance(request, AdaptRequest):
-                new: AdaptationSpec | None = await self._answering.admit_adapt(request, context.served)
-                prediction = None
-            elif isinstance(request, DecideRequest):
-                adapter_id, called = await self.resolve_model(request.model or context.served.base.id)
-                if adapter_id is not None:
-                    request = _named(request, adapter_id, called)
-                work = await asyncio.to_thread(admit_questions, request, self._settings)
-                with questions_named(request):
-                    source, _, prediction = await self._answering.admit(work, context, len(work.queries))
-                new = source if isinstance(source, AdaptationSpec) else None
-            else:
-                with _wrong_field(request):
-                    source, _, prediction = await self._answering.admit(request, context)
-                new = source if isinstance(source, AdaptationSpec) else None
-            price = await asyncio.to_thread(price_of, context.served, new, prediction)
-            known = new is not None and await self._registry.knows(new.job.adapter_id)
-            return DryRun.of(new, prediction, price, deadline, made_already=known)
+            return await dry_run(request, context, self._own, self._answering, self._settings)
 
     async def dry_run_diagnosis(self, request: AdaptRequest, asked: DiagnoseRequest) -> DryRun:
         """Return what a diagnosis of the adapter of `request` means and would take, without making
@@ -523,10 +355,7 @@ class Engine:
         `asked.adapter_id` does not matter. Raises what either would be refused with.
         """
         async with self._context() as context:
-            spec = await asyncio.to_thread(admit_adapt, request, context.served, self._settings)
-            folds = await asyncio.to_thread(admit_diagnosis, asked, request.support, self._settings)
-            price = await asyncio.to_thread(price_to_diagnose, spec, folds, asked.samples)
-            return DryRun.of(spec, None, price, self._settings.deadline_seconds)
+            return await dry_run_diagnosis(request, asked, context, self._settings)
 
     @contextmanager
     def progress_feed(self) -> Iterator[ProgressFeed]:
@@ -614,21 +443,3 @@ class Engine:
         if not has_room(1 + self._own.in_background, total, most, shared=shared):
             there = part(most, "queue_limit, of which this is half", shared=shared)
             raise QueueFullError(f"too many adapters are made without a client that waits: {there}", None, 60)
-
-
-@contextmanager
-def _wrong_field(request: PredictRequest) -> Iterator[None]:
-    """Have errors about the adapter of `request` name the field that names it."""
-    try:
-        yield
-    except ServiceError as error:
-        if request.adapter is not None or error.param != "adapter_id":
-            raise
-        raise error.at("model") from error
-
-
-def _named(request: DecideRequest, adapter_id: str, called: str) -> DecideRequest:
-    """Return the request with the adapter that its model names. Raises where it has another."""
-    if request.adapter is not None:
-        raise named_twice(called)
-    return replace(request, adapter=adapter_id)

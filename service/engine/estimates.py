@@ -17,10 +17,13 @@ from service.executors.contract import ServedModel
 
 if TYPE_CHECKING:
     from abmll.text.tasks import Example, Query
+    from model_store.adapters.manifest import AdapterManifest
 
 CHARACTERS_PER_TOKEN = 4  # of English, about; prices correct it
 STEP_FACTOR = 3  # a token forward and backward, in tokens forward
 WEIGHT = 0.1  # of the newest price in the average
+# Most tokens of a prompt with demonstrations, as in the evaluation of in-context learning.
+IN_CONTEXT_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,20 @@ class Size:
             )
             characters = sum(len(text) + each for text in asked.inputs)
         return cls(adapt, float(characters * _passes(asked.settings)))
+
+    @classmethod
+    def of_diagnosis(cls, manifest: AdapterManifest, folds: int, samples: int, served: ServedModel) -> Size:
+        """Return the size of a diagnosis of this adapter: an adaptation a fold, and the answers.
+
+        Every example is answered with `samples` samples, once without an adapter, and once with
+        demonstrations.
+        """
+        rows = manifest.support.examples
+        characters = _characters(rows)
+        steps = int(manifest.settings.get("steps", served.defaults.steps))
+        shown = len(rows) * min(characters, IN_CONTEXT_TOKENS * CHARACTERS_PER_TOKEN)
+        adapt = characters * (1 + STEP_FACTOR * steps) * folds
+        return cls(float(adapt), float(characters * (1 + max(1, samples)) + shown))
 
 
 def _adaptation(asked: AdaptRequest, served: ServedModel) -> float:

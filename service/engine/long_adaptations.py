@@ -29,6 +29,7 @@ from service.errors import (
     StoreFailedError,
     UnknownAdapterError,
     from_exception,
+    store_failure,
 )
 from service.executors.contract import Executor, Losses
 from service.metrics import Metrics
@@ -321,7 +322,7 @@ class LongAdaptations:
         except (OSError, StoreError) as error:
             log.exception("the status of %s could not be stored", entry.latest.adapter_id)
             message = "the status of the adaptation could not be stored, so it is not begun"
-            raise StoreFailedError(message) from error
+            raise store_failure(error, message) from error
 
     def _on_progress(self, entry: _Entry, losses: Losses) -> None:
         if entry.latest.status is Status.QUEUED or len(losses) != len(entry.latest.losses):

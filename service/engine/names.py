@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_MODEL = re.compile(rf"({NAME.pattern})(?:@([1-9][0-9]{{0,8}}))?")
+MODEL = re.compile(rf"({NAME.pattern})(?:@([1-9][0-9]{{0,8}}))?")
+"""A name, and the number of its version where one is meant."""
 
 
 def versioned(name: str, version: Version) -> str:
@@ -137,7 +138,7 @@ class Names:
         """
         if model.startswith("adp_"):
             return model, model
-        found = _MODEL.fullmatch(model)
+        found = MODEL.fullmatch(model)
         if found:
             await self._refresh(found[1])
         history = self._store.get(found[1]) if found else None

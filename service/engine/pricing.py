@@ -19,6 +19,9 @@ from service.engine.specs import AdaptationSpec, PredictionSpec
 from service.errors import PriceExceedsDeadlineError
 from service.executors.contract import Prices, ServedModel
 
+REFUSED_ABOVE = 1.5
+"""What would take so many times its deadline is refused. Prices were up to 1.3 times too high."""
+
 
 @dataclass(frozen=True)
 class Price:
@@ -37,8 +40,8 @@ class Price:
         return self.adapt_seconds + self.predict_seconds
 
     def check(self, deadline_seconds: float, setting: str = "deadline_seconds") -> None:
-        """Raise `PriceExceedsDeadlineError` where the request would not be done in time."""
-        if self.seconds > deadline_seconds:
+        """Raise `PriceExceedsDeadlineError` where the request would certainly not be done in time."""
+        if self.seconds > REFUSED_ABOVE * deadline_seconds:
             raise PriceExceedsDeadlineError(
                 f"the request would take {self.describe()}, and its deadline is {deadline_seconds:g} s: "
                 f"send fewer or shorter texts, or raise {setting}"

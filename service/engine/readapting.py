@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, get_args
 
 from abmll.adaptation.settings import AdaptSettings, Effort, settings_of
-from service.engine.adapter_records import served_of
+from service.engine.adapter_records import served_of, spec_of
 from service.engine.answering import Answering
 from service.engine.pricing import DryRun, price_of
 from service.engine.requests import AdaptOverrides, AdaptRequest, CacheOutcome
+from service.engine.specs import for_support
 from service.engine.tenants import Belongings
 from service.engine.traffic import RequestContext
 from service.errors import CalibrationMissingError, TextsNotStoredError
@@ -60,7 +61,7 @@ def request_of(manifest: AdapterManifest, served: ServedModel) -> AdaptRequest:
     names = {field.name for field in fields(AdaptSettings)}
     chosen = AdaptSettings(**{name: value for name, value in manifest.settings.items() if name in names})
     old = served_of(manifest, served)
-    effort = _effort(chosen, old.defaults) if old is not None else None
+    effort = _effort(chosen, manifest, old) if old is not None else None
     return AdaptRequest(
         support.examples,
         AdaptOverrides(effort) if effort else AdaptOverrides(**asdict(chosen)),
@@ -71,7 +72,11 @@ def request_of(manifest: AdapterManifest, served: ServedModel) -> AdaptRequest:
     )
 
 
-def _effort(chosen: AdaptSettings, full: AdaptSettings) -> Effort | None:
+def _effort(chosen: AdaptSettings, manifest: AdapterManifest, old: ServedModel) -> Effort | None:
+    """Return the effort whose settings are `chosen`, of an adapter of the posterior `old`."""
+    support, full = manifest.support.examples, old.defaults
+    if chosen == for_support(full, support, spec_of(manifest, old).examples):
+        return "full"
     return next((effort for effort in get_args(Effort) if settings_of(effort, full) == chosen), None)
 
 

@@ -41,6 +41,11 @@ class AdaptOverrides:
     batch_size: int | None = None
     beta: float | None = None
 
+    @property
+    def full(self) -> bool:
+        """Return whether the steps are those of the effort `full`."""
+        return self.effort in (None, "full") and self.steps is None
+
     def apply(self, defaults: AdaptSettings) -> AdaptSettings:
         """Return the settings of the effort with the fields that are set here."""
         given = {name: value for name, value in asdict(self).items() if value is not None}

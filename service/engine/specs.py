@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from abmll.adaptation.settings import for_questions
 from abmll.assurance.folds import Fold
 from abmll.text.prompting import EncodedPrompt, LabelledPrompt
 from abmll.text.questions import TypedQuestion
-from abmll.text.tasks import Example, Query
+from abmll.text.tasks import Example, Query, examples_by_question
 from service.engine.identity import adapter_id
 from service.executors.contract import AdaptJob, PredictJob, ServedModel
 
@@ -115,3 +116,18 @@ def encode_labelled(example: Example, served: ServedModel, *, truncate: bool) ->
     """
     prompt = served.encoder.encode_example(example, truncate=truncate)
     return LabelledPrompt(prompt, example.options.index(example.output) if example.options else 0)
+
+
+def for_support(
+    full: AdaptSettings, support: Sequence[Example], examples: Sequence[LabelledPrompt]
+) -> AdaptSettings:
+    """Return the settings of the effort `full` for a support, given as texts and in tokens.
+
+    The steps are enough for all examples of several questions (`for_questions`).
+    """
+    questions = len(examples_by_question(support))
+    if questions < 2:
+        return full
+    from abmll.decoder.rows import rows_of_inputs  # noqa: PLC0415 - imports torch
+
+    return for_questions(full, len(rows_of_inputs([example.prompt for example in examples])), questions)

@@ -13,7 +13,11 @@ from service.executors.self_check import SelfCheck
 from service.executors.supervision import Supervision
 from service.logs import set_up_logs
 from service.metrics import Metrics
-from service.settings import Settings, SettingsError
+from service.settings import Settings
+from service.settings.values import SettingsError
+
+_ROOM_FACTOR = 1.5
+"""What a worker may take while it loads, by what it has later."""
 
 
 def build_executor(
@@ -44,7 +48,16 @@ def build_executor(
         check=SelfCheck(),
         early=early,
         set_up_logs=partial(set_up_logs, settings.log_format, settings.log_level),
+        # How much of a GPU is free is not known in this process.
+        has_room=_fits_beside if settings.device == "cpu" else lambda _: False,
     )
+
+
+def _fits_beside(memory_bytes: int) -> bool:
+    """Return whether the main memory has room for another worker of this size, which is known."""
+    from model_store.process_memory import available_bytes  # noqa: PLC0415 - imports torch
+
+    return 0 < _ROOM_FACTOR * memory_bytes < available_bytes()
 
 
 def _build_ray_executor(

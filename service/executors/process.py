@@ -38,12 +38,13 @@ def process_executor(
     check: SelfCheck | None = None,
     early: bool = False,
     set_up_logs: Callable[..., None] = set_up_logs,
+    has_room: Callable[[int], bool] = lambda _: False,
 ) -> WorkerPool:
     """Build an executor with one worker process for each of `loads`.
 
     Each of `loads` is pickled, and called in its process, and so is `set_up_logs`. With `early`,
     processes start to load now and not when the executor is started, at the same time as this
-    process's own imports.
+    process's own imports. `has_room` is that of the pool.
     """
     times = supervision or Supervision()
 
@@ -51,7 +52,7 @@ def process_executor(
         return _ProcessPort(str(index), loads[index], adapt_share, times.heartbeat_seconds, set_up_logs)
 
     spawn = begun_early(make, len(loads) if early else 0)
-    return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check)
+    return WorkerPool(spawn, len(loads), metrics or Metrics(), times, check, has_room)
 
 
 class _ProcessPort:

@@ -23,11 +23,12 @@ from abmll.model import FewShotModel
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.prediction.run import Prediction, QueryRun, resting_advance
 from abmll.seeds import derive_seed
-from abmll.speed import counter_of, measure_speed
+from abmll.speed import counter_of, measure_speed, probes_of
 from abmll.work import Speed, Work
 from model_store.devices import model_has_to_fit, says_memory_is_short
 from model_store.models import LoadedModel, Start, load_models
 from model_store.posteriors import DEFAULT_POSTERIORS, LoadedPosterior, load_posterior
+from model_store.pretrained.bases import default_cache_dir
 from model_store.pretrained.entailment import load_entailment
 from model_store.process_memory import available_bytes, return_large_blocks
 from model_store.tensors import posterior_digest
@@ -45,9 +46,11 @@ from service.executors.contract import (
     Worker,
     WorkerFatalError,
 )
+from service.executors.known_speeds import best_known, machine
 from service.executors.several_posteriors import PosteriorsWorker
 from service.executors.slots import SlotsFullError, SlotTable
-from service.settings import UNTRAINED, Settings
+from service.settings import Settings
+from service.settings.model import UNTRAINED
 
 log = logging.getLogger(__name__)
 
@@ -396,7 +399,9 @@ def load_worker(settings: Settings) -> Worker:
         )
         found = {served.posterior_digest: (model, served) for model, served in map(_with_served, models)}
         # Posteriors share the memory evenly.
-        free = settings.memory_bytes or _free_bytes(models[0].model.backbone.device)
+        # Those of a Ray cluster may be on other machines.
+        beside = 1 if settings.ray_address is not None else settings.workers
+        free = settings.memory_bytes or _free_bytes(models[0].model.backbone.device, beside)
         speeds: dict[Hashable, Speed] = {}
         workers = []
         for model, served in found.values():
@@ -405,14 +410,34 @@ def load_worker(settings: Settings) -> Worker:
             alike = _speed_key(model)
             if alike not in speeds:
                 speeds[alike] = measure_speed(model)  # it takes seconds
-            workers.append(_worker(model, served, settings, free // len(found), speeds[alike]))
+            known = _best_known(model, served, settings, speeds[alike])
+            workers.append(_worker(model, served, settings, free // len(found), speeds[alike], known))
         return workers[0] if len(workers) == 1 else PosteriorsWorker(workers)
 
 
+def _best_known(model: FewShotModel, served: ServedModel, settings: Settings, measured: Speed) -> Speed:
+    """Return the speed for prices: the best of this start and of those before it."""
+    device = model.backbone.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads, compiled = torch.get_num_threads(), settings.compile
+    key = served.base, _speed_key(model), threads, compiled, torch.__version__, machine(name)
+    folder = (settings.cache_dir or default_cache_dir()) / "speeds"
+    usual = sum((probe.work for probe in probes_of(model)), Work())
+    return best_known(folder, key, measured, usual)
+
+
 def _worker(
-    model: FewShotModel, served: ServedModel, settings: Settings, memory_bytes: int, speed: Speed
+    model: FewShotModel,
+    served: ServedModel,
+    settings: Settings,
+    memory_bytes: int,
+    speed: Speed,
+    known: Speed,
 ) -> ModelWorker:
-    """Return a worker of this speed, whose budgets are measured on this machine, and log them."""
+    """Return a worker of this speed, whose budgets are measured on this machine, and log them.
+
+    Prices are by the speed that is `known`.
+    """
     costs = measure_costs(model.backbone, model.prior)
     plan = costs.plan(memory_bytes)
     unit_tokens = int(_tokens_per_second(model, speed) * settings.unit_seconds)
@@ -422,7 +447,7 @@ def _worker(
         plan.describe(),
         unit_tokens,
     )
-    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), speed)
+    return ModelWorker(model, served, plan, max(FEWEST_UNIT_TOKENS, unit_tokens), known)
 
 
 def _speed_key(model: FewShotModel) -> Hashable:
@@ -431,15 +456,17 @@ def _speed_key(model: FewShotModel) -> Hashable:
     return config.layout, config.noise, config.similarity is None, config.sentence_encoder
 
 
-def _free_bytes(device: torch.device) -> int:
-    """Return the bytes that may be used beside the base.
+def _free_bytes(device: torch.device, workers: int) -> int:
+    """Return the bytes that each of so many workers of this machine may use beside the base.
 
-    They are nine tenths of a GPU's free memory, since its allocator needs some, or half of a CPU's.
+    They are nine tenths of a GPU's free memory, since its allocator needs some: a GPU is one
+    worker's. Main memory is shared: each has an equal part of half of it, or of what the
+    container's limit leaves.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * 0.9)
-    return available_bytes() // 2
+    return available_bytes() // 2 // workers
 
 
 def _tokens_per_second(model: FewShotModel, speed: Speed) -> float:

@@ -83,6 +83,16 @@ def labelled_examples(
     return Admitted(tuple(examples), tuple(row[0] for row in labelled), question=question)
 
 
+def _nothing_new(adapter_id: str, counted: int) -> str:
+    """Return why no example of a request counts, and what to do, if `counted` of them did before."""
+    if not counted:
+        return "no example is left: the adapter was made from all of them. Send labels that were kept back"
+    return (
+        "no example is left: all are counted already, or the adapter was made from them. Read the result with "
+        f"GET /v1/adapters/{adapter_id}/calibration, or count these labels anew with `replace`: true"
+    )
+
+
 def admit_examples(
     given: Admitted,
     request: CalibrateRequest,
@@ -114,9 +124,7 @@ def admit_examples(
         check_extendable(state, conditions_of(manifest, request.settings, state.conditions.confidence_kind))
     field = "examples" if request.examples else "cases"
     if not admitted:
-        raise InvalidRequestError(
-            "no example is left: all are in the adapter's support or counted already", field
-        )
+        raise InvalidRequestError(_nothing_new(manifest.id, counted), field)
     total = len(admitted) + (len(state.items) if state is not None else 0)
     if total > settings.max_calibration:
         message = over_limit(f"{total} examples in all", settings.max_calibration, "max_calibration")

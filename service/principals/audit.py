@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from service.principals.records import Principal
-from service.settings import SettingsError
+from service.settings.values import SettingsError
 
 log = logging.getLogger(__name__)
 Action: TypeAlias = Literal["adapt", "delete", "expire", "name", "gate", "key"]

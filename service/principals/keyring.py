@@ -12,7 +12,7 @@ from pathlib import Path
 from service.errors import UnauthenticatedError
 from service.principals.keys_file import Key, Keys, digest_of, id_of, read_keys
 from service.principals.records import UNLIMITED, Limits, Principal
-from service.settings import SettingsError
+from service.settings.values import SettingsError
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0

@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from model_store.storage import refusal_is_an_error, write_private
 from service.principals.records import TENANT, Limits, Scope, Strict
-from service.settings import SettingsError
+from service.settings.values import SettingsError
 
 T = TypeVar("T")
 FORMAT_VERSION = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from service.schemas.diagnosis import Diagnosis
-from service.schemas.fields import RefinesTo
+from service.schemas.fields import ErrorCode, RefinesTo
 from service.schemas.predictions import Cache, Timings
 from service.schemas.wire import WireModel
 
@@ -117,7 +117,7 @@ class CreateAdapterResponse(Adapter):
 class AdaptationError(WireModel):
     """Why an adaptation ended without an adapter."""
 
-    code: str = Field(description="Stable name of the error.")
+    code: ErrorCode
     message: str
     param: str | None = Field(default=None, description="The field of the request that is wrong.")
 
@@ -167,6 +167,8 @@ class DeletedAdapter(WireModel):
 
 class ReadaptRequest(WireModel):
     """How to make an adapter again, with the global posterior that is served by default."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dry_run": True}]})
 
     dry_run: bool = Field(default=False, description="Say what would be made and moved, and do nothing.")
     move_names: bool = Field(

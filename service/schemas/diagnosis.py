@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from abmll.assurance.verdicts import ReasonCode
 from service.schemas.predictions import Cache, Timings
 from service.schemas.wire import WireModel
 
 
 class DiagnoseRequest(WireModel):
     """How to estimate an adapter from its own support."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"folds": 4, "samples": 8}]})
 
     folds: int | None = Field(
         default=None,
@@ -91,7 +94,7 @@ class GuessEstimate(WireModel):
 class VerdictReason(WireModel):
     """A reason of the verdict."""
 
-    code: str = Field(description="Stable name of the rule.")
+    code: ReasonCode = Field(description="Stable name of the rule.")
     message: str
 
 

@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
+from typing_extensions import TypeAliasType
 
 from abmll.adaptation.settings import Effort
+from service.errors import error_kinds
 from service.schemas.wire import WireModel, one_of
 
 MAX_SAMPLES = 64
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client keeps exact
+
+
+ErrorCode = TypeAliasType(
+    "ErrorCode",
+    Annotated[
+        str,
+        Field(
+            description="Stable name of the error. Later versions may have more.",
+            json_schema_extra={"enum": sorted({error.code for error in error_kinds()})},
+        ),
+    ],
+)
+"""Codes of `service/errors.py`."""
 
 
 class SupportRow(WireModel):
@@ -31,9 +46,10 @@ class Adapt(WireModel):
 
     effort: Effort | None = Field(
         default=None,
-        description="Work of the fit. `full`, the default: the gradient steps that the global posterior was "
-        "trained for. `fast`: two steps on larger batches. `instant`: no step; only the classes are learned, "
-        "by the Gaussian process. Without fixed options, `instant` answers as the global posterior does.",
+        description="Work of the fit. `full`, the default: the gradient steps that the global posterior's record "
+        "has; with several questions, enough for each input to come once. `fast`: two steps on "
+        "batches of at least 16. `instant`: no step; only the classes are learned, by the Gaussian process. Without "
+        "fixed options, `instant` answers as the global posterior does.",
     )
     steps: int | None = Field(default=None, ge=1, description="Gradient steps.")
     learning_rate: float | None = Field(default=None, gt=0, le=1, description="Learning rate of AdamW.")

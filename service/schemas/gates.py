@@ -22,6 +22,11 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+_FEEDBACK_EXAMPLE: dict[str, Any] = {
+    "feedback": [{"prediction_id": "pred_0123456789abcdef0123456789abcdef", "label": "billing"}]
+}
+
+
 def _kind_of_question(value: Any) -> str | None:
     kinds: dict[type, str] = {str: "<name>", int: "<index>", type(None): "<none>"}
     return kinds.get(type(value))
@@ -107,7 +112,7 @@ class CertificateReport(WireModel):
     error_upper_bound: float | None = None
     about_n_more_labels: int | None = Field(
         default=None,
-        description="Estimate of the missing labels if not certified; absent if more labels of "
+        description="Estimate of the missing labels if not certified; null if more labels of "
         "this kind do not help.",
     )
 
@@ -196,6 +201,8 @@ class FeedbackRow(WireModel):
 
 class FeedbackRequest(WireModel):
     """Labels of predictions, in the order in which they became known."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_FEEDBACK_EXAMPLE]})
 
     feedback: list[FeedbackRow] = Field(min_length=1, description="At most `max_inputs`.")
 

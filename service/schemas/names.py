@@ -34,6 +34,8 @@ class PutNameRequest(WireModel):
 class RollbackRequest(WireModel):
     """Point a name to the adapter of an earlier version."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 1, "note": "more errors since"}]})
+
     version: int = Field(ge=1, description="Number of that version.")
     if_version: IfVersion = None
     note: Note = None

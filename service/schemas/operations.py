@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from service.schemas.adapters import BaseInfo
+from service.schemas.fields import ErrorCode
 from service.schemas.wire import WireModel
 
 
@@ -90,7 +91,8 @@ class LimitsReport(WireModel):
         description="Most seconds of work, by price, that wait or run for each worker; more gets 429."
     )
     deadline_seconds: float = Field(
-        description="A request that an idle worker would take longer for gets 422, `price_exceeds_deadline`."
+        description="A request that an idle worker would take over 1.5 times as long for gets 422, "
+        "`price_exceeds_deadline`."
     )
     long_deadline_seconds: float = Field(
         description="The same for a request for an adapter with `wait_ms`, which goes on without its client."
@@ -136,7 +138,7 @@ class Health(WireModel):
 class ErrorBody(WireModel):
     """Why a request was refused or failed."""
 
-    code: str = Field(description="Stable name of the error.")
+    code: ErrorCode
     message: str
     param: str | None = Field(description="The field that is wrong.")
     request_id: str

@@ -44,7 +44,7 @@ CLEAR = "every request succeeds or gets a retryable error with Retry-After"
         (outcome(422, code="invalid_request", retry=True), {}, [CLEAR]),
         (outcome(0, code="ReadError"), {}, [CLEAR]),
         (outcome(0, code="ReadError"), {"lost_connections": True}, []),
-        (outcome(500, code="store_failed"), {"also": ["store_failed"]}, []),
+        (outcome(507, code="store_failed", retry=True), {}, []),
     ],
 )
 def test_what_is_no_clear_answer_is_found(found: Outcome, options: Any, expected: list[str]) -> None:

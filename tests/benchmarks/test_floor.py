@@ -44,3 +44,15 @@ def test_a_prediction_counts_the_trunk_once_and_the_rest_by_sample():
     each = tokens * 2 * (PARAMETERS + RANK * 2 * D) + scored * D * VOCABULARY
     each -= (tokens - scored) * (PARAMETERS - 2 * D * KV + RANK * 2 * D)
     assert multiplications(shapes.prediction(PROMPTS, samples)) == tokens * 3 * PARAMETERS + samples * each
+
+
+def test_samples_of_the_readout_add_its_own_rank_r_products_alone():
+    modules = ("q", "down")
+    everywhere, readout = (
+        Shapes(LINEARS, (3, 2), (D, VOCABULARY), modules, RANK, (4, 2), readout=kind)
+        for kind in (False, True)
+    )
+    scored, samples = scored_positions(PROMPTS), 5
+    mean = multiplications(everywhere.prediction(PROMPTS, 1))
+    added = samples * scored * RANK * (INNER + D)
+    assert multiplications(readout.prediction(PROMPTS, samples)) == mean + added

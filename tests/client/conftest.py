@@ -27,3 +27,16 @@ def shared_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
     running = Embedded(Server(tmp_path_factory.mktemp("data")).app)
     yield running
     running.close()
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the list of the seconds that clients would have slept."""
+    seconds: list[float] = []
+
+    async def asleep(delay: float) -> None:
+        seconds.append(delay)
+
+    monkeypatch.setattr("time.sleep", seconds.append)
+    monkeypatch.setattr("asyncio.sleep", asleep)
+    return seconds

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from pydantic import create_model
 
-from abmll_client import calls, gate_results, models
+from abmll_client import calls, events, gate_results, models
 from abmll_client.arguments import (
     AdaptFields,
     CalibrateFields,
@@ -16,7 +18,9 @@ from abmll_client.arguments import (
     PredictFields,
     TeachFields,
 )
+from abmll_client.errors import STATUS_OF_CODE
 from service import schemas
+from service.errors import error_kinds
 from service.gating import decisions
 
 MODELS = sorted(
@@ -24,6 +28,18 @@ MODELS = sorted(
     for name in models.__all__
     if inspect.isclass(getattr(models, name)) and getattr(models, name) is not models.Answer
 )
+
+
+# Codes that a later server may have more of: the client reads any text there.
+OPEN = ("ErrorCode", "ReasonCode")
+
+
+def opened(name: str, schema: Any) -> Any:
+    """Return the schema of a field with any text in place of a code that may get more values."""
+    codes = [f"#/$defs/{code}" for code in OPEN]
+    if isinstance(schema, dict) and (schema.get("$ref") in codes or (name == "code" and "enum" in schema)):
+        return {"title": name.title(), "type": "string"}
+    return schema
 
 
 def shape(schema: Any, *, of_names: bool = False) -> Any:
@@ -35,11 +51,15 @@ def shape(schema: Any, *, of_names: bool = False) -> Any:
         return [shape(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if of_names:
+        schema = {name: opened(name, value) for name, value in schema.items() if name not in OPEN}
     left_out = () if of_names else ("description", "examples")
     return {
         key: shape(value, of_names=not of_names and key in ("properties", "$defs"))
         for key, value in schema.items()
-        if key not in left_out and (key, value) != ("additionalProperties", False)
+        if key not in left_out
+        and (key, value) != ("additionalProperties", False)
+        and not (key == "$defs" and set(value) <= set(OPEN))
     }
 
 
@@ -76,7 +96,8 @@ def test_there_are_records_only_of_what_the_client_reads() -> None:
         if get_origin(call) is calls.Call
     }
     assert len(answers) == 19
-    read = {models.ErrorResponse, *answers}
+    of_events = {get_type_hints(kind)["data"] for kind in get_args(events.StreamEvent)}
+    read = {models.ErrorResponse, *answers, *of_events}
     nested = {name for model in read for name in model.model_json_schema().get("$defs", {})}
     assert {model.__name__ for model in read} | nested == set(MODELS)
 
@@ -103,3 +124,13 @@ def test_a_gates_reasons_are_the_servers_words_in_its_order() -> None:
     ours = [getattr(gate_results, name) for name in names]
     assert ours == [getattr(decisions, name) for name in names]
     assert ours == [reason for reason in decisions.REASONS if reason in ours]
+
+
+def test_the_error_of_an_event_has_the_status_of_an_answer_with_its_code() -> None:
+    assert {kind.code: kind.status for kind in error_kinds()} == STATUS_OF_CODE
+
+
+def test_the_client_reads_every_event_that_the_server_documents() -> None:
+    page = (Path(__file__).parents[2] / "docs/streaming.md").read_text("utf-8")
+    names = {get_args(get_type_hints(kind)["name"])[0] for kind in get_args(events.StreamEvent)}
+    assert names | {"error"} == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

@@ -12,10 +12,8 @@ import pytest
 
 from abmll_client import AsyncClient, Client, NotFoundError
 from tests.client.conftest import OPTIONS, SUPPORT, Server
-from tests.client.test_client import refusal, slept, transport
+from tests.client.transports import refusal, transport
 from tests.service.engine.test_refining import SteppingWorker
-
-__all__ = ["slept"]
 
 
 @pytest.fixture

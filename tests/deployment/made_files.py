@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from handbook.lines import wrap
 from tests.deployment.tools import DOCKER, ROOT, exported, template
 
 METRICS_PAGE = ROOT / "docs/metrics.md"
@@ -25,7 +26,7 @@ def metrics_page() -> str:
         for metric in exported()
         if metric.bounds
     ]
-    return "\n".join(
+    page = "\n".join(
         [
             "# Metrics",
             "",
@@ -40,7 +41,7 @@ def metrics_page() -> str:
             "labels are known before they come is there from the start, at 0; another appears with its first",
             "value. Counters begin anew when the server starts. `_created` is when a counter or a histogram was",
             "made. `process_*` are the memory, the processor time, the start and the open files of the server's",
-            "process.",
+            "process. Four series `vllm:*` are for [gateways](scaling.md#gateways-that-read-metrics).",
             "",
             "The upper bounds of the histograms' buckets:",
             "",
@@ -48,6 +49,7 @@ def metrics_page() -> str:
             "",
         ]
     )
+    return wrap(page)
 
 
 def manifest() -> str:

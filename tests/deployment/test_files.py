@@ -14,7 +14,10 @@ import compose_spec
 import kubernetes_validate
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from model_store.posteriors import load_posterior, shipped_posteriors
+from service.cli.main import app
 from service.settings import Settings
 from tests.deployment.tools import CHART, DOCKER, ROOT, TOOLS
 from tests.test_packaging import PYPROJECT, README, runtime
@@ -97,6 +100,28 @@ def test_compose_has_a_service_for_cpu_and_one_for_gpu() -> None:
         )
     devices = COMPOSE["services"]["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]
+
+
+def test_an_earlier_posterior_lies_on_the_volume_and_can_be_named(tmp_path: Path) -> None:
+    """What the page on upgrades says: a new image has not the folder of the old default."""
+    page = (ROOT / "docs/upgrades.md").read_text("utf-8")
+    (folder,) = set(re.findall(r"posterior: (/[\w/]+)/POSTERIOR", page))
+    assert folder.startswith(f"{runtime('VOLUME')}/")
+    assert f"--out {folder}/$POSTERIOR" in page
+    assert f"ABMLL_POSTERIOR={folder}/POSTERIOR" in page
+    given = interpolated({"ABMLL_POSTERIOR": f"{folder}/x", "ABMLL_ALSO_POSTERIORS": "y,z"})
+    for name in OURS:
+        environment = given["services"][name]["environment"]
+        values = {k.removeprefix("ABMLL_").lower(): v for k, v in environment.items() if v}
+        assert Settings(**values).posterior == f"{folder}/x"
+        assert Settings(**values).other_posteriors == ["y", "z"]
+        empty = interpolated({})["services"][name]["environment"]
+        assert Settings(posterior=empty["ABMLL_POSTERIOR"]).posterior is None
+    id = shipped_posteriors()[0]
+    publish = ["posterior", "publish", id, "--out", str(tmp_path / id)]
+    assert CliRunner().invoke(app, publish).exit_code == 0
+    copy = load_posterior(tmp_path / id).manifest
+    assert (copy.id, copy.digest) == (id, load_posterior(id).manifest.digest)
 
 
 def test_every_compose_service_is_confined_and_on_this_machine_alone() -> None:

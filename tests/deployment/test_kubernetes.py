@@ -12,7 +12,7 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 
 from service.settings import Settings
 from tests.deployment.made_files import MANIFEST, manifest
-from tests.deployment.tools import CHART, lost, render, run_tool, template
+from tests.deployment.tools import CHART, DOCKER, lost, render, run_tool, template
 from tests.test_packaging import PYPROJECT, runtime
 
 OLDEST = "1.29"  # kubeVersion of the chart
@@ -31,7 +31,11 @@ ALL: dict[str, Any] = {
     "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
     "service": {"sessionAffinity": "ClientIP"},
     "autoscaling": {"enabled": True},
-    "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
+    "serviceAccountName": "abmll",
+    "networkPolicy": {
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.5/32"}}], "ports": [{"port": 9000}]}],
+    },
     "monitoring": {"serviceMonitor": True, "rules": True, "dashboard": False, "labels": {"release": "p"}},
     "podLabels": {"team": "a"},
     "podAnnotations": {"note": "b"},
@@ -123,6 +127,7 @@ def test_the_schema_and_the_defaults_name_the_same_values() -> None:
         ({"replica": 2}, "replica"),
         ({"settings": {"port": 9000}}, "port"),
         ({"settings": {"Device": "cpu"}}, "Device"),
+        ({"settings": {"ssl_certfile": "/tmp/cert.pem"}}, "ssl_certfile"),
         ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
         ({"persistence": {"size": "ten"}}, "size"),
         ({"replicas": 2}, "separateStores: true"),
@@ -238,6 +243,45 @@ def test_adapters_are_on_a_disk_that_outlives_the_pod() -> None:
     assert retention == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
+def gibibytes(quantity: str) -> float:
+    assert quantity.endswith("Gi")
+    return float(quantity.removesuffix("Gi"))
+
+
+def test_what_a_server_may_fill_leaves_half_of_its_disk_for_base_and_adapters() -> None:
+    """The defaults of the server alone would fill more than the disks that these files ask for."""
+    sizes = []
+    made = [*render().values(), *yaml.safe_load_all((DOCKER / "ray.yaml").read_text())]
+    for document in [*made, *yaml.safe_load_all((DOCKER / "kserve.yaml").read_text())]:
+        if document["kind"] == "StatefulSet":
+            (claim,) = document["spec"]["volumeClaimTemplates"]
+            sizes.append(claim["spec"]["resources"]["requests"]["storage"])
+        elif document["kind"] == "PersistentVolumeClaim":
+            sizes.append(document["spec"]["resources"]["requests"]["storage"])
+    bounds = yaml.safe_load((CHART / "values.yaml").read_text())["settings"]
+    bytes_ = bounds["max_stored_file_bytes"] + bounds["store_cache_bytes"]
+    assert len(sizes) == 3
+    assert all(gibibytes(size) * 2**30 >= 2 * bytes_ for size in sizes)
+    for name, value in bounds.items():
+        assert environment_of(render())[f"ABMLL_{name.upper()}"]["value"] == str(value)
+        assert value < Settings.model_fields[name].default
+    for file in ("ray.yaml", "kserve.yaml"):
+        text = (DOCKER / file).read_text()
+        assert f'ABMLL_MAX_STORED_FILE_BYTES, value: "{bounds["max_stored_file_bytes"]}"' in text
+
+
+def test_pods_have_names_of_their_own_and_are_scraped_once() -> None:
+    made = render({"monitoring": {"serviceMonitor": True}})
+    named = made["HeadlessService"]
+    assert made["StatefulSet"]["spec"]["serviceName"] == named["metadata"]["name"]
+    assert named["spec"]["selector"] == made["Service"]["spec"]["selector"]
+    assert named["spec"]["ports"][0]["targetPort"] == made["Service"]["spec"]["ports"][0]["targetPort"]
+    (excluded,) = made["ServiceMonitor"]["spec"]["selector"]["matchExpressions"]
+    assert excluded["operator"] == "DoesNotExist"
+    assert excluded["key"] in named["metadata"]["labels"]
+    assert excluded["key"] not in made["Service"]["metadata"]["labels"]
+
+
 def test_keys_are_mounted_read_only_where_there_are_any() -> None:
     pod = pod_of(render(ALL))
     (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "keys"]
@@ -268,6 +312,19 @@ def test_network_is_closed_but_for_what_is_named() -> None:
     assert {entry["port"] for rule in spec["egress"] for entry in rule["ports"]} == {53, 443}
     closed = render({"networkPolicy": {"from": [], "fetch": False}})["NetworkPolicy"]["spec"]
     assert {"ingress", "egress"}.isdisjoint(closed)
+
+
+def test_a_pod_may_reach_what_is_named_without_reaching_the_internet() -> None:
+    own = ALL["networkPolicy"]["egress"]
+    rules = render({"networkPolicy": {"fetch": False, "egress": own}})["NetworkPolicy"]["spec"]["egress"]
+    assert {entry["port"] for entry in rules[0]["ports"]} == {53}
+    assert rules[1:] == own
+    assert render(ALL)["NetworkPolicy"]["spec"]["egress"][1:] == own
+
+
+def test_the_account_of_the_pod_may_be_chosen() -> None:
+    assert pod_of(render(ALL))["serviceAccountName"] == "abmll"
+    assert "serviceAccountName" not in pod_of(render())
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -20,7 +20,9 @@ from tests.deployment.tools import DOCKER, ROOT
 from tests.test_packaging import PYPROJECT, runtime
 
 TEXT = (DOCKER / "ray.yaml").read_text("utf-8")
-MADE = {document["kind"]: document for document in yaml.safe_load_all(TEXT)}
+DOCUMENTS = list(yaml.safe_load_all(TEXT))
+MADE = {document["kind"]: document for document in DOCUMENTS}
+POLICIES = {d["metadata"]["name"]: d["spec"] for d in DOCUMENTS if d["kind"] == "NetworkPolicy"}
 CLUSTER = MADE["RayCluster"]
 HEAD = CLUSTER["spec"]["headGroupSpec"]
 (GROUP,) = CLUSTER["spec"]["workerGroupSpecs"]
@@ -92,8 +94,8 @@ def test_the_cluster_follows_kuberays_schema() -> None:
 
 @pytest.mark.parametrize("at", ["1.29", kubernetes_validate.latest_version()])
 def test_the_rest_and_the_clusters_pods_follow_kubernetes_schema(at: str) -> None:
-    for kind, document in MADE.items():
-        if kind != "RayCluster":
+    for document in DOCUMENTS:
+        if document["kind"] != "RayCluster":
             kubernetes_validate.validate(document, at, strict=True)
     for template in (HEAD["template"], GROUP["template"]):
         pod = {"apiVersion": "v1", "kind": "Pod", **template}
@@ -135,7 +137,7 @@ def test_every_part_has_the_token_and_the_same_ray() -> None:
 
 
 def test_only_the_cluster_and_the_server_reach_rays_ports() -> None:
-    policy = MADE["NetworkPolicy"]["spec"]
+    policy = POLICIES["abmll-ray"]
     label = "app.kubernetes.io/name"
     own = policy["podSelector"]["matchLabels"][label]
     for template in (HEAD["template"], GROUP["template"]):
@@ -144,6 +146,36 @@ def test_only_the_cluster_and_the_server_reach_rays_ports() -> None:
     front = MADE["Deployment"]["spec"]["template"]["metadata"]["labels"][label]
     assert [peer["podSelector"]["matchLabels"][label] for peer in rule["from"]] == [own, front]
     assert MADE["Service"]["spec"]["selector"][label] == front
+
+
+def test_the_server_has_keys_and_is_reached_from_its_namespace_alone() -> None:
+    names = environment(FRONT)
+    (mount,) = [m for m in FRONT["containers"][0]["volumeMounts"] if m["name"] == "keys"]
+    assert mount["readOnly"] is True
+    assert names["ABMLL_KEYS_FILE"]["value"] == f"{mount['mountPath']}/keys.json"
+    (volume,) = [v for v in FRONT["volumes"] if v["name"] == "keys"]
+    assert f"create secret generic {volume['secret']['secretName']} --from-file=keys.json" in TEXT
+    policy = POLICIES["abmll-front"]
+    labels = MADE["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"podSelector": {}}]
+    ports = [entry["name"] for entry in FRONT["containers"][0]["ports"]]
+    assert [entry["port"] for entry in rule["ports"]] == ports
+
+
+@pytest.mark.parametrize("access", ["ABMLL_KEYS_FILE", "ABMLL_INSECURE"])
+def test_every_file_that_starts_the_image_says_who_may_use_it(access: str) -> None:
+    """The image listens on all addresses, and refuses to do so with neither."""
+    files = {"ray.yaml", "kserve.yaml", "kubernetes.yaml", "compose.yaml"}
+    saying = {name for name in files if re.search(rf"\b{access}\b[:,]", (DOCKER / name).read_text())}
+    assert (
+        saying
+        == {
+            "ABMLL_KEYS_FILE": {"ray.yaml", "compose.yaml"},
+            "ABMLL_INSECURE": {"kserve.yaml", "kubernetes.yaml", "compose.yaml"},
+        }[access]
+    )
 
 
 def test_the_server_is_probed_drained_and_confined_as_the_chart_does() -> None:

@@ -45,13 +45,20 @@ def template(values: Mapping[str, Any] | None = None) -> subprocess.CompletedPro
 
 
 def render(values: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """Return what the chart makes of these values, by kind. No kind comes twice."""
+    """Return what the chart makes of these values, by kind; the Service of the pods' names as
+    `HeadlessService`. No kind comes twice.
+    """
     done = template(values)
     assert done.returncode == 0, done.stderr
     made = [document for document in yaml.safe_load_all(done.stdout) if document]
-    by_kind = {document["kind"]: document for document in made}
+    by_kind = {_kind(document): document for document in made}
     assert len(by_kind) == len(made)
     return by_kind
+
+
+def _kind(document: Mapping[str, Any]) -> str:
+    headless = document["spec"].get("clusterIP") == "None" if "spec" in document else False
+    return f"Headless{document['kind']}" if headless else document["kind"]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,18 @@ def test_the_python_of_a_page_runs(
     page: str, url: str, linked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(linked)
+    run_python(page, url)
+
+
+def test_the_page_on_certificates_runs_again(url: str, linked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It deletes its adapter, with the calibration, whose labels count once."""
+    monkeypatch.chdir(linked)
+    for _ in range(2):
+        run_python("certify-a-gate.md", url)
+
+
+def run_python(page: str, url: str) -> None:
+    """Run the Python blocks of a page in their order."""
     names: dict[str, object] = {"url": url}
     for number, block in enumerate(blocks(page, "python")):
         exec(compile(block.text.replace("http://localhost:8000", url), f"{page} {number}", "exec"), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     found = Terminal()
-    monkeypatch.setattr(meta_train, "console", found.console())
-    monkeypatch.setattr(evaluate_command, "console", found.console())
+    for command in (meta_train, evaluate_command):
+        monkeypatch.setattr(command, "console", found.console())
+        monkeypatch.setattr(command, "err", found.console())
     monkeypatch.setattr(failures, "_err", found.console())
     return found
 
@@ -58,9 +60,10 @@ def test_a_failure_is_shown_as_it_is(terminal: Terminal) -> None:
     terminal.check(1)
 
 
-def test_a_training_shows_its_tasks_and_folders_as_they_are(
-    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of two visits, of which only the second is reported."""
+
     class Run:
         id = WILD
         meta = type("Meta", (), {"visits": 2})
@@ -75,13 +78,12 @@ def test_a_training_shows_its_tasks_and_folders_as_they_are(
     monkeypatch.setattr(TrainingConfig, "read", lambda path: Run)
     monkeypatch.setattr("lab.training.run.run_training", train)
     monkeypatch.setattr("model_store.posteriors.save_posterior", lambda *_: None)
-    meta_train.meta_train(tmp_path, tmp_path / WILD)
-    terminal.check(4)  # the bar's name and task, the posterior's id and folder
 
 
-def test_a_study_shows_its_cells_and_folders_as_they_are(
-    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of one cell."""
+
     class Study:
         id = WILD
 
@@ -91,5 +93,33 @@ def test_a_study_shows_its_cells_and_folders_as_they_are(
     monkeypatch.setattr(EvaluationConfig, "read", lambda path: Study)
     monkeypatch.setattr("lab.evaluation.run.run_evaluation", run)
     monkeypatch.setattr("lab.evaluation.results.write_report", lambda study, folder, command: folder)
+
+
+def test_a_training_shows_its_tasks_and_folders_as_they_are(
+    terminal: Terminal, tmp_path: Path, training: None
+) -> None:
+    meta_train.meta_train(tmp_path, tmp_path / WILD)
+    terminal.check(4)  # the bar's name and task, the posterior's id and folder
+
+
+def test_a_study_shows_its_cells_and_folders_as_they_are(
+    terminal: Terminal, tmp_path: Path, study: None
+) -> None:
     evaluate_command.evaluate(tmp_path, tmp_path / WILD)
     terminal.check(4)  # the bar's name and cell, which has two names, and the folder
+
+
+def test_without_a_terminal_there_is_a_line_at_the_start_and_for_each_step(
+    tmp_path: Path, training: None, study: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", re.MULTILINE)
+    meta_train.meta_train(tmp_path, tmp_path / "run")
+    assert times.sub("", capsys.readouterr().err).splitlines() == [
+        f"meta-training {SAFE}: 2 visits, into {tmp_path / 'run'}",
+        f"visit 2 of 2: {SAFE}, inner loss (last 20) 1.000",
+    ]
+    evaluate_command.evaluate(tmp_path, tmp_path / "run")
+    assert times.sub("", capsys.readouterr().err).splitlines() == [
+        f"evaluating {SAFE}, into {tmp_path / 'run'}",
+        f"cell 1 of 1: {SAFE} {SAFE} k=4 seed 1",
+    ]

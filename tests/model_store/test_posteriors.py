@@ -215,7 +215,7 @@ def test_each_base_with_a_posterior_has_a_default_that_is_named(tmp_path: Path) 
         assert load_posterior(id).manifest.base.id == base
 
 
-@pytest.mark.parametrize("other", ["smollm2-135m-zzz", "smollm2-135m-all-tasks-v6", "zz-9", "a"])
+@pytest.mark.parametrize("other", ["smollm2-135m-zzz", "smollm2-135m-all-tasks-v7", "zz-9", "a"])
 def test_a_posterior_that_is_added_does_not_become_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from service.api.app import create_app
 from service.engine.build import open_tenant
-from service.engine.engine import Engine, State
+from service.engine.engine import Engine
+from service.engine.life import State
 from service.engine.stores import stores_of
 from service.executors.inline import inline_executor
 from service.gating.keeper import GateKeeper
@@ -25,7 +26,7 @@ from service.settings import Settings
 from tests.service.fakes import FakeWorker
 
 # A long run shares the machine with other work: only what is stuck takes that long.
-SCENARIO_SECONDS = 30 if os.environ.get("EXAMPLES") is None else 300
+SCENARIO_SECONDS = 60 if os.environ.get("EXAMPLES") is None else 300
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
@@ -109,6 +110,12 @@ class Server:
 
         self.run(scenario)
         return answers[0]
+
+
+def pass_time(seconds: float) -> None:
+    """Move the clock of this event loop on. A deadline is then passed, however slow the machine is."""
+    loop = asyncio.get_running_loop()
+    loop.time = partial(lambda now: now() + seconds, loop.time)  # type: ignore[method-assign]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -25,7 +25,7 @@ def test_errors_survive_pickling_whole(kind: type[ServiceError]) -> None:
 def test_codes_are_different_and_retryable_means_slow_busy_or_unavailable() -> None:
     kinds = [kind for kind in all_errors() if kind is not ServiceError]
     assert len({kind.code for kind in kinds}) == len(kinds)
-    assert {kind.status for kind in kinds if kind.retryable} == {408, 429, 500, 503, 504}
+    assert {kind.status for kind in kinds if kind.retryable} == {408, 429, 503, 504, 507}
 
 
 @pytest.mark.parametrize(

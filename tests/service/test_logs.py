@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import httpx
@@ -124,3 +126,19 @@ def test_counters_whose_labels_are_known_are_there_from_the_start() -> None:
     assert "process_" not in page
     metrics.show_process()
     assert "process_resident_memory_bytes" in metrics.render().decode()
+
+
+def test_the_disk_is_shown_as_it_is_now_and_as_no_number_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    metrics.show_disk(tmp_path)
+    for free in (70, 30):
+        usage = SimpleNamespace(total=100, free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        page = metrics.render().decode()
+        assert f"abmll_disk_free_bytes {free}.0" in page
+        assert "abmll_disk_bytes 100.0" in page
+    monkeypatch.undo()
+    metrics.show_disk(tmp_path / "none")
+    assert "abmll_disk_free_bytes NaN" in metrics.render().decode()

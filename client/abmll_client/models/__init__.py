@@ -57,6 +57,8 @@ from abmll_client.models.operations import (
     WorkedPrice,
 )
 from abmll_client.models.predictions import (
+    AdapterFound,
+    AdaptStep,
     AnswerCluster,
     Cache,
     GateReport,
@@ -72,9 +74,11 @@ from abmll_client.models.predictions import (
 
 __all__ = [
     "AccuracyEstimate",
+    "AdaptStep",
     "AdaptationError",
     "Adapter",
     "AdapterComparison",
+    "AdapterFound",
     "AdapterList",
     "AdapterProgress",
     "AdapterQuestion",

@@ -131,3 +131,19 @@ class PredictResponse(Answer):
     refines_to: str | None = None  # the adapter that is made now in the background (`adapt.refine`)
     timings: Timings
     request_id: str
+
+
+class AdaptStep(Answer):
+    """In a stream: one gradient step is made."""
+
+    step: int  # from 1
+    steps: int
+    loss: float  # mean of the step, in nats an example
+
+
+class AdapterFound(Answer):
+    """In a stream: the adapter is there."""
+
+    adapter_id: str
+    cache: Cache
+    warnings: list[str]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from service.bulk.records import Status
 from service.schemas import WireModel
@@ -14,6 +14,11 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 3600, 2_592_000
 """Bounds of how long a file may be stored, as OpenAI has them."""
 MAX_WINDOW_HOURS = 720
 
+_CREATE_EXAMPLE: dict[str, Any] = {
+    "input_file_id": "file-0123456789abcdef0123456789abcdef",
+    "endpoint": "/v1/predict",
+    "completion_window": "24h",
+}
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Value = Annotated[str, StringConstraints(max_length=512)]
 
@@ -64,6 +69,8 @@ class ExpiresAfter(WireModel):
 
 class CreateBatchRequest(WireModel):
     """Send every row of a file to a path of this server."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CREATE_EXAMPLE]})
 
     input_file_id: str = Field(description="Id of a file with the purpose `batch`.")
     endpoint: str = Field(

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict
 @router.post(
     "/adapters/{adapter_id}/diagnose",
     response_model_exclude_none=True,
-    responses=documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504),
+    responses=documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504, 507),
 )
 async def diagnose_adapter(
     adapter_id: str, request: Request, body: schemas.DiagnoseRequest | None = None

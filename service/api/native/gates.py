@@ -16,7 +16,7 @@ from service.errors import LimitExceededError, over_limit
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1/adapters/{adapter_id}", route_class=JsonRoute, tags=["calibrated gates"])
-_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
+_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 @router.post("/calibrate", responses=_WORK_ERRORS, response_model_exclude_none=True)
@@ -29,7 +29,7 @@ async def calibrate(adapter_id: str, body: schemas.CalibrateRequest, request: Re
     """
     _check_count(request, "examples", len(body.examples or ()))
     _check_count(request, "cases", len(body.cases or ()))
-    work = engine_of(request).calibrate(calibrate_request(adapter_id, body))
+    work = engine_of(request).calibrations.add(calibrate_request(adapter_id, body))
     return calibration_object(await unless_disconnected(request, work))
 
 
@@ -44,11 +44,11 @@ async def get_calibration(
 
     An adapter of cases has one for each of its questions: `question` names one of them.
     """
-    views = await engine_of(request).calibrations(adapter_id, question)
+    views = await engine_of(request).calibrations.views(adapter_id, question)
     return calibration_object(views[0]) if question is not None else calibrations_object(adapter_id, views)
 
 
-@router.delete("/calibration", responses=documented_errors(404, 422, 500))
+@router.delete("/calibration", responses=documented_errors(404, 422, 500, 507))
 async def delete_calibration(
     adapter_id: str, request: Request, question: _Question = None
 ) -> schemas.DeletedCalibration:
@@ -56,12 +56,14 @@ async def delete_calibration(
 
     Of an adapter of cases that is those of all its questions, or of the one that `question` names.
     """
-    await engine_of(request).delete_calibration(adapter_id, question)
+    await engine_of(request).calibrations.delete(adapter_id, question)
     return schemas.DeletedCalibration(adapter_id=adapter_id)
 
 
 @router.post(
-    "/feedback", responses=documented_errors(400, 404, 413, 415, 422, 500), response_model_exclude_none=True
+    "/feedback",
+    responses=documented_errors(400, 404, 413, 415, 422, 500, 507),
+    response_model_exclude_none=True,
 )
 async def feedback(
     adapter_id: str, body: schemas.FeedbackRequest, request: Request
@@ -73,7 +75,7 @@ async def feedback(
     """
     _check_count(request, "feedback", len(body.feedback))
     labels = [(row.prediction_id, row.label) for row in body.feedback]
-    outcome = await engine_of(request).feedback(adapter_id, labels)
+    outcome = await engine_of(request).calibrations.label(adapter_id, labels)
     return feedback_response(outcome)
 
 

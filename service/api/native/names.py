@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model_store.adapters.names import NameHistory, Version
 
 router = APIRouter(prefix="/v1/names", route_class=JsonRoute, tags=["names"])
-_CHANGE_ERRORS = documented_errors(400, 404, 409, 413, 415, 422, 500, 503)
+_CHANGE_ERRORS = documented_errors(400, 404, 409, 413, 415, 422, 500, 503, 507)
 
 
 @router.put("/{name}", responses=_CHANGE_ERRORS, response_model_exclude_none=True)
@@ -73,7 +73,7 @@ async def rollback_name(name: str, body: schemas.RollbackRequest, request: Reque
     return name_object(history, {history.versions[-1].adapter_id})
 
 
-@router.delete("/{name}", responses=documented_errors(404, 422, 500))
+@router.delete("/{name}", responses=documented_errors(404, 422, 500, 507))
 async def delete_name(name: str, request: Request) -> schemas.DeletedName:
     """Delete a name with its versions. The adapters stay, and its numbers do not come again."""
     engine = engine_of(request)

@@ -17,7 +17,7 @@ from service.api.native.rendering import adapter_object, create_response
 from service.api.native.typed_answers import decide_response
 from service.engine.long_adaptations import LongAdaptation
 
-_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504)
+_WORK_ERRORS = documented_errors(400, 404, 413, 415, 422, 429, 500, 503, 504, 507)
 router = APIRouter(prefix="/v1", route_class=JsonRoute, tags=["adapt and predict"])
 
 
@@ -77,7 +77,7 @@ async def get_adapter(adapter_id: str, request: Request) -> Response:
     return _json(adapter_object(adapter.manifest, adapter.diagnosis), 200)
 
 
-@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 409, 422, 500))
+@router.delete("/adapters/{adapter_id}", responses=documented_errors(404, 409, 422, 500, 507))
 async def delete_adapter(adapter_id: str, request: Request) -> schemas.DeletedAdapter:
     """Delete an adapter, on disk too, if no name points to it. Requests that are using it finish."""
     await engine_of(request).delete_adapter(adapter_id)

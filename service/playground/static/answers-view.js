@@ -1,5 +1,6 @@
 // The answers about one input: bars, how sure they are, the decision and why, and the right answer.
 import { isTeachable, teach } from "./actions.js";
+import { gatesOf } from "./calibration.js";
 import { withAnswer } from "./cases-view.js";
 import { decide } from "./gate.js";
 import { html, useState } from "./htm-preact.js";
@@ -9,14 +10,15 @@ import { setRow } from "./store.js";
 const MOST_BARS = 8;
 
 export function Answers({ row, state }) {
+  const gates = gatesOf(state);
   return html`<div class="answers" role="region" aria-label="Answers about the selected input">
     <blockquote>${row.input}</blockquote>
     ${row.taught && html`<p class="stale">This input is a case now. It no longer counts in the curve: what was learned from proves nothing.</p>`}
     ${row.problem && html`<p class="problems" role="alert">${row.problem}</p>`}
-    ${state.questions.map((question) => html`<${Answer} key=${question.id} question=${question} row=${row} gate=${state.gate} />`)}
+    ${state.questions.map((question) => html`<${Answer} key=${question.id} question=${question} row=${row} gate=${gates[question.id]} />`)}
     ${!row.taught && html`<div class="bar">
       <button type="button" class=${isTeachable(row) ? "main" : ""} disabled=${!isTeachable(row) || !!state.busy} onClick=${() => teach(row.id)}>Make it a case</button>
-      <span class="hint">Labels draw the curve below. Cases teach the next version.</span>
+      <span class="hint">Labels draw the curve and calibrate the gate. Cases teach the next version.</span>
     </div>`}
   </div>`;
 }
@@ -38,7 +40,7 @@ function Answer({ question, row, gate }) {
   </div>`;
 }
 
-function Bars({ decided, known }) {
+export function Bars({ decided, known }) {
   const [all, setAll] = useState(false);
   const { options, probabilities, top, details } = decided;
   const order = options.map((_, i) => i);

@@ -1,6 +1,7 @@
 // The page: its header, its sections, and files that are dropped on them.
-import { connect, useKey } from "./actions.js";
 import { Cases } from "./cases-view.js";
+import { Check } from "./check-view.js";
+import { Compare } from "./compare-view.js";
 import { Gate } from "./gate-view.js";
 import { html, render, useEffect, useState } from "./htm-preact.js";
 import { Import } from "./import-view.js";
@@ -8,6 +9,7 @@ import { Inputs } from "./inputs-view.js";
 import { Learn } from "./learn-view.js";
 import { Problems } from "./parts.js";
 import { Questions } from "./questions-view.js";
+import { connect, useKey } from "./session.js";
 import { Snippets } from "./snippets-view.js";
 import { emptyState, exampleState, set, useStore } from "./store.js";
 
@@ -15,7 +17,7 @@ function App() {
   const state = useStore();
   const [target, setTarget] = useState(null);
   const [over, setOver] = useState("");
-  const openImport = (part) => setTarget({ part });
+  const openImport = (part, options) => setTarget({ part, ...options });
   useEffect(() => void connect(), []);
   const drops = (part) => ({
     class: over === part ? "drop over" : "drop",
@@ -50,10 +52,12 @@ function App() {
         <${Questions} state=${state} />
         <${Cases} state=${state} openImport=${openImport} />
         <${Learn} state=${state} />
+        <${Check} state=${state} />
       </div>
       <div ...${drops("inputs")}>
         <${Inputs} state=${state} openImport=${openImport} />
-        <${Gate} state=${state} />
+        <${Gate} state=${state} openImport=${openImport} />
+        <${Compare} state=${state} />
         <${Snippets} state=${state} />
       </div>
     </div>

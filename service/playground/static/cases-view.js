@@ -1,7 +1,7 @@
 // The table of cases: inputs with right answers.
 import { readDelimited } from "./files.js";
 import { Grid } from "./grid.js";
-import { html, useState } from "./htm-preact.js";
+import { html, useEffect, useState } from "./htm-preact.js";
 import { AnswerSelect, Problems } from "./parts.js";
 import { readAnswer } from "./questions.js";
 import { emptyRow, get, set, setRow } from "./store.js";
@@ -10,7 +10,13 @@ const ROW = 44;
 
 export function Cases({ state, openImport }) {
   const [reveal, setReveal] = useState(null);
-  const { questions, cases, problems } = state;
+  const { questions, cases, problems, shown } = state;
+  useEffect(() => {
+    const at = cases.findIndex((row) => row.id === shown?.id);
+    if (at < 0) return;
+    setReveal(at);
+    focusInput(at);
+  }, [shown]);
   const wrong = problems.filter((p) => p.part === "cases");
   const wrongAt = (row, column) => (wrong.some((p) => p.id === row.id && p.column === column) ? "true" : undefined);
   const columns = [

@@ -22,9 +22,13 @@ export class Client {
   limits = (options) => this.send("GET", "/v1/limits", undefined, options);
   models = (options) => this.send("GET", "/v1/models", undefined, options);
   adapt = (body, options) => this.send("POST", "/v1/adapters", body, options);
+  begin = (body, options) => this.send("POST", "/v1/adapters?wait_ms=0", body, options);
+  cancel = (id, options) => this.send("POST", `/v1/adapters/${segment(id)}/cancel`, undefined, options);
+  adapter = (id, options) => this.send("GET", `/v1/adapters/${segment(id)}`, undefined, options);
   predict = (body, options) => this.send("POST", "/v1/predict", body, options);
   diagnose = (id, body, options) => this.send("POST", `/v1/adapters/${segment(id)}/diagnose`, body, options);
   calibrate = (id, body, options) => this.send("POST", `/v1/adapters/${segment(id)}/calibrate`, body, options);
+  calibration = (id, options) => this.send("GET", `/v1/adapters/${segment(id)}/calibration`, undefined, options);
   feedback = (id, body, options) => this.send("POST", `/v1/adapters/${segment(id)}/feedback`, body, options);
   name = (name, options) => this.send("GET", `/v1/names/${segment(name)}`, undefined, options);
   putName = (name, body, options) => this.send("PUT", `/v1/names/${segment(name)}`, body, options);
@@ -54,8 +58,12 @@ export class Client {
   }
 
   /** Yield `{event, data}` of a streamed prediction. Throws `ServerError` for an `error` event. */
-  async *stream(body, { signal } = {}) {
-    const response = await this.fetchOnce("POST", "/v1/predict", { ...body, stream: true }, signal);
+  stream = (body, options) => this.events("POST", "/v1/predict", { ...body, stream: true }, options);
+  /** Yield `{event, data}` of an adaptation that `begin` began: how far it is, to its end. */
+  follow = (id, options) => this.events("GET", `/v1/adapters/${segment(id)}/events`, undefined, options);
+
+  async *events(method, path, body, { signal } = {}) {
+    const response = await this.fetchOnce(method, path, body, signal);
     if (!response.ok) throw await errorOf(response);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";

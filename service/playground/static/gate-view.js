@@ -1,4 +1,6 @@
 // The gate: a slider, what it answers, and the curve of risk against coverage.
+import { certificatesOf, gatesOf } from "./calibration.js";
+import { Calibration } from "./calibration-view.js";
 import { html, useMemo, useState } from "./htm-preact.js";
 import { curve, outcomes, summary } from "./gate.js";
 import { percent } from "./parts.js";
@@ -8,12 +10,17 @@ const WIDTH = 420;
 const HEIGHT = 190;
 const EDGE = { left: 58, right: 24, top: 10, bottom: 34 };
 
-export function Gate({ state }) {
+export function Gate({ state, openImport }) {
   const [only, setOnly] = useState("");
-  const { gate, questions, inputs } = state;
+  const { gate, questions, inputs, cases, target, version, samples, calibration } = state;
   const known = questions.some((q) => q.id === only) ? only : "";
-  const found = useMemo(() => outcomes(questions, inputs, known), [questions, inputs, known]);
+  const gates = gatesOf(state);
+  const asked = [questions, inputs, known, target, version, samples, calibration];
+  const found = useMemo(() => outcomes(questions, inputs, known, gates), asked);
   const numbers = summary(found, gate);
+  const all = useMemo(() => (version ? certificatesOf(state) : []), [...asked, cases]);
+  const certificates = all.filter(({ id }) => !known || id === known);
+  const certified = certificates.length === 1 ? certificates[0].threshold : undefined;
   return html`<section aria-labelledby="gate-title">
     <h2 id="gate-title"><span class="step" aria-hidden="true">5</span> Gate</h2>
     <p class="hint">Below this confidence an answer abstains, and a person decides.</p>
@@ -26,9 +33,10 @@ export function Gate({ state }) {
     </div>
     <p class="numbers" role="status">${found.length ? sentence(numbers) : "No answers yet."}</p>
     ${numbers.labelled > 0
-      ? html`<${Curve} points=${curve(found)} gate=${gate} text=${sentence(numbers)} />
-        <p class="hint">A confidence that is chosen on a few labels promises nothing about later inputs. A calibrated gate does: see “calibrate” in the documentation.</p>`
+      ? html`<${Curve} points=${curve(found)} numbers=${numbers} certified=${certified} text=${sentence(numbers)} />
+        <p class="hint">A confidence that is chosen on a few labels promises nothing about later inputs. A calibrated gate does.</p>`
       : found.length > 0 && html`<p class="hint">Give right answers to some inputs, and a curve shows how often the given answers are wrong.</p>`}
+    <${Calibration} state=${state} certificates=${certificates} openImport=${openImport} />
   </section>`;
 }
 
@@ -40,12 +48,14 @@ function sentence({ total, given, labelled, givenLabelled, wrong }) {
   return `${answered}; of ${givenLabelled} with a label, ${wrong} ${wrong === 1 ? "is" : "are"} wrong (${percent(wrong / givenLabelled)}).`;
 }
 
-function Curve({ points, gate, text }) {
+function Curve({ points, numbers: { labelled, givenLabelled, wrong }, certified, text }) {
   const most = Math.max(0.1, ...points.map((point) => point.error));
   const top = Math.min(1, Math.ceil(most * 10) / 10);
   const x = (coverage) => EDGE.left + coverage * (WIDTH - EDGE.left - EDGE.right);
   const y = (error) => EDGE.top + (1 - error / top) * (HEIGHT - EDGE.top - EDGE.bottom);
-  const at = points.filter((point) => point.confidence >= gate).at(-1);
+  const lastFrom = (least) => points.filter((point) => point.confidence >= least).at(-1);
+  const at = givenLabelled ? { coverage: givenLabelled / labelled, error: wrong / givenLabelled } : undefined;
+  const accepted = certified === undefined ? undefined : lastFrom(certified);
   const line = points.map((point, i) => `${i ? "L" : "M"}${x(point.coverage).toFixed(1)} ${y(point.error).toFixed(1)}`).join("");
   return html`<svg class="curve" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${`Risk against coverage. ${text}`}>
     ${[0, 0.5, 1].map((share) => html`<g key=${`y${share}`}>
@@ -56,6 +66,8 @@ function Curve({ points, gate, text }) {
     <text x="10" y=${(HEIGHT - EDGE.bottom) / 2} text-anchor="middle" transform=${`rotate(-90 10 ${(HEIGHT - EDGE.bottom) / 2})`}>wrong</text>
     <path class="risk" d=${line} />
     ${points.length < 60 && points.map((point) => html`<circle key=${point.coverage} class="point" r="2.5" cx=${x(point.coverage)} cy=${y(point.error)} />`)}
+    ${accepted && html`<line class="certified" x1=${x(accepted.coverage)} x2=${x(accepted.coverage)} y1=${EDGE.top} y2=${HEIGHT - EDGE.bottom} />
+      <text x=${x(accepted.coverage) + (accepted.coverage > 0.5 ? -5 : 5)} y=${EDGE.top + 10} text-anchor=${accepted.coverage > 0.5 ? "end" : "start"}>certificate</text>`}
     ${at && html`<line class="gate" x1=${x(at.coverage)} x2=${x(at.coverage)} y1=${EDGE.top} y2=${HEIGHT - EDGE.bottom} />
       <circle class="gate" r="5" cx=${x(at.coverage)} cy=${y(at.error)} />`}
   </svg>`;

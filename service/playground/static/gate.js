@@ -1,12 +1,21 @@
 // Which answers a gate gives, and how often they are wrong: pure functions of answered rows.
 
-/** Return `{answers, reason}` of one decided answer at a least confidence, as the server decides. */
-export const decide = (decided, least) =>
-  decided.confidence >= least ? { given: true, reason: "" }
-    : { given: false, reason: `confidence ${decided.confidence.toFixed(2)} is below ${least.toFixed(2)}` };
+/**
+ * Return `{given, reason}` of one decided answer at a gate `{least, target}`, as the server decides.
+ * `target` is the share of wrong answers that is certified, where a certificate gives `least`.
+ */
+export function decide({ confidence }, { least, target }) {
+  if (confidence >= least) return { given: true, reason: "" };
+  const digits = [2, 3, 4, 5].find((n) => confidence.toFixed(n) !== least.toFixed(n)) ?? 6;
+  const certified = target === undefined ? "" : `, from which on at most ${Math.round(100 * target)} % are certified to be wrong`;
+  return { given: false, reason: `confidence ${confidence.toFixed(digits)} is below ${least.toFixed(digits)}${certified}` };
+}
 
-/** Return `{confidence, right}` of the answers; `right` is undefined where no right answer is known. */
-export function outcomes(questions, inputs, only = "") {
+/**
+ * Return `{confidence, right}` of the answers; `right` is undefined where no right answer is known.
+ * Those of a question that `gates` has a certificate of have its `least` confidence.
+ */
+export function outcomes(questions, inputs, only = "", gates = {}) {
   const found = [];
   for (const row of inputs) {
     if (!row.decided || row.taught) continue;
@@ -16,7 +25,7 @@ export function outcomes(questions, inputs, only = "") {
       const known = row.answers[question.id];
       // What an input does not tell has no right option: it says nothing of the answer.
       const right = known == null ? undefined : decided.options[decided.top] === known;
-      found.push({ confidence: decided.confidence, right });
+      found.push({ confidence: decided.confidence, right, ...(gates[question.id]?.target !== undefined && { least: gates[question.id].least }) });
     }
   }
   return found;
@@ -36,9 +45,9 @@ export function curve(found) {
   return points;
 }
 
-/** Return the numbers at a least confidence: `{total, given, labelled, right, givenLabelled, wrong}`. */
+/** Return the numbers at a least confidence, or at those of the answers: `{total, given, labelled, right, givenLabelled, wrong}`. */
 export function summary(found, least) {
-  const given = found.filter((one) => one.confidence >= least);
+  const given = found.filter((one) => one.confidence >= (one.least ?? least));
   const labelled = found.filter((one) => one.right !== undefined);
   const givenLabelled = given.filter((one) => one.right !== undefined);
   return {

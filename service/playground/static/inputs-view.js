@@ -1,19 +1,22 @@
 // Inputs and their answers: the table, what is asked, labels, and the answers as a file.
-import { answer, count, isTeachable, label, pendingCount, teach } from "./actions.js";
+import { answer, isTeachable, pendingCount, teach } from "./actions.js";
 import { Answers } from "./answers-view.js";
 import { answersTable } from "./answers.js";
+import { gatesOf } from "./calibration.js";
 import { save, writeCsv } from "./files.js";
 import { decide } from "./gate.js";
 import { Grid } from "./grid.js";
 import { html, useState } from "./htm-preact.js";
 import { Problems, Progress, percent } from "./parts.js";
 import { newId } from "./questions.js";
+import { count, label } from "./session.js";
 import { get, set } from "./store.js";
 
 export function Inputs({ state, openImport }) {
   const [text, setText] = useState("");
   const [reveal, setReveal] = useState(null);
-  const { questions, inputs, busy, gate, version, selected, problems } = state;
+  const { questions, inputs, busy, version, selected, problems } = state;
+  const gates = gatesOf(state);
   const pending = pendingCount(state);
   const labelled = inputs.filter(isTeachable).length;
   const row = inputs.find((one) => one.id === selected) ?? null;
@@ -21,7 +24,7 @@ export function Inputs({ state, openImport }) {
     set({ selected: id });
     setReveal(get().inputs.findIndex((one) => one.id === id));
   };
-  const unsure = nextUnsure(state);
+  const unsure = nextUnsure(state, gates);
   const most = state.server?.limits.max_samples ?? 64;
   const add = () => {
     const made = text.split("\n").map((line) => line.trim()).filter(Boolean).map((input) => ({ id: newId(), input, answers: {} }));
@@ -35,7 +38,7 @@ export function Inputs({ state, openImport }) {
     { key: "input", title: "Input", min: 12, grow: 4, cell: (one) => html`<span class="clip" title=${one.input}>${one.input}</span>` },
     ...questions.map((question) => ({
       key: question.id, title: question.name || "(no name)", hint: question.instructions, min: 6.5, grow: 1,
-      cell: (one) => html`<${Cell} row=${one} question=${question} gate=${gate} />`,
+      cell: (one) => html`<${Cell} row=${one} question=${question} gate=${gates[question.id]} />`,
     })),
     { key: "x", title: "", min: 2.4, cell: (one, index) => html`<button type="button" class="icon" aria-label=${`Remove input ${index + 1}`} title="Remove" onClick=${(e) => (e.stopPropagation(), set((now) => ({ inputs: now.inputs.filter((other) => other.id !== one.id) })))}>×</button>` },
   ];
@@ -69,10 +72,10 @@ export function Inputs({ state, openImport }) {
 }
 
 /** Return the id of the next input, after the selected one, with an answer that abstains and no label. */
-function nextUnsure({ inputs, questions, gate, selected }) {
+function nextUnsure({ inputs, questions, selected }, gates) {
   const at = inputs.findIndex((row) => row.id === selected);
   const order = [...inputs.slice(at + 1), ...inputs.slice(0, at + 1)];
-  return order.find((row) => row.decided && !row.taught && row.id !== selected && questions.some((q) => row.decided[q.id] && row.answers[q.id] === undefined && !decide(row.decided[q.id], gate).given))?.id;
+  return order.find((row) => row.decided && !row.taught && row.id !== selected && questions.some((q) => row.decided[q.id] && row.answers[q.id] === undefined && !decide(row.decided[q.id], gates[q.id]).given))?.id;
 }
 
 function Cell({ row, question, gate }) {

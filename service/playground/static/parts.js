@@ -1,7 +1,7 @@
 // Small parts that several views share.
 import { html, useEffect, useState } from "./htm-preact.js";
 import { isKnown, optionsOf } from "./questions.js";
-import { seconds } from "./actions.js";
+import { seconds } from "./session.js";
 
 /** What is wrong with a part of the page, in words. */
 export function Problems({ problems, onGo }) {
@@ -40,12 +40,13 @@ export function Progress({ busy, what }) {
     return () => clearInterval(timer);
   }, []);
   const past = (Date.now() - busy.since) / 1000;
-  const { done, total, estimate } = busy;
+  const { done, total, estimate, unit = "", waits } = busy;
   const left = done ? (past / done) * (total - done) : null;
-  const words = total
-    ? `${done.toLocaleString("en")} of ${total.toLocaleString("en")}${left === null ? "" : `, about ${seconds(left)} left`}`
-    : `${seconds(past)}${estimate ? ` of about ${seconds(estimate)}, by the server's own measure` : ""}`;
-  const share = total ? done / total : estimate ? Math.min(0.97, past / estimate) : undefined;
+  const counted = total ? `${unit}${done.toLocaleString("en")} of ${total.toLocaleString("en")}` : "";
+  const words = left !== null ? `${counted}, about ${seconds(left)} left`
+    : waits ? `waits for other work, ${seconds(past)}`
+    : [counted, `${seconds(past)}${estimate ? ` of about ${seconds(estimate)}, by the server's own measure` : ""}`].filter(Boolean).join(", ");
+  const share = done ? done / total : estimate && !waits ? Math.min(0.97, past / estimate) : undefined;
   return html`<div class="progress">
     <progress aria-label=${what} max="1" value=${share}></progress>
     <span>${words}</span>

@@ -1,6 +1,6 @@
 // The panel that shows a request in a language, to copy.
-import { client, home } from "./actions.js";
 import { html, useState } from "./htm-preact.js";
+import { client, home } from "./session.js";
 import { bodyOf, LANGUAGES, REQUESTS, snippet } from "./snippets.js";
 
 export function Snippets({ state }) {

@@ -1,18 +1,21 @@
 // Requests of the page as curl, Python and JavaScript.
+import { partsOf } from "./calibration.js";
+import { chosenCases } from "./learn.js";
 import { wireCases, wireQuestion } from "./questions.js";
 
 export const LANGUAGES = { curl: "curl", python: "Python", javascript: "JavaScript" };
 export const REQUESTS = { learn: "Learn from the cases", ask: "Ask about the selected input" };
 
-/** Return the body of `POST /v1/decisions` that the page sends for this. */
+/** Return a body of `POST /v1/decisions` that does what the page does: of two requests, the first. */
 export function bodyOf(request, state) {
   const questions = state.questions.map(wireQuestion);
-  const { cases } = wireCases(state.questions, state.cases.filter((row) => row.input.trim()));
+  const { cases } = wireCases(state.questions, chosenCases(state));
   const row = state.inputs.find((one) => one.id === state.selected) ?? state.inputs[0];
   const input = row?.input ?? cases[0]?.input ?? "";
   const model = state.server?.model ?? "";
   if (request === "learn") return { model, input, questions, abmll: { cases, adapt: { effort: state.effort }, samples: state.samples } };
-  return { model: state.version?.model ?? model, input, questions, abmll: { samples: state.samples, gate: { min_confidence: state.gate } } };
+  const [{ questions: asked, gate } = { questions: [], gate: {} }] = partsOf(state);
+  return { model: state.version?.model ?? model, input, questions: asked.map(wireQuestion), abmll: { samples: state.samples, gate } };
 }
 
 /** Return the request as source text; `keyed` says whether the server wants a key. */

@@ -4,27 +4,33 @@ import { useEffect, useState } from "./htm-preact.js";
 import { newId, newQuestion } from "./questions.js";
 
 const KEY = "abmll-playground-1";
-const KEPT = ["questions", "cases", "inputs", "name", "effort", "samples", "gate", "version", "history", "selected"];
+const KEPT = ["questions", "cases", "inputs", "name", "effort", "most", "samples", "gate", "target", "version", "history", "checked", "calibration", "selected"];
 const MOST_CHARS = 4_000_000; // browsers keep 5 MB for each origin
 
 const base = {
   effort: "full", // as `adapt.effort`
+  most: 0, // the first cases that are learned from; 0 stands for all
   samples: 16,
   gate: 0.7,
-  version: null, // the adapter that answers: {model, adapterId, name, number, cases, seconds, content}
+  target: 0.05, // the share of wrong answers that a certificate is asked for
+  version: null, // the adapter that answers: {model, adapterId, name, number, cases, effort, seconds, content}
   history: [], // versions so far, newest first, with what they answered
+  checked: null, // the latest diagnosis, in words
+  calibration: null, // what the server promises of a version: see calibration.js
+  compared: {}, // answers of versions for a comparison, by what was asked and the id of the input
+  shown: null, // {id} of a case to scroll to
   selected: null, // id of the input whose answers are shown
   problems: [], // {part, id, column, message}
   notice: "", // what just happened, for the eye and for screen readers
-  busy: null, // {kind, since, done, total, estimate, stop}
+  busy: null, // {kind, since, done, total, unit, estimate, waits, stop}
   server: null, // {model, limits}
   keyWanted: false,
   tooLarge: false,
 };
 
 export const emptyRow = () => ({ id: newId(), input: "", answers: {} });
-export const emptyState = () => ({ questions: [newQuestion("predicate", "question1")], cases: [emptyRow()], inputs: [], name: "", version: null, history: [], selected: null, problems: [] });
-export const exampleState = () => ({ ...example(), version: null, history: [], selected: null, problems: [] });
+export const emptyState = () => ({ questions: [newQuestion("predicate", "question1")], cases: [emptyRow()], inputs: [], name: "", version: null, history: [], checked: null, calibration: null, most: 0, selected: null, problems: [] });
+export const exampleState = () => ({ ...example(), version: null, history: [], checked: null, calibration: null, most: 0, selected: null, problems: [] });
 
 let state = { ...base, ...(restored() ?? exampleState()) };
 const listeners = new Set();

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from abmll.adaptation.run import AdaptRun, adapt_step
-from abmll.adaptation.settings import AdaptSettings
+from abmll.adaptation.settings import MOST_STEPS, AdaptSettings, for_questions
 from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.rows import SHARED_ROW_TOKENS, group, packed_length, rows_of_inputs
 from abmll.model import FewShotModel
@@ -88,3 +88,34 @@ def test_the_work_of_an_adaptation_counts_an_input_once(make_model: Callable[...
     assert found.learnt_rows == layers * SETTINGS.steps * 2
     whole = sum(packed_length(example.prompt) for example in examples)
     assert tokens < 0.8 * whole
+
+
+@pytest.mark.parametrize(
+    ("full", "rows", "questions", "steps"),
+    [
+        (AdaptSettings(6, batch_size=8), 256, 1, 6),  # one question
+        (AdaptSettings(6, batch_size=8), 48, 9, 6),
+        (AdaptSettings(6, batch_size=8), 49, 9, 7),
+        (AdaptSettings(6, batch_size=8), 256, 9, MOST_STEPS),
+        (AdaptSettings(2, batch_size=16), 40, 2, 3),
+        (AdaptSettings(2, batch_size=4), 16, 2, 2),  # so few rows
+        (AdaptSettings(0, batch_size=4), 256, 2, 0),  # no step at all
+        (AdaptSettings(30, batch_size=8), 256, 9, 30),
+    ],
+)
+def test_steps_grow_with_the_rows_of_several_questions(
+    full: AdaptSettings, rows: int, questions: int, steps: int
+) -> None:
+    assert for_questions(full, rows, questions) == replace(full, steps=steps)
+
+
+def test_every_row_of_several_questions_comes_at_least_once(make_model: Callable[..., FewShotModel]) -> None:
+    model = make_model()
+    model.defaults = AdaptSettings(steps=1, learning_rate=0.01, batch_size=4)
+    cases = [Case(f"film {i}", {"topic": "film", "good": "yes" if i % 2 else "no"}) for i in range(9)]
+    run = model.begin_adapt(examples_of([TOPIC, GOOD], cases))
+    assert len(run.prepared.rows) == 18  # inputs too short to share a row
+    assert {row for batch in run.batches for row in batch} == set(range(18))
+    assert len(run.batches) == 5
+    asked = model.begin_adapt(examples_of([TOPIC, GOOD], cases), AdaptSettings(steps=2, batch_size=4))
+    assert len(asked.batches) == 2

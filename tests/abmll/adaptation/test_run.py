@@ -289,5 +289,7 @@ def test_an_effort_is_a_number_of_steps_and_more_of_each() -> None:
     full = AdaptSettings(6, 1e-3, 8, 0.5)
     assert settings_of("full", full) == full
     assert settings_of("fast", full) == AdaptSettings(2, 2e-3, 16, 0.5)
+    large = AdaptSettings(3, 2e-3, 16)
+    assert settings_of("fast", large) == replace(large, steps=2)
     assert settings_of("instant", full) == AdaptSettings(0, 1e-3, 8, 0.5)
     assert settings_of("fast", replace(full, steps=1)).steps == 1

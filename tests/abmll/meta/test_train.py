@@ -195,7 +195,7 @@ def test_a_collection_keeps_shared_inputs_out_of_training(tmp_path: Path) -> Non
         ("tasks.json", b'{"tasks": [\n{"task": "a"},]}', r"tasks\.json line 2 is not JSON"),
         ("tasks.json", b'[{"task": "a"}]', r"tasks\.json is not \{"),
         ("tasks.json", b'{"tasks": ["a"]}', r"tasks\.json is not \{"),
-        ("tasks.json", b"\xff", r"tasks\.json line 1 is not UTF-8"),
+        ("tasks.json", b"\xff", r"tasks\.json line 1 has the byte 0xFF, which is not UTF-8"),
         ("splits.json", b"", r"splits\.json line 1 is not JSON"),
     ],
 )

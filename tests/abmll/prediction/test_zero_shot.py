@@ -82,6 +82,16 @@ def test_zero_shot_answers_have_their_own_temperature(make_model: Callable[..., 
     )
 
 
+def test_options_without_descriptions_have_the_base_temperature(
+    make_model: Callable[..., FewShotModel],
+) -> None:
+    model, bare = make_model(), replace(MEANT, descriptions=())
+    plain = logits(model, None, bare)
+    rule = TemperatureRule(base=2.0, zero_shot=0.5)
+    with_config(model, replace(model.prior.config, temperature=rule))
+    assert difference(logits(model, None, bare)) == pytest.approx(difference(plain) / 2, rel=1e-4)
+
+
 def test_a_temperature_of_zero_shot_answers_is_written_only_where_there_is_one() -> None:
     config = PosteriorConfig(temperature=TemperatureRule(zero_shot=0.7))
     assert PosteriorConfig.from_json(config.to_json()) == config

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abmll.errors import AbmllError
-from abmll.text import files
-from abmll.text.files import examples_by_line, queries_by_line, read_examples
+from abmll.text.files import JSON_LINES, examples_by_line, queries_by_line, read_examples
+from abmll.text.files import SUFFIXES as KNOWN_SUFFIXES
 from abmll.text.tasks import Example
+from abmll.text.text_files import MAX_FILE_BYTES
 from tests.property_runs import examples, tries
 
 EXPECTED = (
@@ -151,8 +152,11 @@ def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> No
         ("x.jsonl", '{"input": "a", "output": "\\udc00"}', "line 1: `output` holds .udc00"),
         ("x.jsonl", '{"input": "a", "output": "b", "options": ["b", "\\ude00\\ud83d"]}', "`options` holds .ude00"),
         ("x.csv", "text,label\na,b\n", "x.csv has no column `input`: its columns are 'text', 'label'"),
-        ("x.csv", "input,label\na,b\n", "no column `output`"),
-        ("x.csv", "Input;Output\na;b\n", "its columns are 'Input;Output'"),
+        ("x.csv", "input,label\na,b\n", "no column `output`: .*, 'label' .separated by a comma\\)$"),
+        (
+            "x.csv", "Id;Input;Output, e.g. a\n1;a;b\n",
+            r"'Input', 'Output, e.g. a' \(separated by a semicolon\)",
+        ),
         ("x.tsv", "input,output\na,b\n", "its columns are 'input,output'"),
         ("x.csv", "input,output,input\na,b,c\n", "two columns `input`"),
         ("x.csv", "input,output,options,options\na,b,c,d\n", "two columns `options`"),
@@ -172,9 +176,9 @@ def test_the_blocks_of_the_documentation_are_the_same_rows(tmp_path: Path) -> No
         ("x.jsonl", "\n \n", "x.jsonl is empty"),
         ("x.jsonl", codecs.BOM_UTF8, "x.jsonl is empty"),
         ("x.csv", ",,\n,,\n", "no column `input`"),
-        ("x.csv", b"input,output\na,b\ncaf\xe9,b\n", r"x.csv line 3 is not UTF-8 \(byte E9\): save the file as UTF-8"),
-        ("x.jsonl", b'{"input": "caf\xe9"}', "line 1 is not UTF-8"),
-        ("x.csv", CSV_TEXT.encode("utf-16") + b"x", "line 5 is not UTF-16"),
+        ("x.csv", b"input,output\na,b\ncaf\xe9,b\n", "x.csv line 3 has the byte 0xE9, which is not UTF-8: save .*WINDOWS-1252"),
+        ("x.jsonl", b'{"input": "caf\xe9"}', "line 1 has the byte 0xE9, which is not UTF-8"),
+        ("x.csv", CSV_TEXT.encode("utf-16") + b"x", "line 5 has the byte 0x78, which is not UTF-16: .* CSV UTF-8$"),
         ("x.csv", CSV_TEXT.encode("utf-16-le"), "not UTF-8|NUL"),
         ("x.csv", "input,output\na,b\0\n", "line 2 holds a NUL character"),
         ("x.csv", b"PK\x03\x04\x14\x00\x06\x00\x08\x00", "x.csv is a ZIP file, as spreadsheets are: save the sheet"),
@@ -211,7 +215,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_more_bytes_than_memory_is_planned_for_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     with path.open("wb") as file:
-        file.truncate(files.MAX_FILE_BYTES + 1)  # a sparse file: nothing is written
+        file.truncate(MAX_FILE_BYTES + 1)  # a sparse file: nothing is written
     assert complaint(path) == "x.csv is larger than 256 MB: split it"
 
 
@@ -266,7 +270,7 @@ def like_a_file(random: Random, suffix: str) -> bytes:
     """Return bytes: most often of this kind of file and in UTF-8, else of another or of pieces of
     both.
     """
-    own = write_json_lines if suffix in files.JSON_LINES else write_a_table
+    own = write_json_lines if suffix in JSON_LINES else write_a_table
     text = "".join(random.choice((own, own, own, write_a_table, write_json_lines, write_pieces))(random))
     encoding = random.choice(
         ("utf-8",) * 12 + ("utf-8-sig", "utf-16", "utf-16-be", "utf-32", "cp1252", "utf-7")
@@ -334,7 +338,7 @@ def check_any_bytes(path: Path, data: bytes) -> int:
     return read_well
 
 
-SUFFIXES = sorted(files.SUFFIXES)
+SUFFIXES = sorted(KNOWN_SUFFIXES)
 RANDOMS = st.randoms(use_true_random=False)  # its choices are hypothesis's own, which shrinks them
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from abmll.errors import AbmllError
-from abmll.text.files import queries_by_line, rows_by_line
+from abmll.text.files import queries_by_line, rows_by_line, separator_of
 
 FILES = {
     "a.csv": 'sep=;\r\n"input";options;id\r\n"one; ""two""\r\nthree";yes|no;1\r\nfour;;2\r\n',
@@ -31,6 +31,8 @@ def test_line_by_line_gives_the_same_rows_and_places(tmp_path: Path, name: str, 
     [
         ("x.csv", b"input\nfine\n\xe9 not\n"),
         ("x.csv", b"input\r\nfine\r\n\0\r\n"),
+        ("x.csv", b"input\rfine\rone\x96\r"),
+        ("x.csv", b"input\r\nfine\r\none\x96\r\n"),
         ("x.csv", b"text\nfine\n"),
         ("x.csv", b'input\n"open\n'),
         ("x.csv", b"PK\x03\x04"),
@@ -46,8 +48,17 @@ def test_errors_are_the_same(tmp_path: Path, name: str, content: bytes) -> None:
     for read in (rows_by_line, queries_by_line):
         with pytest.raises(AbmllError) as raised:
             list(read(path))
-        messages.append(str(raised.value).partition(" (byte")[0].partition(": save")[0])
+        messages.append(str(raised.value))
     assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("a.csv", ";"), ("b.tsv", ","), ("c.jsonl", ","), ("d.csv", ",")]
+)
+def test_the_separator_is_that_of_the_header(tmp_path: Path, name: str, separator: str) -> None:
+    path = tmp_path / name
+    path.write_text(FILES[name])
+    assert separator_of(path) == separator
 
 
 def test_numbers_stay_whole(tmp_path: Path) -> None:

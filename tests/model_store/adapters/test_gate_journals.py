@@ -88,6 +88,7 @@ def test_a_failed_append_leaves_nothing_behind(store, tmp_path, monkeypatch):
         with pytest.raises(StorageFullError):
             store.append(ID, {"value": 2})
     assert os.fsync is not full
+    assert GateJournals(tmp_path).read(ID) == [{"value": 1}]  # as after a restart
     store.append(ID, {"value": 3})
     assert GateJournals(tmp_path).read(ID) == [{"value": 1}, {"value": 3}]
 

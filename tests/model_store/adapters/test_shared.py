@@ -39,11 +39,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 def pair(url: str | None, tmp_path: Path) -> Iterator[tuple[Stores, Stores]]:
     """Yield the stores of two front ends, which look at each other's work each time."""
     with ExitStack() as stack:
-        first = open_stores(tmp_path / "one", url, fresh_seconds=0, timeout_seconds=5)
+        first = open_stores(tmp_path / "one", url, fresh_seconds=0, timeout_seconds=20)
         stack.callback(first.adapters.close)
         second = first
         if url is not None:
-            second = open_stores(tmp_path / "two", url, fresh_seconds=0, timeout_seconds=5)
+            second = open_stores(tmp_path / "two", url, fresh_seconds=0, timeout_seconds=20)
             stack.callback(second.adapters.close)
         yield first, second
 
@@ -290,8 +290,8 @@ def test_names_of_others_are_seen_and_their_numbers_never_come_again(pair: tuple
 
 
 def test_a_name_is_fresh_for_the_time_that_is_set(s3_url: str, tmp_path: Path, s3: Any) -> None:
-    one = open_stores(tmp_path / "one", s3_url, fresh_seconds=1000, timeout_seconds=5)
-    two = open_stores(tmp_path / "two", s3_url, fresh_seconds=0, timeout_seconds=5)
+    one = open_stores(tmp_path / "one", s3_url, fresh_seconds=1000, timeout_seconds=20)
+    two = open_stores(tmp_path / "two", s3_url, fresh_seconds=0, timeout_seconds=20)
     one.names.put("tickets", IDS[0])
     one.adapters.put(adapter(0))
     two.names.put("tickets", IDS[1])
@@ -307,7 +307,7 @@ def test_a_name_is_fresh_for_the_time_that_is_set(s3_url: str, tmp_path: Path, s
 
 
 def test_a_second_read_is_of_the_disk_and_damage_there_is_seen(s3_url: str, tmp_path: Path, s3: Any) -> None:
-    stores = open_stores(tmp_path, s3_url, timeout_seconds=5)
+    stores = open_stores(tmp_path, s3_url, timeout_seconds=20)
     stores.adapters.put(adapter(0))
     assert same(stores.adapters.get(ID), adapter(0))
     s3.requests.clear()
@@ -321,19 +321,19 @@ def test_a_second_read_is_of_the_disk_and_damage_there_is_seen(s3_url: str, tmp_
 
 
 def test_the_disk_holds_what_was_used_last_within_its_limit(store_url: str, tmp_path: Path) -> None:
-    stores = open_stores(tmp_path / "a", store_url, timeout_seconds=5)
+    stores = open_stores(tmp_path / "a", store_url, timeout_seconds=20)
     for number in range(3):
         stores.adapters.put(adapter(number))
         stores.adapters.get(IDS[number])
     size = stores.adapters.total_bytes // 3
     stores.adapters.close()
-    small = open_stores(tmp_path / "b", store_url, cache_bytes=2 * size + 100, timeout_seconds=5)
+    small = open_stores(tmp_path / "b", store_url, cache_bytes=2 * size + 100, timeout_seconds=20)
     for number in (0, 1, 0, 2):
         assert same(small.adapters.get(IDS[number]), adapter(number))
     kept = sorted(path.name for path in (tmp_path / "b" / "adapters-of-store").glob("adp_*"))
     assert kept == [IDS[0], IDS[2]]
     small.adapters.close()
-    none = open_stores(tmp_path / "b", store_url, cache_bytes=0, timeout_seconds=5)
+    none = open_stores(tmp_path / "b", store_url, cache_bytes=0, timeout_seconds=20)
     assert none.adapters.total_bytes == 0
     assert same(none.adapters.get(ID), adapter(0))
     assert none.adapters.total_bytes == 0
@@ -341,8 +341,8 @@ def test_the_disk_holds_what_was_used_last_within_its_limit(store_url: str, tmp_
 
 
 def test_tensors_that_do_not_match_are_never_returned(store_url: str, tmp_path: Path) -> None:
-    stores = open_stores(tmp_path, store_url, timeout_seconds=5)
-    objects = open_objects(store_url, 5)
+    stores = open_stores(tmp_path, store_url, timeout_seconds=20)
+    objects = open_objects(store_url, 20)
     for number in (0, 1):
         stores.adapters.put(adapter(number))
     (listed,) = objects.list(f"tensors/{ID}/")
@@ -361,16 +361,16 @@ def test_tensors_that_do_not_match_are_never_returned(store_url: str, tmp_path: 
 
 
 def test_a_store_of_a_later_version_is_left_alone(store_url: str, tmp_path: Path) -> None:
-    open_objects(store_url, 5).put("store.json", b'{"format_version": 2}')
+    open_objects(store_url, 20).put("store.json", b'{"format_version": 2}')
     for _ in range(2):  # the second time shows that the lock was given back
         with pytest.raises(Exception, match="format 2; the one read here is 1"):
-            open_stores(tmp_path, store_url, timeout_seconds=5)
+            open_stores(tmp_path, store_url, timeout_seconds=20)
 
 
 def test_a_store_that_does_not_answer_acknowledges_nothing(s3_url: str, s3: Any, tmp_path: Path) -> None:
     from tests.s3_server import answers_503
 
-    stores = open_stores(tmp_path, s3_url, fresh_seconds=0, timeout_seconds=0.6)
+    stores = open_stores(tmp_path, s3_url, fresh_seconds=0, timeout_seconds=1.5)
     mark = stores.calibrations.begin(ID, [{"value": 0}])
     stores.names.put("tickets", ID)
     with s3.failing(answers_503):

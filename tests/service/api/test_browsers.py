@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.settings import SettingsError, load_settings
+from service.settings.loading import load_settings
+from service.settings.values import SettingsError
 from tests.service.conftest import Server
 
 PAGE = "https://app.example.org"

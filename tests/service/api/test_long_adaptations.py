@@ -231,7 +231,7 @@ def test_a_status_that_cannot_be_stored_is_not_acknowledged(
     async def scenario(client: httpx.AsyncClient) -> None:
         monkeypatch.setattr(server.engine.long_adaptations._store, "put", full)
         answer = await begin(client)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "store_failed")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "store_failed")
         assert server.worker.adapted == []
         monkeypatch.undo()
         assert (await begin(client, wait_ms=20_000)).status_code == 201
@@ -240,7 +240,7 @@ def test_a_status_that_cannot_be_stored_is_not_acknowledged(
 
 
 def test_its_price_may_exceed_the_deadline_of_a_request_but_not_its_own(tmp_path: Path) -> None:
-    server = priced_server(tmp_path, deadline_seconds=1, long_deadline_seconds=60)
+    server = priced_server(tmp_path, deadline_seconds=5, long_deadline_seconds=60)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         one = {"adapt": {"steps": 1}}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,145 +20,31 @@ import torch
 from abmll.adaptation.settings import AdaptSettings
 from abmll.memory_plan import measure_costs
 from abmll.model import FewShotModel
-from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
+from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.settings import PredictSettings
 from abmll.text.prompting import EncodedPrompt
 from service import schemas
 from service.api.native import streaming
 from service.engine.progress import Progress, ProgressFeed
-from service.executors.contract import AdaptJob, Job, PredictJob, ServedModel
+from service.executors.contract import PredictJob, ServedModel
 from service.executors.worker import ModelWorker
 from service.gating.confidence import Confidence
 from service.gating.decisions import DecidedPrediction
-from tests.service.conftest import Listening, Server, until
-from tests.service.fakes import FakeRun, FakeWorker, served_model
+from tests.service.api.stepping import (
+    BODY,
+    CREATE,
+    EVENTS,
+    SteppedWorker,
+    lasting,
+    read,
+    stream,
+    streaming_from,
+    unstreamed,
+    whole,
+)
+from tests.service.conftest import Listening, Server
+from tests.service.fakes import served_model
 from tests.tiny import make_config, tiny_model, tiny_tokenizer
-
-SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
-CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
-BODY: dict[str, Any] = {**CREATE, "inputs": ["fine", "awful", "so so"]}
-EVENTS = {"step", "adapter", "refinement", "prediction", "done", "error"}
-DIFFER = ("cache", "timings", "request_id")  # these differ when a request is repeated
-
-
-@dataclass(eq=False)
-class SteppedRun(FakeRun):
-    units: int = 0
-
-    @property
-    def done(self) -> bool:
-        return self.units > 0 and self.units == max(self.needs())
-
-    def needs(self) -> Sequence[int]:
-        """Return the units that the adaptation, or each query, takes.
-
-        With `auto`, query n takes n units.
-        """
-        if isinstance(self.job, AdaptJob):
-            return [self.job.settings.steps]
-        if self.job.settings.samples == "auto":
-            return range(1, len(self.job.prompts) + 1)
-        return [max(1, -(-self.job.settings.samples // 8))] * len(self.job.prompts)
-
-
-class SteppedWorker(FakeWorker):
-    """Worker whose units are eight samples, or a gradient step.
-
-    A unit acquires `turns`, which do not run out unless a test replaces them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turns = threading.Semaphore(10**6)
-        self.unfinished = 0
-        self.progress_calls = 0
-
-    def begin(self, job: Job, adapter: TaskPosterior | None = None) -> SteppedRun:
-        self.unfinished += 1
-        worker = self
-
-        class Run(SteppedRun):
-            def partial(self) -> Any:
-                worker.progress_calls += 1
-                return worker.partial(self)
-
-            def result(self) -> Any:
-                return worker._adapt(self.job) if self.lane == "adapt" else worker.partial(self)
-
-        return Run(job, adapter)
-
-    def advance(self, runs: Sequence[SteppedRun]) -> None:
-        assert self.turns.acquire(timeout=30)
-        if self.fail:
-            raise self.fail
-        for run in runs:
-            run.units += 1
-
-    def finish(self, run: FakeRun) -> None:
-        self.unfinished -= 1
-
-    def partial(self, run: SteppedRun) -> Any:
-        if isinstance(run.job, AdaptJob):
-            return [1.0 / (step + 1) for step in range(run.units)]
-        found = []
-        for query, need in zip(run.job.prompts, run.needs(), strict=True):
-            drawn = 8 * min(run.units, need)
-            samples = drawn if run.job.settings.samples == "auto" else min(drawn, run.job.settings.samples)
-            prediction = self._predict(
-                replace(run.job, settings=replace(run.job.settings, samples=samples)), run.adapter, query
-            )
-            found.append(replace(prediction, settled=run.units >= need))
-        return found
-
-
-@dataclass(frozen=True)
-class Event:
-    name: str
-    data: Any
-
-
-def read(lines: Iterator[str]) -> Iterator[Event]:
-    """Yield the events of a stream, without comments."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line and not line.startswith(":"):
-            name, _, value = line.partition(": ")
-            assert name not in fields
-            fields[name] = value
-        elif not line and fields:
-            assert fields["event"] in EVENTS
-            yield Event(fields["event"], json.loads(fields["data"]))
-            fields = {}
-
-
-@contextlib.contextmanager
-def streaming_from(running: Listening, body: dict[str, Any]) -> Iterator[Iterator[Event]]:
-    with httpx.stream(
-        "POST", f"{running.url}/v1/predict", json={**body, "stream": True}, timeout=60
-    ) as response:
-        assert response.status_code == 200, response.read()
-        yield read(response.iter_lines())
-
-
-def stream(running: Listening, body: dict[str, Any]) -> list[Event]:
-    with streaming_from(running, body) as events:
-        return list(events)
-
-
-def unstreamed(running: Listening, body: dict[str, Any]) -> dict[str, Any]:
-    response = httpx.post(f"{running.url}/v1/predict", json=body, timeout=60)
-    assert response.status_code == 200
-    return dict(response.json())
-
-
-def whole(events: list[Event]) -> dict[str, Any]:
-    """Return the answer that the events add up to."""
-    last = {event.data["index"]: event.data for event in events if event.name == "prediction"}
-    return {**events[-1].data, "predictions": [last[index] for index in sorted(last)]}
-
-
-def lasting(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key not in DIFFER}
 
 
 @pytest.fixture
@@ -350,7 +235,7 @@ def test_a_failure_midway_is_sent_as_an_event(
 
 
 def test_the_deadline_holds_and_its_error_names_the_adapter(tmp_path: Path, worker: SteppedWorker) -> None:
-    server = Server(tmp_path, worker, deadline_seconds=1.5)
+    server = Server(tmp_path, worker, deadline_seconds=4)
     with server.listening() as running:
         worker.turns = threading.Semaphore(2)
         events = stream(running, {**BODY, "adapt": {"steps": 5}})
@@ -441,78 +326,6 @@ def test_a_stream_is_one_request_to_the_log_and_the_metrics(
     (message,) = [r.getMessage() for r in caplog.records if "/v1/predict" in r.getMessage()]
     assert "POST /v1/predict 200 " in message
     assert 0.3 <= float(message.rpartition(" ")[2].removesuffix("s")) < 20
-
-
-class SlowReader:
-    """Client that reads one body, and the others after `reading` is set."""
-
-    def __init__(self, server: Server, body: dict[str, Any]) -> None:
-        content = json.dumps({**body, "stream": True}).encode()
-        self.scope = {
-            "type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"",
-            "headers": [(b"content-type", b"application/json")], "asgi": {"spec_version": "2.3"},
-        }  # fmt: skip
-        self.app, self.inbox = server.app, [{"type": "http.request", "body": content, "more_body": False}]
-        self.bodies: list[bytes] = []
-        self.reading, self.stuck = asyncio.Event(), asyncio.Event()
-
-    async def receive(self) -> Any:
-        if self.inbox:
-            return self.inbox.pop()
-        await asyncio.Event().wait()
-
-    async def send(self, message: Any) -> None:
-        if self.bodies:
-            self.stuck.set()
-            await self.reading.wait()
-        if message["type"] == "http.response.body":
-            self.bodies.append(message["body"])
-
-    async def run(self) -> None:
-        await self.app(self.scope, self.receive, self.send)
-
-
-def test_a_slow_reader_gets_the_latest_and_misses_what_was_overtaken(
-    server: Server, worker: SteppedWorker
-) -> None:
-    async def scenario(client: httpx.AsyncClient) -> None:
-        await client.post("/v1/adapters", json=CREATE)
-        reader = SlowReader(server, {**BODY, "inputs": ["x"], "samples": 64})
-        before = worker.progress_calls
-        worker.turns = threading.Semaphore(2)
-        request = asyncio.create_task(reader.run())
-        await reader.stuck.wait()  # with the first refinement, or the second
-        worker.turns.release(5)
-        await until(lambda: worker.progress_calls - before == 7)
-        await asyncio.sleep(0.1)  # for the events to reach the event loop
-        reader.reading.set()
-        await until(lambda: b'"samples":56' in b"".join(reader.bodies))
-        worker.turns.release(100)
-        await request
-        text = b"".join(reader.bodies).decode()
-        counts = [e.data["samples"] for e in read(iter(text.split("\n"))) if "samples" in e.data]
-        assert counts[-2:] == [56, 64]
-        assert counts == sorted(counts)
-        assert len(counts) <= 5
-
-    server.run(scenario)
-
-
-def test_a_reader_that_has_stopped_loses_its_place(
-    tmp_path: Path, worker: SteppedWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.2)
-    server = Server(tmp_path, worker, deadline_seconds=1)
-
-    async def scenario(client: httpx.AsyncClient) -> None:
-        await client.post("/v1/adapters", json=CREATE)
-        reader = SlowReader(server, {**BODY, "samples": 64})
-        with pytest.raises(TimeoutError):
-            await reader.run()
-        assert reader.stuck.is_set()
-        assert server.engine.in_flight == 0
-
-    server.run(scenario)
 
 
 def test_what_is_done_anew_is_not_sent_until_it_is_further_than_before(server: Server) -> None:

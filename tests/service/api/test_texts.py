@@ -102,7 +102,7 @@ def test_an_empty_text_is_taken_as_an_example_by_every_surface(tmp_path: Path) -
     Server(tmp_path).run(scenario)
 
 
-@pytest.mark.parametrize(("rows", "options"), [(500, 2), (300, 150)])
+@pytest.mark.parametrize(("rows", "options"), [(500, 2), (300, 300)])
 def test_more_examples_and_options_are_taken_where_a_setting_allows_them(
     tmp_path: Path, rows: int, options: int
 ) -> None:
@@ -120,4 +120,4 @@ def test_more_examples_and_options_are_taken_where_a_setting_allows_them(
         assert len(prediction["distribution"]) == options
 
     Server(tmp_path / "narrow").run(refused)
-    Server(tmp_path / "wide", max_support=500, max_options=150).run(taken)
+    Server(tmp_path / "wide", max_support=500, max_options=300).run(taken)

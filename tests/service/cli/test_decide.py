@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,29 @@ def test_the_file_of_answers_comes_back_as_cases(folder: Path, suffix: str) -> N
     else:
         line = json.loads((folder / "out.jsonl").read_text().splitlines()[0])
         assert (line["confidence"]["team"], line["decision"]["team"]) == (first["confidence"], "answer")
+
+
+def test_the_file_of_answers_has_the_separator_of_the_inputs(folder: Path) -> None:
+    write(folder, "inputs.csv", "id;input\n1;a mail\n2;another, with a comma\n")
+    arguments = ["inputs.csv", "--questions", "questions.json", "--samples", "0"]
+    answered(folder, *arguments, "--out", "out.csv")
+    lines = (folder / "out.csv").read_text().splitlines()
+    assert lines[0].startswith("input;urgent;urgent_confidence;")
+    assert lines[2].startswith("another, with a comma;")
+    assert len(answered(folder, "out.csv", *arguments)["results"]) == 2
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "inputs.csv"])
+def test_a_missing_column_is_said_before_anything_is_loaded(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "cases.csv", "input,urgent\na,true\n")
+    write(folder, name, "text,urgent\na,true\n")
+    for loaded in ("service.api.native.predicting", "service.schemas", "service.engine.build"):
+        monkeypatch.setitem(sys.modules, loaded, None)  # its import fails
+    code, output = run(folder, "cases.csv", "inputs.csv", "--questions", "questions.json")
+    assert (code, output.count("\n")) == (1, 1)
+    assert f"{name} has no column `input`" in output
 
 
 BAD_FILES = {

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from model_store.adapters.store import AdapterStore
 from service.cli.main import app
+from service.cli.stored_copy import copy_stored
+from service.settings import Settings
 from tests.service.cli.test_decide import CASES, QUESTIONS
 from tests.service.engine.test_diagnose import OPTIONS, SUPPORT
 from tests.service.engine.test_pricing import LONG, priced
@@ -140,14 +142,43 @@ def test_questions_and_rows_of_any_number_have_their_price(
     assert (code, "nobody" in output) == (2, True)
 
 
-def test_beside_a_server_a_dry_run_needs_no_data_folder(
+def test_beside_a_server_a_dry_run_reads_the_adapter_and_owns_nothing(
     tmp_path: Path, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ABMLL_DEADLINE_SECONDS", "10000")
+    data = ("--data-dir", str(tmp_path / "data"))
+    support = tmp_path / "support.jsonl"
+    support.write_text("".join(json.dumps({**row, "options": OPTIONS}) + "\n" for row in SUPPORT))
+    made = CliRunner().invoke(app, ["adapt", str(support), *data, "--json"])
+    adapter = json.loads(made.output)["id"]
+    assert CliRunner().invoke(app, ["names", "put", "tickets", adapter, *data]).exit_code == 0
+    alone = run(tmp_path, "predict", "inputs.jsonl", "--adapter", adapter, "--json")
+    before = contents(tmp_path / "data")
     with AdapterStore(tmp_path / "data" / "adapters"):
         code, output = run(tmp_path, "adapt", "support.jsonl", "--json")
         assert (code, json.loads(output)["examples"]) == (0, 6)
-        code, output = run(tmp_path, "predict", "inputs.jsonl", "--adapter", "adp_0")
-        assert (code, "another process uses" in output) == (2, True)
+        for named in (adapter, "tickets", "tickets@1"):
+            assert run(tmp_path, "predict", "inputs.jsonl", "--adapter", named, "--json") == alone
+            code, output = run(tmp_path, "label", "inputs.jsonl", "--adapter", named)
+            assert (code, "to predict" in output) == (0, True), output
+        for unknown in ("adp_00000000", "tickets@2", "nobody", "../data"):
+            code, output = run(tmp_path, "label", "inputs.jsonl", "--adapter", unknown)
+            assert (code, "there is no" in output or "has no version" in output) == (2, True), output
+    assert contents(tmp_path / "data") == before
+    assert (len(worker.adapted), worker.predicted) == (1, [])
     code, output = run(tmp_path, "adapt", "support.jsonl", "--url", "http://127.0.0.1:1")
     assert (code, "leave --url out" in output) == (2, True)
+
+
+def test_the_calibrations_of_an_adapter_come_along(tmp_path: Path) -> None:
+    """Else a dry run would refuse a target error that the server certifies."""
+    there, own = (Settings(data_dir=tmp_path / name) for name in ("there", "own"))
+    keys = ("adp_00000000", "adp_00000000.0123456789abcdef", "adp_11111111")
+    for key in keys:
+        (there.calibrations_dir / key).mkdir(parents=True)
+    copy_stored(there, "adp_00000000", own)
+    assert sorted(path.name for path in own.calibrations_dir.iterdir()) == list(keys[:2])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -31,14 +31,23 @@ def test_a_registered_command_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -
     assert CliRunner().invoke(program, ["second"]).exit_code == 0
 
 
+def test_a_registered_group_of_commands_is_one_of_abmll(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = EntryPoint("tasks", "lab.commands.tasks:tasks", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [group])
+    program = typer.Typer()
+    plugins.add_registered_commands(program)
+    assert "fetch" in CliRunner().invoke(program, ["tasks", "--help"]).output
+
+
 def test_the_laboratory_and_the_client_register_their_commands() -> None:
     """The installed entry points are those of `pyproject.toml`; after a change, install again."""
     declared: dict[str, str] = {}
     for project in PROJECTS:
         declared |= project["entry-points"][plugins.GROUP]
     assert {entry.name: entry.value for entry in entry_points(group=plugins.GROUP)} == declared
-    assert set(declared) == {"evaluate", "mcp", "meta-train"}
-    assert set(declared) <= {command.name for command in app.registered_commands}
+    assert set(declared) == {"evaluate", "mcp", "meta-train", "tasks"}
+    commands = (*app.registered_commands, *app.registered_groups)
+    assert set(declared) <= {command.name for command in commands}
 
 
 def test_help_imports_neither_torch_nor_what_the_laboratory_needs() -> None:

@@ -51,7 +51,7 @@ def test_spreadsheets_are_answered_as_json_lines_are(tmp_path: Path, worker: Fak
     [
         ("s.csv", b"input,output\n", "s.csv has no rows below its header"),
         ("s.csv", b"input,output\nToo dear, sadly,yes\n", "s.csv line 2: the header has 2 cells, this row 3"),
-        ("s.csv", b"input,output\ncaf\xe9,yes\n", "s.csv line 2 is not UTF-8 (byte E9): save the file as UTF-8"),
+        ("s.csv", b"input,output\ncaf\xe9,yes\n", "s.csv line 2 has the byte 0xE9, which is not UTF-8: save the file as UTF-8"),
         ("s.csv", b"input,output\na,yes\nb,yes\n", "s.csv: all support examples are labelled 'yes'"),
         ("s.csv", b"input,output\na,yes\nb,no \n", "s.csv line 3: the output 'no ' is not among the options"),
         ("s.csv", b"input,output\na,yes\nb,\n", "s.csv line 3: a support example has an empty output"),
@@ -150,8 +150,11 @@ def test_columns_have_the_names_that_they_have(tmp_path: Path, worker: FakeWorke
             assert run(tmp_path, *label)[0] == 0
         assert (
             out_file.read_text().splitlines()[0]
-            == f"id,{names[0]},{names[1]},decision,answer,confidence,adapter_id"
+            == f"id;{names[0]};{names[1]};decision;answer;confidence;adapter_id"
         )
     assert found[0] == found[1]
     code, _, err = run(tmp_path, "adapt", str(tmp_path / "Body.csv"), "--input-column", "body")
-    assert (code, err) == (1, "error: Body.csv has no column `body`: its columns are 'id;Body;Team'\n")
+    found = "Body.csv has no column `body`: its columns are 'id', 'Body', 'Team' (separated by a semicolon)"
+    assert (code, err) == (1, f"error: {found}. Name the right one by --input-column\n")
+    code, _, err = run(tmp_path, "adapt", str(tmp_path / "Body.csv"), "--input-column", "Body")
+    assert (code, err.endswith("Name the right one by --output-column\n")) == (1, True)

@@ -20,6 +20,7 @@ from service.engine.requests import AdaptRequest, PredictRequest
 from service.errors import QueueFullError
 from service.executors.contract import Prices
 from tests.service.conftest import Server, until
+from tests.service.engine.test_diagnose import OPTIONS, SUPPORT
 from tests.service.engine.test_pricing import COUNTER
 from tests.service.fakes import FakeEncoder, FakeWorker, served_model
 
@@ -170,9 +171,47 @@ def test_what_has_no_room_is_refused_at_once_and_without_tokens(tmp_path: Path) 
     server.run(scenario)
 
 
+def test_a_diagnosis_has_its_place_in_the_backlog_until_it_ends(tmp_path: Path) -> None:
+    encoder = CountingEncoder()
+    worker = FakeWorker(replace(priced(0.001), encoder=encoder))
+    server = Server(tmp_path, worker, queue_seconds=1)
+    create = {**CREATE, "support": SUPPORT, "options": OPTIONS}
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        adapter_id = (await client.post("/v1/adapters", json=create)).json()["id"]
+        predict = {"adapter_id": adapter_id, "inputs": ["x" * 200]}
+        worker.predict_gate.clear()
+        first = asyncio.create_task(client.post("/v1/predict", json=predict))
+        await until(lambda: len(worker.predicted) == 1)
+        before = encoder.calls
+        refused = await client.post(f"/v1/adapters/{adapter_id}/diagnose", json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert encoder.calls == before
+        worker.predict_gate.set()
+        assert (await first).status_code == 200
+
+        worker.adapt_gate.clear()  # an empty backlog takes anything, and then nothing more
+        made = len(worker.adapted)
+        diagnosing = asyncio.create_task(client.post(f"/v1/adapters/{adapter_id}/diagnose", json={}))
+        await until(lambda: len(worker.adapted) > made)
+        page = (await client.get("/metrics")).text
+        (waiting,) = [
+            row for row in page.splitlines() if row.startswith('abmll_waiting_work_seconds{pool="r')
+        ]
+        folds = 5
+        assert float(waiting.split()[1]) > folds * 0.001 * 30 * len(SUPPORT)
+        assert (await client.post("/v1/predict", json=predict)).status_code == 429
+        worker.adapt_gate.set()
+        assert (await diagnosing).status_code == 200
+        assert (await client.post("/v1/predict", json=predict)).status_code == 200
+
+    server.run(scenario)
+
+
 def test_long_adaptations_have_a_bound_of_their_own(tmp_path: Path) -> None:
-    worker = FakeWorker(priced(0.001))
-    server = Server(tmp_path, worker, queue_seconds=0.1, long_deadline_seconds=1)
+    worker = FakeWorker(priced(0.02))
+    server = Server(tmp_path, worker, queue_seconds=2, long_deadline_seconds=20)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         worker.adapt_gate.clear()

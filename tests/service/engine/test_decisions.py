@@ -11,11 +11,14 @@ import pytest
 from abmll.prediction.settings import PredictSettings, Thresholds
 from abmll.text.questions import Case, Question, TypedQuestion, examples_of
 from abmll.text.tasks import CANNOT_TELL
+from service.engine.admission import admit_adapt
 from service.engine.answers import Decided
-from service.engine.requests import AdaptRequest, CacheOutcome, DecideRequest
+from service.engine.requests import AdaptOverrides, AdaptRequest, CacheOutcome, DecideRequest
 from service.errors import ServiceError
 from service.gating.records import GateRequest
+from service.settings import Settings
 from tests.service.conftest import Server
+from tests.service.fakes import served_model
 
 TOPIC = Question("topic", "choice", "What is it about?", ("repair", "order"), ("broken", ""))
 URGENT = Question("urgent", "predicate", "Is it urgent?", ("yes", "no"))
@@ -162,3 +165,33 @@ def test_options_that_only_one_place_of_a_question_has_name_the_question(tmp_pat
     with pytest.raises(ServiceError, match="no answer") as refused:
         decide(tmp_path, replace(ZERO_SHOT, questions=(TOPIC, declined)))
     assert refused.value.param == "questions[1]"
+
+
+MANY = tuple(
+    Case(f"text {n}", {"topic": "repair" if n % 2 else "order", "urgent": "yes" if n % 3 else "no"})
+    for n in range(40)
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        (AdaptOverrides(), 10),
+        (AdaptOverrides("full"), 10),
+        (AdaptOverrides(batch_size=4), 20),
+        (AdaptOverrides(steps=3), 3),
+        (AdaptOverrides("fast"), 2),
+        (AdaptOverrides("instant"), 0),
+    ],
+)
+def test_the_full_effort_has_steps_for_all_examples_of_several_questions(
+    overrides: AdaptOverrides, steps: int
+) -> None:
+    """80 examples about inputs too short to share a row; those of one question keep their steps."""
+    served, settings = served_model(), Settings()
+    many = AdaptRequest(tuple(examples_of((TOPIC, URGENT), MANY)), overrides)
+    assert admit_adapt(many, served, settings).settings.steps == steps
+    one = AdaptRequest(
+        tuple(TOPIC.example(case.input, case.answers["topic"]) for case in (*MANY, *MANY)), overrides
+    )
+    assert admit_adapt(one, served, settings).settings == overrides.apply(served.defaults)

@@ -28,7 +28,7 @@ from service.cli.main import app
 from service.engine.requests import AdaptRequest, DiagnoseRequest
 from service.executors.contract import ServedModel
 from service.executors.worker import ModelWorker
-from tests.service.conftest import Server, until
+from tests.service.conftest import Server, pass_time, until
 from tests.service.fakes import FakeWorker
 from tests.tiny import make_config, tiny_model, tiny_tokenizer
 
@@ -161,8 +161,11 @@ def test_past_the_deadline_504(tmp_path: Path) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         name = await create(client)
         server.worker.adapt_gate.clear()
-        server.set_deadline(0.3)
-        answer = (await client.post(f"/v1/adapters/{name}/diagnose")).json()["error"]
+        server.set_deadline(20)
+        asking = asyncio.create_task(client.post(f"/v1/adapters/{name}/diagnose"))
+        await until(lambda: server.engine.workers()[0].jobs >= 1)
+        pass_time(20)
+        answer = (await asking).json()["error"]
         server.worker.adapt_gate.set()
         assert (answer["code"], answer["adapter_id"]) == ("deadline_exceeded", name)
 

@@ -13,7 +13,7 @@ import pytest
 from abmll.decoder.layout import flat_size
 from model_store.errors import StorageFullError
 from service.executors.contract import WorkerFatalError
-from tests.service.conftest import Server, until
+from tests.service.conftest import Server, pass_time, until
 from tests.service.fakes import CONFIG, SITES, FakeWorker, served_model
 
 SUPPORT = [{"input": "good", "output": "yes"}, {"input": "bad", "output": "no"}]
@@ -85,7 +85,7 @@ def test_an_adapter_that_cannot_be_stored_is_not_acknowledged(
         with monkeypatch.context() as broken:
             broken.setattr(server.store, "put", put)
             refused = await client.post("/v1/adapters", json=CREATE)
-        assert refused.status_code == 500
+        assert (refused.status_code, refused.headers["retry-after"]) == (507, "30")
         assert refused.json()["error"]["code"] == "store_failed"
         assert (await client.get("/v1/adapters")).json()["data"] == []
         assert (await client.post("/v1/adapters", json=CREATE)).json()["cache"] == "miss"
@@ -116,8 +116,11 @@ def test_past_the_deadline_504_names_the_adapter_and_a_retry_joins_it(
 ) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         server.worker.adapt_gate.clear()
-        server.set_deadline(1)
-        late = await client.post("/v1/predict", json=PREDICT)
+        server.set_deadline(20)
+        asking = asyncio.create_task(client.post("/v1/predict", json=PREDICT))
+        await until(lambda: server.engine.workers()[0].jobs == 1)
+        pass_time(20)
+        late = await asking
         assert late.status_code == 504
         error = late.json()["error"]
         assert error["code"] == "deadline_exceeded"
@@ -137,9 +140,12 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(server: Server) -> No
     async def scenario(client: httpx.AsyncClient) -> None:
         adapter = (await client.post("/v1/adapters", json=CREATE)).json()["id"]
         server.worker.predict_gate.clear()
-        server.set_deadline(1)
+        server.set_deadline(20)
         bodies = [{"adapter_id": adapter, "inputs": [text]} for text in ("first", "second")]
-        late = await asyncio.gather(*(client.post("/v1/predict", json=body) for body in bodies))
+        asking = [asyncio.create_task(client.post("/v1/predict", json=body)) for body in bodies]
+        await until(lambda: server.engine.workers()[0].jobs == 2)
+        pass_time(20)
+        late = await asyncio.gather(*asking)
         assert [response.status_code for response in late] == [504, 504]
         for response in late:
             assert response.json()["error"]["adapter_id"] == adapter
@@ -320,6 +326,24 @@ def test_health_answers_while_the_model_works(server: Server) -> None:
         assert (await working).status_code == 201
 
     server.run(scenario)
+
+
+def test_probes_are_logged_where_they_begin_to_fail(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "service.access")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        found = [(await client.get("/readyz")).status_code for _ in range(3)]
+        server.worker.load_gate.set()
+        await server.app.state.loading
+        found += [(await client.get("/readyz")).status_code for _ in range(2)]
+        server.engine.drain()
+        found += [(await client.get("/readyz")).status_code for _ in range(2)]
+        assert found == [503, 503, 503, 200, 200, 503, 503]
+
+    server.worker.load_gate.clear()
+    server.run(scenario, ready=False)
+    lines = [record.getMessage() for record in caplog.records if record.name == "service.access"]
+    assert ["GET /readyz 503" in line for line in lines] == [True, True]
 
 
 def test_probes_follow_loading_serving_and_draining(server: Server) -> None:

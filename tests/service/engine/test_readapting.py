@@ -6,6 +6,7 @@ Through HTTP, with a fake worker; `test_several_posteriors.py` does it with a mo
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ CREATE: dict[str, Any] = {"support": SUPPORT, "options": ["yes", "no"]}
 CASES: dict[str, Any] = {
     "questions": [{"name": "late", "type": "predicate", "instructions": "Is it late?"}],
     "cases": [{"input": f"case {n}", "answers": {"late": n % 2 == 0}} for n in range(4)],
+}
+# So many rows that the steps of `full` grow with them: from 4 and from 6 to 10.
+MANY: dict[str, Any] = {
+    "questions": [*CASES["questions"], {"name": "far", "type": "predicate", "instructions": "Is it far?"}],
+    "cases": [{"input": f"case {n}", "answers": {"late": n % 2 == 0, "far": n % 3 == 0}} for n in range(40)],
 }
 LABELLED = [{"input": f"labelled {n}", "output": "yes" if n % 3 else "no"} for n in range(8)]
 
@@ -62,11 +68,14 @@ async def history(client: httpx.AsyncClient, name: str) -> list[tuple[str, str |
     return [(row["adapter_id"], row.get("note")) for row in reversed(rows)]
 
 
+ADAPTS: list[dict[str, Any]] = [
+    {}, {"effort": "fast"}, {"effort": "instant"}, {"steps": 3}, {"calibration_folds": 3, "beta": 0.5},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "adapt",
-    [{}, {"effort": "fast"}, {"effort": "instant"}, {"steps": 3}, {"calibration_folds": 3, "beta": 0.5}],
+    ("body", "adapt"), [*itertools.product([CREATE, CASES], ADAPTS), (MANY, {}), (MANY, {"steps": 9})]
 )
-@pytest.mark.parametrize("body", [CREATE, CASES])
 def test_the_new_adapter_is_that_of_the_same_request(
     tmp_path: Path, body: dict[str, Any], adapt: dict[str, Any]
 ) -> None:
@@ -199,7 +208,7 @@ def test_what_is_interrupted_leaves_nothing_half_and_goes_on(
         with monkeypatch.context() as patch:  # it is stored, and then the disk is full
             patch.setattr(server.engine.names._store, "put", full)
             failed = await client.post(f"/v1/adapters/{old}/readapt")
-            assert (failed.status_code, failed.json()["error"]["code"]) == (500, "store_failed")
+            assert (failed.status_code, failed.json()["error"]["code"]) == (507, "store_failed")
         assert await history(client, "tickets") == [(old, None)]
         done = await readapt(client, old)
         assert (done["cache"], done["names"]) == ("hit", ["tickets"])

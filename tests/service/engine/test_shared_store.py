@@ -14,14 +14,15 @@ import pytest
 
 from tests.s3_server import S3Server, answers_503, cuts_before
 from tests.service.conftest import SCENARIO_SECONDS, Server
-from tests.service.gating.test_gates import Caller, error, texts
+from tests.service.gating.calling import Caller, error, texts
 
 Pair = Callable[[httpx.AsyncClient, httpx.AsyncClient], Awaitable[None]]
 TARGET = {"target_coverage": 0.9}
+QUESTION = {"type": "predicate", "name": "urgent", "instructions": "Is help needed at once?"}
 
 
 def servers(root: Path, url: str, **settings: Any) -> tuple[Server, Server]:
-    more = {"store_fresh_seconds": 0, "store_timeout_seconds": 5, **settings}
+    more = {"store_fresh_seconds": 0, "store_timeout_seconds": 20, **settings}
     one, two = (Server(root / name, store_url=url, **more) for name in ("one", "two"))
     return one, two
 
@@ -149,9 +150,15 @@ def test_a_store_that_fails_is_a_503_and_nothing_is_acknowledged(
                 one.get("/v1/adapters"),
             )
             assert (await one.get("/livez")).status_code == 200
+            # What needs nothing of the store is answered.
+            assert (await one.get("/readyz")).status_code == 200
+            zero_shot = {"inputs": ["x"], "questions": [QUESTION]}
+            assert (await one.post("/v1/decide", json=zero_shot)).status_code == 200
         for answer in answers:
             assert error(answer, 503)["code"] == "store_unavailable"
             assert int(answer.headers["retry-after"]) >= 1
+        shown = (await one.get("/metrics")).text
+        assert f'abmll_store_errors_total{{code="store_unavailable"}} {len(answers)}.0' in shown
         rows = (await two.get("/v1/adapters")).json()["data"]
         assert [row["id"] for row in rows] == [here.id]
         assert error(await here.calibration())["code"] == "calibration_missing"
@@ -159,4 +166,4 @@ def test_a_store_that_fails_is_a_503_and_nothing_is_acknowledged(
         assert (await one.post("/v1/adapters", json=body)).status_code == 201
         assert (await here.post("calibrate", {"examples": examples})).json()["n"] == 5
 
-    run(servers(tmp_path, s3_url, store_timeout_seconds=0.6), scenario)
+    run(servers(tmp_path, s3_url, store_timeout_seconds=1.5), scenario)

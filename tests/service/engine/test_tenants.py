@@ -63,18 +63,18 @@ def test_the_ids_of_another_are_unknown_everywhere(server: Server) -> None:
     async def work(one: Engine, two: Engine) -> None:
         id = (await one.create_adapter(EQUAL)).adapter.manifest.id
         await one.names.put("tickets", id, "fake-1b")
-        await one.calibrate(CalibrateRequest(id, (LabelledText("other", "yes"),), more_follow=True))
+        await one.calibrations.add(CalibrateRequest(id, (LabelledText("other", "yes"),), more_follow=True))
         query = SUPPORT[0].query
         for refused in (
             two.adapter(id),
             two.pin(id),
             two.unpin(id),
             two.delete_adapter(id),
-            two.calibrations(id),
-            two.delete_calibration(id),
-            two.feedback(id, []),
+            two.calibrations.views(id),
+            two.calibrations.delete(id),
+            two.calibrations.label(id, []),
             two.diagnose(DiagnoseRequest(id)),
-            two.calibrate(CalibrateRequest(id, (LabelledText("other", "yes"),))),
+            two.calibrations.add(CalibrateRequest(id, (LabelledText("other", "yes"),))),
             two.predict(PredictRequest(id, (query,))),
             two.names.put("mine", id, "fake-1b"),
         ):
@@ -161,7 +161,9 @@ def test_adapters_that_nobody_uses_expire_with_their_calibrations(tmp_path: Path
         unused, named, used = (m.adapter.manifest.id for m in made)
         other = (await two.create_adapter(EQUAL)).adapter.manifest.id
         plain = (await server.engine.create_adapter(EQUAL)).adapter.manifest.id
-        await one.calibrate(CalibrateRequest(unused, (LabelledText("other", "yes"),), more_follow=True))
+        await one.calibrations.add(
+            CalibrateRequest(unused, (LabelledText("other", "yes"),), more_follow=True)
+        )
         await one.names.put("tickets", named, "fake-1b")
         expiry = server.engine._expiry
         assert expiry is not None

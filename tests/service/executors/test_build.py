@@ -7,10 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
+from service.executors import worker
 from service.executors.build import build_executor
 from service.metrics import Metrics
-from service.settings import Settings, SettingsError
+from service.settings import Settings
+from service.settings.values import SettingsError
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 500), (4, 125)])
+def test_workers_of_one_machine_share_half_of_its_free_memory(
+    monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
+) -> None:
+    """Each alone would take half of what is left in the container, and all of them more than it has."""
+    monkeypatch.setattr(worker, "available_bytes", lambda: 1000)
+    assert worker._free_bytes(torch.device("cpu"), workers) == expected
 
 
 def built(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[Settings], Mapping[str, Any]]:

@@ -71,7 +71,7 @@ def test_an_actor_that_ray_kills_is_replaced_and_its_jobs_are_done() -> None:
             jobs = [predict_job(samples=10, adapter="adp_1"), adapt_job(steps=10)]
             doing = [asyncio.create_task(run(executor, job)) for job in jobs]
             await asyncio.sleep(0.1)
-            ray.kill(executor._members[0].port._actor.result())  # type: ignore[union-attr]
+            ray.kill(executor._members.all[0].port._actor.result())  # type: ignore[union-attr]
             assert [(await task).value.digest for task in doing] == list(map(answer, jobs))
             assert executor.workers()[0].restarts == 1
 

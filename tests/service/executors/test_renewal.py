@@ -107,7 +107,9 @@ class Port:
 
 def pool(ports: Ports, workers: int = 2, metrics: Metrics | None = None, **rules: Any) -> WorkerPool:
     rules = {"heartbeat_seconds": 0.02, "silent_beats": 10_000, **rules}
-    return WorkerPool(ports.spawn, workers, metrics or Metrics(), replace(QUICK, **rules), OneText())
+    has_room = rules.pop("has_room", lambda _: False)
+    rules_of = replace(QUICK, **rules)
+    return WorkerPool(ports.spawn, workers, metrics or Metrics(), rules_of, OneText(), has_room)
 
 
 def fenced(metrics: Metrics, reason: str) -> float:
@@ -154,7 +156,8 @@ def test_a_worker_is_slow_after_three_slow_checks_in_a_row() -> None:
     async def scenario() -> None:
         ports, metrics = Ports(), Metrics()
         executor = pool(ports, 1, metrics, check_seconds=0.02)
-        check = executor._check
+        assert executor._checks is not None
+        check = executor._checks._check
         assert isinstance(check, OneText)
         async with running(executor):
             await all_up(executor)
@@ -234,6 +237,66 @@ def test_a_rolling_restart_loses_no_job_and_leaves_one_worker_up() -> None:
             assert [worker.restarts for worker in executor.workers()] == [1, 1, 1]
             assert (fewest, metrics.replays._value.get()) == (2, 0)
             assert answered > 20
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_only_worker_goes_once_the_next_one_is_up_where_there_is_room(killed: bool) -> None:
+    async def scenario() -> None:
+        ports, metrics, asked = Ports(), Metrics(), list[int]()
+        executor = pool(ports, 1, metrics, has_room=lambda size: not asked.append(size))
+        async with running(executor):
+            await all_up(executor)
+            await until(lambda: executor.workers()[0].memory_bytes == 100)
+            done, gaps, stop = 0, 0, False
+
+            async def client(number: int) -> None:
+                nonlocal done
+                while not stop:
+                    job = adapt_job(steps=2, seed=10_000 * number + done)
+                    assert (await executor.adapt(job)).value.digest == answer(job)
+                    done += 1
+
+            async def watching() -> None:
+                nonlocal gaps
+                while not stop:
+                    gaps += not any(worker.state == "up" for worker in executor.workers())
+                    await asyncio.sleep(0)
+
+            tasks = [asyncio.create_task(work) for work in (client(1), client(2), watching())]
+            for number in range(3):
+                before = done
+                await until(lambda before=before: done > before)
+                restarting = asyncio.create_task(executor.restart())
+                if killed and number == 1:  # while the next one loads
+                    await until(lambda: len(executor.workers()) == 2)
+                    ports.made[-2].kill()
+                await restarting
+                await until(lambda: len(executor.workers()) == 1)
+                await all_up(executor)
+            stop = True
+            await asyncio.gather(*tasks)
+            assert killed or (gaps, metrics.replays._value.get()) == (0, 0)
+            assert (asked, executor.workers()[0].restarts) == ([100] * 3, 3)
+            assert 'abmll_worker_up{worker="0"} 1.0' in metrics.render().decode()
+
+    asyncio.run(scenario())
+
+
+def test_an_only_worker_stays_where_the_next_one_cannot_be_started() -> None:
+    async def scenario() -> None:
+        ports, metrics = Ports(wrong={1}), Metrics()
+        executor = pool(ports, 1, metrics, has_room=lambda _: True)
+        async with running(executor):
+            await all_up(executor)
+            await executor.restart()
+            assert [worker.state for worker in executor.workers()] == ["up"]
+            assert (len(ports.made), ports.made[0].ended) == (2, False)
+            assert (await executor.adapt(adapt_job())).value.digest == answer(adapt_job())
+            await executor.restart()
+            assert (len(ports.made), ports.made[0].ended) == (3, True)
+            assert (await executor.adapt(adapt_job())).value.digest == answer(adapt_job())
 
     asyncio.run(scenario())
 

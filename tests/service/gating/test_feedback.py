@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from tests.service.conftest import Server
-from tests.service.gating.test_gates import TARGET, Caller, other, texts
+from tests.service.gating.calling import TARGET, Caller, other, texts
 
 
 def test_a_label_that_contradicts_the_first_changes_nothing_and_is_named(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def open_page(browser, listening: Listening) -> Iterator[Callable[..., object]]:
         context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)  # a machine that others use is slow
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
         page.on("request", lambda sent: _note_foreign(sent.url, listening.url, wrong))

@@ -25,7 +25,7 @@ def test_the_page_prints_the_client() -> None:
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node on the path")
 def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4
     shutil.copy(CLIENT, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     printed = []
@@ -38,11 +38,13 @@ def test_the_programs_of_the_page_run(tmp_path: Path) -> None:
             )
             assert (done.returncode, done.stderr) == (0, "")
             printed.append(done.stdout.splitlines())
-    asked, many, streamed = printed
+    asked, many, streamed, followed = printed
     assert [line.split()[0] for line in asked] == ["urgent", "team"]
     assert {re.sub(r" [\d.]+$", "", line) for line in many} == {"It can wait.", "Now!", "Thank you."}
     events = [line.split()[0] for line in streamed]
     assert events == ["step"] * (len(events) - 3) + ["adapter", "prediction", "done"]
+    assert re.fullmatch(r"succeeded (\d+) of \1", followed[-2])
+    assert followed[-1] == "3"
 
 
 @pytest.mark.skipif(NODE is None, reason="there is no Node on the path")

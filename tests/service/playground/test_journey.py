@@ -63,7 +63,7 @@ def test_from_a_paste_to_the_second_version_and_a_file(open_page, listening: Lis
     page = open_page()
     bring(page, "Cases", SHEET)
     learn(page, 9)
-    assert page.get_by_role("row", name="mails@1 9").is_visible()
+    page.get_by_role("row", name="mails@1 9").wait_for()
 
     button(page, "Remove all").last.click()
     page.get_by_label("New inputs, one a line").fill("first\nsecond\nthird")
@@ -391,6 +391,10 @@ def test_axe_finds_nothing_serious(open_page, scheme: str, size: tuple[int, int]
     learn(page, 12)
     answer(page, 7)
     page.get_by_label("Least confidence").fill("0.4")
+    button(page, "Check mails@1").click()
+    page.get_by_role("list", name="Verdicts").wait_for()
+    button(page, "Compare on 7 inputs").click()
+    page.get_by_role("group", name="team by mails@1").wait_for()
     page.get_by_text("The same in code").click()
     page.get_by_label("option 1 of team", exact=True).fill("")
     button(page, "Learn from 12 cases").click()
@@ -405,6 +409,8 @@ def test_no_part_is_wider_than_a_phone(open_page) -> None:
     page = open_page(viewport={"width": 360, "height": 740})
     learn(page, 12)
     answer(page, 7)
+    button(page, "Compare on 7 inputs").click()
+    page.get_by_role("group", name="team by mails@1").wait_for()
     page.get_by_text("The same in code").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 from typing import Any
 
 import pytest
+
+from abmll.assurance.certificates import Certificate, certify_looks
 
 pytestmark = pytest.mark.browser
 
@@ -148,3 +151,73 @@ def test_cases_and_labels_that_say_nothing_draw_no_curve(call) -> None:
         {"confidence": 0.9, "right": True},
         {"confidence": 0.9, "right": None},
     ]
+
+
+def test_a_certificate_is_that_of_the_library(call) -> None:
+    draw = random.Random(5)
+    seen = set()
+    given, expected = [], []
+    for _ in range(80):
+        n, slope, digits = (
+            draw.choice([1, 29, 45, 60, 200, 500]),
+            draw.choice([0, 0.1, 0.6]),
+            draw.choice([1, 3, 17]),
+        )
+        confidences = [round(draw.random(), digits) or 0.5 for _ in range(n)]
+        correct = [draw.random() > 2 * slope * (1 - confidence) for confidence in confidences]
+        target = draw.choice([0.02, 0.05, 0.1, 0.2])
+        found = certify_looks(confidences, correct, target, 0.1, n)
+        certified = isinstance(found, Certificate)
+        seen.add(found.errors > 0 if certified else found.about_n_more_labels is None)
+        names = ("threshold", "n", "accepted", "errors", "coverage")
+        expected.append(
+            {name: getattr(found, name) for name in names}
+            if certified
+            else {"more": found.about_n_more_labels}
+        )
+        rows = [{"confidence": c, "correct": k} for c, k in zip(confidences, correct, strict=True)]
+        given.append([rows, target])
+    assert [call("certificate", "certificate", *arguments) for arguments in given] == expected
+    assert seen == {True, False}
+
+
+def test_what_a_certificate_counts_is_what_calibrating_counts(call) -> None:
+    decided = {"t": {"options": ["billing", "delivery"], "top": 0, "confidence": 0.9}}
+    inputs = [
+        {"input": "a", "answers": {"t": "billing"}, "decided": decided},
+        {"input": "a", "answers": {"t": "delivery"}, "decided": decided},
+        {"input": "b", "answers": {"t": None}, "decided": decided},
+        {"input": "c", "answers": {}, "decided": decided},
+        {"input": "d", "answers": {"t": "billing"}, "decided": decided, "taught": True},
+        {"input": "e", "answers": {"t": "billing"}},
+    ]
+    assert call("certificate", "outcomesOf", QUESTIONS[0], inputs) == [
+        {"confidence": 0.9, "correct": True},
+        {"confidence": 0.9, "correct": False},
+    ]
+
+
+def test_a_suspicious_label_is_said_with_the_row_of_its_case(call) -> None:
+    cases = [
+        {"id": "x", "input": "", "answers": {"t": "billing"}},
+        {"id": "y", "input": "one", "answers": {"u": "yes", "t": "billing"}},
+        {"id": "z", "input": "two", "answers": {"t": "delivery"}},
+    ]
+    suspect = {"index": 2, "label": "delivery", "answer": "billing", "probability": 0.93}
+    own = {"n": 2, "correct": 1, "low": 0.1, "high": 0.9}
+    question = {
+        "name": "team", "verdict": "weak", "held_out": own, "guess": {"accuracy": 0.5}, "suspects": [suspect],
+        "reasons": [{"code": "c", "message": "too few"}], "conflicts": [], "unseen_options": ["other"],
+    }  # fmt: skip
+    state = {"questions": QUESTIONS, "cases": cases, "most": 0}
+    found = call("check", "readDiagnosis", {"adapter_id": "a", "questions": [question]}, state)
+    assert found["findings"] == [
+        {
+            "id": "z",
+            "message": "Row 3, team: labelled “delivery”, but the other cases say “billing” (93 %). Is the label right?",
+        },
+        {"message": "team: no case has the answer “other”."},
+    ]
+    assert found["questions"][0]["right"] == (
+        "Right for 1 of 2 held-out cases (10 % to 90 %); guessing is right for 50 %."
+    )

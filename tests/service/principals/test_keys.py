@@ -17,7 +17,7 @@ from service.principals.keyring import KeyRing
 from service.principals.keys_file import Key, Keys, NewKey, change_keys, digest_of, make_key, read_keys
 from service.principals.quotas import Meter, check_room
 from service.principals.records import Limits, Principal, Scope
-from service.settings import SettingsError
+from service.settings.values import SettingsError
 
 PREDICT = frozenset({Scope.PREDICT})
 

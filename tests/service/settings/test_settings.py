@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.executors.build import settings_by_worker
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings
+from service.settings.loading import load_settings
+from service.settings.values import SettingsError
 
 
 def test_the_command_line_wins_over_the_environment_which_wins_over_the_default(monkeypatch) -> None:
