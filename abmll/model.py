@@ -11,7 +11,7 @@ from abmll.adaptation.settings import AdaptSettings, for_questions
 from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.backbone import Backbone
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.config import PosteriorConfig, ReadoutChoice
 from abmll.posterior.noise.draws import check_readout, mean_draw
 from abmll.posterior.noise.families import family_of
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
@@ -42,17 +42,17 @@ class FewShotModel:
         max_tokens: int | None = None,
         equivalence: Equivalence | None = None,
         sentences: SentenceEncoder | None = None,
-        readout_scale: float | None = None,
+        readout_scale: ReadoutChoice = None,
     ) -> None:
         """Wrap `model` in place.
 
         `prior` is a trained theta, or a configuration, which gives an untrained one (B = 0).
         `equivalence` says which free-text answers mean the same; by default, those that are the
         same text, normalised. `sentences` is the sentence encoder that `prior` names, if it names
-        one. With a `readout_scale`, samples of every posterior differ in the readout alone, at that
-        scale (`NoiseConfig.readout_scale`). Raises `PosteriorMismatchError` where theta was made
-        for other layers, names an unknown noise family, or needs a sentence encoder or a readout
-        that is not there, and `UnsupportedModelError` for an unknown architecture.
+        one. `readout_scale` says how samples of every posterior differ (`ReadoutChoice`). Raises
+        `PosteriorMismatchError` where theta was made for other layers, names an unknown noise
+        family, or needs a sentence encoder or a readout that is not there, and
+        `UnsupportedModelError` for an unknown architecture.
         """
         config = prior if isinstance(prior, PosteriorConfig) else prior.config
         family_of(config.noise)  # raises for an unknown family before the first sample
@@ -216,8 +216,7 @@ class FewShotModel:
 
     def sampled(self, config: PosteriorConfig) -> PosteriorConfig:
         """Return the configuration with the noise that this model samples."""
-        scale = self.readout_scale
-        return config if scale is None else replace(config, noise=replace(config.noise, readout_scale=scale))
+        return replace(config, noise=config.noise.sampled(self.readout_scale))
 
     def advance(self, runs: Sequence[QueryRun]) -> None:
         """Do one unit of every run that is not done, with the chunks of options in one batch."""

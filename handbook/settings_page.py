@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -49,8 +49,10 @@ def _row(name: str) -> tuple[str, ...]:
 
 
 def _bounds(field: FieldInfo) -> list[str]:
+    parts = [part for part in get_args(field.annotation) if get_origin(part) is Annotated]
+    of_parts = [rule for part in parts for own in part.__metadata__ for rule in own.metadata]
     found: list[str] = []
-    for rule in field.metadata:
+    for rule in [*field.metadata, *of_parts]:
         for bound, words in _BOUNDS.items():
             value = getattr(rule, bound, None)
             if value is not None:

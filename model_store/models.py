@@ -11,7 +11,7 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.decoder.shared_weights import with_shared_weights
 from abmll.errors import PosteriorMismatchError
 from abmll.model import FewShotModel
-from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.config import PosteriorConfig, ReadoutChoice
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.prediction.semantic import Equivalence
 from abmll.similarity.sentence_encoder import SentenceEncoder
@@ -69,7 +69,7 @@ def load_model(
     device: str = "cpu",
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
-    readout_scale: float | None = None,
+    readout_scale: ReadoutChoice = None,
     progress: bool = True,
 ) -> LoadedModel:
     """Load the base that this name means, and build the model of `start` on it; see `load_models`."""
@@ -94,7 +94,7 @@ def load_models(
     device: str = "cpu",
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
-    readout_scale: float | None = None,
+    readout_scale: ReadoutChoice = None,
     progress: bool = True,
 ) -> list[LoadedModel]:
     """Load the base that this name means once, and build the model of each start on it.
@@ -133,7 +133,7 @@ def build_model(
     sentences: SentenceEncoder | None = None,
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
-    readout_scale: float | None = None,
+    readout_scale: ReadoutChoice = None,
     progress: bool = True,
 ) -> FewShotModel:
     """Build the model of `start` on a base that is loaded.

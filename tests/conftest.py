@@ -15,9 +15,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+LONGEST_FILES = [
+    "e2e/test_server.py", "service/test_embedded.py", "service/playground/test_journey.py",
+    "service/cli/test_failures.py", "abmll/test_memory_plan.py", "e2e/test_ticket_triage.py",
+    "e2e/test_decisions.py", "e2e/test_readme.py", "service/executors/test_worker.py",
+    "client/test_concurrency.py", "service/test_server.py", "deployment/test_balancer.py",
+    "lab/evaluation/test_run.py", "service/executors/test_process.py",
+]  # fmt: skip
+"""Files that take longest, in this order: begun last, they would run beside idle processes."""
+
 if TYPE_CHECKING:
     from model_store.objects.contract import Objects
     from tests.s3_server import S3Server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from abmll.decoder.layout import MODULES, AdapterLayout
 from abmll.similarity.gaussian_process import SimilarityConfig
@@ -16,6 +16,9 @@ from abmll.similarity.gaussian_process import SimilarityConfig
 TEMPERATURE_AT = 16
 # The smallest and the largest number of support examples that a temperature rule is fitted on.
 TEMPERATURE_SIZES = (4, 32)
+ReadoutChoice: TypeAlias = float | Literal["off"] | None
+"""How samples of a posterior shall differ: in the readout alone at a scale, in every site (`off`),
+or as the posterior says (None)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class NoiseConfig:
     rank: int = 4
     scale: float = 1.0
     readout_scale: float | None = None
+
+    def sampled(self, readout: ReadoutChoice) -> NoiseConfig:
+        """Return the noise with samples that differ as `readout` says."""
+        if readout is None:
+            return self
+        return replace(self, readout_scale=None if readout == "off" else readout)
 
     def in_training(self) -> NoiseConfig:
         """Return the noise of adaptation, which uses nothing that is chosen after training."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from abmll.decoder.layout import Site, SiteTensors, flat_size, site_shapes, unflatten
 from abmll.errors import PosteriorMismatchError
-from abmll.posterior.config import PosteriorConfig
+from abmll.posterior.config import PosteriorConfig, ReadoutChoice
 from abmll.similarity.class_examples import ClassExamples, all_from_tensors, all_to_tensors
 from abmll.similarity.features import Whitening
 
@@ -167,10 +167,9 @@ class TaskPosterior(Posterior):
         """Return the same posterior with the noise scale `scale`."""
         return replace(self, config=replace(self.config, noise=replace(self.config.noise, scale=scale)))
 
-    def with_readout_scale(self, scale: float) -> TaskPosterior:
-        """Return the same posterior with noise in the readout alone, at the scale `scale`."""
-        noise = replace(self.config.noise, readout_scale=scale)
-        return replace(self, config=replace(self.config, noise=noise))
+    def with_readout_scale(self, readout: ReadoutChoice) -> TaskPosterior:
+        """Return the same posterior with samples that differ as `readout` says."""
+        return replace(self, config=replace(self.config, noise=self.config.noise.sampled(readout)))
 
     def with_temperature_times(
         self, factor: float, by_question: Mapping[tuple[int, ...], float] | None = None

@@ -11,7 +11,8 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -38,7 +39,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    field.annotation | None,  # type: ignore[operator]
+                    _typed(field.annotation),
                     typer.Option(
                         help=f"{field.description} ({ENV_PREFIX}{name.upper()})",
                         show_default=_default(field.default),
@@ -107,6 +108,17 @@ def _without_empty_settings(args: Sequence[str]) -> list[str]:
         if not is_empty(value if equals else given[-1]):
             left += given
     return left
+
+
+def _typed(annotation: Any) -> Any:
+    """Return the type of a setting's option.
+
+    A typer option has one type beside None. Where a setting has several, the option is a text,
+    which pydantic reads.
+    """
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
+    several = get_origin(annotation) in (Union, UnionType) and len(kinds) > 1
+    return str | None if several else annotation | None
 
 
 def _default(value: Any) -> str | bool:

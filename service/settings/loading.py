@@ -48,7 +48,7 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"setting {'.'.join(map(str, first['loc'])) or 'workers'}: {message}") from error
+        raise SettingsError(f"setting {first['loc'][0] if first['loc'] else 'workers'}: {message}") from error
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:

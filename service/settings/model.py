@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -45,12 +45,11 @@ class ModelSettings(BaseModel):
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base model; by default that of its catalogue entry."
     )
-    readout_scale: float | None = Field(
+    readout_scale: Annotated[float, Field(gt=0, le=1000)] | Literal["off"] | None = Field(
         default=None,
-        gt=0,
-        le=1000,
         description="Scale of the noise where samples differ in the readout alone, the last linear layer: many "
-        "samples then cost little more than the mean. By default samples differ as the posterior says.",
+        "samples then cost little more than the mean. `off` samples every adapted layer, which costs about as "
+        "much as a pass a sample. By default samples differ as the posterior says.",
     )
     nli_model: str | None = Field(
         default=None,

@@ -17,6 +17,7 @@ from abmll.assurance.folds import Fold, make_folds
 from abmll.assurance.held_out import SAMPLES
 from abmll.cross_fitting import adapt_at_own_temperature
 from abmll.model import FewShotModel
+from abmll.posterior.config import ReadoutChoice
 from abmll.posterior.posteriors import TaskPosterior
 from abmll.text.tasks import Example, Query
 from lab.evaluation.cells import Answer, Effort
@@ -63,8 +64,8 @@ class Adapted(Method):
 
     `samples` 0 answers with the mean. Without `settings` they are those of `effort`, from those
     that theta is to be served with. With `calibration_folds` that many parts of the support choose
-    a temperature for the adapter. With a `readout_scale`, samples differ in the readout alone, at
-    that scale.
+    a temperature for the adapter. With a number as
+    `readout_scale`, samples differ in the readout alone, at that scale; with `off`, in every site.
     """
 
     kind: Literal["adapted"] = "adapted"
@@ -72,7 +73,7 @@ class Adapted(Method):
     settings: AdaptSettings | None = None
     effort: Literal["instant", "fast", "full"] = "full"
     calibration_folds: int = 0
-    readout_scale: float | None = None
+    readout_scale: ReadoutChoice = None
 
     def answer(
         self, model: FewShotModel, support: Sequence[Example], queries: Sequence[Query], seed: int
@@ -84,7 +85,6 @@ class Adapted(Method):
             posterior, effort = adapt_calibrated_timed(model, support, folds, settings, seed)
         else:
             posterior, effort = adapt_timed(model, support, settings, seed)
-        if self.readout_scale is not None:
-            posterior = posterior.with_readout_scale(self.readout_scale)
+        posterior = posterior.with_readout_scale(self.readout_scale)
         found = model.predict(posterior, queries, samples=self.samples, seed=seed, truncate=True)
         return answers_of(found), effort + prediction_effort(found, self.samples)

@@ -80,3 +80,16 @@ def test_a_model_may_sample_the_readout_of_any_posterior(make_model: Callable[..
     )
     assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
     assert found.stds != pytest.approx(full.stds, rel=0.01)
+
+
+def test_a_model_may_sample_every_site_of_a_posterior_of_the_readout(
+    make_model: Callable[..., FewShotModel],
+) -> None:
+    plain, of_readout = make_model(offset=0.05), make_model(offset=0.05, readout_scale=3.0)
+    model = FewShotModel(tiny_model(), tiny_tokenizer(), of_readout.prior, readout_scale="off")
+    query = Query("the film was wonderful", ("positive", "negative", "not related"))
+    found, expected, narrow = (
+        m.predict(None, [query], samples=6, seed=2)[0].predictive for m in (model, plain, of_readout)
+    )
+    assert found.stds == pytest.approx(expected.stds, rel=1e-5)
+    assert found.stds != pytest.approx(narrow.stds, rel=0.01)

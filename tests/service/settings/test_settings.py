@@ -78,6 +78,19 @@ def test_a_setting_is_a_number_that_timers_can_take(monkeypatch, name: str, valu
         load_settings(**{name: float(value)})
 
 
+@pytest.mark.parametrize(("given", "scale"), [("6", 6.0), ("off", "off")])
+def test_samples_differ_in_the_readout_at_a_scale_or_everywhere(given: str, scale: object) -> None:
+    assert load_settings(readout_scale=given).readout_scale == scale
+    shown = CliRunner().invoke(app, ["serve", "--readout-scale", given, "--print-config"])
+    assert json.loads(shown.stdout)["readout_scale"] == scale
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1001", "on"])
+def test_a_scale_of_the_readout_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="setting readout_scale: "):
+        load_settings(readout_scale=given)
+
+
 @pytest.mark.parametrize(("given", "device"), [("CPU", "cpu"), (" cuda ", "cuda"), ("CUDA:1", "cuda:1")])
 def test_a_device_is_known_in_any_case(given: str, device: str) -> None:
     assert load_settings(device=given).device == device
