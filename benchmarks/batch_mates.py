@@ -1,11 +1,13 @@
 """Measure how far the probabilities of an input depend on the inputs beside it.
 
     python -m benchmarks.batch_mates --data ../shared/data --threads 1
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m benchmarks.batch_mates --data ../shared/data \\
+        --threads 1 --page batch_mates_without_amx
 
 The same inputs are answered alone and with others in one request, with the same adapter, by the
 base in the dtype of this machine and in fp32. Inputs are those of tasks; the same behind one
 prefix, which they then share in a row; and the same beside a text that is too long for plain
-attention.
+attention. The second command keeps a processor with AMX from using it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ RUNS = ((0, 3), (0, 31), (16, 7))  # samples and mates
 def main() -> None:
     parser = common.arguments(__doc__, data=True)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--page", default="batch_mates", help="name of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     native = str(compute_dtype("cpu")).removeprefix("torch.")
@@ -51,7 +54,7 @@ def main() -> None:
     bound = "; ".join(f"{dtype}: {value:.1e}" for dtype, value in worst.items())
     title = "Does an answer depend on the inputs beside it?"
     tables = [f"Largest of all: {bound}.", common.table(head, rows)]
-    common.write_results("batch_mates", title, [about], tables, {"rows": rows, "worst": worst}, options)
+    common.write_results(options.page, title, [about], tables, {"rows": rows, "worst": worst}, options)
 
 
 def load(posterior: str | None, dtype: Any) -> FewShotModel:

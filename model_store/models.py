@@ -18,7 +18,7 @@ from abmll.similarity.sentence_encoder import SentenceEncoder
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
 from model_store.pretrained.bases import LoadedBase, load_base
-from model_store.pretrained.catalogue import Quantisation
+from model_store.pretrained.catalogue import Dtype, Quantisation
 from model_store.pretrained.identity import BaseIdentity
 from model_store.pretrained.sentence_encoders import load_sentence_encoder
 
@@ -66,6 +66,7 @@ def load_model(
     start: Start,
     *,
     quantisation: Quantisation | None = None,
+    dtype: Dtype | None = None,
     device: str = "cpu",
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
@@ -77,6 +78,7 @@ def load_model(
         base,
         [start],
         quantisation=quantisation,
+        dtype=dtype,
         device=device,
         cache_dir=cache_dir,
         equivalence=equivalence,
@@ -91,6 +93,7 @@ def load_models(
     starts: Sequence[Start],
     *,
     quantisation: Quantisation | None = None,
+    dtype: Dtype | None = None,
     device: str = "cpu",
     cache_dir: Path | None = None,
     equivalence: Equivalence | None = None,
@@ -101,12 +104,14 @@ def load_models(
 
     The models share the weights of the base and sentence encoders, and nothing else: each may adapt
     other layers. Without `quantisation` it is that of the base which the first posterior was
-    trained on. Raises as `load_base` and `build_model`.
+    trained on. `dtype` is as in `load_base`. Raises as `load_base` and `build_model`.
     """
     first = starts[0].manifest
     if quantisation is None and first is not None:
         quantisation = first.base.quantisation
-    loaded = load_base(base, quantisation=quantisation, device=device, cache_dir=cache_dir, progress=progress)
+    loaded = load_base(
+        base, quantisation=quantisation, dtype=dtype, device=device, cache_dir=cache_dir, progress=progress
+    )
     encoders: dict[str | None, SentenceEncoder] = {}
     models: list[LoadedModel] = []
     for start in starts:
@@ -139,8 +144,8 @@ def build_model(
     """Build the model of `start` on a base that is loaded.
 
     A base carries the adapters of one model at a time. The sentence encoder is `sentences`, or else
-    `sentence_encoder` or the one that theta names, which is loaded to the device of the base.
-    Raises as `check_base`, `load_sentence_encoder` and `FewShotModel`.
+    `sentence_encoder` or the one that theta names, which is loaded to the device of the base, in its
+    dtype. Raises as `check_base`, `load_sentence_encoder` and `FewShotModel`.
     """
     if start.manifest is not None:
         check_base(start.manifest, base.identity)
@@ -151,6 +156,7 @@ def build_model(
         sentence_encoder or _config(theta).sentence_encoder,
         device=str(base.model.device),
         cache_dir=cache_dir,
+        dtype=base.model.dtype,
         progress=progress,
     )
     model = FewShotModel(

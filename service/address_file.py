@@ -20,7 +20,7 @@ import psutil
 from service.settings import Settings
 
 FILE = "server.json"
-ANSWERING = ("model", "posterior", "quantisation", "readout_scale")
+ANSWERING = ("model", "posterior", "quantisation", "dtype", "readout_scale")
 """The settings that an answer depends on."""
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from abmll.similarity.sentence_encoder import SentenceEncoder
+from abmll.similarity.sentence_encoder import SentenceEncoder, packs
 from model_store.errors import FetchError, UnusableBaseError
 from model_store.pretrained.bases import cache_folder, default_cache_dir, quiet_transformers
 from model_store.pretrained.catalogue import resolve_sentence_encoder
+from model_store.pretrained.convert import compute_dtype
 from model_store.pretrained.sources import cached_checkpoint, fetch_checkpoint, source_revision
 from model_store.progress import no_report, progress_bar
 
@@ -20,9 +21,17 @@ _LAYOUT = "encoders-v1"
 
 
 def load_sentence_encoder(
-    name: str | None, *, device: str = "cpu", cache_dir: Path | None = None, progress: bool = True
+    name: str | None,
+    *,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
 ) -> SentenceEncoder | None:
-    """Load the encoder that `name` means (see `resolve_sentence_encoder`), in fp32; None for None.
+    """Load the encoder that `name` means (see `resolve_sentence_encoder`); None for None.
+
+    It computes in `dtype`, by default what suits the device (`compute_dtype`), where texts are
+    packed for it (`packs`), and otherwise in fp32.
 
     Raises `UnknownBaseError`, `UnusableBaseError`, `FetchError` (`ChecksumError`) and
     `StorageFullError`.
@@ -39,7 +48,10 @@ def load_sentence_encoder(
         except (OSError, ValueError) as error:
             raise UnusableBaseError(f"no sentence encoder could be loaded from {name!r}: {error}") from error
     max_tokens = _trained_length(folder) or int(model.config.max_position_embeddings)
-    return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, max_tokens)
+    model = model.to(device).eval().requires_grad_(False)
+    if packs(model):
+        model = model.to(dtype or compute_dtype(device))
+    return SentenceEncoder(model, tokenizer, max_tokens)
 
 
 def fetch_sentence_encoder(name: str, *, cache_dir: Path | None = None, progress: bool = True) -> Path:

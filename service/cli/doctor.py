@@ -38,7 +38,15 @@ class Check:
 
 
 @with_settings(
-    "model", "posterior", "readout_scale", "quantisation", "device", "threads", "data_dir", "cache_dir"
+    "model",
+    "posterior",
+    "readout_scale",
+    "quantisation",
+    "dtype",
+    "device",
+    "threads",
+    "data_dir",
+    "cache_dir",
 )
 def doctor(
     settings: Settings,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MODEL_SETTINGS = (
-    "model", "posterior", "also_posteriors", "readout_scale", "quantisation", "device", "threads",
+    "model", "posterior", "also_posteriors", "readout_scale", "quantisation", "dtype", "device", "threads",
     "data_dir", "store_url", "cache_dir",
 )  # fmt: skip
 """The settings that a command with its own engine takes as options."""

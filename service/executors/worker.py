@@ -392,6 +392,7 @@ def load_worker(settings: Settings) -> Worker:
             settings.model,
             [Start.of(posterior) if posterior else Start() for posterior in posteriors],
             quantisation=settings.quantisation,
+            dtype=settings.dtype,
             device=settings.device,
             cache_dir=settings.cache_dir,
             equivalence=load_entailment(settings.nli_model, settings.device) if settings.nli_model else None,

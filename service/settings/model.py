@@ -45,6 +45,12 @@ class ModelSettings(BaseModel):
     quantisation: Literal["nf4", "int8", "none"] | None = Field(
         default=None, description="Quantisation of the base model; by default that of its catalogue entry."
     )
+    dtype: Literal["bfloat16", "float32"] | None = Field(
+        default=None,
+        description="Number format of the computation; by default bfloat16 where the device multiplies it, else "
+        "float32. In bfloat16 on processors with AMX, and on GPUs, an answer depends a little on the work beside "
+        "it; in float32 it does not.",
+    )
     readout_scale: Annotated[float, Field(gt=0, le=1000)] | Literal["off"] | None = Field(
         default=None,
         description="Scale of the noise where samples differ in the readout alone, the last linear layer: many "

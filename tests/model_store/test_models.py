@@ -18,6 +18,7 @@ from abmll.text.tasks import Query
 from model_store.models import Start, build_model, check_base, load_model
 from model_store.posteriors import LoadedPosterior, PosteriorManifest
 from model_store.pretrained.bases import LoadedBase, load_base
+from model_store.pretrained.catalogue import Dtype
 from model_store.pretrained.identity import BaseIdentity
 from tests.tiny import make_config, tiny_sentence_encoder
 
@@ -55,6 +56,23 @@ def test_a_posterior_brings_its_base_its_template_and_its_settings(
     assert loaded.model.prior is posterior.prior
     assert loaded.model.defaults == AdaptSettings(steps=3, learning_rate=0.01, batch_size=4, beta=0.5)
     assert loaded.model.encoder.template == PromptTemplate(after_input=" ->")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_base_and_sentence_encoder_compute_in_the_dtype_that_is_asked_for(
+    dtype: Dtype, checkpoint: Path, tmp_path: Path
+) -> None:
+    encoder, tokenizer = tiny_sentence_encoder()
+    encoder.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    similarity = SimilarityConfig(sentence_encoder=str(tmp_path / "encoder"))
+    loaded = load_model(
+        str(checkpoint), Start(replace(ADAPTER, similarity=similarity)), dtype=dtype,
+        cache_dir=tmp_path / "cache", progress=False,
+    )  # fmt: skip
+    assert loaded.model.backbone.dtype == getattr(torch, dtype)
+    assert loaded.model.sentences is not None
+    assert loaded.model.sentences.dtype == getattr(torch, dtype)
 
 
 def test_without_a_posterior_theta_is_untrained(base: LoadedBase) -> None:

@@ -142,7 +142,7 @@ class SignedDraw:
 
     def narrowed(self, row_tokens: Sequence[int]) -> SignedDraw:
         """See `Draw`."""
-        return replace(self, rows=ragged(row_tokens, self.task_of_row.device))
+        return replace(self, rows=ragged(row_tokens, self.task_of_row.device, self.signs[0][0].dtype))
 
     def divergence(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `TrainingDraw`. An estimate on the output rows that `seeds[t]` chooses.
@@ -195,7 +195,7 @@ class WeightNoise:
         device = phi[0].mean_a.device
         signs = split_signs(draw_signs(sign_count(sites, 1), seeds, device, dtype), sites, 1)
         tasks = torch.tensor(task_of_row, device=device)
-        return SignedDraw(config, sites, phi, tasks, signs, ragged(row_tokens, device), prior)
+        return SignedDraw(config, sites, phi, tasks, signs, ragged(row_tokens, device, dtype), prior)
 
     def samples(
         self,

@@ -3,13 +3,20 @@
 import pytest
 import torch
 
-from abmll.decoder.ragged import ByRow, Padded
+from abmll.decoder.ragged import Blocks, ByRow, Padded, Ragged
 
 LENGTHS = (3, 1, 5)
 
 
-@pytest.mark.parametrize("rows", [ByRow(LENGTHS), Padded(LENGTHS, torch.device("cpu"))])
-def test_each_row_has_its_factor(rows: ByRow | Padded) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ByRow(LENGTHS),
+        Padded(LENGTHS, torch.device("cpu")),
+        *(Blocks(LENGTHS, together) for together in (0, 4, 8, 100)),
+    ],
+)
+def test_each_row_has_its_factor(rows: Ragged) -> None:
     g = torch.Generator().manual_seed(0)
     tokens, out = torch.randn(9, 6, generator=g), torch.randn(9, 4, generator=g)
     down, up = torch.randn(3, 2, 6, generator=g), torch.randn(3, 2, 4, generator=g)
