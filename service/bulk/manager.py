@@ -301,7 +301,7 @@ class BulkWork:
             self.files.path(record.input_file_id),
             self._settings.max_body_bytes,
             min(GROUP_QUERIES, self._settings.max_inputs),
-            self._settings.workers + 1,
+            2 * self._settings.workers,  # one for each that waits behind one that runs
         )
         running.began_at, running.began_rows = time.monotonic(), outputs.committed.rows
         run = BatchRun(work, outputs, lambda progress, problem: self._on_progress(record, progress, problem))

@@ -17,11 +17,12 @@ from service.executors.contract import (
     Losses,
     Partial,
     Timed,
+    is_background,
     lane_of,
 )
 from service.executors.members import Member, Members, PendingJob
 from service.executors.messages import Cancel, Done, Submit
-from service.executors.placement import place
+from service.executors.placement import SPILL_JOBS, place
 from service.gateway_metrics import Occupancy
 from service.metrics import Metrics
 
@@ -165,7 +166,9 @@ class PendingJobs:
         if up:
             own = pending.job.adapter_id  # every worker holds the global posterior: any is as good
             key = f"{own}-{pending.id}" if own == GLOBAL else own
-            chosen = place(key, {name: len(member.pending) for name, member in up.items()})
+            # The rows of a batch are many: they are worth a copy of the adapter on every worker.
+            spill = 0 if is_background(pending.tenant) else SPILL_JOBS
+            chosen = place(key, {name: len(member.pending) for name, member in up.items()}, spill)
             self._send(up[chosen], pending)
         elif self._members.come_back:
             self._unplaced[pending.id] = pending

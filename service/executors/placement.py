@@ -19,8 +19,11 @@ def preferred(key: str, workers: Mapping[str, int]) -> str:
     return max(workers, key=lambda name: hashlib.sha256(f"{name}\0{key}".encode()).digest())
 
 
-def place(key: str, jobs_of: Mapping[str, int]) -> str:
-    """Return the worker for `key`. `jobs_of` has the number of jobs of each, and is not empty."""
+def place(key: str, jobs_of: Mapping[str, int], spill: int = SPILL_JOBS) -> str:
+    """Return the worker for `key`. `jobs_of` has the number of jobs of each, and is not empty.
+
+    It is another than the preferred one where that has more than `spill` jobs more.
+    """
     first = preferred(key, jobs_of)
     least = min(jobs_of, key=lambda name: jobs_of[name])
-    return least if jobs_of[first] - jobs_of[least] > SPILL_JOBS else first
+    return least if jobs_of[first] - jobs_of[least] > spill else first

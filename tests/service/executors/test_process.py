@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from service.errors import WorkerLostError
-from service.executors.contract import WorkerStatus
+from service.executors.contract import DEFAULT_TENANT, WorkerStatus, in_background
 from service.executors.placement import SPILL_JOBS, place, preferred
 from service.executors.pool import WorkerPool
 from service.executors.process import process_executor
@@ -263,6 +263,22 @@ def test_predictions_with_one_adapter_go_to_one_worker() -> None:
             await until(lambda: states(executor) == ["up", "up"])
             pids = {(await predict(executor, predict_job(adapter="adp_7"))).value.pid for _ in range(5)}
             assert len(pids) == 1
+
+    asyncio.run(scenario())
+
+
+def test_jobs_of_a_batch_go_to_every_worker() -> None:
+    """A batch with one adapter had one worker before, however many there were."""
+
+    async def scenario() -> None:
+        executor = make("process", [slow_load] * 2)
+        async with running(executor):
+            await until(lambda: states(executor) == ["up", "up"])
+            job = predict_job(adapter="adp_7")
+            tenant = in_background(DEFAULT_TENANT)
+            answers = await asyncio.gather(*(predict(executor, job, tenant=tenant) for _ in range(4)))
+            assert len({found.value.pid for found in answers}) == 2
+            assert {found.value.digest for found in answers} == {answer(job)}
 
     asyncio.run(scenario())
 
