@@ -22,6 +22,11 @@ from service.logs import set_up_logs
 
 log = logging.getLogger(__name__)
 
+NICENESS = 5
+"""How far a worker stands back: where cores are few, the server still answers at once that it lives,
+or that it is full.
+"""
+
 
 def main(
     name: str,
@@ -40,6 +45,7 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     set_up_logs(worker=name)
+    os.nice(NICENESS)
     link = Link(connection)
     commands: SimpleQueue[Command] = SimpleQueue()
     _start(lambda: _listen(link, commands))

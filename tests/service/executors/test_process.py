@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from service.errors import WorkerLostError
+from service.executors.child import NICENESS
 from service.executors.contract import DEFAULT_TENANT, WorkerStatus, in_background
 from service.executors.placement import SPILL_JOBS, place, preferred
 from service.executors.pool import WorkerPool
@@ -263,6 +264,15 @@ def test_predictions_with_one_adapter_go_to_one_worker() -> None:
             await until(lambda: states(executor) == ["up", "up"])
             pids = {(await predict(executor, predict_job(adapter="adp_7"))).value.pid for _ in range(5)}
             assert len(pids) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_stands_back_behind_the_server() -> None:
+    async def scenario() -> None:
+        async with running(make("process", [load])):
+            (worker,) = worker_processes()
+            assert worker.nice() == min(19, psutil.Process().nice() + NICENESS)
 
     asyncio.run(scenario())
 
