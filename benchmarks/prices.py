@@ -29,7 +29,8 @@ from service.engine.admission import admit_adapt, admit_predict
 from service.engine.pricing import price_of
 from service.engine.requests import AdaptOverrides, AdaptRequest, PredictRequest
 from service.executors.contract import Job
-from service.executors.worker import ModelWorker, load_worker
+from service.executors.loading import load_worker
+from service.executors.worker import ModelWorker
 from service.settings import Settings
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
@@ -60,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = CLOCKS[options.clock]
     measured = partial(measure_speed, clock=clock)
-    with patch("service.executors.worker.measure_speed", measured):
+    with patch("service.executors.loading.measure_speed", measured):
         worker = load_worker(Settings(threads=options.threads, posterior=options.posterior))
     assert isinstance(worker, ModelWorker)
     started = time.perf_counter()

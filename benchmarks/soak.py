@@ -33,9 +33,9 @@ from abmll.text.tasks import Example, Query
 from benchmarks import common
 from benchmarks.http_server import Server
 from service.executors.contract import AdaptJob, PredictJob
+from service.executors.loading import load_worker
 from service.executors.loop import WorkerLoop
 from service.executors.messages import Done, LoopEvent, Submit
-from service.executors.worker import load_worker
 from service.settings.loading import load_settings
 
 OPTIONS = ("billing", "delivery")

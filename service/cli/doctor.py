@@ -174,7 +174,7 @@ def _memory(settings: Settings) -> Check:
 
 
 def _posterior(settings: Settings) -> Check:
-    from service.executors.worker import choose_posterior  # noqa: PLC0415
+    from service.executors.loading import choose_posterior  # noqa: PLC0415
 
     found = choose_posterior(settings)
     return Check("posterior", True, "untrained" if found is None else found.manifest.id)

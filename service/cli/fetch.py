@@ -57,7 +57,7 @@ def fetch(
 def needed(settings: Settings) -> list[Needed]:
     """Return what the model of `settings` is loaded from. Raises as `choose_posterior`."""
     from model_store.pretrained.first_use import needed_for  # noqa: PLC0415
-    from service.executors.worker import choose_posterior  # noqa: PLC0415
+    from service.executors.loading import choose_posterior  # noqa: PLC0415
 
     return needed_for(
         settings.model,

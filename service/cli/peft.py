@@ -119,7 +119,7 @@ def import_peft(
         from model_store.posteriors import check_posterior_id, save_posterior  # noqa: PLC0415
         from model_store.pretrained.bases import load_base_skeleton  # noqa: PLC0415
         from model_store.storage import require_empty  # noqa: PLC0415
-        from service.executors.worker import choose_posterior  # noqa: PLC0415
+        from service.executors.loading import choose_posterior  # noqa: PLC0415
 
         target = out.resolve()
         id = name or target.name

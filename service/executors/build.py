@@ -90,8 +90,8 @@ def _build_ray_executor(
 
 
 def load_model_worker(settings: Settings) -> Worker:
-    """Load a worker. Raises what `service.executors.worker.load_worker` raises."""
-    from service.executors.worker import load_worker  # noqa: PLC0415 - seconds of imports
+    """Load a worker. Raises what `service.executors.loading.load_worker` raises."""
+    from service.executors.loading import load_worker  # noqa: PLC0415 - seconds of imports
 
     return load_worker(settings)
 

@@ -93,7 +93,7 @@ def test_the_page_names_every_field_of_a_request_and_of_an_answer() -> None:
 
 def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
     commands = re.findall(r"^abmll (decide .*)$", "".join(blocks(INBOX, "sh")), re.MULTILINE)
     assert len(commands) == 2
     for command in commands:

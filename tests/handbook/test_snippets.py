@@ -114,7 +114,7 @@ def folder(linked: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Path:
         "ABMLL_DATA_DIR": str(tmp_path / "data"),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: worker())
     monkeypatch.chdir(tmp_path)
     run_abmll("adapt support.jsonl")
     run_abmll(f"names put tickets {adapter}")

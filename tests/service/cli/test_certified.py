@@ -38,7 +38,7 @@ def calibrated(root: Path) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
 
 
 def predict(root: Path, *arguments: str) -> tuple[int, str]:

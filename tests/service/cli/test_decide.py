@@ -31,7 +31,7 @@ INPUTS = ["a mail", "another, with a comma"]
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
 
 
 @pytest.fixture

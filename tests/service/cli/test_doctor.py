@@ -93,7 +93,7 @@ def test_the_self_test_compares_answers_with_known_ones(
     tmp_path: Path, base: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = FakeWorker()
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: worker)
     kept: dict[str, Any] = {}
 
     def remember(answered: Any, seconds: float) -> tuple[str, bool]:
@@ -143,7 +143,7 @@ def test_what_is_missing_is_fetched_and_what_is_there_stays(
             base=SimpleNamespace(quantisation="int8"), config=SimpleNamespace(sentence_encoder=None)
         )
     )
-    monkeypatch.setattr("service.executors.worker.choose_posterior", lambda settings: posterior)
+    monkeypatch.setattr("service.executors.loading.choose_posterior", lambda settings: posterior)
     arguments = ["fetch", "--model", str(checkpoint), "--cache-dir", str(tmp_path), "--json"]
     code, output = run(*arguments, "--check")
     (row,) = json.loads(output)["needed"]

@@ -22,7 +22,7 @@ from tests.service.fakes import FakeWorker
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     worker = FakeWorker(priced())
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: worker)
     return worker
 
 

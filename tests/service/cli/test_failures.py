@@ -19,7 +19,7 @@ from model_store.errors import UnusableDeviceError
 from model_store.posteriors import DEFAULT_POSTERIORS
 from service.cli.failures import expected_errors_in_one_line
 from service.cli.main import app
-from service.executors.worker import choose_posterior
+from service.executors.loading import choose_posterior
 from service.settings import Settings
 
 SUPPORT = "input,output,options\ngreat film,good,bad|good\ndull story,bad,bad|good\n"
@@ -88,7 +88,7 @@ CPU_SHORT = RuntimeError(
     [
         "model_store.pretrained.bases.load_model",
         "model_store.models.FewShotModel",
-        "service.executors.worker.measure_costs",
+        "service.executors.loading.measure_costs",
     ],
 )
 def test_a_model_that_does_not_fit_is_one_line(
@@ -160,7 +160,7 @@ def test_the_default_posterior_is_that_of_the_table_and_not_what_sorts_first_or_
         shutil.copytree(_SHIPPED / default, tmp_path / id)
     monkeypatch.setattr("model_store.posteriors._SHIPPED", tmp_path)
     assert choose_posterior(Settings()).manifest.id == default
-    monkeypatch.setattr("service.executors.worker.DEFAULT_POSTERIORS", {})
+    monkeypatch.setattr("service.executors.loading.DEFAULT_POSTERIORS", {})
     with pytest.raises(PosteriorMismatchError, match="no posterior is the default for"):
         choose_posterior(Settings())
 

@@ -30,7 +30,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     found = FakeWorker()
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: found)
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: found)
     return found
 
 

@@ -78,7 +78,7 @@ def test_every_text_of_a_table_is_shown_as_it_is() -> None:
 def test_the_command_sends_no_control_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
     options = ["ok \x1b]0;owned\x07", "no\x9b2J :bug:"]
     support, inputs = tmp_path / "s.jsonl", tmp_path / "i.jsonl"
     rows = [{"input": option * 2, "output": option, "options": options} for option in options]

@@ -25,7 +25,7 @@ def predict(folder: Path, *arguments: str, options: bool = True) -> tuple[int, s
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_does_not_fit_the_inputs_is_refused_with_the_reason(
 def test_every_sample_of_free_text_writes_as_many_answers_as_asked(tmp_path: Path) -> None:
     worker = FakeWorker()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+        patch.setattr("service.executors.loading.load_worker", lambda settings: worker)
         code, output = predict(tmp_path, "--answers-per-sample", "3", "--samples", "4", options=False)
     assert code == 0, output
     assert worker.predicted[0].settings.answers_per_sample == 3

@@ -30,7 +30,7 @@ from tests.service.fakes import FakeWorker
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
     rows = [{**row, "options": OPTIONS} for row in SUPPORT]
     lines = {"support": rows, "cases": CASES, "inputs": [{"input": "a text"}, {"input": "b"}]}
     for name, found in lines.items():

@@ -17,7 +17,7 @@ GOOD = "input;output\r\ngood; really;yes\r\n".replace("good; really", '"good; re
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     worker = FakeWorker()
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: worker)
     return worker
 
 

@@ -190,7 +190,7 @@ def test_cases_that_no_input_tells_choose_no_temperature(tmp_path: Path) -> None
 
 
 def test_the_command_takes_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: FakeWorker())
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: FakeWorker())
     rows = tmp_path / "support.jsonl"
     rows.write_text("".join(json.dumps({**row, "options": OPTIONS}) + "\n" for row in SUPPORT))
     arguments = [

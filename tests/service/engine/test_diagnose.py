@@ -273,7 +273,7 @@ def test_with_the_real_model_it_is_cross_prediction_the_prior_and_the_prompt(tmp
 
 def test_the_command_diagnoses_labelled_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = FakeWorker()
-    monkeypatch.setattr("service.executors.worker.load_worker", lambda settings: worker)
+    monkeypatch.setattr("service.executors.loading.load_worker", lambda settings: worker)
     rows = tmp_path / "support.jsonl"
     rows.write_text("".join(json.dumps({**row, "options": OPTIONS}) + "\n" for row in SUPPORT))
     arguments = ["diagnose", str(rows), "--folds", "3", "--data-dir", str(tmp_path / "data")]

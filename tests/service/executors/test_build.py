@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.executors import worker
+from service.executors import loading
 from service.executors.build import build_executor
 from service.metrics import Metrics
 from service.settings import Settings
@@ -21,8 +21,8 @@ def test_workers_of_one_machine_share_half_of_its_free_memory(
     monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
 ) -> None:
     """Each alone would take half of what is left in the container, and all of them more than it has."""
-    monkeypatch.setattr(worker, "available_bytes", lambda: 1000)
-    assert worker._free_bytes(torch.device("cpu"), workers) == expected
+    monkeypatch.setattr(loading, "available_bytes", lambda: 1000)
+    assert loading._free_bytes(torch.device("cpu"), workers) == expected
 
 
 def built(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[Settings], Mapping[str, Any]]:

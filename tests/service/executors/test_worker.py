@@ -34,7 +34,7 @@ from service.cli import main as cli
 from service.engine.specs import encode_support
 from service.executors.build import build_executor
 from service.executors.contract import AdaptJob, Job, PredictJob, Worker
-from service.executors.worker import load_worker
+from service.executors.loading import load_worker
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.conftest import Server
