@@ -11,6 +11,8 @@ from torch.nn.functional import silu
 
 from abmll.decoder.architectures import is_like_llamas
 
+# Classes of torch and of `transformers` that compute x * sigmoid(x).
+SILU = ("SiLU", "SiLUActivation")
 # Elements computed at a time. So few are still in the core's cache when the next operation reads
 # them.
 CHUNK = 32_768
@@ -25,7 +27,7 @@ def use_lean_swiglu(decoder: nn.Module) -> None:
         weight = next(module.parameters(), None)
         if (
             is_like_llamas(module, "MLP")
-            and isinstance(module.act_fn, nn.SiLU)
+            and type(module.act_fn).__name__ in SILU
             and weight is not None
             and weight.device.type == "cpu"
         ):
