@@ -34,7 +34,7 @@ TEXTS = (
     "The app closes when I open order {}.",
 )
 SAMPLES = 4
-COMPARED = 40_000
+COMPARED = 12_000
 POLL_SECONDS = 0.5
 
 

@@ -11,8 +11,9 @@ on a GPU, padded to equal length. On the CPU a row has the same numbers alone an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -68,13 +69,15 @@ class Layout:
             )
             start += length
 
-    def spans(self) -> Iterator[Span]:
-        """Yield one span for each prompt.
+    @cached_property
+    def spans(self) -> Sequence[Span]:
+        """Return one span for each prompt; all layers of a pass have the same.
 
         A prompt sees the prefix of its row and itself. So products have the shapes that they have
         where the prompt is alone, and give the same numbers: in bf16 a sum in another order, over
         the keys of other prompts too, moved probabilities by 2e-3.
         """
+        spans: list[Span] = []
         start = 0
         of_row = zip(self.lengths, self.shared_by_row, self.own_by_row, self.bias, strict=True)
         for length, shared, own, bias in of_row:
@@ -86,9 +89,10 @@ class Layout:
                 if number:
                     seen = torch.cat([own_bias[:, :shared], own_bias[:, at : at + tokens]], 1)
                 queries = slice(start + first, start + at + tokens)
-                yield Span(queries, slice(start, start + (shared if number else 0)), seen)
+                spans.append(Span(queries, slice(start, start + (shared if number else 0)), seen))
                 at += tokens
             start += length
+        return spans
 
 
 @dataclass(frozen=True)
@@ -355,7 +359,7 @@ class _ByRow(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
         mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
         shared, weights = key.shape[1], []
-        for span in layout.spans():
+        for span in layout.spans:
             q, k, v = _taller(query[span.queries], shared), span.keys(key), span.keys(value)
             scores = torch.bmm(q, k.mT).mul_(scale)
             by_head = scores.view(shared, -1, *span.bias.shape)
@@ -373,7 +377,7 @@ class _ByRow(torch.autograd.Function):
         d_query, d_key, d_value = (
             torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
         )
-        for span, weights in zip(ctx.layout.spans(), all_weights, strict=True):
+        for span, weights in zip(ctx.layout.spans, all_weights, strict=True):
             q, k, v = _taller(query[span.queries], shared), span.keys(key), span.keys(value)
             mixed = _taller(gradients[0][span.queries], shared)
             span.add(d_value, torch.bmm(weights.mT, mixed))
