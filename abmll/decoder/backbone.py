@@ -7,6 +7,7 @@ steps and all samples of a posterior.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -150,6 +151,9 @@ class Backbone:
         use_lean_swiglu(decoder)
         self.narrows = narrow_last_layer(layers[-1], self._call)
         self.depth = len(layers)
+        # transformers 5.24 gives the argument another name; the old one goes in 5.40.
+        known = inspect.signature(type(decoder).forward).parameters
+        self._cache_argument = "cache" if "cache" in known else "past_key_values"
         self._embedding = _part(decoder, [], norm)
         self._layers = [_part(decoder, [layer], norm) for layer in layers]
         self._trunk = _part(decoder, list(layers)[: layout.first_layer], norm)
@@ -332,8 +336,8 @@ class Backbone:
         out = part(
             attention_mask=additive_mask(visible, self.dtype),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_argument: cache},
             **inputs,
         )
         hidden: Tensor = out.last_hidden_state
