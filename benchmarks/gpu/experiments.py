@@ -34,9 +34,9 @@ from benchmarks.readout import ALLOWED_NATS
 GROUPED_TENANTS = 16
 # Samples of a pass that is captured.
 CAPTURED_SAMPLES = 8
-WAYS: dict[str, Callable[[Sequence[int], torch.device], Ragged]] = {
-    "padded, one batched product": Padded,
-    "row by row": lambda lengths, device: ByRow(lengths),
+WAYS: dict[str, Callable[[Sequence[int], torch.device, torch.dtype], Ragged]] = {
+    "padded, one batched product": lambda lengths, device, dtype: Padded(lengths, device),
+    "row by row": lambda lengths, device, dtype: ByRow(lengths),
 }
 
 
