@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,10 +34,12 @@ def client_port() -> int:
 
 
 @pytest.fixture
-def cluster(client_port: int) -> Iterator[Any]:
+def cluster(client_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster with one node, which has room for one worker."""
     from ray.cluster_utils import Cluster
 
+    # What a front end outside the cluster sends is looked for on the nodes' own path.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     ray.shutdown()  # the one that other tests share
     made = Cluster(initialize_head=True, head_node_args={**NODE, "ray_client_server_port": client_port})
     yield made
