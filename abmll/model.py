@@ -202,7 +202,7 @@ class FewShotModel:
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> QueryRun:
         """Return what `begin_predict` does, for queries that are encoded already."""
-        posterior = posterior or TaskPosterior.start(self.prior)
+        posterior = (posterior or TaskPosterior.start(self.prior)).with_values(self.prior)
         values = posterior.values.to(self.backbone.device)
         return QueryRun(
             replace(posterior, values=values, config=self.sampled(posterior.config)),

@@ -144,11 +144,29 @@ class TaskPosterior(Posterior):
     """phi: the posterior of one task, q(phi | D) = N(mu_phi, sigma_phi^2).
 
     Each question with fixed classes may have `class_examples`, which its Gaussian process learns
-    from. theta itself, as `start` returns it, has seen no examples.
+    from. theta itself, as `start` returns it, has seen no examples. Where no gradient step moved
+    phi, its values are those of theta: it may be kept and sent without them, as values [0].
     """
 
     class_examples: tuple[ClassExamples, ...] = ()
     has_examples: bool = True
+
+    def __post_init__(self) -> None:
+        if self.has_values:
+            super().__post_init__()
+
+    @property
+    def has_values(self) -> bool:
+        """Return whether it has values of its own; else they are those of theta."""
+        return self.values.shape != (0,)
+
+    def without_values(self) -> TaskPosterior:
+        """Return the same posterior to be kept without values, which are those of theta."""
+        return replace(self, values=self.values.new_empty(0))
+
+    def with_values(self, prior: GlobalPosterior) -> TaskPosterior:
+        """Return the posterior with its values, or where it has none with those of `prior`."""
+        return self if self.has_values else replace(self, values=prior.values)
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:
@@ -179,13 +197,15 @@ class TaskPosterior(Posterior):
         return replace(self, config=replace(self.config, temperature=rule))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of `Posterior.to_tensors` and of the class examples."""
-        return super().to_tensors() | all_to_tensors(self.class_examples)
+        """Return the tensors of `Posterior.to_tensors`, if it has values, and of the class examples."""
+        return (super().to_tensors() if self.has_values else {}) | all_to_tensors(self.class_examples)
 
     @classmethod
     def from_tensors(
         cls, config: PosteriorConfig, sites: Sequence[Site], tensors: Mapping[str, Tensor]
     ) -> Self:
         """Read what `to_tensors` wrote. Raises as `Posterior.from_tensors`."""
-        posterior = super().from_tensors(config, sites, tensors)
-        return replace(posterior, class_examples=all_from_tensors(tensors))
+        examples = all_from_tensors(tensors)
+        if not any(f"{site.name}.{part}" in tensors for site in sites for part in _PARTS):
+            return cls(config, tuple(sites), torch.empty(0), examples)
+        return replace(super().from_tensors(config, sites, tensors), class_examples=examples)

@@ -18,6 +18,11 @@ from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import sites_from_json, sites_to_json
 
 FORMAT_VERSION = 1
+WITHOUT_VALUES = 2
+"""The format of an adapter whose values are those of its global posterior, and not in its file.
+
+A server that knows only the first format leaves such an adapter alone.
+"""
 ADAPTER_ID = re.compile(r"adp_[0-9a-f]{8,64}")
 
 
@@ -143,10 +148,10 @@ class AdapterManifest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Invert `to_json`. Raises `UnsupportedFormatError` for the format of another version."""
-        if values["format_version"] != FORMAT_VERSION:
+        if values["format_version"] not in (FORMAT_VERSION, WITHOUT_VALUES):
             found = values["format_version"]
             raise UnsupportedFormatError(
-                f"adapter format {found!r} is not the one read here, {FORMAT_VERSION}"
+                f"adapter format {found!r} is not one of those read here, {FORMAT_VERSION} and {WITHOUT_VALUES}"
             )
         return cls(
             **{

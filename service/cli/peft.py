@@ -16,6 +16,8 @@ from service.cli.settings_options import with_settings
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from abmll.posterior.posteriors import GlobalPosterior
+    from model_store.adapters.manifest import AdapterManifest
     from model_store.peft.exchange import Subject
 
 
@@ -158,8 +160,28 @@ def _stored(settings: Settings, adapter_id: str) -> Subject:
         if found is None:
             raise UnknownArtifactError(f"no adapter {adapter_id!r} in {settings.store_url}")
         stored = found
-    manifest = stored.manifest
-    return Subject(manifest.id, stored.posterior, manifest.base, manifest.settings.get("template", {}))
+    manifest, posterior = stored.manifest, stored.posterior
+    if not posterior.has_values:
+        posterior = posterior.with_values(_theta(manifest))
+    return Subject(manifest.id, posterior, manifest.base, manifest.settings.get("template", {}))
+
+
+def _theta(manifest: AdapterManifest) -> GlobalPosterior:
+    """Return the global posterior of an adapter, which has its values.
+
+    Raises `UnknownArtifactError` where its id names none, or another one.
+    """
+    from model_store.errors import UnknownArtifactError  # noqa: PLC0415
+    from model_store.posteriors import load_posterior, shipped_posteriors  # noqa: PLC0415
+
+    if manifest.posterior_id in shipped_posteriors():
+        loaded = load_posterior(manifest.posterior_id)
+        if loaded.manifest.digest == manifest.posterior_digest:
+            return loaded.prior
+    raise UnknownArtifactError(
+        f"adapter {manifest.id} was made without a step, so its weights are those of posterior "
+        f"{manifest.posterior_id}, which is not one that ships: export that one, --posterior FOLDER"
+    )
 
 
 def _global(id_or_folder: str) -> Subject:

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from abmll.text.tasks import shared_options
-from model_store.adapters.manifest import AdapterManifest, SupportRecord
+from model_store.adapters.manifest import (
+    FORMAT_VERSION,
+    WITHOUT_VALUES,
+    AdapterManifest,
+    SupportRecord,
+)
 from model_store.adapters.store import StoredAdapter
 from service.engine.admission import support_warnings
 from service.engine.identity import support_digest
@@ -54,6 +59,7 @@ def adapter_of(
         config=adaptation.posterior.config,
         sites=adaptation.posterior.sites,
         held_out=held_out,
+        format_version=FORMAT_VERSION if adaptation.posterior.has_values else WITHOUT_VALUES,
     )
     return StoredAdapter(manifest, adaptation.posterior)
 

@@ -44,14 +44,14 @@ class SlotTable:
     def acquire(self, adapter_id: str, posterior: TaskPosterior | None) -> TaskPosterior:
         """Lease the slot of the adapter, and return the adapter with its values [P] on the device.
 
-        An adapter without a slot is copied from `posterior`, on the host. Raises `KeyError` where
-        that is None, and `SlotsFullError` where every slot is leased.
+        An adapter without a slot is copied from `posterior`, on the host. One without values takes
+        no memory of the device. Raises `KeyError` where `posterior` is None, and `SlotsFullError`
+        where every slot is leased.
         """
         if adapter_id not in self._slots:
             if posterior is None:
                 raise KeyError(adapter_id)
-            values = self._free_slot().copy_(self._pinned(posterior.values), non_blocking=True)
-            self._slots[adapter_id] = replace(posterior, values=values)
+            self._slots[adapter_id] = self._copied(posterior, self._make_room())
         self._slots.move_to_end(adapter_id)
         self._leases[adapter_id] += 1
         return self._slots[adapter_id]
@@ -62,13 +62,21 @@ class SlotTable:
         if not self._leases[adapter_id]:
             del self._leases[adapter_id]
 
-    def _free_slot(self) -> Tensor:
+    def _make_room(self) -> Tensor | None:
+        """Evict an adapter if every slot is taken, and return its values, which may be written over."""
         if len(self._slots) < self._count:
-            return torch.empty(self._size, device=self._device)
+            return None
         idle = next((adapter_id for adapter_id in self._slots if adapter_id not in self._leases), None)
         if idle is None:
             raise SlotsFullError("every adapter slot is in use")
-        return self._slots.pop(idle).values
+        evicted = self._slots.pop(idle)
+        return evicted.values if evicted.has_values else None
+
+    def _copied(self, posterior: TaskPosterior, values: Tensor | None) -> TaskPosterior:
+        if not posterior.has_values:
+            return posterior
+        values = torch.empty(self._size, device=self._device) if values is None else values
+        return replace(posterior, values=values.copy_(self._pinned(posterior.values), non_blocking=True))
 
     def _pinned(self, values: Tensor) -> Tensor:
         """Return the values in pinned memory, from which a GPU copies without waiting."""

@@ -106,7 +106,11 @@ class _Adapting:
     def result(self) -> Adaptation:
         if self.run is None or not self.run.done:
             raise RuntimeError("the run is not done")
-        return self.run.result()
+        result = self.run.result()
+        if self.run.losses:
+            return result
+        # No step moved theta: its 9 MB need not go to the server, to the disk and back.
+        return replace(result, posterior=result.posterior.without_values())
 
     def partial(self) -> Losses:
         return () if self.run is None else tuple(self.run.losses)

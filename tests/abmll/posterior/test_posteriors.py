@@ -88,6 +88,20 @@ def test_tensors_round_trip_and_name_what_does_not_fit() -> None:
         GlobalPosterior(CONFIG, SITES, theta.values[:-1])
 
 
+def test_phi_may_be_kept_without_the_values_that_are_those_of_theta() -> None:
+    theta = GlobalPosterior.untrained(CONFIG, SITES, seed=1)
+    whole = TaskPosterior.start(theta)
+    assert whole.has_values
+    assert whole.with_values(GlobalPosterior.untrained(CONFIG, SITES, seed=2)) is whole
+    kept = whole.without_values()
+    assert (kept.has_values, kept.nbytes, kept.to_tensors()) == (False, 0, {})
+    read = TaskPosterior.from_tensors(CONFIG, SITES, kept.to_tensors())
+    assert not read.has_values
+    assert torch.equal(read.with_values(theta).values, theta.values)
+    with pytest.raises(PosteriorMismatchError, match="expected"):
+        GlobalPosterior(CONFIG, SITES, torch.empty(0))
+
+
 def test_stacked_tasks_unflatten_to_each_ones_tensors() -> None:
     one, two = (GlobalPosterior.untrained(CONFIG, SITES, seed=seed) for seed in (1, 2))
     stacked = unflatten(torch.stack([one.values, two.values]), SITES, CONFIG.layout.rank)

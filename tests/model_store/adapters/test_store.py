@@ -104,8 +104,27 @@ def test_a_manifest_reads_what_it_wrote():
         values = json.loads(json.dumps(given.to_json()))
         assert AdapterManifest.from_json(values) == given
         assert values["support"]["n"] == given.support.n == 2
-    with pytest.raises(UnsupportedFormatError, match="2"):
-        AdapterManifest.from_json({**plain.to_json(), "format_version": 2})
+    with pytest.raises(UnsupportedFormatError, match="3"):
+        AdapterManifest.from_json({**plain.to_json(), "format_version": 3})
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_an_adapter_without_values_of_its_own_is_a_format_of_its_own(tmp_path, classes):
+    given = adapter(1)
+    examples = ClassExamples(torch.randn(2, 4), torch.tensor([0, 1]), ((5,), (6,)), torch.randn(2, 4))
+    posterior = replace(given.posterior, class_examples=(examples,) if classes else ()).without_values()
+    with AdapterStore(tmp_path) as store:
+        with pytest.raises(ValueError, match="whether the posterior has values"):
+            store.put(StoredAdapter(given.manifest, posterior))
+        with pytest.raises(ValueError, match="whether the posterior has values"):
+            store.put(replace(given, manifest=replace(given.manifest, format_version=2)))
+        store.put(StoredAdapter(replace(given.manifest, format_version=2), posterior))
+    with AdapterStore(tmp_path) as store:
+        found = store.get(given.manifest.id)
+        assert store.verify() == (1, [])
+    assert found is not None
+    assert not found.posterior.has_values
+    assert len(found.posterior.class_examples) == classes
 
 
 def test_pages_follow_the_order_of_ids(store):

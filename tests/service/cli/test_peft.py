@@ -222,3 +222,29 @@ def test_what_cannot_be_imported_is_refused_in_one_line(base: Path, posterior: P
         assert "Traceback" not in ran.output
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "full/mine").read_text() == "precious"
+
+
+def test_an_adapter_that_no_step_moved_is_exported_with_the_weights_of_its_posterior(
+    base: Path,
+    model_options: list[object],
+    posterior: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    support, out = tmp_path / "support.jsonl", tmp_path / "out"
+    support.write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
+    options = [part for option in OPTIONS for part in ("--option", option)]
+    ran = invoke(
+        "adapt", support, *options, "--effort", "instant", "--posterior", posterior, *model_options, "--json"
+    )
+    adapter_id = json.loads(ran.stdout)["id"]
+    ran = invoke("export", adapter_id, "--out", out, *model_options)
+    assert ran.exit_code == 1
+    assert "weights are those of posterior taken-over" in " ".join(ran.output.split())
+    assert not out.exists()
+    monkeypatch.setattr("model_store.posteriors._SHIPPED", posterior.parent)
+    assert invoke("export", adapter_id, "--out", out, *model_options).exit_code == 0
+    assert (
+        invoke("export", "--posterior", posterior, "--out", tmp_path / "theta", *model_options).exit_code == 0
+    )
+    assert torch.equal(in_peft(base, out), in_peft(base, tmp_path / "theta"))

@@ -120,6 +120,22 @@ def test_an_adapter_in_a_slot_needs_no_posterior_and_one_that_is_gone_is_asked_f
         worker.begin(*predict_job(None, "adp_a"))
 
 
+def test_what_no_step_moved_leaves_the_worker_without_values_and_answers_as_theta(
+    model: FewShotModel,
+) -> None:
+    worker = make_worker(model)
+    adapted, (moved,) = work(worker, [adapt_job(steps=0)])[0], work(worker, [adapt_job(1)])
+    assert moved.posterior.has_values
+    assert not adapted.posterior.has_values
+    whole = adapted.posterior.with_values(model.prior)
+    assert torch.equal(whole.values, model.prior.values)
+    (found,) = work(worker, [predict_job(adapted.posterior, "adp_a")])
+    (held,) = work(worker, [predict_job(None, "adp_a")])
+    (expected,) = work(make_worker(model), [predict_job(whole, "adp_a")])
+    assert [p.predictive for p in found] == [p.predictive for p in expected]
+    assert [p.predictive for p in held] == [p.predictive for p in expected]
+
+
 def test_more_adapters_at_a_time_than_slots_are_served_from_copies(model: FewShotModel) -> None:
     worker, posterior = make_worker(model, slots=1), TaskPosterior.start(model.prior)
     results = work(worker, [predict_job(posterior, f"adp_{i}") for i in range(3)])

@@ -56,3 +56,14 @@ def test_what_is_leased_is_never_evicted() -> None:
     slots.release("a")
     assert torch.equal(slots.acquire("c", adapter(3)).values, adapter(3).values)
     assert slots.ids == ("b", "c")
+
+
+def test_an_adapter_without_values_takes_no_memory_of_the_device() -> None:
+    slots = table(1)
+    assert not slots.acquire("a", adapter(1).without_values()).has_values
+    assert slots.used_bytes == 0
+    slots.release("a")
+    assert torch.equal(slots.acquire("b", adapter(2)).values, adapter(2).values)
+    slots.release("b")
+    assert slots.acquire("a", adapter(1).without_values()).config == adapter(1).config
+    assert slots.ids == ("a",)
