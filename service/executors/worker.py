@@ -109,7 +109,7 @@ class _Adapting:
         result = self.run.result()
         if self.run.losses:
             return result
-        # No step moved theta: its 9 MB need not go to the server, to the disk and back.
+        # No step moved theta: its values need not go to the server, to the disk and back.
         return replace(result, posterior=result.posterior.without_values())
 
     def partial(self) -> Losses:
