@@ -52,8 +52,9 @@ def main() -> None:
                 nlls = [mean_nll(chosen, estimates, spread) for spread in (0, *SPREADS)]
                 rows.append([kind, k, len({cell.cell.task for cell in chosen}), *nlls])
     about = [
-        f"NLL of {options.method} on the validation tasks of {options.answers.name}, the mean over tasks and support seeds: at the posterior's "
-        "temperature, and at each adapter's own, chosen by held-out answers under a prior of that spread (4 folds, S = 8).",
+        f"NLL of {options.method} on the validation tasks of {options.answers.name}, the mean over tasks and support seeds: "
+        "at the posterior's temperature, and at each adapter's own, chosen by held-out answers under a prior of that spread "
+        "(4 folds, S = 8).",
     ]
     head = ["options", "k", "tasks", "the posterior's", *map(str, SPREADS)]
     write_results(
