@@ -132,8 +132,16 @@ class SignedLoras(torch.autograd.Function):
             (b, d_up[:, :rank]),
             (noise_b, d_up[:, rank:].mul_(u[:, None])),
         )
-        by_task = (torch.zeros_like(stack).index_add_(0, task, part) for stack, part in parts)
+        by_task = (_sum_by_task(part, task, len(stack)) for stack, part in parts)
         return dx, None, None, None, None, None, *by_task
+
+
+def _sum_by_task(rows: Tensor, task: Tensor, tasks: int) -> Tensor:
+    """Return [T, ...], the sums of `rows` [R, ...] by `task` [R], added in fp32."""
+    if tasks == 1:  # eight times as fast as adding row by row on the CPU
+        return rows.sum(0, keepdim=True)
+    sums = rows.new_zeros(tasks, *rows.shape[1:], dtype=torch.float32)
+    return sums.index_add_(0, task, rows.float()).to(rows.dtype)
 
 
 def _row_factors(task: Tensor, mean: Tensor, noise: Tensor, signs: Tensor) -> Tensor:
