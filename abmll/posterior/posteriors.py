@@ -164,9 +164,9 @@ class TaskPosterior(Posterior):
         """Return the same posterior to be kept without values, which are those of theta."""
         return replace(self, values=self.values.new_empty(0))
 
-    def with_values(self, prior: GlobalPosterior) -> TaskPosterior:
-        """Return the posterior with its values, or where it has none with those of `prior`."""
-        return self if self.has_values else replace(self, values=prior.values)
+    def with_values(self, theta: Posterior) -> TaskPosterior:
+        """Return the posterior with its values, or where it has none with those of `theta`."""
+        return self if self.has_values else replace(self, values=theta.values)
 
     @classmethod
     def start(cls, prior: GlobalPosterior) -> TaskPosterior:

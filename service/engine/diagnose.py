@@ -70,7 +70,8 @@ async def _unadapted(
     with demonstrations in the prompt: with the prompts `demonstrated`.
     """
     part = jobs.whole.part(folds[0].kept[:1])
-    job = replace(part, settings=replace(part.settings, steps=0)).job
+    unmoved = replace(part, settings=replace(part.settings, steps=0))
+    job = replace(unmoved.job, needs_values=True)
     theta = replace((await jobs.adapt(job)).value.posterior, class_examples=())
     indices = [i for fold in folds for i in fold.held_out]
     prior = await jobs.answers(job, theta, jobs.whole.prompts(indices), indices, 0)
@@ -109,7 +110,7 @@ def _conclude(
         [row for rows in by_fold for row in rows],
         prior,
         in_context,
-        movement(adapter.posterior, theta),
+        movement(adapter.posterior.with_values(theta), theta),
         asked_folds=request.folds,
         folds=len(by_fold),
         samples=request.samples,

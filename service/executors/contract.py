@@ -106,7 +106,8 @@ class AdaptJob:
     """Examples in tokens to fit the task posterior of `adapter_id` to, from a global posterior.
 
     `posterior` is the digest of that one; empty stands for the default. Equal jobs give equal
-    posteriors.
+    posteriors. One that no step moved comes back without values, which are those of the global
+    posterior, unless the job `needs_values`.
     """
 
     adapter_id: str
@@ -114,6 +115,7 @@ class AdaptJob:
     settings: AdaptSettings
     seed: int
     posterior: str = ""
+    needs_values: bool = False
 
 
 @dataclass(frozen=True)

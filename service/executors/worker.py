@@ -107,9 +107,9 @@ class _Adapting:
         if self.run is None or not self.run.done:
             raise RuntimeError("the run is not done")
         result = self.run.result()
-        if self.run.losses:
+        if self.run.losses or self.job.needs_values:
             return result
-        # No step moved theta: its values need not go to the server, to the disk and back.
+        # They need not go to the server, to the disk and back.
         return replace(result, posterior=result.posterior.without_values())
 
     def partial(self) -> Losses:

@@ -1,4 +1,4 @@
-"""Calibrated gates: the state of every question's gate, in memory and in journals.
+"""Calibrated gates: what a request does to the state of a question's gate.
 
 The engine calls `GateKeeper.resolve` before any model work; it refuses what cannot be granted and
 returns the thresholds to decide with. The engine decides, and calls `log_predictions` before it
@@ -10,22 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from abmll.assurance.certificates import Certificate
 from abmll.text.tasks import Query
-from model_store.adapters.contract import ABSENT, Mark
-from model_store.errors import (
-    CorruptArtifactError,
-    JournalChangedError,
-    StoreError,
-    UnsupportedFormatError,
-)
-from service.errors import StoreUnavailableError, UnknownPredictionError, store_failure
+from model_store.errors import JournalChangedError
+from service.errors import UnknownPredictionError
+from service.gating.held_states import HeldStates
 from service.gating.labels import judge_labels
 from service.gating.questions import (
     AdapterQuestion,
@@ -71,14 +66,13 @@ from service.gating.state import (
     outcome_key,
     prediction_id,
     predictions_record,
-    read_state,
     revoked_record,
     text_digest,
 )
 
 if TYPE_CHECKING:
     from abmll.prediction.settings import PredictSettings
-    from model_store.adapters.contract import CalibrationJournals, Record
+    from model_store.adapters.contract import CalibrationJournals
     from model_store.adapters.manifest import AdapterManifest
     from service.gating.decisions import DecidedPrediction
     from service.metrics import Metrics
@@ -86,18 +80,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_STATES = 256
-_MOST_TRIES = 20
-T = TypeVar("T")
-
 
 class GateKeeper:
-    """Owns the state of all calibrated gates. Used from one event loop.
+    """Calibrates gates, resolves them, and takes feedback. Used from one event loop.
 
-    The disk is written in threads, one write at a time, and always before memory. The caller checks
-    that the adapter exists. Where other servers write the same journals, a write happens only on
-    top of all that they have written: else it is decided anew, with that. `fresh_seconds` is for
-    how long thresholds may be of a journal as it was.
+    The caller checks that the adapter exists. What is written is decided anew where other servers
+    have written in between (`HeldStates`). `fresh_seconds` is for how long thresholds may be of a
+    journal as it was.
     """
 
     def __init__(
@@ -108,11 +97,7 @@ class GateKeeper:
         fresh_seconds: float = math.inf,
     ) -> None:
         self._settings, self._store, self._metrics = settings, store, metrics
-        self._fresh_seconds = fresh_seconds
-        self._states: OrderedDict[str, GateState] = OrderedDict()
-        self._read_to: dict[str, tuple[Mark, float]] = {}  # how far, and when in the event loop's time
-        self._counted: Counter[str] = Counter()
-        self._lock = asyncio.Lock()  # held while journal and memory change together
+        self._states = HeldStates(store, metrics, settings.alarm_delta, fresh_seconds)
 
     async def admit(self, request: CalibrateRequest, manifest: AdapterManifest) -> Admitted:
         """Return the examples of `request` that count, and warnings about the others.
@@ -121,9 +106,9 @@ class GateKeeper:
         """
         question = chosen_question(manifest, request.question)
         given = labelled_examples(request, manifest, question)
-        async with self._lock:
+        async with self._states.lock:
             key = journal_key(manifest.id, given.digest)
-            state = None if request.replace else await self._newest(key)
+            state = None if request.replace else await self._states.newest(key)
         return admit_examples(given, request, manifest, state, self._settings)
 
     async def add(
@@ -142,11 +127,11 @@ class GateKeeper:
             outcome_of(example, row.prediction, row.confidence.value, admitted.digest)
             for example, row in zip(admitted.examples, decided, strict=True)
         ]
-        async with self._lock:
+        async with self._states.lock:
             key = journal_key(manifest.id, admitted.digest)
 
             async def step() -> GateState:
-                old = await self._newest(key)
+                old = await self._states.newest(key)
                 if request.replace or old is None:
                     version = old.version + 1 if old is not None else 1
                     record = begin_record(
@@ -157,16 +142,15 @@ class GateKeeper:
                         version=version,
                         question=admitted.digest,
                     )
-                    return await self._begin(key, [record])
+                    return await self._states.begin(key, [record])
                 check_extendable(old, conditions)
                 # Another call may have added some of them since they were admitted.
                 fresh = [outcome for outcome in outcomes if outcome.key not in old.keys]
-                await self._append(old, examples_record(fresh, held=request.more_follow))
+                await self._states.append(old, examples_record(fresh, held=request.more_follow))
                 return old
 
-            state = await self._on_top(step)
+            state = await self._states.on_top(step)
             self._metrics.calibration_examples.inc(len(outcomes))
-            self._count_states()
             return replace(view_of(state, admitted.question), warnings=admitted.warnings)
 
     async def views(self, manifest: AdapterManifest, wanted: WantedQuestion = None) -> list[CalibrationView]:
@@ -175,21 +159,19 @@ class GateKeeper:
         Raises `CalibrationMissingError` where there is none, and `InvalidRequestError` where there
         is no such question.
         """
-        async with self._lock:
+        async with self._states.lock:
             if wanted is not None:
                 question = chosen_question(manifest, wanted)
                 key = journal_key(manifest.id, question.digest if question else "")
-                await self._newest(key)
-                state = await self._get(key)
+                await self._states.newest(key)
+                state = await self._states.get(key)
                 return [view_of(state, question)]
             return [view_of(state, question) for question, state in await self._of_adapter(manifest)]
 
     async def forget(self, adapter_id: str) -> bool:
         """Delete all calibrations of an adapter and their feedback; return whether there were any."""
-        async with self._lock:
-            for key in [key for key, state in self._states.items() if state.adapter_id == adapter_id]:
-                self._forget(key)
-            self._count_states()
+        async with self._states.lock:
+            self._states.forget_of(adapter_id)
             return await asyncio.to_thread(self._store.delete_of, adapter_id)
 
     async def forget_question(self, manifest: AdapterManifest, wanted: WantedQuestion) -> bool:
@@ -199,9 +181,8 @@ class GateKeeper:
         """
         question = chosen_question(manifest, wanted)
         key = journal_key(manifest.id, question.digest if question else "")
-        async with self._lock:
-            self._forget(key)
-            self._count_states()
+        async with self._states.lock:
+            self._states.forget(key)
             return await asyncio.to_thread(self._store.delete, key)
 
     async def resolve(
@@ -222,11 +203,11 @@ class GateKeeper:
             return [ResolvedGate(request.thresholds)] * len(queries)
         found: dict[str, ResolvedGate] = {}
         digests = [digest_of_query(query, manifest) for query in queries]
-        async with self._lock:
+        async with self._states.lock:
             for number, (query, question) in enumerate(zip(queries, digests, strict=True)):
                 if question not in found:
                     with question_named(query, number):
-                        state = await self._get(journal_key(manifest.id, question))
+                        state = await self._states.get(journal_key(manifest.id, question))
                         found[question] = resolved_gate(state, request, manifest, settings)
         return [found[question] for question in digests]
 
@@ -250,10 +231,10 @@ class GateKeeper:
             kind = decided[numbers[0]].confidence.function
             check_conditions(calibrated, conditions_of(calibrated.manifest, settings, kind))
         rows = list(decided)
-        async with self._lock:
+        async with self._states.lock:
             for calibrated, numbers in by_question.values():
                 own = [(queries[number], decided[number]) for number in numbers]
-                logged = await self._on_top(lambda calibrated=calibrated, own=own: self._log(calibrated, own))  # type: ignore[misc]
+                logged = await self._states.on_top(partial(self._log, calibrated, own))
                 for number, row in zip(numbers, logged, strict=True):
                     rows[number] = row
         return rows
@@ -262,7 +243,7 @@ class GateKeeper:
         self, calibrated: CalibratedGate, own: Sequence[tuple[Query, DecidedPrediction]]
     ) -> list[DecidedPrediction]:
         """Log predictions of one question. Needs the lock."""
-        state = await self._find(journal_key(calibrated.manifest.id, calibrated.question))
+        state = await self._states.find(journal_key(calibrated.manifest.id, calibrated.question))
         if state is not None and state.lineage != calibrated.lineage:
             state = None  # another calibration than the gate was resolved with
         entries = []
@@ -279,7 +260,7 @@ class GateKeeper:
             fresh = {entry.id: entry for entry in entries if entry.id not in state.logged}
             if fresh:
                 state = await self._make_room(state, len(fresh))
-                await self._append(state, predictions_record(fresh.values()))
+                await self._states.append(state, predictions_record(fresh.values()))
                 await self._revoke_on_drift(state)
         return [
             replace(
@@ -301,29 +282,27 @@ class GateKeeper:
         `CalibrationMissingError`; raises `UnknownPredictionError` and `InvalidOptionsError` that
         name the row, with nothing stored.
         """
-        async with self._lock:
+        async with self._states.lock:
             calibrations = await self._of_adapter(manifest)
             judged = judge_labels(calibrations, labels)
             stored = asked = 0
             views = []
             for number, own in judged.by_calibration.items():
                 question, state = calibrations[number]
-                lineage = state.lineage
-                done, state = await self._on_top(
-                    lambda key=state.key, lineage=lineage, own=own: self._add_labels(key, lineage, own)  # type: ignore[misc]
+                done, state = await self._states.on_top(
+                    partial(self._add_labels, state.key, state.lineage, own)
                 )
                 stored, asked = stored + done.stored, asked + done.asked
                 against = sum(id in own for id in judged.contradicted)
                 warnings = feedback_warnings(against, done.uncounted, self._settings)
                 views.append(replace(view_of(state, question), warnings=warnings))
-            self._count_states()
             return FeedbackOutcome(stored, asked, len(labels) - stored, judged.contradicted, tuple(views))
 
     async def _add_labels(
         self, key: str, lineage: str, labels: Mapping[str, bool]
     ) -> tuple[_Labelled, GateState]:
         """Add labels of a state's predictions, by id; return how many are new. Needs the lock."""
-        state = await self._get(key)
+        state = await self._states.get(key)
         if state.lineage != lineage or any(id not in state.logged for id in labels):
             raise UnknownPredictionError("the calibration was begun anew meanwhile", "labels")
         new = {id: correct for id, correct in labels.items() if id not in state.labelled}
@@ -331,7 +310,7 @@ class GateKeeper:
         room = max(0, self._settings.max_calibration - len(state.items))
         counting = set([id for id in new if id in asked][:room])
         if new:
-            await self._append(state, labels_record(new, counting))
+            await self._states.append(state, labels_record(new, counting))
             await self._revoke_on_drift(state)
         self._metrics.feedback_labels.labels("yes").inc(len(asked))
         self._metrics.feedback_labels.labels("no").inc(len(new) - len(asked))
@@ -370,116 +349,12 @@ class GateKeeper:
         questions: Sequence[AdapterQuestion | None] = questions_of_adapter(manifest) or [None]
         found = []
         for question in questions:
-            state = await self._newest(journal_key(manifest.id, question.digest if question else ""))
+            state = await self._states.newest(journal_key(manifest.id, question.digest if question else ""))
             if state is not None:
                 found.append((question, state))
         if not found:
             raise missing_calibration(manifest.id)
         return found
-
-    async def _get(self, key: str) -> GateState:
-        state = await self._find(key)
-        if state is None:
-            raise missing_calibration(key.partition(".")[0])
-        return state
-
-    async def _find(self, key: str) -> GateState | None:
-        """Return the state of a journal, read from it if it may have changed. Needs the lock."""
-        state = self._states.get(key)
-        read_to, read_at = self._read_to.get(key, (ABSENT, -math.inf))
-        now = asyncio.get_running_loop().time()
-        if state is None or now - read_at >= self._fresh_seconds:
-            known = ABSENT if state is None else read_to
-            state, read_to = await asyncio.to_thread(self._read, key, state, known)
-            if state is None:
-                self._forget(key)
-                return None
-            self._hold(state, read_to, now)
-        self._states.move_to_end(key)
-        return state
-
-    async def _newest(self, key: str) -> GateState | None:
-        """Return the state of a journal with all that other servers have written. Needs the lock."""
-        self._look_again(key)
-        return await self._find(key)
-
-    async def _on_top(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Run `step`, and again while other servers write in between. Needs the lock.
-
-        `step` finds a state, and writes what follows from it once. Raises `StoreUnavailableError`
-        where others always write first.
-        """
-        for _ in range(_MOST_TRIES):
-            try:
-                return await step()
-            except JournalChangedError:
-                continue
-        raise StoreUnavailableError("other servers change the calibration all the time: nothing is stored")
-
-    def _read(self, key: str, state: GateState | None, read_to: Mark) -> tuple[GateState | None, Mark]:
-        """Return the state with what is in the journal behind `read_to`, or a new one."""
-        loaded = self._store.load(key, read_to)
-        if loaded is None:
-            return None, ABSENT
-        try:
-            if state is None or loaded.anew:
-                return read_state(key, loaded.records, self._settings.alarm_delta), loaded.mark
-            for record in loaded.records:
-                state.apply(record)
-        except CorruptArtifactError as error:
-            self._store.move_aside(key, error)
-            return None, ABSENT
-        except UnsupportedFormatError as error:
-            log.warning("the calibration of %s is ignored: %s", key, error)
-            return None, ABSENT
-        return state, loaded.mark
-
-    def _hold(self, state: GateState, read_to: Mark, read_at: float) -> None:
-        self._states[state.key], self._read_to[state.key] = state, (read_to, read_at)
-        if len(self._states) > _MOST_STATES:
-            self._read_to.pop(self._states.popitem(last=False)[0], None)
-        self._count_states()
-
-    def _forget(self, key: str) -> None:
-        self._states.pop(key, None)
-        self._read_to.pop(key, None)
-
-    def _look_again(self, key: str) -> None:
-        """Have the next `_find` look at the journal, unless no other server writes it."""
-        if key in self._read_to and self._fresh_seconds < math.inf:
-            self._read_to[key] = (self._read_to[key][0], -math.inf)
-
-    async def _begin(self, key: str, records: Sequence[Record]) -> GateState:
-        mark = await self._write(lambda known: self._store.begin(key, records, known), key)
-        state = GateState.of(records, self._settings.alarm_delta)
-        self._hold(state, mark, asyncio.get_running_loop().time())
-        return state
-
-    async def _append(self, state: GateState, record: Record) -> None:
-        mark = await self._write(lambda known: self._store.append(state.key, record, known), state.key)
-        state.apply(record)
-        self._hold(state, mark, asyncio.get_running_loop().time())
-
-    async def _write(self, write: Callable[[Mark], Mark], key: str) -> Mark:
-        """Run `write` with the mark up to which the journal was read, and return its new mark."""
-        known = self._read_to[key][0] if key in self._states else ABSENT
-        # Shielded, so that journal and memory stay equal when a client leaves during the write.
-        task = asyncio.ensure_future(asyncio.to_thread(write, known))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            self._forget(key)  # the next request reads it from the journal
-            raise
-        except JournalChangedError:
-            self._look_again(key)
-            raise
-        except (OSError, StoreError) as error:
-            self._look_again(key)  # a shared store may have written it all the same
-            log.exception("the calibration of %s could not be stored", key)
-            raise store_failure(
-                error, "the calibration could not be stored, so nothing is acknowledged"
-            ) from error
 
     async def _revoke_on_drift(self, state: GateState) -> None:
         reason = state.drift() if state.revoked is None else None
@@ -489,20 +364,13 @@ class GateKeeper:
             self._metrics.drift_alarms.labels(kind).inc()
             # A server that has written in between has seen the same reason.
             with suppress(JournalChangedError):
-                await self._append(state, revoked_record(reason))
-            self._count_states()
+                await self._states.append(state, revoked_record(reason))
 
     async def _make_room(self, state: GateState, incoming: int) -> GateState:
         most = self._settings.max_logged
         if not state.logged or len(state.logged) + incoming <= most:
             return state
-        return await self._begin(state.key, state.shortened(min(most // 2, max(0, most - incoming))))
-
-    def _count_states(self) -> None:
-        counts = Counter("active" if state.revoked is None else "revoked" for state in self._states.values())
-        for name in ("active", "revoked"):  # other tenants have keepers of their own, and add to it
-            self._metrics.calibrations.labels(name).inc(counts[name] - self._counted[name])
-        self._counted = counts
+        return await self._states.begin(state.key, state.shortened(min(most // 2, max(0, most - incoming))))
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,9 @@ class FakeWorker:
         values = torch.rand(flat_size(SITES, CONFIG.layout.rank), generator=generator)
         losses = tuple(1.0 / (step + 1) for step in range(job.settings.steps))
         tokens = sum(example.prompt.tokens for example in job.examples)
-        return Adaptation(TaskPosterior(CONFIG, SITES, values), losses, tokens)
+        posterior = TaskPosterior(CONFIG, SITES, values)
+        unmoved = not job.settings.steps and not job.needs_values
+        return Adaptation(posterior.without_values() if unmoved else posterior, losses, tokens)
 
     def _predict_all(self, job: PredictJob, adapter: TaskPosterior) -> Sequence[Prediction]:
         self.predicted.append(job)

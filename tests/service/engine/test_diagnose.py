@@ -25,7 +25,7 @@ from abmll.text.tasks import Example
 from model_store.pretrained.identity import BaseIdentity
 from model_store.tensors import posterior_digest
 from service.cli.main import app
-from service.engine.requests import AdaptRequest, DiagnoseRequest
+from service.engine.requests import AdaptOverrides, AdaptRequest, DiagnoseRequest
 from service.executors.contract import ServedModel
 from service.executors.worker import ModelWorker
 from tests.service.conftest import Server, pass_time, until
@@ -248,8 +248,15 @@ def test_with_the_real_model_it_is_cross_prediction_the_prior_and_the_prompt(tmp
     async def scenario(_: httpx.AsyncClient) -> None:
         name = (await server.engine.create_adapter(AdaptRequest(support, seed=5))).adapter.manifest.id
         found["it"] = (await server.engine.diagnose(DiagnoseRequest(name, folds=3, samples=0))).diagnosis
+        instant = AdaptRequest(support, AdaptOverrides("instant"), seed=5)
+        unmoved = (await server.engine.create_adapter(instant)).adapter
+        assert not unmoved.posterior.has_values
+        request = DiagnoseRequest(unmoved.manifest.id, folds=3, samples=0)
+        found["unmoved"] = (await server.engine.diagnose(request)).diagnosis
 
     server.run(scenario)
+    assert found["unmoved"].movement.kl_nats == 0
+    assert not found["unmoved"].movement.relative_mean_change
     diagnosis = found["it"]
     indices = [i for fold in folds for i in fold.held_out]
     shown = [
