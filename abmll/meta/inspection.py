@@ -10,7 +10,7 @@ from itertools import combinations
 
 from abmll.decoder.rows import packed_length
 from abmll.errors import PromptTooLongError
-from abmll.meta.train import MetaSettings
+from abmll.meta.settings import MetaSettings
 from abmll.text.prompting import PromptEncoder
 from abmll.text.tasks import Example, Task
 

@@ -36,156 +36,30 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from abmll.adaptation.adamw import AdamW
 from abmll.adaptation.loss import Batch, step_loss
 from abmll.adaptation.run import TOKENS_PER_BACKWARD, AdaptRun, adapt_step, batch_order
-from abmll.adaptation.settings import AdaptSettings
 from abmll.adaptation.support import Prepared, prepare
 from abmll.decoder.layout import unflatten
 from abmll.errors import AbmllError
-from abmll.meta.episodes import Likelihood, choose_encoder, fitting_examples
-from abmll.meta.instructions import Showing, TaskInstructions, draw_questions
+from abmll.meta.episodes import choose_encoder, fitting_examples
+from abmll.meta.instructions import TaskInstructions, draw_questions
+from abmll.meta.settings import GRADIENT_RULES, MetaSettings, check_settings
+from abmll.meta.state import MetaState
 from abmll.model import FewShotModel
 from abmll.posterior.noise.draws import mean_draw
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.seeds import derive_seed
-from abmll.text.prompting import LabelledPrompt, PromptTemplate
+from abmll.text.prompting import LabelledPrompt
 from abmll.text.tasks import Task, shared_options
-
-OuterRule = Literal["natural", "adamw", "reptile", "structured", "fomaml"]
-POINT_RULES = ("reptile", "structured", "fomaml")
-GRADIENT_RULES = ("adamw", "fomaml")
-
-
-@dataclass(frozen=True)
-class MetaSettings:
-    """Settings of one meta-training run.
-
-    `visits` is the number of visits, and `tasks_per_visit` the number of tasks that each fits side
-    by side; more tasks cost a GPU little. `inner` are the settings of the fit of phi; each of its
-    steps has new examples of the task. Examples of more than `max_row_tokens` are left out.
-    `carry_moments` keeps the moments of the inner AdamW across tasks, as the released code does.
-
-    `outer_rate` is the learning rate of AdamW, or the step e of the other rules. It changes
-    linearly to `final_outer_rate` over the run. `prior_beta` is beta in the objective of `adamw`.
-    The result is the mean of theta over the visits after the fraction `average_from` of them. With
-    `ema`, it is an exponential average over all visits instead, and `ema` is its decay per visit.
-
-    `query` draws one more batch of new examples for the outer step of `adamw` and `fomaml`, which
-    otherwise use the last inner batch again. `adamw` then also follows the NLL of the query, to
-    first order (as ABML does, Ravi and Beatson 2019). `uniform` is the probability that a visit
-    draws a task's examples uniformly, not with classes as equal as possible. With the `likelihood`
-    `options`, the NLL is that of the label among the options. With `tokens`, it is that of the
-    label's tokens, as for free text. `shuffle_options` shows options in a new order in every
-    example. `templates` are prompt templates that visits use at random, beside the model's own.
-    `showing` says how often visits show instructions, and which.
-    """
-
-    visits: int = 400
-    tasks_per_visit: int = 1
-    inner: AdaptSettings = field(default_factory=AdaptSettings)
-    outer: OuterRule = "natural"
-    outer_rate: float = 0.5
-    final_outer_rate: float = 0.1
-    prior_beta: float = 0.0
-    average_from: float = 0.5
-    carry_moments: bool = False
-    max_row_tokens: int = 384
-    seed: int = 0
-    checkpoint_every: int = 25
-    query: bool = False
-    uniform: float = 0.0
-    likelihood: Likelihood = "options"
-    shuffle_options: bool = False
-    templates: tuple[PromptTemplate, ...] = ()
-    ema: float | None = None
-    showing: Showing = field(default_factory=Showing)
-
-
-def check_settings(settings: MetaSettings, prior: GlobalPosterior) -> None:
-    """Raise `AbmllError` for settings that contradict each other or do not fit `prior`.
-
-    A rule for points needs a theta without noise.
-    """
-    if settings.query and settings.outer not in GRADIENT_RULES:
-        raise AbmllError(
-            f"the outer rule {settings.outer} takes no gradient on a query batch: leave `query` out"
-        )
-    if settings.tasks_per_visit > 1 and settings.carry_moments:
-        raise AbmllError("`carry_moments` takes the tasks one after another: one task a visit")
-    if settings.outer in POINT_RULES:
-        if settings.inner.beta or settings.prior_beta:
-            raise AbmllError(f"the outer rule {settings.outer} has no KL: set beta and prior_beta to 0")
-        if not prior.config.noise.is_point:
-            raise AbmllError(f"the outer rule {settings.outer} is for a theta without noise")
-
-
-@dataclass
-class MetaState:
-    """State of a run between visits.
-
-    `visit` is the number of visits so far. `theta` is [P]. `average` [P] is the sum of theta over
-    `averaged` visits, or with `ema` their exponential average, where `averaged` is 1. `inner` and
-    `outer` are the states of the two optimisers.
-    """
-
-    visit: int
-    theta: Tensor
-    average: Tensor
-    averaged: int
-    inner: AdamW
-    outer: AdamW
-
-    @classmethod
-    def start(cls, theta: Tensor) -> MetaState:
-        """Return the state before the first visit, on the device of `theta`."""
-        return cls(0, theta, torch.zeros_like(theta), 0, AdamW.zeros_like(theta), AdamW.zeros_like(theta))
-
-    def result(self) -> Tensor:
-        """Return the average of theta over visits, or theta itself before there is one."""
-        return self.average / self.averaged if self.averaged else self.theta
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint. A failure leaves an earlier one as it was."""
-        tensors = {
-            "theta": self.theta, "average": self.average,
-            "inner.first": self.inner.first, "inner.second": self.inner.second,
-            "outer.first": self.outer.first, "outer.second": self.outer.second,
-        }  # fmt: skip
-        counts = {
-            "visit": self.visit,
-            "averaged": self.averaged,
-            "inner": self.inner.step,
-            "outer": self.outer.step,
-        }
-        partial = path.with_suffix(".partial")
-        # `save_file` would give it to this user alone, whatever the umask.
-        partial.write_bytes(save(tensors, {"counts": json.dumps(counts)}))
-        partial.replace(path)
-
-    @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> MetaState:
-        """Read a checkpoint that `save` wrote."""
-        from safetensors import safe_open  # noqa: PLC0415 - only resuming needs it
-
-        tensors = load_file(path, device=str(device))
-        with safe_open(path, "pt") as file:
-            counts = json.loads(file.metadata()["counts"])
-        return cls(
-            counts["visit"], tensors["theta"], tensors["average"], counts["averaged"],
-            AdamW(tensors["inner.first"], tensors["inner.second"], counts["inner"]),
-            AdamW(tensors["outer.first"], tensors["outer.second"], counts["outer"]),
-        )  # fmt: skip
 
 
 def task_order(names: Sequence[str], visits: int, seed: int) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from abmll.adaptation.run import TOKENS_PER_BACKWARD
 from abmll.adaptation.settings import AdaptSettings
-from abmll.meta.train import MetaSettings
+from abmll.meta.settings import MetaSettings
 from abmll.posterior.config import PosteriorConfig
 from abmll.text.prompting import RECOMMENDED_TEMPLATE, PromptTemplate
 from lab.configuration import read_configuration

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from abmll.meta.inspection import TaskReport, inspect_task, shared_inputs, visit_tokens
-from abmll.meta.train import MetaSettings, meta_train
+from abmll.meta.settings import MetaSettings
+from abmll.meta.train import meta_train
 from abmll.text.tasks import Task
 from lab.training.configuration import TrainingConfig
 from lab.training.preparation import Prepared, prepare

@@ -9,7 +9,7 @@ import torch
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
 from abmll.meta.instructions import TaskInstructions
-from abmll.meta.train import POINT_RULES
+from abmll.meta.settings import POINT_RULES
 from abmll.model import FewShotModel
 from abmll.posterior.config import PosteriorConfig
 from lab.instructions import read_instructions

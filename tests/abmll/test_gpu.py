@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from abmll.adaptation.settings import AdaptSettings
-from abmll.meta.train import MetaSettings, meta_train
+from abmll.meta.settings import MetaSettings
+from abmll.meta.train import meta_train
 from abmll.model import FewShotModel
 from abmll.text.tasks import Example, Query, Task
 from tests.tiny import make_config, tiny_model, tiny_tokenizer

@@ -21,7 +21,9 @@ from abmll.meta.instructions import (
     own_question,
     strangers,
 )
-from abmll.meta.train import MetaSettings, MetaState, meta_train
+from abmll.meta.settings import MetaSettings
+from abmll.meta.state import MetaState
+from abmll.meta.train import meta_train
 from abmll.model import FewShotModel
 from abmll.text.prompting import PromptTemplate
 from abmll.text.tasks import CANNOT_TELL, Example, Task

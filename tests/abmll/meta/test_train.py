@@ -15,7 +15,9 @@ from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
 from abmll.meta.collection import Collection
 from abmll.meta.episodes import choose_encoder, fitting_examples, listed, shuffle_options
-from abmll.meta.train import MetaSettings, MetaState, meta_train, task_order, trained_prior
+from abmll.meta.settings import MetaSettings
+from abmll.meta.state import MetaState
+from abmll.meta.train import meta_train, task_order, trained_prior
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import GlobalPosterior, TaskPosterior
 from abmll.text.prompting import PromptTemplate

@@ -12,7 +12,7 @@ import pytest
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
-from abmll.meta.train import MetaSettings, OuterRule
+from abmll.meta.settings import MetaSettings, OuterRule
 from abmll.model import FewShotModel
 from abmll.posterior.posteriors import GlobalPosterior
 from abmll.text.draws import draw_uniformly

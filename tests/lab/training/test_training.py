@@ -10,7 +10,7 @@ import torch
 
 from abmll.adaptation.settings import AdaptSettings
 from abmll.errors import AbmllError
-from abmll.meta.train import MetaSettings
+from abmll.meta.settings import MetaSettings
 from abmll.similarity.gaussian_process import SimilarityConfig
 from lab.training.configuration import DataSettings, TrainingConfig
 from lab.training.dry_run import dry_run
