@@ -126,6 +126,11 @@ class AdapterManifest:
     held_out: HeldOutSummary | None = None
     format_version: int = FORMAT_VERSION
 
+    @property
+    def without_values(self) -> bool:
+        """Whether the values are those of the global posterior, and not stored."""
+        return self.format_version == WITHOUT_VALUES
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `manifest.json`."""
         return {

@@ -28,7 +28,7 @@ from abmll.assurance.diagnostics import Diagnosis
 from abmll.posterior.posteriors import TaskPosterior
 from model_store.adapters.diagnoses import read_diagnosis, write_diagnosis
 from model_store.adapters.findings import Finding, verify_each
-from model_store.adapters.manifest import ADAPTER_ID, WITHOUT_VALUES, AdapterManifest
+from model_store.adapters.manifest import ADAPTER_ID, AdapterManifest
 from model_store.errors import (
     CorruptArtifactError,
     StoreInUseError,
@@ -281,7 +281,7 @@ def checked_text(adapter: StoredAdapter) -> str:
         raise ValueError(f"not an adapter id: {manifest.id!r}")
     if (manifest.config, manifest.sites) != (posterior.config, posterior.sites):
         raise ValueError("the manifest does not describe the posterior")
-    if posterior.has_values == (manifest.format_version == WITHOUT_VALUES):
+    if posterior.has_values == manifest.without_values:
         raise ValueError("the manifest does not say whether the posterior has values")
     check_finite(posterior.to_tensors())
     return finite_text(manifest.to_json())
@@ -313,6 +313,8 @@ def read_folder(folder: Path) -> StoredAdapter:
     check_seal(folder, MANIFEST_FILE, TENSORS_FILE)
     manifest = _manifest_in(folder)
     posterior = read_tensors(folder, TaskPosterior, manifest.config, manifest.sites)
+    if posterior.has_values == manifest.without_values:
+        raise CorruptArtifactError(f"the manifest of {folder.name} does not say whether it has values")
     return StoredAdapter(manifest, posterior, read_diagnosis(folder))
 
 

@@ -122,6 +122,12 @@ def test_an_adapter_without_values_of_its_own_is_a_format_of_its_own(tmp_path, c
     with AdapterStore(tmp_path) as store:
         found = store.get(given.manifest.id)
         assert store.verify() == (1, [])
+        # Sealed by whoever made it, with a manifest of another format.
+        folder = tmp_path / given.manifest.id
+        (folder / "manifest.json").write_text(json.dumps(given.manifest.to_json()))
+        storage.seal(folder)
+        assert store.get(given.manifest.id) is None
+        assert entries(tmp_path) == {".damaged"}
     assert found is not None
     assert not found.posterior.has_values
     assert len(found.posterior.class_examples) == classes
