@@ -101,14 +101,18 @@ def test_a_job_that_takes_two_workers_down_is_refused_and_the_rest_goes_on() -> 
 def test_what_has_not_begun_is_no_suspect_and_moves_as_often_as_it_must() -> None:
     async def scenario() -> None:
         metrics = Metrics()
-        executor = make("process", [partial(load, 0.5)], metrics)
+        executor = make("process", [partial(load, 1.0)], metrics)
+
+        def works(restarts: int) -> bool:
+            began = len(metrics.gateway.occupancy().running)
+            return executor.workers()[0] == WorkerStatus("0", "up", restarts, 2) and began == 1
+
         async with running(executor):
             first = asyncio.create_task(predict(executor, predict_job(samples=2, queries=4)))
             job = predict_job(samples=1, queries=4)  # no room for both in one unit
             behind = asyncio.create_task(predict(executor, job))
             for restarts in range(2):
-                await until(lambda n=restarts: executor.workers()[0] == WorkerStatus("0", "up", n, 2))
-                await asyncio.sleep(0.2)
+                await until(partial(works, restarts))
                 worker_processes()[0].kill()
             with pytest.raises(WorkerLostError):
                 await first
