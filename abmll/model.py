@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from abmll.adaptation.run import Adaptation, AdaptRun, adapt_step, batch_order
 from abmll.adaptation.settings import AdaptSettings, for_questions
 from abmll.adaptation.support import Prepared, prepare
@@ -64,6 +66,7 @@ class FewShotModel:
         )
         if self.prior.sites != self.backbone.sites:
             raise PosteriorMismatchError("the posterior was made for a model with other layers or sizes")
+        self._theta: tuple[GlobalPosterior, Tensor] | None = None  # and its values on the device
         self.readout_scale = readout_scale
         self.backbone.global_draw = lambda rows: mean_draw(self.prior, self.prior.values, rows)
         if wrong := check_readout(self.sampled(config), has_readout=self.backbone.has_readout):
@@ -202,8 +205,8 @@ class FewShotModel:
         max_tokens: int = TOKENS_PER_CHUNK,
     ) -> QueryRun:
         """Return what `begin_predict` does, for queries that are encoded already."""
-        posterior = (posterior or TaskPosterior.start(self.prior)).with_values(self.prior)
-        values = posterior.values.to(self.backbone.device)
+        posterior = posterior or TaskPosterior.unmoved(self.prior)
+        values = self._values_on_device(posterior)
         return QueryRun(
             replace(posterior, values=values, config=self.sampled(posterior.config)),
             prompts,
@@ -213,6 +216,15 @@ class FewShotModel:
             max_tokens=max_tokens,
             features=self.features,
         )
+
+    def _values_on_device(self, posterior: TaskPosterior) -> Tensor:
+        """Return the values [P]. Those of theta are copied to the device once."""
+        device = self.backbone.device
+        if posterior.has_values:
+            return posterior.values.to(device)
+        if self._theta is None or self._theta[0] is not self.prior:
+            self._theta = self.prior, self.prior.values.to(device)
+        return self._theta[1]
 
     def sampled(self, config: PosteriorConfig) -> PosteriorConfig:
         """Return the configuration with the noise that this model samples."""

@@ -173,6 +173,11 @@ class TaskPosterior(Posterior):
         """Return phi = theta, with a copy of all four matrices."""
         return cls(prior.config, prior.sites, prior.values.clone(), has_examples=False)
 
+    @classmethod
+    def unmoved(cls, prior: GlobalPosterior) -> TaskPosterior:
+        """Return phi = theta, without values."""
+        return cls(prior.config, prior.sites, torch.empty(0), has_examples=False)
+
     def is_zero_shot(self, question: tuple[int, ...]) -> bool:
         """Return whether it has no examples of a question, by its tokens.
 

@@ -94,6 +94,8 @@ def test_phi_may_be_kept_without_the_values_that_are_those_of_theta() -> None:
     assert whole.has_values
     assert whole.with_values(GlobalPosterior.untrained(CONFIG, SITES, seed=2)) is whole
     kept = whole.without_values()
+    unmoved = TaskPosterior.unmoved(theta)
+    assert (unmoved.has_values, unmoved.has_examples, unmoved.config) == (False, False, whole.config)
     assert (kept.has_values, kept.nbytes, kept.to_tensors()) == (False, 0, {})
     read = TaskPosterior.from_tensors(CONFIG, SITES, kept.to_tensors())
     assert not read.has_values
