@@ -80,9 +80,19 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+_OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _leave_others_alone() -> None:
+    """Note the worker processes that are there before a test: no test here may kill them."""
+    _OTHERS.clear()
+    _OTHERS.update(process.pid for process in worker_processes())
+
+
 def worker_processes() -> list[psutil.Process]:
-    """Return the living worker processes of this process, without those of its child processes."""
-    return [p for p in psutil.Process().children() if _is_worker(p)]
+    """Return the living worker processes of this test, without those of its child processes."""
+    return [p for p in psutil.Process().children() if _is_worker(p) and p.pid not in _OTHERS]
 
 
 def actor_processes() -> list[psutil.Process]:
