@@ -143,7 +143,7 @@ def test_a_prediction_that_expires_in_the_queue_never_runs(server: Server) -> No
         server.set_deadline(20)
         bodies = [{"adapter_id": adapter, "inputs": [text]} for text in ("first", "second")]
         asking = [asyncio.create_task(client.post("/v1/predict", json=body)) for body in bodies]
-        await until(lambda: server.engine.workers()[0].jobs == 2)
+        await until(lambda: server.engine.workers()[0].jobs == 2 and len(server.worker.predicted) == 1)
         pass_time(20)
         late = await asyncio.gather(*asking)
         assert [response.status_code for response in late] == [504, 504]
